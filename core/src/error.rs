@@ -1,0 +1,120 @@
+//! The one error type that reaches a user.
+
+use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
+
+/// `Result` with w2s's own [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, where, and what to do about it.
+///
+/// The message says what is wrong in one sentence without a full stop; [`help`](Error::help) says the likely remedy.
+#[derive(Clone, Debug)]
+pub struct Error(Box<Parts>);
+
+#[derive(Clone, Debug)]
+struct Parts {
+    message: String,
+    help: Option<String>,
+    place: Option<Place>,
+}
+
+/// Where in which file.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The file as the user wrote it.
+    pub file: PathBuf,
+    /// Its text, when a span can be shown.
+    pub text: Option<Arc<str>>,
+    /// Byte range in `text`.
+    pub span: Option<Range<usize>>,
+}
+
+impl Place {
+    /// One-based line and column of the span's start.
+    pub fn line_column(&self) -> Option<(usize, usize)> {
+        let (text, span) = (self.text.as_deref()?, self.span.as_ref()?);
+        let before = text.get(..span.start)?;
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+        Some((line, column))
+    }
+}
+
+impl Error {
+    /// An error with a message and nothing else.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(Box::new(Parts { message: message.into(), help: None, place: None }))
+    }
+
+    /// Adds the likely remedy.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.0.help = Some(help.into());
+        self
+    }
+
+    /// Names the file it is about; keeps a place that is already known.
+    pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.0.place.get_or_insert_with(|| Place { file: file.into(), text: None, span: None });
+        self
+    }
+
+    /// Points at a span of a file's text; replaces a vaguer place.
+    pub fn at(mut self, file: impl Into<PathBuf>, text: impl Into<Arc<str>>, span: Range<usize>) -> Self {
+        if self.0.place.as_ref().is_none_or(|place| place.span.is_none()) {
+            self.0.place = Some(Place { file: file.into(), text: Some(text.into()), span: Some(span) });
+        }
+        self
+    }
+
+    /// Puts what was being done in front of the message: `context: message`.
+    pub fn context(mut self, context: impl fmt::Display) -> Self {
+        self.0.message = format!("{context}: {}", self.0.message);
+        self
+    }
+
+    /// The message alone.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The remedy, if one is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.0.help.as_deref()
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> Option<&Place> {
+        self.0.place.as_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        if let Some(place) = &self.0.place {
+            write!(f, " ({}", place.file.display())?;
+            if let Some((line, column)) = place.line_column() {
+                write!(f, ":{line}:{column}")?;
+            }
+            f.write_str(")")?;
+        }
+        if let Some(help) = &self.0.help {
+            write!(f, "\nhint: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Input and output errors name what was being done and to which path.
+pub trait IoContext<T> {
+    /// Turns an error of the operating system into ours: `cannot <action>: <cause>`, in `file`.
+    fn path(self, action: &str, file: impl Into<PathBuf>) -> Result<T>;
+}
+
+impl<T> IoContext<T> for std::io::Result<T> {
+    fn path(self, action: &str, file: impl Into<PathBuf>) -> Result<T> {
+        self.map_err(|cause| Error::new(format!("cannot {action}: {cause}")).in_file(file))
+    }
+}

@@ -1,0 +1,17 @@
+//! The engine of w2s: what a strategy sees, tasks, models, the learner, stages, grids, reports and the command line.
+//!
+//! Each module imports only from those above it in this list (ARCHITECTURE.md, "Floors").
+#![recursion_limit = "256"]
+
+pub mod cli;
+pub mod error;
+pub mod grid;
+pub mod learner;
+pub mod model;
+pub mod ops;
+pub mod report;
+pub mod stage;
+pub mod strategy;
+pub mod task;
+
+pub use error::{Error, Result};

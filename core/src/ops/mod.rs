@@ -1,0 +1,1 @@
+//! Element-wise operations that models share, in one place so that they can be fused.

@@ -1,0 +1,110 @@
+//! What a strategy sees of one training batch.
+
+use burn::tensor::Tensor;
+
+/// Row of an example within its split; stable for one data set and seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExampleId(pub u32);
+
+/// Where training stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Optimizer step, from 0.
+    pub step: usize,
+    /// Optimizer steps in all.
+    pub total_steps: usize,
+    /// Pass over the data, from 0.
+    pub epoch: usize,
+    /// Passes in all.
+    pub epochs: usize,
+}
+
+impl Progress {
+    /// `step / total_steps`, in [0, 1): the reference's `step_frac`.
+    pub fn fraction(&self) -> f64 {
+        self.step as f64 / self.total_steps.max(1) as f64
+    }
+}
+
+/// What a strategy sees of one training batch. B examples, K classes, H hidden size; on the training device; everything detached.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// Which examples.
+    pub ids: &'a [ExampleId],
+    /// Where training stands.
+    pub progress: Progress,
+    /// Weak soft labels `[B, K]`.
+    pub weak: Tensor<2>,
+    /// The student's probabilities now `[B, K]`.
+    pub student: Tensor<2>,
+    /// The classifier's input `[B, H]`: the pooled hidden state after the final norm.
+    pub embedding: Tensor<2>,
+    /// Probability that the student knows the answer `[B]`, when [`Needs::p_ik`] asked for it.
+    pub p_ik: Option<Tensor<1>>,
+    /// The strong model's own answers `[B, K]`, when [`Needs::self_labels`] asked for them.
+    pub self_labels: Option<Tensor<2>>,
+}
+
+impl Batch<'_> {
+    /// Number of examples B.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no example; the engine never makes such a batch.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// A selector's decision about each row.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// 1 where the student's own label is trusted, 0 where the weak one is `[B]`.
+    pub own: Tensor<1>,
+    /// How much the row counts `[B]`, at least 0; 0 drops it. The loss is Σ wᵢ lᵢ / Σ wᵢ.
+    pub weight: Tensor<1>,
+}
+
+impl Selection {
+    /// Every row counts once and keeps its weak label.
+    pub fn weak(batch: &Batch) -> Self {
+        let device = batch.weak.device();
+        Self { own: Tensor::zeros([batch.len()], &device), weight: Tensor::ones([batch.len()], &device) }
+    }
+
+    /// The selected labels `[B, K]`: self-labels where [`own`](Selection::own) is 1, weak labels elsewhere.
+    pub fn labels(&self, batch: &Batch) -> Tensor<2> {
+        match &batch.self_labels {
+            None => batch.weak.clone(),
+            Some(own) => {
+                let mask = self.own.clone().unsqueeze_dim::<2>(1);
+                own.clone() * mask.clone() + batch.weak.clone() * (mask.neg() + 1.0)
+            }
+        }
+    }
+}
+
+/// Everything that will be trained on, for strategies that look at the data set as a whole. N examples, K classes, H hidden size.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Which examples, in the order of the other fields.
+    pub ids: Vec<ExampleId>,
+    /// Weak soft labels, N rows of K.
+    pub weak: Vec<Vec<f32>>,
+    /// Embeddings of the pretrained strong model, N rows of H, when [`Needs::embeddings`] asked for them.
+    pub embeddings: Option<Vec<Vec<f32>>>,
+    /// Seed of this stage, for a strategy that draws at random.
+    pub seed: u64,
+}
+
+/// What a strategy needs from the engine. A method pays for what its parts declare and for nothing else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Needs {
+    /// Embeddings of the pretrained strong model over the whole data set, in [`Pool::embeddings`].
+    pub embeddings: bool,
+    /// A P(IK) head on the student, trained along; [`Batch::p_ik`] holds its probability.
+    pub p_ik: bool,
+    /// The strong model's own answers, in [`Batch::self_labels`].
+    pub self_labels: bool,
+}

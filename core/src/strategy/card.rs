@@ -1,0 +1,198 @@
+//! The registry: one card per strategy, collected at link time.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Error, Result};
+
+/// Which of the four traits a strategy implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// [`Supervisor`](super::Supervisor)
+    Supervisor,
+    /// [`Selector`](super::Selector)
+    Selector,
+    /// [`LabelRefiner`](super::LabelRefiner)
+    Refiner,
+    /// [`StudentLoss`](super::StudentLoss)
+    Loss,
+}
+
+impl Kind {
+    /// All kinds, in the order in which a student uses them.
+    pub const ALL: [Kind; 4] = [Kind::Supervisor, Kind::Selector, Kind::Refiner, Kind::Loss];
+
+    /// The word in configurations and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Supervisor => "supervisor",
+            Kind::Selector => "selector",
+            Kind::Refiner => "refiner",
+            Kind::Loss => "loss",
+        }
+    }
+
+    /// The word for many of them.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::Supervisor => "supervisors",
+            Kind::Selector => "selectors",
+            Kind::Refiner => "refiners",
+            Kind::Loss => "losses",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is known about a strategy besides its behaviour. Made by [`register!`](crate::register).
+#[derive(Debug)]
+pub struct Card {
+    /// Which trait it implements.
+    pub kind: Kind,
+    /// Its name in configurations.
+    pub name: &'static str,
+    /// Paper and equation it comes from, or `original`.
+    pub paper: &'static str,
+    /// Raised when its behaviour changes, so that old results are kept apart.
+    pub version: u32,
+    /// Parameters that were added after results existed: at their default they leave identities as they were.
+    pub later: &'static [&'static str],
+    /// Source file of the registration.
+    pub file: &'static str,
+    /// Line of the registration.
+    pub line: u32,
+    /// JSON schema of its parameters.
+    pub schema: fn() -> Schema,
+    /// Its default configuration.
+    pub example: fn() -> serde_json::Value,
+    /// Reads its parameters as the concrete type, for an error that knows the exact place.
+    pub probe: Probe,
+}
+
+/// Reads a strategy's parameters as the concrete type: the path inside the table and the parser's error, if it does not parse.
+pub type Probe = fn(toml::de::Deserializer<'_>) -> Result<(), (String, toml::de::Error)>;
+
+inventory::collect!(Card);
+
+#[doc(hidden)]
+pub fn schema<T: JsonSchema>() -> Schema {
+    schemars::SchemaGenerator::default().into_root_schema_for::<T>()
+}
+
+#[doc(hidden)]
+pub fn example<T: Serialize + Default>() -> serde_json::Value {
+    serde_json::to_value(T::default()).unwrap_or_default()
+}
+
+#[doc(hidden)]
+pub fn probe<T: DeserializeOwned>(table: toml::de::Deserializer<'_>) -> Result<(), (String, toml::de::Error)> {
+    match serde_path_to_error::deserialize::<_, T>(table) {
+        Ok(_) => Ok(()),
+        Err(error) => Err((error.path().to_string(), error.into_inner())),
+    }
+}
+
+/// A parameter of a strategy, as its card shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Parameter {
+    /// Name in the configuration.
+    pub name: String,
+    /// What it does, in the words of the field's doc comment.
+    pub text: String,
+    /// Its default.
+    pub default: serde_json::Value,
+    /// Where the default comes from: the `Origin:` line of the field's doc comment.
+    pub origin: String,
+}
+
+impl Card {
+    /// First paragraph of the struct's doc comment: one sentence.
+    pub fn summary(&self) -> String {
+        self.text().split("\n\n").next().unwrap_or_default().replace('\n', " ")
+    }
+
+    /// The struct's whole doc comment.
+    pub fn text(&self) -> String {
+        let schema = (self.schema)();
+        schema.get("description").and_then(|text| text.as_str()).unwrap_or_default().to_owned()
+    }
+
+    /// Parameters with default and origin, in the order of the struct's fields.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let schema = (self.schema)();
+        let example = (self.example)();
+        let Some(properties) = schema.get("properties").and_then(|p| p.as_object()) else {
+            return Vec::new();
+        };
+        properties
+            .iter()
+            .map(|(name, field)| {
+                let text = field.get("description").and_then(|text| text.as_str()).unwrap_or_default();
+                let (text, origin) = text.split_once("Origin:").unwrap_or((text, ""));
+                let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+                Parameter {
+                    name: name.clone(),
+                    text: flat(text),
+                    default: example.get(name).cloned().unwrap_or_default(),
+                    origin: flat(origin),
+                }
+            })
+            .collect()
+    }
+
+    /// The parameters that enter an identity: a configured value without its name and without [`later`](Card::later) parameters
+    /// that stand at their default.
+    pub fn identity(&self, configured: &serde_json::Value) -> serde_json::Value {
+        let defaults = (self.example)();
+        let mut kept = serde_json::Map::new();
+        for (name, value) in configured.as_object().into_iter().flatten() {
+            let added_later = self.later.contains(&name.as_str()) && defaults.get(name) == Some(value);
+            if name != "type" && !added_later {
+                kept.insert(name.clone(), value.clone());
+            }
+        }
+        serde_json::json!({ "name": self.name, "version": self.version, "parameters": kept })
+    }
+}
+
+/// Every card, by kind and name.
+pub fn all() -> Vec<&'static Card> {
+    let mut cards: Vec<&Card> = inventory::iter::<Card>.into_iter().collect();
+    cards.sort_by_key(|card| (card.kind, card.name, card.file, card.line));
+    cards
+}
+
+/// Every card of one kind, by name.
+pub fn of_kind(kind: Kind) -> Vec<&'static Card> {
+    all().into_iter().filter(|card| card.kind == kind).collect()
+}
+
+/// The card of a strategy.
+pub fn find(kind: Kind, name: &str) -> Option<&'static Card> {
+    inventory::iter::<Card>.into_iter().find(|card| card.kind == kind && card.name == name)
+}
+
+/// Refuses two strategies of one kind under one name. Called at start-up.
+///
+/// # Errors
+/// Names both registrations.
+pub fn check_registry() -> Result<()> {
+    for pair in all().windows(2) {
+        let [first, second] = pair else { continue };
+        if (first.kind, first.name) == (second.kind, second.name) {
+            return Err(Error::new(format!(
+                "two strategies are registered as {} `{}`: at {}:{} and at {}:{}",
+                first.kind, first.name, first.file, first.line, second.file, second.line
+            ))
+            .help("rename one of them in its `register!` line"));
+        }
+    }
+    Ok(())
+}

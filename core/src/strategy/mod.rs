@@ -1,0 +1,240 @@
+//! What a strategy author writes against: four traits, what they see, and one line that registers.
+//!
+//! A strategy is a serde struct (the configured value) and a pure function. It never trains, downloads, caches or reads a
+//! file: it declares what it [needs](Needs), and the engine provides it. `docs/plugin.md` walks through one.
+
+mod batch;
+mod card;
+mod memory;
+mod supervisor;
+
+use burn::tensor::Tensor;
+
+pub use batch::{Batch, ExampleId, Needs, Pool, Progress, Selection};
+pub use card::{Card, Kind, Parameter, all, check_registry, find, of_kind};
+pub use memory::Memory;
+pub use supervisor::{Lab, Labels, Role, Split, Supervision};
+
+// What `register!` names, so that a plugin needs no further line.
+#[doc(hidden)]
+pub mod __private {
+    pub use super::card::{example, probe, schema};
+    pub use inventory;
+}
+
+/// A parameter that is out of its range: the parameter's name and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// Name of the parameter as in the configuration.
+    pub parameter: &'static str,
+    /// What is wrong, e.g. `must be between 0 and 1, not 1.5`.
+    pub message: String,
+}
+
+impl Invalid {
+    /// Refuses `parameter` with a message.
+    pub fn new(parameter: &'static str, message: impl Into<String>) -> Self {
+        Self { parameter, message: message.into() }
+    }
+
+    /// Checks that a number lies in a closed range (and is finite).
+    ///
+    /// # Errors
+    /// Names the parameter, the range and the value.
+    pub fn unless_within(parameter: &'static str, value: f64, low: f64, high: f64) -> Result<(), Self> {
+        if value.is_finite() && (low..=high).contains(&value) {
+            return Ok(());
+        }
+        let message = match (low.is_finite(), high.is_finite()) {
+            (true, false) => format!("must be at least {low}, not {value}"),
+            (false, true) => format!("must be at most {high}, not {value}"),
+            _ => format!("must be between {low} and {high}, not {value}"),
+        };
+        Err(Self::new(parameter, message))
+    }
+}
+
+/// Turns the student's logits and the refined labels into a loss.
+///
+/// Two steps, because some losses decide on the whole batch what each row's target is (the auxiliary confidence loss takes a
+/// quantile over it) while gradients may be accumulated over micro-batches: [`targets`](StudentLoss::targets) sees the whole
+/// batch and no gradient, [`loss`](StudentLoss::loss) sees any part of it, row by row.
+pub trait StudentLoss: std::fmt::Debug + Send + Sync {
+    /// Row-wise loss `[B]`, in nats, from logits `[B, K]` (gradients flow) and targets `[B, K]` (detached).
+    ///
+    /// Rows must not see each other here: the engine may call it on parts of a batch. The engine takes the mean.
+    fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, at: &Progress) -> Tensor<1>;
+
+    /// Targets `[B, K]` from the whole batch: detached logits `[B, K]` and labels `[B, K]`. The labels themselves, unless overridden.
+    ///
+    /// A row of targets need not sum to one; a row of zeros drops out of losses that are linear in the target.
+    fn targets(&self, _logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
+        labels
+    }
+
+    /// Called once, before training, with everything that will be trained on: for statistics of the whole data set.
+    ///
+    /// # Errors
+    /// A sentence for the user, when the method cannot work on this data.
+    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Refuses parameters outside their range, before anything runs.
+    ///
+    /// # Errors
+    /// The parameter and what is wrong with it.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// What the engine must provide besides the weak labels.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+}
+
+/// Decides per row of a batch whose label is trusted, and how much the row counts.
+pub trait Selector: std::fmt::Debug + Send + Sync {
+    /// Per row: the weak label or the student's own, and a weight (0 drops the row).
+    fn select(&self, batch: &Batch, memory: &mut Memory) -> Selection;
+
+    /// Called once, before training, with everything that will be trained on.
+    ///
+    /// # Errors
+    /// A sentence for the user, when the method cannot work on this data.
+    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Refuses parameters outside their range, before anything runs.
+    ///
+    /// # Errors
+    /// The parameter and what is wrong with it.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// What the engine must provide besides the weak labels.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+}
+
+/// Turns selected labels into refined ones.
+pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
+    /// Refined labels `[B, K]`, detached. Start from [`Selection::labels`].
+    fn refine(&self, batch: &Batch, selection: &Selection, memory: &mut Memory) -> Tensor<2>;
+
+    /// Called once, before training, with everything that will be trained on.
+    ///
+    /// # Errors
+    /// A sentence for the user, when the method cannot work on this data.
+    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Refuses parameters outside their range, before anything runs.
+    ///
+    /// # Errors
+    /// The parameter and what is wrong with it.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// What the engine must provide besides the weak labels.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+}
+
+/// Produces weak labels for the student's examples.
+pub trait Supervisor: std::fmt::Debug + Send + Sync {
+    /// Labels for [`Split::Transfer`] (the student trains on them) and [`Split::Test`] (the weak score).
+    ///
+    /// # Errors
+    /// Whatever the laboratory refuses or fails at.
+    fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision>;
+
+    /// Refuses parameters outside their range, before anything runs.
+    ///
+    /// # Errors
+    /// The parameter and what is wrong with it.
+    fn validate(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// Whether ground truth reaches the student through this supervisor; results say so.
+    fn uses_truth_of_transfer(&self) -> bool {
+        false
+    }
+}
+
+// The configured values: what a configuration holds and typetag knows by name. `register!` implements them.
+
+/// A [`StudentLoss`] as a configuration holds it. Implemented by [`register!`](crate::register) alone.
+#[typetag::serde(tag = "type")]
+pub trait ConfiguredLoss: StudentLoss {}
+
+/// A [`Selector`] as a configuration holds it. Implemented by [`register!`](crate::register) alone.
+#[typetag::serde(tag = "type")]
+pub trait ConfiguredSelector: Selector {}
+
+/// A [`LabelRefiner`] as a configuration holds it. Implemented by [`register!`](crate::register) alone.
+#[typetag::serde(tag = "type")]
+pub trait ConfiguredRefiner: LabelRefiner {}
+
+/// A [`Supervisor`] as a configuration holds it. Implemented by [`register!`](crate::register) alone.
+#[typetag::serde(tag = "type")]
+pub trait ConfiguredSupervisor: Supervisor {}
+
+/// Registers a strategy under one name: typetag entry, card and conformance tests.
+///
+/// ```ignore
+/// register!(loss "js" for Js, paper = "Yao et al. 2025a, f-divergence with generator of Jensen–Shannon");
+/// ```
+///
+/// The struct derives `Debug, Clone, Default, Serialize, Deserialize, JsonSchema` with `#[serde(default, deny_unknown_fields)]`;
+/// its doc comment is the card's text, and each field's doc comment ends in a line `Origin: …` that says where the default is from.
+/// `version = 2` marks a change of behaviour (old results are kept apart); `later = ["field"]` names parameters that were added
+/// after results existed, so that their defaults leave old identities as they are.
+#[macro_export]
+macro_rules! register {
+    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, later = [$($later:expr),*])? $(,)?) => {
+        $crate::register!(@configured $kind $name $type);
+        $crate::strategy::__private::inventory::submit! {
+            $crate::strategy::Card {
+                kind: $crate::register!(@kind $kind),
+                name: $name,
+                paper: $paper,
+                version: { #[allow(unused_mut, unused_assignments)] let mut version = 1u32; $(version = $version;)? version },
+                later: &[$($($later),*)?],
+                file: file!(),
+                line: line!(),
+                schema: $crate::strategy::__private::schema::<$type>,
+                example: $crate::strategy::__private::example::<$type>,
+                probe: $crate::strategy::__private::probe::<$type>,
+            }
+        }
+    };
+    (@kind loss) => { $crate::strategy::Kind::Loss };
+    (@kind selector) => { $crate::strategy::Kind::Selector };
+    (@kind refiner) => { $crate::strategy::Kind::Refiner };
+    (@kind supervisor) => { $crate::strategy::Kind::Supervisor };
+    (@configured loss $name:literal $type:ty) => {
+        #[typetag::serde(name = $name)]
+        impl $crate::strategy::ConfiguredLoss for $type {}
+    };
+    (@configured selector $name:literal $type:ty) => {
+        #[typetag::serde(name = $name)]
+        impl $crate::strategy::ConfiguredSelector for $type {}
+    };
+    (@configured refiner $name:literal $type:ty) => {
+        #[typetag::serde(name = $name)]
+        impl $crate::strategy::ConfiguredRefiner for $type {}
+    };
+    (@configured supervisor $name:literal $type:ty) => {
+        #[typetag::serde(name = $name)]
+        impl $crate::strategy::ConfiguredSupervisor for $type {}
+    };
+}
