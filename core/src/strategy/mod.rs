@@ -11,7 +11,7 @@ mod supervisor;
 use burn::tensor::Tensor;
 
 pub use batch::{Batch, ExampleId, Needs, Pool, Progress, Selection};
-pub use card::{Card, Kind, Parameter, all, check_registry, find, of_kind};
+pub use card::{Card, Kind, Parameter, Probe, all, check_registry, find, of_kind};
 pub use memory::Memory;
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
 
