@@ -11,6 +11,7 @@ pub mod learner;
 pub mod model;
 pub mod ops;
 pub mod report;
+pub mod rng;
 pub mod stage;
 pub mod strategy;
 pub mod task;
