@@ -154,28 +154,19 @@ impl Store {
         if let Some(finished) = self.find(id)? {
             return Ok(Begin::Finished(Box::new(finished)));
         }
+        // We hold the lock, so whoever began this stage before is dead.
+        let prefix = format!(".making-{id}-");
+        for entry in fs::read_dir(&self.root).path("read the results folder", &self.root)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                fs::remove_dir_all(entry.path()).path("remove what a killed process left behind", entry.path())?;
+            }
+        }
         let folder = tempfile::Builder::new()
-            .prefix(".making-")
+            .prefix(&prefix)
             .tempdir_in(&self.root)
             .path("create a folder for a stage", &self.root)?;
         let target = self.root.join(id.as_str());
         Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), _lock: lock }))
-    }
-
-    /// Removes what killed processes left behind: folders in the making that nobody holds a lock for.
-    ///
-    /// # Errors
-    /// A store that cannot be read.
-    pub fn sweep(&self) -> Result<()> {
-        let hour = std::time::Duration::from_secs(24 * 3600);
-        for entry in fs::read_dir(&self.root).path("read the results folder", &self.root)?.flatten() {
-            let old =
-                entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|age| age > hour));
-            if old && entry.file_name().to_string_lossy().starts_with(".making-") {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(())
     }
 }
 
@@ -325,6 +316,16 @@ mod tests {
         assert!(store.find(&id()).unwrap().is_none());
         let left = fs::read_dir(folder.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "locks").count();
         assert_eq!(left, 0);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let left = folder.path().join(format!(".making-{}-x", id()));
+        fs::create_dir(&left).unwrap();
+        make(&store);
+        assert!(!left.exists());
     }
 
     #[test]
