@@ -15,21 +15,18 @@ fn main() {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR is writable");
-    if env::var("CARGO_PKG_NAME").is_ok_and(|name| name == "w2s-core") {
-        let mut architectures = String::new();
-        let folder = root.join("src/model/arch");
-        declare(&folder, &folder, &mut architectures);
-        write("architectures.rs", architectures);
+    let core = env::var("CARGO_PKG_NAME").is_ok_and(|name| name == "w2s-core");
+    let folder = if core { root.join("src/model/arch") } else { root.clone() };
+    let mut modules = String::new();
+    declare(&folder, &folder, &mut modules);
+    write("modules.rs", modules);
+    if core {
         let configs = root.join("../configs");
         let mut entries = String::from("&[\n");
         embed(&configs, &configs, &mut entries);
         entries.push(']');
         write("configs.rs", entries);
         commit(&root);
-    } else {
-        let mut modules = String::new();
-        declare(&root, &root, &mut modules);
-        write("modules.rs", modules);
     }
 }
 
