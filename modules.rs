@@ -1,4 +1,5 @@
-//! Build script of `strategies` and `plugins`: every `.rs` file in the crate's folders is a module of the crate.
+//! Build script of `strategies` and `plugins`: every `.rs` file in the crate's folders is a module of the crate. In `core` it does the
+//! same for the model architectures alone.
 //!
 //! A registry that needs a `mod` line beside the file can lose a strategy silently; here the file is enough.
 
@@ -6,7 +7,8 @@ use std::{env, fmt::Write as _, fs, path::Path};
 
 fn main() {
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
-    let root = Path::new(&root);
+    let architectures = Path::new(&root).join("src/model/arch");
+    let root = if architectures.is_dir() { &architectures } else { Path::new(&root) };
     let mut code = String::new();
     declare(root, root, &mut code);
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
@@ -38,7 +40,7 @@ fn declare(root: &Path, folder: &Path, code: &mut String) {
                 code.push_str("}\n");
             }
         } else if path.extension().is_some_and(|extension| extension == "rs")
-            && !(top && matches!(name.as_str(), "lib" | "build"))
+            && !(top && matches!(name.as_str(), "lib" | "mod" | "build"))
         {
             writeln!(code, "#[path = {path:?}] pub mod {name};").expect("writing to a string");
         }
