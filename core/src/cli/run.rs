@@ -165,10 +165,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
                 .map_err(|error| Error::new(format!("cannot watch for interruptions: {error}")))?;
         }
         let mut screen = Screen::new(&plan, books.left());
-        grid::run(&plan.pending(&store)?, &store, &folder.join("logs"), &options, &stop, |event| {
+        let pending = books.pending(&plan);
+        grid::run(&pending, &store, &folder.join("logs"), &options, &stop, |event| {
             screen.show(&event);
             if let Event::Done(id, _) = event {
-                books.finished(&plan, &store, id)?;
+                books.enter(&plan, &store, id)?;
             }
             Ok(())
         })?
@@ -292,12 +293,11 @@ impl Screen {
                 bar.set_prefix(self.label(id));
                 self.running.insert((*id).clone(), bar);
             }
-            Event::Step(id, step) => {
+            Event::Progress(id, progress) => {
                 if let Some(bar) = self.running.get(*id) {
-                    bar.set_length(step.total_steps as u64);
-                    bar.set_position(step.step as u64 + 1);
-                    let accuracy = step.accuracy.map_or_else(String::new, |a| format!(", accuracy {a:.3}"));
-                    bar.set_message(format!("loss {:.4}{accuracy}, {:.0} tokens/s", step.loss, step.tokens_per_second));
+                    bar.set_length(progress.total);
+                    bar.set_position(progress.done);
+                    bar.set_message(progress.message.clone());
                 }
             }
             Event::Done(id, _) => self.end(id, None),

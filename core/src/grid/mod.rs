@@ -9,4 +9,4 @@ mod run;
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Pretrain};
 pub use library::{Library, embedded_grid};
 pub use plan::{Cell, Places, Plan};
-pub use run::{Event, Failure, Order, Outcome, RunOptions, Word, obey, run};
+pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, Word, obey, run};

@@ -139,9 +139,8 @@ impl Plan {
         let ceiling_id = ceiling.id();
         let mut made = vec![ceiling];
         for (index, method) in grid.methods.iter().enumerate() {
-            let Method { supervisor, selector, refiner, loss, .. } = copy_of(method)?;
             let supervise = Job::Supervise(Box::new(SuperviseJob {
-                supervisor,
+                supervisor: copy(&method.supervisor)?,
                 weak: (weak.reference.clone(), grid.recipe(weak_config, None)?),
                 strong: (strong.reference.clone(), strong_recipe.clone()),
                 data: data.clone(),
@@ -153,9 +152,9 @@ impl Plan {
                 recipe: grid.recipe(strong_config, Some(method))?,
                 data: data.clone(),
                 supervision: supervision.clone(),
-                selector,
-                refiner,
-                loss,
+                selector: copy(&method.selector)?,
+                refiner: copy(&method.refiner)?,
+                loss: copy(&method.loss)?,
                 seed,
                 save: grid.save_students,
             }));
@@ -190,27 +189,6 @@ impl Plan {
         }
         Ok(finished)
     }
-}
-
-/// A method again, by way of its serialised form: a configured strategy is plain data.
-fn copy_of(method: &Method) -> Result<Method> {
-    fn copy<T: ?Sized + serde::Serialize>(part: &T) -> Result<Box<T>>
-    where
-        Box<T>: serde::de::DeserializeOwned,
-    {
-        serde_json::to_value(part)
-            .and_then(serde_json::from_value)
-            .map_err(|error| Error::new(format!("a strategy does not survive being written and read: {error}")))
-    }
-    Ok(Method {
-        name: method.name.clone(),
-        title: method.title.clone(),
-        supervisor: copy(&*method.supervisor)?,
-        selector: copy(&*method.selector)?,
-        refiner: copy(&*method.refiner)?,
-        loss: copy(&*method.loss)?,
-        train: method.train.clone(),
-    })
 }
 
 fn find_model(

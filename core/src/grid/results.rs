@@ -91,6 +91,12 @@ impl Books {
         self.stages - self.finished.len()
     }
 
+    /// The jobs whose stages are not finished.
+    pub fn pending<'p>(&self, plan: &'p Plan) -> BTreeMap<StageId, &'p Job> {
+        let open = plan.jobs.iter().filter(|(id, _)| !self.finished.contains_key(*id));
+        open.map(|(id, job)| (id.clone(), job)).collect()
+    }
+
     /// Enters a stage that has just been finished, and writes the results again if that completes an entry.
     ///
     /// # Errors
@@ -250,14 +256,6 @@ impl Plan {
     /// Registered name of a method's supervisor.
     fn supervisor_name(&self, method: &super::Method) -> String {
         stage::strategy_name(&method.supervisor)
-    }
-
-    /// The jobs whose stages are not finished.
-    ///
-    /// # Errors
-    /// A store that cannot be read.
-    pub fn pending(&self, finished: &BTreeMap<StageId, Finished>) -> Vec<&Job> {
-        self.jobs.iter().filter(|(id, _)| !finished.contains_key(*id)).map(|(_, job)| job).collect()
     }
 
     /// What every stage is, for people: `student world-home js seed 0`.

@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
     error::IoContext,
-    learner::{Execution, StepReport},
-    stage::{Job, StageId, Store},
+    learner::Execution,
+    stage::{Job, Place, StageId, Store},
 };
 
 /// How a plan is executed. Nothing here changes a result.
@@ -54,8 +55,8 @@ pub struct Order {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
-    /// A training step was done.
-    Step(StepReport),
+    /// How far the stage is.
+    Progress(Progress),
     /// The stage failed.
     Failed {
         /// What went wrong.
@@ -63,6 +64,17 @@ pub enum Word {
         /// The likely remedy.
         help: Option<String>,
     },
+}
+
+/// How far a stage is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is done, in steps or examples.
+    pub done: u64,
+    /// Of how many.
+    pub total: u64,
+    /// Loss, accuracy and speed, for people.
+    pub message: String,
 }
 
 /// A stage that failed.
@@ -96,8 +108,8 @@ pub struct Outcome {
 pub enum Event<'a> {
     /// A stage was started.
     Started(&'a StageId),
-    /// A stage made a step.
-    Step(&'a StageId, &'a StepReport),
+    /// A stage is so far.
+    Progress(&'a StageId, &'a Progress),
     /// A stage is done.
     Done(&'a StageId, Duration),
     /// A stage failed.
@@ -123,7 +135,7 @@ struct Running {
 /// # Errors
 /// A process that cannot be started, or a store that cannot be read. A stage that fails is no error here: see [`Outcome::failed`].
 pub fn run(
-    jobs: &BTreeMap<StageId, Job>,
+    jobs: &BTreeMap<StageId, &Job>,
     store: &Store,
     logs: &Path,
     options: &RunOptions,
@@ -147,7 +159,7 @@ pub fn run(
                 break;
             };
             waiting.remove(&id);
-            let child = start(&jobs[&id], &id, store, logs, options, sender.clone())?;
+            let child = start(jobs[&id], &id, store, logs, options, sender.clone())?;
             running.insert(id.clone(), child);
             on(Event::Started(&id))?;
         }
@@ -162,7 +174,7 @@ pub fn run(
             break;
         }
         match messages.recv_timeout(Duration::from_millis(100)) {
-            Ok(Message::Word(id, Word::Step(step))) => on(Event::Step(&id, &step))?,
+            Ok(Message::Word(id, Word::Progress(progress))) => on(Event::Progress(&id, &progress))?,
             Ok(Message::Word(id, Word::Failed { message, help })) => {
                 if let Some(child) = running.get_mut(&id) {
                     child.failure = Some((message, help));
@@ -267,13 +279,24 @@ pub fn obey(say: impl Fn(&Word) + Send + Sync + 'static) -> Result<()> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         orphaned.store(true, Ordering::SeqCst);
     });
+    // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+    let watched = bar.clone();
+    std::thread::spawn(move || {
+        let mut last = Progress::default();
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now =
+                Progress { done: watched.position(), total: watched.length().unwrap_or(0), message: watched.message() };
+            if now != last {
+                say(&Word::Progress(now.clone()));
+                last = now;
+            }
+        }
+    });
     let store = Store::open(&order.store)?;
-    let (device, device_name) = crate::device::open(&order.device)?;
-    let execution = Execution {
-        micro_batch: order.micro_batch,
-        device_name,
-        stop,
-        report: Some(Arc::new(move |step: &StepReport| say(&Word::Step(step.clone())))),
-    };
-    order.job.run(&store, &device, &execution).map(|_| ())
+    let (device, name) = crate::device::open(&order.device)?;
+    let execution =
+        Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
+    order.job.run(&store, &Place { device, name, execution }).map(|_| ())
 }

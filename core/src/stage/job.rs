@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     identity::StageId,
@@ -13,15 +13,27 @@ use super::{
 };
 use crate::{
     Error, Result,
-    learner::{self, Encoded, Execution, Objective, Recipe},
-    model::{Classifier, HeadConfig, Pretrained, Transformer},
-    rng::Rng,
+    error::IoContext,
+    learner::{self, Encoded, Execution, Objective, Packing, Recipe, Trained},
+    model::{Classifier, HeadConfig, Pretrained, Spec, Transformer},
+    rng,
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role, Split,
         Supervision,
     },
     task::{TaskData, world::World},
 };
+
+/// Where and how a stage runs. Nothing here changes its result.
+#[derive(Debug)]
+pub struct Place {
+    /// The device, without gradients.
+    pub device: Device,
+    /// Its name in results.
+    pub name: String,
+    /// Micro-batches, progress, interruption.
+    pub execution: Execution,
+}
 
 /// A model as a stage uses it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,7 +87,7 @@ pub struct PretrainJob {
     /// The world whose text is learnt.
     pub world: World,
     /// `config.json` of the model.
-    pub config: Value,
+    pub config: Map<String, Value>,
     /// Training settings.
     pub recipe: Recipe,
     /// Seed of the weights and the order.
@@ -136,10 +148,12 @@ pub struct StudentJob {
 }
 
 /// A strategy's part in an identity: name, version, and parameters without those that were added later and stand at their default.
-fn strategy_identity<T: Serialize + ?Sized>(kind: Kind, strategy: &T) -> Value {
+fn strategy_identity<T: Serialize>(kind: Kind, strategy: &T) -> Value {
     let configured = serde_json::to_value(strategy).unwrap_or_default();
-    let name = configured.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    strategy::find(kind, &name).map_or(configured.clone(), |card| card.identity(&configured))
+    match strategy::find(kind, &strategy_name(strategy)) {
+        Some(card) => card.identity(&configured),
+        None => configured,
+    }
 }
 
 impl Job {
@@ -233,98 +247,138 @@ impl Job {
     ///
     /// # Errors
     /// Whatever its parts refuse or fail at; the stage then stays absent.
-    pub fn run(&self, store: &Store, device: &Device, execution: &Execution) -> Result<Finished> {
+    pub fn run(&self, store: &Store, place: &Place) -> Result<Finished> {
         let workspace = match store.begin(&self.id())? {
             Begin::Finished(finished) => return Ok(*finished),
             Begin::Ours(workspace) => workspace,
         };
         let folder = workspace.folder();
         let summary = match self {
-            Job::Pretrain(job) => job.run(folder, device, execution)?,
-            Job::Supervise(job) => job.run(folder, store, device, execution)?,
-            Job::FineTune(job) => job.run(folder, device, execution)?,
-            Job::Student(job) => job.run(folder, store, device, execution)?,
+            Job::Pretrain(job) => job.run(folder, place)?,
+            Job::Supervise(job) => job.run(folder, store, place)?,
+            Job::FineTune(job) => job.run(folder, place)?,
+            Job::Student(job) => job.run(folder, store, place)?,
         };
-        workspace.finish(self.parameters(), summary, &execution.device_name)
+        workspace.finish(self.parameters(), summary, &place.name)
     }
 }
 
 impl PretrainJob {
-    fn run(&self, folder: &Path, device: &Device, execution: &Execution) -> Result<Value> {
+    fn run(&self, folder: &Path, place: &Place) -> Result<Value> {
         let world = self.world.generate()?;
-        let model = Transformer::from_config(&self.config, Rng::named(self.seed, "pretrain/weights"), device)?;
-        let trained = learner::train_lm(model, &world.corpus, &self.recipe, self.seed, execution)?;
-        trained.log.write(&folder.join("log.csv"))?;
-        trained.model.save(&folder.join("model"), &self.config, world.tokenizer.as_bytes())?;
-        Ok(json!({ "loss": trained.log.last_loss() }))
+        let spec = Spec::from_config(&self.config, Path::new("config.json"))?;
+        // Parameters that gradients reach live on the differentiating device.
+        let model = Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &place.device.clone().autodiff())?;
+        let packing = Packing::Documents;
+        let trained = learner::train_lm(
+            model,
+            &world.corpus,
+            packing,
+            spec.vocab,
+            spec.max_positions,
+            &self.recipe,
+            rng::derive(self.seed, "pretrain/order"),
+            &place.execution,
+        )?;
+        write_log(&trained, folder)?;
+        trained.model.save(&folder.join("model"), &world.tokenizer)?;
+        Ok(json!({ "loss": trained.final_loss() }))
     }
+}
+
+/// `log.csv`: what happened step by step.
+fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
+    let path = folder.join("log.csv");
+    let fail = |error: csv::Error| Error::new(format!("cannot write the log of training: {error}")).in_file(&path);
+    let mut writer = csv::Writer::from_path(&path).map_err(fail)?;
+    writer.write_record(["step", "loss", "accuracy", "learning_rate"]).map_err(fail)?;
+    for step in &trained.log.steps {
+        let accuracy = step.accuracy.map_or_else(String::new, |accuracy| accuracy.to_string());
+        let cells = [step.step.to_string(), step.loss.to_string(), accuracy, step.learning_rate.to_string()];
+        writer.write_record(cells).map_err(fail)?;
+    }
+    writer.flush().path("write the log of training", path)
 }
 
 /// The parts of a stage that trains classifiers on one task.
 struct Bench<'a> {
     data: TaskData,
     max_tokens: usize,
-    device: &'a Device,
-    execution: &'a Execution,
+    place: &'a Place,
     seed: u64,
 }
 
 impl<'a> Bench<'a> {
-    fn open(data: &DataRef, seed: u64, device: &'a Device, execution: &'a Execution) -> Result<Self> {
-        Ok(Self { data: TaskData::read(&data.folder)?, max_tokens: data.max_tokens, device, execution, seed })
+    fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
+        Ok(Self { data: TaskData::read(&data.folder)?, max_tokens: data.max_tokens, place, seed })
     }
 
     fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
         let examples = self.data.split(split);
-        let rows = examples
-            .iter()
-            .map(|example| model.tokenizer().encode(&example.text))
-            .collect::<Result<Vec<_>>>()
-            .map_err(|error| error.context(format!("the {} split", split.name())))?;
-        Encoded::new(rows, self.max_tokens)
+        let rows = examples.iter().map(|example| model.tokenizer().encode(&example.text)).collect::<Result<Vec<_>>>();
+        rows.and_then(|rows| Encoded::new(rows, model.spec().vocab, self.max_tokens.min(model.spec().max_positions)))
+            .map_err(|error| error.context(format!("the {} split", split.name())))
     }
 
+    /// Ground truth, one-hot.
     fn truth(&self, split: Split) -> Labels {
-        let one_hot = |label: u8| (0..self.data.classes).map(|class| f32::from(class == usize::from(label))).collect();
+        let one_hot = |label: u8| (0..self.data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
         self.data.split(split).iter().map(|example| one_hot(example.label)).collect()
     }
 
     /// Trains a fresh classifier; every method of a cell starts from the same head and sees the same order.
-    fn train(&self, model: &ModelRef, on: Split, recipe: &Recipe, objective: Objective) -> Result<(Pretrained, learner::Trained<Classifier>)> {
+    fn train(
+        &self,
+        model: &ModelRef,
+        on: Split,
+        recipe: &Recipe,
+        objective: Objective,
+    ) -> Result<(Pretrained, Trained<Classifier>)> {
         let pretrained = Pretrained::open(&model.folder)?;
-        let backbone = pretrained.load(self.device)?;
-        let head_seed = Rng::named(self.seed, "head");
-        let classifier = Classifier::new(backbone, &model.head, self.data.classes, head_seed, self.device)?;
+        let backbone = pretrained.load(&self.place.device.clone().autodiff())?;
+        let head_seed = rng::derive(self.seed, "head");
+        let tokenizer = Some(pretrained.tokenizer());
+        let classifier = Classifier::new(backbone, &model.head, self.data.classes(), head_seed, tokenizer)?;
         let data = self.encode(&pretrained, on)?;
-        let trained = learner::train_classifier(classifier, &data, objective, recipe, self.seed, self.execution)?;
+        let order_seed = rng::derive(self.seed, "order");
+        let trained =
+            learner::train_classifier(classifier, &data, objective, recipe, order_seed, &self.place.execution)?;
         Ok((pretrained, trained))
     }
 
-    fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split) -> Result<Predictions> {
+    /// Predicts one split into its file.
+    fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split, folder: &Path) -> Result<()> {
         let data = self.encode(model, split)?;
-        Predictions::new(learner::predict(classifier, &data, self.execution)?)
+        let predicted = learner::predict(classifier, &data, &self.place.execution)?;
+        Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
     }
 }
 
 impl FineTuneJob {
-    fn run(&self, folder: &Path, device: &Device, execution: &Execution) -> Result<Value> {
-        let bench = Bench::open(&self.data, self.seed, device, execution)?;
-        let objective = Objective::supervised(bench.truth(self.on))?;
+    fn run(&self, folder: &Path, place: &Place) -> Result<Value> {
+        let bench = Bench::open(&self.data, self.seed, place)?;
+        let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
+        let objective = Objective::new(bench.truth(self.on), cross_entropy);
         let (model, trained) = bench.train(&self.model, self.on, &self.recipe, objective)?;
-        trained.log.write(&folder.join("log.csv"))?;
+        write_log(&trained, folder)?;
         for split in Split::ALL {
-            bench.predict(&model, &trained.model, split)?.write(&folder.join(format!("{}.csv", split.name())))?;
+            bench.predict(&model, &trained.model, split, folder)?;
         }
-        Ok(json!({ "loss": trained.log.last_loss() }))
+        Ok(json!({ "loss": trained.final_loss() }))
     }
+}
+
+/// A registered strategy at its defaults.
+fn default_strategy<T: serde::de::DeserializeOwned>(kind: Kind, name: &str) -> Result<T> {
+    serde_json::from_value(json!({ "type": name }))
+        .map_err(|_| Error::new(format!("{kind} `{name}` is not linked into this binary")))
 }
 
 /// The laboratory of a supervisor: what it trains is a stage of its own, shared with whoever needs the same.
 struct StageLab<'a> {
     job: &'a SuperviseJob,
     store: &'a Store,
-    device: &'a Device,
-    execution: &'a Execution,
+    place: &'a Place,
 }
 
 impl Lab for StageLab<'_> {
@@ -340,58 +394,75 @@ impl Lab for StageLab<'_> {
             on,
             seed: self.job.seed,
         };
-        let finished = Job::FineTune(Box::new(job)).run(self.store, self.device, self.execution)?;
+        let finished = Job::FineTune(Box::new(job)).run(self.store, self.place)?;
         label
             .iter()
-            .map(|split| Ok(Predictions::read(&finished.file(&format!("{}.csv", split.name())))?.into_rows()))
+            .map(|split| Ok(Predictions::read(&finished.file(&Predictions::file(*split)))?.into_rows()))
             .collect()
     }
 
     fn truth(&mut self, split: Split) -> Result<Labels> {
-        Ok(Bench::open(&self.job.data, self.job.seed, self.device, self.execution)?.truth(split))
+        Ok(Bench::open(&self.job.data, self.job.seed, self.place)?.truth(split))
     }
 
     fn seed(&self) -> u64 {
-        Rng::derive(self.job.seed, "supervisor")
+        rng::derive(self.job.seed, "supervisor")
     }
 }
 
 impl SuperviseJob {
-    fn run(&self, folder: &Path, store: &Store, device: &Device, execution: &Execution) -> Result<Value> {
-        let mut lab = StageLab { job: self, store, device, execution };
+    fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
+        let mut lab = StageLab { job: self, store, place };
         let Supervision { transfer, test } = self.supervisor.supervise(&mut lab)?;
         for (split, labels) in [(Split::Transfer, transfer), (Split::Test, test)] {
             let expected = lab.truth(split)?.len();
             if labels.len() != expected {
                 return Err(Error::new(format!(
-                    "the supervisor gave {} labels for the {} examples of the {} split",
+                    "the supervisor gave {} labels for the {expected} examples of the {} split",
                     labels.len(),
-                    expected,
                     split.name()
                 )));
             }
-            Predictions::new(labels)?.write(&folder.join(format!("{}.csv", split.name())))?;
+            Predictions::new(labels)?.write(&folder.join(Predictions::file(split)))?;
         }
         Ok(json!({}))
     }
 }
 
 impl StudentJob {
-    fn run(&self, folder: &Path, store: &Store, device: &Device, execution: &Execution) -> Result<Value> {
+    fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
         let supervision = store.find(&self.supervision)?.ok_or_else(|| {
             Error::new("the weak labels of this student are not in the store").help("run the whole grid again")
         })?;
-        let weak = Predictions::read(&supervision.file("transfer.csv"))?.into_rows();
-        let bench = Bench::open(&self.data, self.seed, device, execution)?;
-        let objective = Objective::new(weak, &self.selector, &self.refiner, &self.loss)?;
+        let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
+        let bench = Bench::open(&self.data, self.seed, place)?;
+        let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&self.loss)?);
+        objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&self.selector)?);
+        objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
         let (model, trained) = bench.train(&self.model, Split::Transfer, &self.recipe, objective)?;
-        trained.log.write(&folder.join("log.csv"))?;
+        write_log(&trained, folder)?;
         for split in [Split::Transfer, Split::Test] {
-            bench.predict(&model, &trained.model, split)?.write(&folder.join(format!("{}.csv", split.name())))?;
+            bench.predict(&model, &trained.model, split, folder)?;
         }
         if self.save {
-            trained.model.save(&folder.join("model"), &model)?;
+            trained.model.save(&folder.join("model"), model.tokenizer())?;
         }
-        Ok(json!({ "loss": trained.log.last_loss() }))
+        Ok(json!({ "loss": trained.final_loss() }))
     }
+}
+
+/// A configured strategy again, by way of its serialised form: it is plain data.
+///
+/// # Errors
+/// A strategy that does not survive being written and read, which the conformance suite refuses.
+pub fn copy<T: Serialize + serde::de::DeserializeOwned>(strategy: &T) -> Result<T> {
+    serde_json::to_value(strategy)
+        .and_then(serde_json::from_value)
+        .map_err(|error| Error::new(format!("a strategy does not survive being written and read: {error}")))
+}
+
+/// Registered name of a configured strategy.
+pub fn strategy_name<T: Serialize>(strategy: &T) -> String {
+    let configured = serde_json::to_value(strategy).unwrap_or_default();
+    configured.get("type").and_then(Value::as_str).unwrap_or_default().to_owned()
 }

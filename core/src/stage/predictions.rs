@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::store::write_atomically;
-use crate::{Error, Result};
+use crate::{Error, Result, strategy::Split};
 
 /// Class probabilities, one row per example of a split, in the split's order.
 ///
@@ -28,6 +28,11 @@ impl Predictions {
         Ok(Self(rows))
     }
 
+    /// Name of a split's file in a stage.
+    pub fn file(split: Split) -> String {
+        format!("{}.csv", split.name())
+    }
+
     /// The rows.
     pub fn rows(&self) -> &[Vec<f32>] {
         &self.0
@@ -36,14 +41,6 @@ impl Predictions {
     /// The rows, taken.
     pub fn into_rows(self) -> Vec<Vec<f32>> {
         self.0
-    }
-
-    /// Most probable class per row; the lower one on a tie.
-    pub fn hard(&self) -> Vec<u8> {
-        let best = |row: &Vec<f32>| {
-            (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best }) as u8
-        };
-        self.0.iter().map(best).collect()
     }
 
     /// Writes the file.
@@ -89,7 +86,6 @@ mod tests {
         let predictions = Predictions::new(vec![vec![1.0 - p, p], vec![0.5, 0.5], vec![1.0, 0.0], vec![1.0 - 1e-20, 1e-20]]).unwrap();
         predictions.write(&path).unwrap();
         assert_eq!(Predictions::read(&path).unwrap(), predictions);
-        assert_eq!(predictions.hard(), [0, 0, 0, 0]);
     }
 
     #[test]
