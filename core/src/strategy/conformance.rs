@@ -21,7 +21,7 @@ use crate::Result;
 /// A promise that a strategy does not keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Kind, name and place of the strategy.
+    /// Kind, configuration and place of the strategy.
     pub strategy: String,
     /// Which promise.
     pub check: &'static str,
@@ -38,44 +38,54 @@ impl fmt::Display for Failure {
 /// What a check returns: nothing, or what was seen instead.
 type Outcome = Result<(), String>;
 
+/// A configuration: the table of a TOML file.
+type Table = Map<String, Value>;
+
+type Check = fn(&Card, &Table) -> Outcome;
+
 /// Checks every registered strategy.
 pub fn check_all() -> Vec<Failure> {
     all().into_iter().flat_map(check).collect()
 }
 
-/// Checks one strategy, in its default configuration.
+/// Checks one strategy: its card, and its behaviour in every configuration that its enumerated and boolean parameters can form.
 pub fn check(card: &Card) -> Vec<Failure> {
-    let mut checks: Vec<(&'static str, fn(&Card) -> Outcome)> = vec![
+    let of_card: [(&'static str, Check); 5] = [
         ("name", name_is_kebab_case),
         ("card", card_is_complete),
         ("default", default_is_valid),
-        ("round trip", configuration_round_trip),
         ("unknown field", unknown_field_is_refused),
         ("wrong type", wrong_type_is_refused),
     ];
-    checks.extend_from_slice(match card.kind {
+    let of_behaviour: &[(&'static str, Check)] = match card.kind {
         Kind::Loss => &[
-            ("finite", loss_is_finite as fn(&Card) -> Outcome),
+            ("round trip", configuration_round_trip),
+            ("finite", loss_is_finite),
             ("gradient", loss_gradient_is_the_derivative),
             ("row independence", loss_rows_are_independent),
             ("determinism", loss_is_deterministic),
         ],
-        Kind::Selector => &[("selection", selector_selects as fn(&Card) -> Outcome)],
-        Kind::Refiner => &[("labels", refiner_gives_probabilities as fn(&Card) -> Outcome)],
-        Kind::Supervisor => &[("supervision", supervisor_labels as fn(&Card) -> Outcome)],
-    });
-    checks
-        .into_iter()
-        .filter_map(|(check, run)| {
-            let message = match catch_unwind(AssertUnwindSafe(|| run(card))) {
-                Ok(Ok(())) => return None,
-                Ok(Err(message)) => message,
-                Err(panic) => format!("panicked: {}", panic_message(panic.as_ref())),
-            };
-            let strategy = format!("{} `{}` ({}:{})", card.kind, card.name, card.file, card.line);
-            Some(Failure { strategy, check, message })
-        })
-        .collect()
+        Kind::Selector => &[("round trip", configuration_round_trip), ("selection", selector_selects)],
+        Kind::Refiner => &[("round trip", configuration_round_trip), ("labels", refiner_gives_probabilities)],
+        Kind::Supervisor => &[("round trip", configuration_round_trip), ("supervision", supervisor_labels)],
+    };
+    let default = default_table(card);
+    let mut failures: Vec<Failure> = of_card.iter().filter_map(|check| run(card, &default, check)).collect();
+    for table in configurations(card) {
+        failures.extend(of_behaviour.iter().filter_map(|check| run(card, &table, check)));
+    }
+    failures
+}
+
+/// Runs one check and turns what it reports, or a panic, into a failure.
+fn run(card: &Card, table: &Table, (check, promise): &(&'static str, Check)) -> Option<Failure> {
+    let message = match catch_unwind(AssertUnwindSafe(|| promise(card, table))) {
+        Ok(Ok(())) => return None,
+        Ok(Err(message)) => message,
+        Err(panic) => format!("panicked: {}", panic_message(panic.as_ref())),
+    };
+    let strategy = format!("{} {} ({}:{})", card.kind, Value::Object(table.clone()), card.file, card.line);
+    Some(Failure { strategy, check, message })
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
@@ -89,20 +99,61 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 // Configuration, the same for all kinds.
 
 /// The default configuration as a table, with the strategy's name, without the options that are not set.
-fn default_table(card: &Card) -> Map<String, Value> {
+fn default_table(card: &Card) -> Table {
     let mut table = Map::from_iter([("type".to_owned(), json!(card.name))]);
     let example = (card.example)();
     table.extend(example.as_object().cloned().unwrap_or_default().into_iter().filter(|(_, value)| !value.is_null()));
     table
 }
 
-fn parsed<T: serde::de::DeserializeOwned>(table: &Map<String, Value>) -> Result<T, String> {
+/// The default and every other combination of the values that the schema enumerates, as far as `validate()` accepts it.
+fn configurations(card: &Card) -> Vec<Table> {
+    const MOST: usize = 200;
+    let schema = (card.schema)().to_value();
+    let mut tables = vec![default_table(card)];
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let mut values = Vec::new();
+        enumerated(&schema, property, &mut values);
+        let default = tables[0].get(name).cloned();
+        for table in tables.clone() {
+            for value in values.iter().filter(|value| Some(*value) != default.as_ref()) {
+                let mut other = table.clone();
+                other.insert(name.clone(), value.clone());
+                tables.push(other);
+            }
+        }
+        tables.truncate(MOST);
+    }
+    let accepted = |table: &Table| matches!(read(card.kind, table), Ok((_, Ok(()))));
+    let default = tables.remove(0);
+    // The default stays whether it is valid or not: it must be, and its failures are worth seeing.
+    std::iter::once(default).chain(tables.into_iter().filter(accepted)).collect()
+}
+
+/// The values that a property's schema lists: words of an enumeration, true and false.
+fn enumerated(schema: &Value, property: &Value, values: &mut Vec<Value>) {
+    if property["type"] == "boolean" {
+        values.extend([json!(false), json!(true)]);
+    }
+    values.extend(property.get("const").cloned());
+    values.extend(property["enum"].as_array().into_iter().flatten().filter(|value| !value.is_null()).cloned());
+    for alternative in ["oneOf", "anyOf"].iter().filter_map(|key| property[*key].as_array()).flatten() {
+        enumerated(schema, alternative, values);
+    }
+    if let Some(target) =
+        property["$ref"].as_str().and_then(|reference| schema.pointer(reference.trim_start_matches('#')))
+    {
+        enumerated(schema, target, values);
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T, String> {
     let text = toml::to_string(table).map_err(|error| format!("cannot be written as TOML: {error}"))?;
     toml::from_str(&text).map_err(|error| error.to_string())
 }
 
 /// Reads a table (through TOML) as a strategy of its kind, and gives back what the strategy validates and serializes to.
-fn read(kind: Kind, table: &Map<String, Value>) -> Result<(Value, Result<(), Invalid>), String> {
+fn read(kind: Kind, table: &Table) -> Result<(Value, Result<(), Invalid>), String> {
     macro_rules! read {
         ($configured:ident) => {{
             let strategy: Box<dyn $configured> = parsed(table)?;
@@ -118,14 +169,14 @@ fn read(kind: Kind, table: &Map<String, Value>) -> Result<(Value, Result<(), Inv
     Ok((value.map_err(|error| error.to_string())?, valid))
 }
 
-fn name_is_kebab_case(card: &Card) -> Outcome {
+fn name_is_kebab_case(card: &Card, _: &Table) -> Outcome {
     let word =
         |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let letter = card.name.starts_with(|first: char| first.is_ascii_lowercase());
     ensure(letter && card.name.split('-').all(word), || "the name must be lower-case words joined by `-`".to_owned())
 }
 
-fn card_is_complete(card: &Card) -> Outcome {
+fn card_is_complete(card: &Card, _: &Table) -> Outcome {
     let summary = card.summary();
     let sentence = summary.len() > 10 && summary.ends_with('.') && !summary.trim_end_matches('.').contains(". ");
     ensure(sentence, || format!("the doc comment's first paragraph must be one sentence, not {summary:?}"))?;
@@ -142,32 +193,31 @@ fn card_is_complete(card: &Card) -> Outcome {
     }
 }
 
-fn default_is_valid(card: &Card) -> Outcome {
-    let (_, valid) = read(card.kind, &default_table(card))?;
+fn default_is_valid(card: &Card, table: &Table) -> Outcome {
+    let (_, valid) = read(card.kind, table)?;
     valid.map_err(|invalid| format!("validate() refuses the default: {} {}", invalid.parameter, invalid.message))?;
     let bare = Map::from_iter([("type".to_owned(), json!(card.name))]);
     read(card.kind, &bare).map(drop).map_err(|error| format!("does not parse without parameters: {error}"))
 }
 
-fn configuration_round_trip(card: &Card) -> Outcome {
-    let table = default_table(card);
-    let (back, _) = read(card.kind, &table)?;
+fn configuration_round_trip(card: &Card, table: &Table) -> Outcome {
+    let (back, _) = read(card.kind, table)?;
     let mut back = back.as_object().cloned().unwrap_or_default();
     back.retain(|_, value| !value.is_null());
-    ensure(back == table, || format!("{} became {}", Value::Object(table.clone()), Value::Object(back)))
+    ensure(back == *table, || format!("{} became {}", Value::Object(table.clone()), Value::Object(back)))
 }
 
-fn unknown_field_is_refused(card: &Card) -> Outcome {
-    let mut table = default_table(card);
+fn unknown_field_is_refused(card: &Card, table: &Table) -> Outcome {
+    let mut table = table.clone();
     table.insert("no-such-parameter".to_owned(), json!(1));
     ensure(read(card.kind, &table).is_err(), || {
         "accepts a parameter it does not have; add `#[serde(default, deny_unknown_fields)]`".to_owned()
     })
 }
 
-fn wrong_type_is_refused(card: &Card) -> Outcome {
+fn wrong_type_is_refused(card: &Card, table: &Table) -> Outcome {
     for parameter in card.parameters() {
-        let mut table = default_table(card);
+        let mut table = table.clone();
         table.insert(parameter.name.clone(), json!({ "no-such-parameter": [1] }));
         ensure(read(card.kind, &table).is_err(), || format!("`{}` accepts a table", parameter.name))?;
     }
@@ -270,8 +320,8 @@ fn pool(labels: &Labels, embeddings: bool) -> Pool {
 
 /// A fresh strategy that has seen the data. `Ok(None)`: it refuses tasks with this many classes, which is its right beyond two.
 macro_rules! prepared {
-    ($card:expr, $configured:ident, $labels:expr) => {{
-        let mut strategy: Box<dyn $configured> = parsed(&default_table($card))?;
+    ($table:expr, $configured:ident, $labels:expr) => {{
+        let mut strategy: Box<dyn $configured> = parsed($table)?;
         let embeddings = strategy.needs().embeddings;
         let labels: &Labels = $labels;
         match strategy.prepare(&pool(labels, embeddings)) {
@@ -314,10 +364,10 @@ fn values_and_gradient(
     Ok((math::to_host(value), numbers(gradient)))
 }
 
-fn loss_is_finite(card: &Card) -> Outcome {
+fn loss_is_finite(_: &Card, table: &Table) -> Outcome {
     for classes in [2, 3] {
         for sample in samples(classes) {
-            let Some(loss) = prepared!(card, ConfiguredLoss, &sample.labels) else { continue };
+            let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { continue };
             let mut memory = Memory::default();
             for at in moments() {
                 let (value, gradient) = values_and_gradient(&*loss, &sample, &at, &mut memory)
@@ -334,11 +384,11 @@ fn loss_is_finite(card: &Card) -> Outcome {
 }
 
 /// Central differences with the targets held still. What a loss stops the gradient of must therefore be in its targets.
-fn loss_gradient_is_the_derivative(card: &Card) -> Outcome {
+fn loss_gradient_is_the_derivative(_: &Card, table: &Table) -> Outcome {
     const STEP: f32 = 1e-2;
     for classes in [2, 3] {
         let sample = ordinary(12, classes);
-        let Some(loss) = prepared!(card, ConfiguredLoss, &sample.labels) else { continue };
+        let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { continue };
         for at in moments() {
             let (_, gradient) = values_and_gradient(&*loss, &sample, &at, &mut Memory::default())?;
             let targets = targets(&*loss, &sample, &at, &mut Memory::default(), &Device::flex());
@@ -363,9 +413,9 @@ fn loss_gradient_is_the_derivative(card: &Card) -> Outcome {
     Ok(())
 }
 
-fn loss_rows_are_independent(card: &Card) -> Outcome {
+fn loss_rows_are_independent(_: &Card, table: &Table) -> Outcome {
     let sample = ordinary(6, 2);
-    let Some(loss) = prepared!(card, ConfiguredLoss, &sample.labels) else { return Ok(()) };
+    let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { return Ok(()) };
     for at in moments() {
         let targets = targets(&*loss, &sample, &at, &mut Memory::default(), &Device::flex());
         let together = values(&*loss, &sample.logits, targets.clone(), &at);
@@ -379,10 +429,10 @@ fn loss_rows_are_independent(card: &Card) -> Outcome {
     Ok(())
 }
 
-fn loss_is_deterministic(card: &Card) -> Outcome {
+fn loss_is_deterministic(_: &Card, table: &Table) -> Outcome {
     let run = || -> Result<Vec<(Vec<f32>, Vec<Vec<f32>>)>, String> {
         let sample = ordinary(8, 2);
-        let Some(loss) = prepared!(card, ConfiguredLoss, &sample.labels) else { return Ok(Vec::new()) };
+        let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { return Ok(Vec::new()) };
         let mut memory = Memory::default();
         moments().iter().map(|at| values_and_gradient(&*loss, &sample, at, &mut memory)).collect()
     };
@@ -413,10 +463,10 @@ fn on_batches(needs: &Needs, mut run: impl FnMut(&Batch, &str) -> Outcome, class
     Ok(())
 }
 
-fn selector_selects(card: &Card) -> Outcome {
+fn selector_selects(_: &Card, table: &Table) -> Outcome {
     for classes in [2, 3] {
         let labels = ordinary(40, classes).labels;
-        let Some(selector) = prepared!(card, ConfiguredSelector, &labels) else { continue };
+        let Some(selector) = prepared!(table, ConfiguredSelector, &labels) else { continue };
         let select = |batch: &Batch| {
             let selection = selector.select(batch, &mut Memory::default());
             (math::to_host(selection.own), math::to_host(selection.weight))
@@ -435,10 +485,10 @@ fn selector_selects(card: &Card) -> Outcome {
     Ok(())
 }
 
-fn refiner_gives_probabilities(card: &Card) -> Outcome {
+fn refiner_gives_probabilities(_: &Card, table: &Table) -> Outcome {
     for classes in [2, 3] {
         let labels = ordinary(40, classes).labels;
-        let Some(refiner) = prepared!(card, ConfiguredRefiner, &labels) else { continue };
+        let Some(refiner) = prepared!(table, ConfiguredRefiner, &labels) else { continue };
         let needs = Needs { self_labels: true, ..refiner.needs() };
         let check = |batch: &Batch, _: &str| {
             let mut selection = Selection::weak(batch);
@@ -509,8 +559,8 @@ impl Lab for MockLab {
     }
 }
 
-fn supervisor_labels(card: &Card) -> Outcome {
-    let supervisor: Box<dyn ConfiguredSupervisor> = parsed(&default_table(card))?;
+fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
+    let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
     for classes in [2, 3] {
         let run = || -> Result<(Supervision, MockLab), String> {
             let mut lab = MockLab { classes, truth_of_transfer: false, trained_on_test: false };
@@ -533,4 +583,214 @@ fn supervisor_labels(card: &Card) -> Outcome {
 
 fn ensure(holds: bool, message: impl FnOnce() -> String) -> Outcome {
     if holds { Ok(()) } else { Err(message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The checks must be able to fail: strategies that break one promise each, with cards that no registry holds.
+
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::strategy::{
+        LabelRefiner, Selector, Supervisor,
+        card::{example, probe, schema},
+    };
+
+    fn card<T: JsonSchema + Serialize + Default + serde::de::DeserializeOwned>(kind: Kind, name: &'static str) -> Card {
+        let (schema, example, probe) = (schema::<T>, example::<T>, probe::<T>);
+        Card { kind, name, paper: "original", version: 1, later: &[], file: "here", line: 1, schema, example, probe }
+    }
+
+    /// The names of the checks that fail, each once.
+    fn failing(card: Card) -> Vec<&'static str> {
+        let mut failing: Vec<&'static str> = check(&card).into_iter().map(|failure| failure.check).collect();
+        failing.dedup();
+        failing
+    }
+
+    /// Declares a strategy without parameters and a card for it.
+    macro_rules! broken {
+        ($kind:ident $configured:ident $name:literal $type:ident, $imp:item) => {{
+            /// A strategy that breaks one promise.
+            #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+            #[serde(default, deny_unknown_fields)]
+            struct $type {}
+            $imp
+            #[typetag::serde(name = $name)]
+            impl $configured for $type {}
+            card::<$type>(Kind::$kind, $name)
+        }};
+    }
+
+    #[test]
+    fn a_good_loss_passes() {
+        let good = broken!(Loss ConfiguredLoss "test-good" Good, impl StudentLoss for Good {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+        });
+        assert_eq!(check(&good), []);
+    }
+
+    #[test]
+    fn a_detached_factor_is_a_wrong_gradient() {
+        let card = broken!(Loss ConfiguredLoss "test-detached" Detached, impl StudentLoss for Detached {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                let p = math::softmax(logits.clone()).detach();
+                math::cross_entropy(targets * p, logits)
+            }
+        });
+        assert_eq!(failing(card), ["gradient"]);
+    }
+
+    #[test]
+    fn a_loss_without_gradient_fails() {
+        let card = broken!(Loss ConfiguredLoss "test-blind" Blind, impl StudentLoss for Blind {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits.detach())
+            }
+        });
+        assert!(failing(card).contains(&"finite"));
+    }
+
+    #[test]
+    fn the_logarithm_of_a_softmax_is_not_finite() {
+        let card = broken!(Loss ConfiguredLoss "test-overflow" Overflow, impl StudentLoss for Overflow {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::rows(targets * math::softmax(logits).log()).neg()
+            }
+        });
+        assert_eq!(failing(card), ["finite"]);
+    }
+
+    #[test]
+    fn rows_that_see_each_other_are_found() {
+        let card = broken!(Loss ConfiguredLoss "test-crowd" Crowd, impl StudentLoss for Crowd {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                let rows = logits.dims()[0];
+                math::cross_entropy(targets, logits).mean().expand([rows])
+            }
+        });
+        assert!(failing(card).contains(&"row independence"));
+    }
+
+    #[test]
+    fn hidden_state_is_found() {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let card = broken!(Loss ConfiguredLoss "test-moody" Moody, impl StudentLoss for Moody {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn targets(&self, _logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
+                labels * (1.0 + 0.01 * f64::from(CALLS.fetch_add(1, Ordering::Relaxed)))
+            }
+        });
+        assert!(failing(card).contains(&"determinism"));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_message() {
+        let card = broken!(Loss ConfiguredLoss "test-panic" Panics, impl StudentLoss for Panics {
+            fn loss(&self, _logits: Tensor<2>, _targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                panic!("no such class")
+            }
+        });
+        let failures = check(&card);
+        assert!(failures.iter().any(|failure| failure.to_string().contains("panicked: no such class")), "{failures:?}");
+    }
+
+    #[test]
+    fn a_careless_card_is_found() {
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default)]
+        struct Careless {
+            factor: f64,
+            mode: serde_json::Value,
+        }
+        impl StudentLoss for Careless {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn validate(&self) -> Result<(), Invalid> {
+                Invalid::unless_within("factor", self.factor, 0.5, 1.0)
+            }
+        }
+        #[typetag::serde(name = "Test_Careless")]
+        impl ConfiguredLoss for Careless {}
+        let card = Card { paper: " ", ..card::<Careless>(Kind::Loss, "Test_Careless") };
+        let failing = failing(card);
+        for check in ["name", "card", "default", "unknown field", "wrong type"] {
+            assert!(failing.contains(&check), "{check} is not among {failing:?}");
+        }
+    }
+
+    #[test]
+    fn every_enumerated_configuration_is_tried() {
+        /// A loss that is wrong in one of its forms.
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        struct TwoFaced {
+            /// Which form. Origin: original.
+            form: Form,
+            /// Whether to double. Origin: original.
+            double: bool,
+        }
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "kebab-case")]
+        enum Form {
+            #[default]
+            Right,
+            /// Wrong.
+            Wrong,
+        }
+        impl StudentLoss for TwoFaced {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                match (self.form, self.double) {
+                    (Form::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
+                    _ => math::cross_entropy(targets, logits),
+                }
+            }
+        }
+        #[typetag::serde(name = "test-two-faced")]
+        impl ConfiguredLoss for TwoFaced {}
+        let card = card::<TwoFaced>(Kind::Loss, "test-two-faced");
+        assert_eq!(configurations(&card).len(), 4);
+        let failures = check(&card);
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        assert!(failures[0].strategy.contains("wrong") && failures[0].strategy.contains("true"), "{failures:?}");
+    }
+
+    #[test]
+    fn selectors_refiners_and_supervisors_are_tried() {
+        let selector = broken!(Selector ConfiguredSelector "test-negative" Negative, impl Selector for Negative {
+            fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+                let weight = math::row_max(batch.student.clone()) - 0.9;
+                Selection { weight, ..Selection::weak(batch) }
+            }
+        });
+        assert_eq!(failing(selector), ["selection"]);
+        let refiner = broken!(Refiner ConfiguredRefiner "test-doubling" Doubling, impl LabelRefiner for Doubling {
+            fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
+                selection.labels(batch) * 2.0
+            }
+        });
+        assert_eq!(failing(refiner), ["labels"]);
+        let supervisor = broken!(Supervisor ConfiguredSupervisor "test-cheat" Cheat, impl Supervisor for Cheat {
+            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
+                Ok(Supervision { transfer: lab.truth(Split::Transfer)?, test: lab.truth(Split::Test)? })
+            }
+        });
+        assert_eq!(failing(supervisor), ["supervision"]);
+        let short = broken!(Supervisor ConfiguredSupervisor "test-short" Short, impl Supervisor for Short {
+            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
+                let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &[Split::Test])?;
+                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone() })
+            }
+        });
+        assert_eq!(failing(short), ["supervision"]);
+    }
 }
