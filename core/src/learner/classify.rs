@@ -6,32 +6,23 @@ use std::sync::{
 };
 
 use burn::{
-    module::{Module, ModuleDisplay},
+    module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor, TensorData, activation::softmax},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 
 use super::{
     encoded::{Encoded, Part, parts},
     predict::embed,
-    recipe::{Parameters, Recipe},
+    recipe::Recipe,
     run::{DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{
     Error, Result,
-    model::Tokens,
-    strategy::{Batch, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss},
+    model::Classifier,
+    strategy::{Batch, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
 };
-
-/// A model that maps tokens to an embedding and the embedding to class logits.
-pub trait Network: Module + ModuleDisplay + Sync + 'static {
-    /// Pooled hidden state `[B, H]` of tokens.
-    fn embed(&self, tokens: &Tokens) -> Tensor<2>;
-
-    /// Logits `[B, K]` of embeddings `[B, H]`.
-    fn classify(&self, embedding: Tensor<2>) -> Tensor<2>;
-}
 
 /// What a student learns from: labels, and what a method does with them.
 #[derive(Debug)]
@@ -81,8 +72,7 @@ impl Objective {
         unmet("loss", self.loss.needs())?;
         self.selector.as_ref().map_or(Ok(()), |selector| unmet("selector", selector.needs()))?;
         self.refiner.as_ref().map_or(Ok(()), |refiner| unmet("refiner", refiner.needs()))?;
-        let pool =
-            Pool { ids: data.ids(), weak: self.labels.clone(), embeddings: self.embeddings.take(), seed };
+        let pool = Pool { ids: data.ids(), weak: self.labels.clone(), embeddings: self.embeddings.take(), seed };
         self.loss.prepare(&pool).map_err(refused("the loss"))?;
         if let Some(selector) = &mut self.selector {
             selector.prepare(&pool).map_err(refused("the selector"))?;
@@ -126,21 +116,21 @@ fn check_labels(what: &str, labels: &[Vec<f32>], examples: usize) -> Result<()> 
 /// # Errors
 /// Labels that are no distributions, a strategy that refuses the data or lacks what it needs, too little data for one batch, a
 /// loss that is not finite (names step, learning rate and examples), an interruption.
-pub fn train_classifier<N: Network>(
-    model: N,
+pub fn train_classifier(
+    model: Classifier,
     data: &Encoded,
     mut objective: Objective,
     recipe: &Recipe,
     seed: u64,
     execution: &Execution,
-) -> Result<Trained<N>> {
+) -> Result<Trained<Classifier>> {
     recipe.validate()?;
     objective.prepare(data, seed)?;
     let sampler = Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
     // With a fixed backbone every example has one embedding, computed once.
-    let fixed = match recipe.parameters {
-        Parameters::All => None,
-        Parameters::Head => Some(Table::new(&embed(&model, data, execution)?)),
+    let fixed = match is_frozen(&model.backbone) {
+        true => Some(Table::new(&embed(&model, data, execution)?)),
+        false => None,
     };
     let work = Classification {
         data: data.clone(),
@@ -154,9 +144,22 @@ pub fn train_classifier<N: Network>(
         device: device_of(&model),
         micro_batch: execution.micro_batch,
         labels_are_targets: AtomicBool::new(true),
-        model: std::marker::PhantomData,
     };
     train(model, work, sampler, recipe, execution)
+}
+
+/// Whether no parameter of a module is trained.
+fn is_frozen(module: &(impl Module + Clone)) -> bool {
+    struct Trained(bool);
+    impl ModuleVisitor for Trained {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.is_require_grad();
+        }
+    }
+    let mut trained = Trained(false);
+    // What is trained shows on the autodiff device alone.
+    module.clone().train().visit(&mut trained);
+    !trained.0
 }
 
 /// Rows of equal width on the host.
@@ -191,7 +194,7 @@ struct Memories {
 }
 
 #[derive(Debug)]
-struct Classification<N> {
+struct Classification {
     data: Encoded,
     labels: Table,
     self_labels: Option<Table>,
@@ -206,7 +209,6 @@ struct Classification<N> {
     micro_batch: Option<usize>,
     /// Whether so far every row's target was its label, with weight 1.
     labels_are_targets: AtomicBool,
-    model: std::marker::PhantomData<fn() -> N>,
 }
 
 /// What the model says about some rows.
@@ -258,13 +260,13 @@ fn restore<const D: usize>(parts: &[Part], computed: Vec<Tensor<D>>) -> Tensor<D
     pick(&Tensor::cat(computed, 0), &places)
 }
 
-impl<N: Network> Classification<N> {
-    fn forward(&self, model: &N, rows: &[u32]) -> Output {
+impl Classification {
+    fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
         let embedding = match &self.fixed {
             Some(table) => table.tensor(rows, &self.device),
             None => model.embed(&self.data.tokens(rows, &self.device)),
         };
-        let logits = model.classify(embedding.clone()).cast(FloatDType::F32);
+        let logits = model.logits(embedding.clone()).cast(FloatDType::F32);
         Output { logits, embedding }
     }
 
@@ -276,7 +278,7 @@ impl<N: Network> Classification<N> {
             ids: &ids,
             progress: *at,
             weak: labels.clone(),
-            student: softmax(seen.logits.clone(), 1),
+            student: math::softmax(seen.logits.clone()),
             embedding: seen.embedding,
             p_ik: None,
             self_labels: self.self_labels.as_ref().map(|own| own.tensor(&minibatch.rows, &self.device)),
@@ -297,7 +299,7 @@ impl<N: Network> Classification<N> {
     /// Loss of each row and the gradient of `Σ wᵢ lᵢ / total`.
     fn backward(
         &self,
-        model: &N,
+        model: &Classifier,
         logits: Tensor<2>,
         decision: Decision,
         total: Tensor<1>,
@@ -311,7 +313,7 @@ impl<N: Network> Classification<N> {
     /// Gradients of the whole batch, part by part, with targets that are known beforehand.
     fn accumulate(
         &self,
-        model: &N,
+        model: &Classifier,
         minibatch: &Minibatch,
         parts: &[Part],
         decision: &Decision,
@@ -320,7 +322,7 @@ impl<N: Network> Classification<N> {
         let mut accumulator = GradientsAccumulator::new();
         let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            let output = self.forward(model, &rows(minibatch, part));
+            let output = self.forward(model, &minibatch.pick(part));
             let seen = output.detached();
             logits.push(seen.logits);
             embeddings.push(seen.embedding);
@@ -334,17 +336,13 @@ impl<N: Network> Classification<N> {
     }
 
     /// Logits and embeddings of the whole batch, without gradients.
-    fn observe(&self, model: &N, minibatch: &Minibatch, parts: &[Part]) -> Output {
+    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Part]) -> Output {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
-        let outputs = parts.iter().map(|part| self.forward(&model, &rows(minibatch, part)));
+        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.pick(part)));
         let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
         Output { logits: restore(parts, logits), embedding: restore(parts, embeddings) }
     }
-}
-
-fn rows(minibatch: &Minibatch, part: &Part) -> Vec<u32> {
-    part.iter().map(|&row| minibatch.rows[row]).collect()
 }
 
 /// Σ wᵢ as `[1]`; kept above 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
@@ -352,10 +350,10 @@ fn total(weights: &Tensor<1>) -> Tensor<1> {
     weights.clone().sum().clamp_min(f32::MIN_POSITIVE)
 }
 
-impl<N: Network> Work for Classification<N> {
-    type Model = N;
+impl Work for Classification {
+    type Model = Classifier;
 
-    fn step(&self, model: &N, minibatch: &Minibatch) -> Result<Step> {
+    fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step> {
         let at = &minibatch.progress;
         let lengths: Vec<usize> = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).collect();
         let parts = parts(&lengths, self.micro_batch);
@@ -371,7 +369,8 @@ impl<N: Network> Work for Classification<N> {
         } else {
             // Targets may depend on the whole batch, so they come first. For as long as they turned out to be the labels
             // themselves, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
-            let assumed = Decision { targets: labels.clone(), weights: Tensor::ones([minibatch.rows.len()], &self.device) };
+            let assumed =
+                Decision { targets: labels.clone(), weights: Tensor::ones([minibatch.rows.len()], &self.device) };
             let guess = self.labels_are_targets.load(Ordering::Relaxed);
             let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed));
             let seen = match &guessed {
@@ -397,7 +396,7 @@ impl<N: Network> Work for Classification<N> {
     }
 }
 
-impl<N> Classification<N> {
+impl Classification {
     /// Loss and agreement with the labels from rows of K logits, loss and weight.
     fn check(&self, minibatch: &Minibatch, table: &[f32]) -> Result<(f64, f64)> {
         let classes = self.labels.width;

@@ -1,26 +1,17 @@
 //! Pretraining a language model on documents.
 
-use std::marker::PhantomData;
-
 use burn::{
-    module::{Module, ModuleDisplay},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Int, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 
 use super::{
-    encoded::{Encoded, pad, parts},
-    recipe::{Parameters, Recipe},
+    encoded::{Encoded, parts},
+    recipe::Recipe,
     run::{DIVERGED, Execution, Step, Trained, Work, device_of, train},
     sampler::{Minibatch, Sampler},
 };
-use crate::{Error, Result, model::Tokens, ops};
-
-/// A model that predicts the next token at every position.
-pub trait LanguageModel: Module + ModuleDisplay + Sync + 'static {
-    /// Logits `[B, T, V]` of the token after each position.
-    fn next_token(&self, tokens: &Tokens) -> Tensor<3>;
-}
+use crate::{Error, Result, model::Transformer, ops};
 
 /// How documents become sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,30 +23,29 @@ pub enum Packing {
 }
 
 /// Trains a language model to predict the next token of `documents`; the loss is the mean over all positions but padding.
-/// `vocabulary` and `positions` are the model's limits. Documents carry their own end tokens.
+/// Documents carry their own end tokens.
 ///
 /// # Errors
 /// Tokens that the model cannot read, too few sequences for one batch, a loss that is not finite, an interruption.
-#[expect(clippy::too_many_arguments, reason = "each is one thing that decides what is learnt")]
-pub fn train_lm<L: LanguageModel>(
-    model: L,
+pub fn train_lm(
+    model: Transformer,
     documents: &[Vec<u32>],
     packing: Packing,
-    vocabulary: usize,
-    positions: usize,
     recipe: &Recipe,
     seed: u64,
     execution: &Execution,
-) -> Result<Trained<L>> {
+) -> Result<Trained<Transformer>> {
     recipe.validate()?;
-    if recipe.parameters == Parameters::Head {
-        return Err(Error::new("`parameters = \"head\"` is for classifiers; a language model has no head of its own"));
+    let sequences = sequences(documents, packing);
+    let (mut inputs, mut targets) = (Vec::new(), Vec::new());
+    for sequence in &sequences {
+        inputs.push(sequence[..sequence.len() - 1].to_vec());
+        targets.push(sequence[1..].to_vec());
     }
-    // A sequence of n + 1 tokens is n inputs and the n tokens that follow them.
-    let data = Encoded::new(sequences(documents, packing), vocabulary, positions + 1)?;
-    let sampler = Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
-    let device = device_of(&model);
-    let work = NextToken { data, device, micro_batch: execution.micro_batch, model: PhantomData };
+    let inputs = Encoded::new(inputs, model.spec())?;
+    let targets = Encoded::new(targets, model.spec())?;
+    let sampler = Sampler::new(&inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
+    let work = NextToken { inputs, targets, device: device_of(&model), micro_batch: execution.micro_batch };
     train(model, work, sampler, recipe, execution)
 }
 
@@ -74,38 +64,44 @@ fn sequences(documents: &[Vec<u32>], packing: Packing) -> Vec<Vec<u32>> {
 }
 
 #[derive(Debug)]
-struct NextToken<L> {
-    data: Encoded,
+struct NextToken {
+    /// All tokens of a sequence but the last.
+    inputs: Encoded,
+    /// All tokens of a sequence but the first.
+    targets: Encoded,
+    /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
-    model: PhantomData<fn() -> L>,
 }
 
-impl<L: LanguageModel> Work for NextToken<L> {
-    type Model = L;
+impl NextToken {
+    /// Mean of the loss over `total` positions, summed over the positions of some rows.
+    fn loss(&self, model: &Transformer, rows: &[u32], total: usize) -> Result<Tensor<1>> {
+        let inputs = self.inputs.tokens(rows, &self.device);
+        let targets = self.targets.tokens(rows, &self.device).ids;
+        let [count, width] = targets.dims();
+        let mut weights = vec![0f32; count * width];
+        for (row, &length) in weights.chunks_exact_mut(width).zip(&inputs.lengths) {
+            row[..length].fill(1.0 / total as f32);
+        }
+        let weights = Tensor::<1>::from_data(TensorData::new(weights, [count * width]), &self.device);
+        let logits = model.lm_logits(model.hidden(&inputs))?.cast(FloatDType::F32);
+        let [_, _, vocabulary] = logits.dims();
+        let losses = ops::cross_entropy(logits.reshape([count * width, vocabulary]), targets.reshape([count * width]));
+        Ok((losses * weights).sum())
+    }
+}
 
-    fn step(&self, model: &L, minibatch: &Minibatch) -> Result<Step> {
-        let rows: Vec<&[u32]> = minibatch.rows.iter().map(|&row| self.data.row(row as usize)).collect();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.len() - 1).collect();
-        let total: usize = lengths.iter().sum();
+impl Work for NextToken {
+    type Model = Transformer;
+
+    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
+        let lengths: Vec<usize> = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).collect();
+        let total = lengths.iter().sum();
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
         for part in parts(&lengths, self.micro_batch) {
-            let inputs = pad(part.iter().map(|&row| &rows[row][..lengths[row]]), &self.device);
-            let [count, width] = inputs.ids.dims();
-            let mut targets = vec![0i32; count * width];
-            let mut weights = vec![0f32; count * width];
-            for (place, &row) in part.iter().enumerate() {
-                for (position, &token) in rows[row][1..].iter().enumerate() {
-                    targets[place * width + position] = token as i32;
-                    weights[place * width + position] = 1.0 / total as f32;
-                }
-            }
-            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count * width]), &self.device);
-            let weights = Tensor::<1>::from_data(TensorData::new(weights, [count * width]), &self.device);
-            let logits = model.next_token(&inputs).cast(FloatDType::F32);
-            let [_, _, vocabulary] = logits.dims();
-            let loss = (ops::cross_entropy(logits.reshape([count * width, vocabulary]), targets) * weights).sum();
+            let loss = self.loss(model, &minibatch.pick(&part), total)?;
             losses.push(loss.clone().inner());
             accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
         }

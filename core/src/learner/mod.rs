@@ -25,12 +25,12 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use classify::{Network, Objective, train_classifier};
+pub use classify::{Objective, train_classifier};
 pub use encoded::Encoded;
-pub use language::{LanguageModel, Packing, train_lm};
+pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict};
 pub use progress::{bar, style};
-pub use recipe::{Decayed, Optimizer, Parameters, Recipe};
+pub use recipe::{Decayed, Optimizer, Recipe};
 pub use run::{Execution, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};

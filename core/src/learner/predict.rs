@@ -1,13 +1,18 @@
 //! What a trained model says about a split.
 
-use burn::tensor::{FloatDType, Tensor};
+use burn::{
+    module::Module,
+    tensor::{FloatDType, Tensor},
+};
 
 use super::{
-    classify::Network,
     encoded::Encoded,
     run::{Execution, device_of, guard, interrupted},
 };
-use crate::Result;
+use crate::{
+    Result,
+    model::{Classifier, Tokens},
+};
 
 /// Predictions for one split, in the split's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +27,8 @@ pub struct Predictions {
 ///
 /// # Errors
 /// A panic inside of Burn, or an interruption.
-pub fn predict<N: Network>(model: &N, data: &Encoded, execution: &Execution) -> Result<Predictions> {
-    let logits = map(model, data, execution, |model, tokens| model.classify(model.embed(tokens)))?;
+pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Predictions> {
+    let logits = map(model, data, execution, |model, tokens| model.forward(tokens).0)?;
     let probabilities = logits.iter().map(|row| softmax(row)).collect();
     Ok(Predictions { logits, probabilities })
 }
@@ -32,16 +37,16 @@ pub fn predict<N: Network>(model: &N, data: &Encoded, execution: &Execution) -> 
 ///
 /// # Errors
 /// A panic inside of Burn, or an interruption.
-pub fn embed<N: Network>(model: &N, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
-    map(model, data, execution, N::embed)
+pub fn embed(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
+    map(model, data, execution, Classifier::embed)
 }
 
 /// Applies a function `[B tokens] → [B, width]` to every example on the plain device; similar lengths share a batch.
-fn map<N: Network>(
-    model: &N,
+fn map(
+    model: &Classifier,
     data: &Encoded,
     execution: &Execution,
-    function: impl Fn(&N, &crate::model::Tokens) -> Tensor<2>,
+    function: impl Fn(&Classifier, &Tokens) -> Tensor<2>,
 ) -> Result<Vec<Vec<f32>>> {
     let model = model.valid();
     let device = device_of(&model);

@@ -1,7 +1,7 @@
 //! How a model is trained: the part of a method that is not its loss.
 
-use burn::optim::{AdafactorConfig, AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
 use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdafactorConfig, AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,17 +36,6 @@ pub enum Decayed {
     All,
     /// Those with two or more dimensions: no gains of norms and no biases.
     Matrices,
-}
-
-/// Which parameters are trained.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Parameters {
-    /// All of them.
-    #[default]
-    All,
-    /// The head alone (a linear probe).
-    Head,
 }
 
 /// How a model is trained. The defaults are those of openai/weak-to-strong.
@@ -117,10 +106,6 @@ pub struct Recipe {
     ///
     /// Origin: openai/weak-to-strong, `stored`.
     pub order: Order,
-    /// What is trained: `all` parameters or the `head` alone.
-    ///
-    /// Origin: openai/weak-to-strong, `all` (`linear_probe = false`).
-    pub parameters: Parameters,
 }
 
 impl Default for Recipe {
@@ -142,7 +127,6 @@ impl Default for Recipe {
             warmup_fraction: 0.0,
             clip: None,
             order: Order::Stored,
-            parameters: Parameters::All,
         }
     }
 }
@@ -228,12 +212,12 @@ impl Recipe {
             }
             Optimizer::Sgd => {
                 // PyTorch's momentum: no dampening, no Nesterov.
-                let momentum = || (self.momentum != 0.0).then(|| {
-                    MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0).with_nesterov(false)
-                });
-                let with = |decay| {
-                    SgdConfig::new().with_momentum(momentum()).with_weight_decay(penalty(decay)).build()
+                let momentum = || {
+                    (self.momentum != 0.0).then(|| {
+                        MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0).with_nesterov(false)
+                    })
                 };
+                let with = |decay| SgdConfig::new().with_momentum(momentum()).with_weight_decay(penalty(decay)).build();
                 ByRank { matrices: with(matrices), rest: with(rest) }.into()
             }
             Optimizer::Adafactor => {

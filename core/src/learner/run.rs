@@ -11,15 +11,13 @@ use std::{
     time::Instant,
 };
 
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::{
     module::{Module, ModuleDisplay},
     optim::{GradientsParams, ModuleOptimizer},
     tensor::Device,
-    train::{
-        ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep,
-    },
+    train::{ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep},
 };
-use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -39,6 +39,13 @@ pub struct Minibatch {
     pub rows: Vec<u32>,
 }
 
+impl Minibatch {
+    /// Rows of the data set at some positions of the batch.
+    pub(super) fn pick(&self, positions: &[usize]) -> Vec<u32> {
+        positions.iter().map(|&position| self.rows[position]).collect()
+    }
+}
+
 /// The examples of every step: `floor(rows * epochs / batch)` batches over the concatenated epochs, as in openai/weak-to-strong.
 /// A batch may span the end of an epoch; what does not fill the last batch is dropped.
 ///
