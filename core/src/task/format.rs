@@ -66,38 +66,55 @@ impl<'a> Formatter<'a> {
         templates.add_filter("context", |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
         let filter = task.filter.as_ref().map(|filter| format!("{{% if {filter} %}}1{{% endif %}}"));
         let prompt = task.prompt.as_ref();
-        let sources: [(&'static str, &[&str], Option<String>); 4] = [
-            ("filter", &["filter"], filter),
-            ("template", &["template"], Some(task.template.clone())),
-            ("prompt", &["prompt", "template"], prompt.map(|prompt| prompt.template.clone())),
-            ("reference", &["prompt", "reference"], prompt.and_then(|prompt| prompt.reference.clone())),
+        let sources = [
+            ("filter", filter),
+            ("template", Some(task.template.clone())),
+            ("prompt", prompt.map(|prompt| prompt.template.clone())),
+            ("reference", prompt.and_then(|prompt| prompt.reference.clone())),
         ];
         let globals: BTreeSet<String> = templates.globals().map(|(name, _)| name.to_owned()).collect();
         let mut variables = BTreeMap::new();
-        for (name, keys, source) in sources {
+        for (name, source) in sources {
             let Some(source) = source else { continue };
-            let explain = |cause: minijinja::Error| task.wrong(keys, format!("not a template: {}", detail(&cause)));
+            let explain =
+                |cause: minijinja::Error| task.wrong(keys(name), format!("not a template: {}", detail(&cause)));
             templates.add_template_owned(name, source).map_err(explain)?;
             let used = templates.get_template(name).map_err(explain)?.undeclared_variables(false);
             variables.insert(name, used.into_iter().filter(|name| !globals.contains(name)).collect());
         }
         let formatter = Self { task, templates, variables };
+        formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
+    }
+
+    /// The templates' filters and tests are looked up only when used: uses them once.
+    fn check_names(&self) -> Result<()> {
+        use ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
+        for (name, variables) in &self.variables {
+            let values: BTreeMap<&str, &str> = variables.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let tried = self.templates.get_template(name).and_then(|template| template.render(Value::from(values)));
+            if let Err(cause) = tried
+                && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
+            {
+                return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))));
+            }
+        }
+        Ok(())
     }
 
     /// A text that says nothing of the drawn answer has a label that nobody can know.
     fn check_answer_is_shown(&self) -> Result<()> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(()) };
-        for (name, keys) in [("template", &["template"][..]), ("prompt", &["prompt", "template"])] {
+        for name in ["template", "prompt"] {
             let Some(used) = self.variables.get(name) else { continue };
             if !used.contains("answer") && !used.contains("number") {
                 let message = "the template shows neither `answer` nor `number`, so nothing in it tells the label";
-                return Err(self.task.wrong(keys, message));
+                return Err(self.task.wrong(keys(name), message));
             }
             if rule.wrong.is_some() && !rule.shuffle && (used.contains("choices") || used.contains("number")) {
                 let message = "the template lists the choices with the correct one always first";
-                return Err(self.task.wrong(keys, message).help("put `shuffle = true` under `[label.coin]`"));
+                return Err(self.task.wrong(keys(name), message).help("put `shuffle = true` under `[label.coin]`"));
             }
         }
         Ok(())
@@ -126,11 +143,7 @@ impl<'a> Formatter<'a> {
         }
         let named = |path: &str| task.columns.contains_key(path) || known(path);
         for (name, used) in &self.variables {
-            let keys: &[&str] = match *name {
-                "prompt" => &["prompt", "template"],
-                "reference" => &["prompt", "reference"],
-                name => &[name],
-            };
+            let keys = keys(name);
             let drawn = coin && *name != "filter";
             if let Some(path) = used.iter().find(|path| !(named(path) || drawn && CHOSEN.contains(&path.as_str()))) {
                 return missing(keys, path);
@@ -380,6 +393,16 @@ impl<'a> Formatter<'a> {
         let template = self.templates.get_template(name).map_err(explain)?;
         let text = template.render(Value::from(variables)).map_err(explain)?;
         unmark(text)
+    }
+}
+
+/// Where a template stands in the task file.
+fn keys(template: &str) -> &'static [&'static str] {
+    match template {
+        "filter" => &["filter"],
+        "prompt" => &["prompt", "template"],
+        "reference" => &["prompt", "reference"],
+        _ => &["template"],
     }
 }
 

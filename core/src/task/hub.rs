@@ -178,3 +178,109 @@ fn verify(path: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use super::*;
+
+    const BODY: &str = "{\"sentence\": \"good\", \"label\": 1}\n";
+
+    /// A hub on this machine that answers as the real one does; `etag` is what it calls the file. Returns its address.
+    fn serve(etag: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || listener.incoming().flatten().for_each(|stream| answer(stream, &etag)));
+        address
+    }
+
+    fn answer(mut stream: TcpStream, etag: &str) {
+        let (mut request, mut buffer) = (String::new(), [0; 4096]);
+        while !request.contains("\r\n\r\n") {
+            match stream.read(&mut buffer) {
+                Ok(n) if n > 0 => request.push_str(&String::from_utf8_lossy(&buffer[..n])),
+                _ => return,
+            }
+        }
+        let request = request.to_lowercase();
+        let has = |line: &str| request.starts_with(&format!("get {line} "));
+        let reply = |status: &str, headers: &str, body: &str| {
+            format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+        };
+        let text = if has("/api/datasets/org/set/revision/main") {
+            let files = r#"{"sha": "c0ffee", "siblings": [{"rfilename": "sst2/train.jsonl"}, {"rfilename": "../../evil.jsonl"}]}"#;
+            reply("200 OK", "content-type: application/json\r\n", files)
+        } else if has("/datasets/org/set/resolve/main/sst2/train.jsonl") {
+            assert!(request.contains("authorization: bearer secret"));
+            let first = request.contains("range: bytes=0-0");
+            let (range, body) =
+                if first { ("0-0".into(), &BODY[..1]) } else { (format!("0-{}", BODY.len() - 1), BODY) };
+            let headers =
+                format!("etag: \"{etag}\"\r\nx-repo-commit: c0ffee\r\ncontent-range: bytes {range}/{}\r\n", BODY.len());
+            reply("206 Partial Content", &headers, body)
+        } else if has("/api/datasets/org/gated/revision/main") {
+            reply("401 Unauthorized", "", "")
+        } else {
+            reply("404 Not Found", "", "")
+        };
+        let _ = stream.write_all(text.as_bytes());
+    }
+
+    fn repo(id: &str) -> Repo {
+        Repo { kind: Kind::Dataset, id: id.into(), revision: "main".into() }
+    }
+
+    /// Whether requests to this machine would be sent to a proxy.
+    fn proxied() -> bool {
+        ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"]
+            .iter()
+            .any(|name| variable(name).or_else(|| variable(&name.to_lowercase())).is_some())
+    }
+
+    #[test]
+    fn lists_fetches_and_keeps_files() {
+        if proxied() {
+            eprintln!("not run: a proxy is set");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let hub = HfHub::new(folder.path().into(), serve("0123abcd".into()) + "/", Some("secret".into()));
+        assert_eq!(hub.list(&repo("org/set")).unwrap(), ["sst2/train.jsonl"]);
+        let path = hub.fetch(&repo("org/set"), "sst2/train.jsonl").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), BODY);
+        assert!(path.ends_with("datasets--org--set/snapshots/c0ffee/sst2/train.jsonl"), "{path:?}");
+        let main = fs::read_to_string(folder.path().join("datasets--org--set/refs/main")).unwrap();
+        assert_eq!(main, "c0ffee");
+        let error = hub.fetch(&repo("org/set"), "../x").unwrap_err();
+        assert_eq!(error.message(), "`../x` is not a path inside a repository");
+        let error = hub.list(&repo("org/gated")).unwrap_err();
+        assert!(error.remedy().unwrap().contains("HF_TOKEN"), "{error}");
+        let error = hub.list(&repo("org/none")).unwrap_err();
+        assert!(error.remedy().unwrap().contains("no such repository"), "{error}");
+        let error = HfHub::new(folder.path().into(), "http://127.0.0.1:9", None).list(&repo("org/set")).unwrap_err();
+        assert!(error.remedy().unwrap().contains("HF_HUB_OFFLINE"), "{error}");
+    }
+
+    #[test]
+    fn downloads_are_checked_against_their_hash() {
+        if proxied() {
+            eprintln!("not run: a proxy is set");
+            return;
+        }
+        let digest: String = Sha256::digest(BODY).iter().map(|byte| format!("{byte:02x}")).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let hub = HfHub::new(folder.path().into(), serve(digest), Some("secret".into()));
+        assert!(hub.fetch(&repo("org/set"), "sst2/train.jsonl").is_ok());
+        let folder = tempfile::tempdir().unwrap();
+        let hub = HfHub::new(folder.path().into(), serve("0".repeat(64)), Some("secret".into()));
+        let error = hub.fetch(&repo("org/set"), "sst2/train.jsonl").unwrap_err();
+        assert!(error.message().contains("the download is damaged"), "{error}");
+        let left = folder.path().join("datasets--org--set/snapshots/c0ffee/sst2/train.jsonl");
+        assert!(fs::symlink_metadata(left).is_err(), "a damaged download is not left behind");
+    }
+}
