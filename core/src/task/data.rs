@@ -195,10 +195,13 @@ impl TaskData {
         let classes = self.classes();
         let mut labels = BTreeMap::new();
         for (name, examples) in self.parts() {
-            if examples.is_empty() && name != "validation" {
+            if examples.is_empty() {
+                if name == "validation" {
+                    continue;
+                }
                 let counts = serde_json::to_string(&self.counts.pools).unwrap_or_default();
-                return Err(Error::new(format!("no example is left in `{name}`"))
-                    .help(format!("what became of the rows: {counts}")));
+                let error = Error::new(format!("no example is left in `{name}`"));
+                return Err(error.help(format!("what became of the rows: {counts}")));
             }
             let mut count = vec![0; classes];
             for example in examples {

@@ -269,7 +269,11 @@ impl Task {
 
     /// An error about a key of the task file.
     pub(super) fn wrong(&self, keys: &[&str], message: impl Into<String>) -> Error {
-        let error = Error::new(message);
+        self.locate(keys, Error::new(message))
+    }
+
+    /// Points an error at a key of the task file.
+    pub(super) fn locate(&self, keys: &[&str], error: Error) -> Error {
         match span(&self.file.text, keys) {
             Some(span) => error.at(&self.file.path, self.file.text.as_str(), span),
             None => error.in_file(&self.file.path),

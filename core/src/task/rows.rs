@@ -31,11 +31,7 @@ pub struct Rows {
 impl Rows {
     /// Numbers rows that come from no file.
     pub fn generated(rows: Vec<Row>) -> Self {
-        let mut columns = Vec::new();
-        if let Some(row) = rows.first() {
-            columns.extend(row.keys().cloned());
-        }
-        Self { columns, rows: (0..).zip(rows).collect(), files: Vec::new() }
+        Self { columns: columns_of(&rows), rows: (0..).zip(rows).collect(), files: Vec::new() }
     }
 
     /// Adds the rows of another split after these.

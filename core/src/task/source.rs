@@ -51,13 +51,7 @@ impl Sources {
     /// What a task reads its rows from. `seed` is that of the data, for worlds whose splits depend on it.
     pub(super) fn open<'a>(&'a self, task: &'a Task, seed: u64) -> Result<Box<dyn RowSource + 'a>> {
         match &task.source.world {
-            Some(table) => world::source(table, seed).map_err(|error| {
-                let place = task.wrong(&["source", "world"], error.message());
-                match error.remedy() {
-                    Some(help) => place.help(help),
-                    None => place,
-                }
-            }),
+            Some(table) => world::source(table, seed).map_err(|error| task.locate(&["source", "world"], error)),
             None => Ok(Box::new(Files { sources: self, task })),
         }
     }

@@ -489,6 +489,36 @@ fn limits_balance_pools_and_test_from_train() {
     assert_eq!(total[0], total[1]);
 }
 
+/// The examples of the guide to task files are task files.
+#[test]
+fn the_guide_is_right() {
+    let guide = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/tasks/README.md"));
+    let mut blocks = 0;
+    for block in guide.split("```toml\n").skip(1) {
+        let text = block.split("```").next().unwrap();
+        if let Err(error) = Task::parse(text, Path::new("README.md")) {
+            panic!("{error}\n{text}");
+        }
+        blocks += 1;
+    }
+    assert_eq!(blocks, 4);
+}
+
+#[test]
+fn every_shipped_task_is_one() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/tasks");
+    let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let paths: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert!(paths.len() >= 5);
+    for path in paths {
+        let task = Task::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        let json = serde_json::to_value(&task).unwrap();
+        let again: Task = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&again).unwrap(), json, "{}", task.name());
+    }
+}
+
 // ---- storing ----
 
 #[test]
@@ -574,19 +604,14 @@ fn the_context_is_shortened_from_the_left_for_the_tokenizer_that_needs_most() {
 
 #[test]
 fn what_cannot_be_shortened_is_dropped_and_counted() {
-    // Only the last word is left, and it is too long.
-    let mut data = passage("one incomprehensibilities-of-antidisestablishmentarianism");
-    let before = data.test.len();
-    let counts = fit(&mut data, &[&characters], 40, OverLong::Truncate);
-    let counts = match counts {
-        Ok(counts) => counts,
-        // One of the halves had only this example.
-        Err(error) => {
-            assert!(message(error).contains("no example is left in"));
-            return;
-        }
-    };
-    assert_eq!((counts.parts["test"].dropped, data.test.len()), (1, before - 1));
+    // Even the last word alone is too long.
+    let passage = |i: usize| if i == 0 { "one incomprehensibilities-of-antidisestablishmentarianism" } else { "a b" };
+    let rows: Value = (0..10).map(|i| json!({"passage": passage(i), "question": "so", "answer": i % 2 == 0})).collect();
+    let source = memory([("train", rows.clone()), ("validation", rows)]);
+    let mut data = shipped("boolq").read_from(&source, &DataOptions::default()).unwrap();
+    let counts = fit(&mut data, &[&characters], 40, OverLong::Truncate).unwrap();
+    assert_eq!((counts.parts["test"].dropped, counts.parts["test"].shortened, data.test.len()), (1, 0, 9));
+    assert_eq!((data.supervise.len() + data.transfer.len(), data.counts.labels["test"].as_slice()), (9, &[5, 4][..]));
 }
 
 #[test]
