@@ -10,7 +10,7 @@ use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Focal {
-    /// How quickly easy examples fade. Origin: Lin et al. 2017, Section 5.1.
+    /// How quickly easy examples fade. Origin: Lin et al. 2017.
     pub gamma: f64,
 }
 

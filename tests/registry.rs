@@ -6,7 +6,10 @@ use w2s_core::strategy::{Card, Kind, all, check_names, check_registry, find};
 
 /// The folder that a card's file lies in belongs to this folder of the repository.
 fn comes_from(card: &Card, folder: &str) -> bool {
-    Path::new(card.file).components().any(|part| part.as_os_str() == folder)
+    // Without the way to the repository, which may hold a folder of that name.
+    let file = Path::new(card.file);
+    let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(file);
+    file.components().any(|part| part.as_os_str() == folder)
 }
 
 /// What comes with w2s; plugins, and the example of docs/plugin.md, come and go.

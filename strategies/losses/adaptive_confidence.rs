@@ -9,7 +9,7 @@ use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
 /// l = (1 − β) τ² KL(y_τ ‖ p_τ) + β CE(ŝ, z), with ŝ the student's argmax, β = σ((CE(ŝ, z) − CE(argmax y, z)) / T) and no gradient through
 /// either; `raven` takes CE((1 − β) y + β ŝ, z) instead, which differs by the constant (1 − β) H(y) and has the same gradient at τ = 1.
 /// β is 1/2 where both agree and less where they do not: the surer the student's disagreement, the more it follows its teacher.
-/// In Selective W2SG's tables it is no better than naive finetuning with a weak GPT-2.
+/// In Selective W2SG's tables it recovers little from a weak GPT-2: 32, −8 and 3 % of the gap on three tasks.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdaptiveConfidence {
@@ -75,3 +75,38 @@ impl StudentLoss for AdaptiveConfidence {
 }
 
 register!(loss "adaptive-confidence" for AdaptiveConfidence, paper = "Guo et al. 2024, `AdaptConf` of ggjy/vision_weak_to_strong; `adapt_logconf` of mlbio-epfl/raven");
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// β of one row, read off the targets' second half.
+    fn beta(logits: [f32; 2], label: [f32; 2], loss: &AdaptiveConfidence, step: usize) -> f32 {
+        let device = Device::flex();
+        let at = Progress { step, total_steps: 100, epoch: 0, epochs: 1 };
+        let (logits, labels) = (Tensor::from_floats([logits], &device), Tensor::from_floats([label], &device));
+        let targets = loss.targets(logits, labels, &at, &mut Memory::default());
+        math::to_host(math::rows(targets.narrow(1, 2, 2)))[0]
+    }
+
+    #[test]
+    fn beta_is_one_half_where_both_agree_and_falls_with_the_surety_of_a_disagreement() {
+        let loss = AdaptiveConfidence::default();
+        assert_eq!(beta([0.1, 0.0], [0.6, 0.4], &loss, 0), 0.5);
+        assert_eq!(beta([9.0, 0.0], [0.9, 0.1], &loss, 0), 0.5);
+        let [mild, sure] = [1.0, 3.0].map(|surety| beta([0.0, surety], [0.9, 0.1], &loss, 0));
+        // CE(ŝ) − CE(argmax y) = −surety, divided by T = 1/2.
+        assert!((mild - 1.0 / (1.0 + 2.0_f32.exp())).abs() < 1e-6 && sure < mild && sure > 0.0, "{mild} {sure}");
+        // The literal quotient of exponentials would overflow here.
+        assert_eq!(beta([0.0, 5000.0], [0.9, 0.1], &loss, 0), 0.0);
+    }
+
+    #[test]
+    fn the_warm_up_scales_beta() {
+        let loss = AdaptiveConfidence { warmup: 0.25, ..AdaptiveConfidence::default() };
+        let at = |step: usize| beta([0.1, 0.0], [0.6, 0.4], &loss, step);
+        assert_eq!([at(0), at(10), at(25), at(60)], [0.0, 0.2, 0.5, 0.5]);
+    }
+}

@@ -194,7 +194,7 @@ impl StudentLoss for AuxConfidence {
     }
 }
 
-register!(loss "aux-confidence" for AuxConfidence, paper = "Burns et al. 2023 (arXiv 2312.09390), Section 4.3.2 and Appendix A.4; `logconf` of openai/weak-to-strong, EleutherAI/weak-to-strong, EleutherAI/w2s and mlbio-epfl/raven");
+register!(loss "aux-confidence" for AuxConfidence, paper = "Burns et al. 2023 (arXiv 2312.09390), Appendix A.4; `logconf` of openai/weak-to-strong, EleutherAI/weak-to-strong, EleutherAI/w2s and mlbio-epfl/raven");
 
 #[cfg(test)]
 mod tests {

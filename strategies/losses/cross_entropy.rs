@@ -8,7 +8,7 @@ use w2s_core::strategy::{Progress, StudentLoss, math};
 ///
 /// l = −Σₖ yₖ log pₖ, with soft labels y as they are. The baseline that every other method is compared with, and what the
 /// weak model and the ceiling are trained with. Its gradient is p − y: the student is pulled all the way to its
-/// supervisor's errors, which is why training longer hurts.
+/// supervisor's errors, which is why long training can hurt.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrossEntropy {}

@@ -46,3 +46,24 @@ impl StudentLoss for EleutherEntropy {
 }
 
 register!(loss "eleuther-entropy" for EleutherEntropy, paper = "EleutherAI/w2s, `log_confidence_loss` with `harden = false`");
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_second_term_pulls_at_nothing() {
+        // With the coefficient at 1 only the term that should minimise the entropy is left, and its gradient is p − p.
+        let device = Device::flex().autodiff();
+        let loss = EleutherEntropy { max: 1.0, warmup_steps: 0, balance_batch: false };
+        let at = Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 };
+        let logits = Tensor::<2>::from_floats([[1.2, -0.3], [-0.5, 0.8]], &device).require_grad();
+        let labels = Tensor::<2>::from_floats([[0.7, 0.3], [0.1, 0.9]], &device);
+        let targets = loss.targets(logits.clone().detach(), labels, &at, &mut Memory::default());
+        let gradients = loss.loss(logits.clone(), targets, &at).sum().backward();
+        let gradient: Vec<f32> = logits.grad(&gradients).unwrap().into_data().iter::<f32>().collect();
+        assert!(gradient.iter().all(|value| value.abs() < 1e-7), "{gradient:?}");
+    }
+}

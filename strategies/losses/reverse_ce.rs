@@ -13,7 +13,7 @@ use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
 pub struct ReverseCe {
     /// Label smoothing ε before the logarithm: y (1 − ε) + ε / K. Origin: W2SG-Bregman, off by default.
     pub smoothing: f64,
-    /// Smallest label inside the logarithm. Origin: original; W2SG-Bregman cuts the logarithm at −100, Wang et al. 2019 at −4.
+    /// Smallest label inside the logarithm. Origin: original; W2SG-Bregman cuts the logarithm at −100.
     pub floor: f64,
 }
 

@@ -41,3 +41,31 @@ impl StudentLoss for SmallLoss {
 }
 
 register!(loss "small-loss" for SmallLoss, paper = "Han et al. 2018, Co-teaching, the selection of one network");
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    /// Which of ten rows, in falling order of their loss, are kept and with which weight.
+    fn kept(forget: f64) -> Vec<f32> {
+        let device = Device::flex();
+        let logits: Vec<Tensor<2>> = (0..10).map(|row| Tensor::from_floats([[row as f32, 0.0]], &device)).collect();
+        let labels = Tensor::<2>::from_floats([[1.0, 0.0]], &device).expand([10, 2]);
+        let at = Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 };
+        let targets = SmallLoss { forget }.targets(Tensor::cat(logits, 0), labels, &at, &mut Memory::default());
+        math::to_host(math::column(targets, 0))
+    }
+
+    #[test]
+    fn keeps_the_rows_with_the_smallest_loss_and_their_mean() {
+        let weight = 10.0 / 7.0;
+        let mut expected = vec![0.0; 3];
+        expected.extend([weight; 7]);
+        assert_eq!(kept(0.3), expected);
+        assert_eq!(kept(0.0), [1.0; 10]);
+        // At least one row stays.
+        assert_eq!(kept(0.99).iter().filter(|weight| **weight > 0.0).count(), 1);
+    }
+}

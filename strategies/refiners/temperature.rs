@@ -10,7 +10,7 @@ use w2s_core::strategy::{Batch, Invalid, LabelRefiner, Memory, Selection, math};
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Temperature {
-    /// Temperature T. Origin: 2 is Hinton et al. 2015's smallest value above none.
+    /// Temperature T. Origin: original; the published methods use labels as they come.
     pub temperature: f64,
 }
 

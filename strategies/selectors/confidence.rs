@@ -75,7 +75,7 @@ fn likeliest(row: &[f32]) -> (usize, f32) {
     row.iter().copied().enumerate().fold((0, f32::MIN), |best, entry| if entry.1 > best.1 { entry } else { best })
 }
 
-register!(selector "confidence" for Confidence, paper = "confidence filter of Burns et al. 2023's follow-ups, e.g. the weak-to-strong deception study (threshold 0.75)");
+register!(selector "confidence" for Confidence, paper = "confidence filter of the weak-to-strong deception study; balancing is original");
 
 #[cfg(test)]
 mod tests {

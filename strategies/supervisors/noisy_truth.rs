@@ -52,7 +52,7 @@ impl Supervisor for NoisyTruth {
     }
 }
 
-register!(supervisor "noisy-truth" for NoisyTruth, paper = "Burns et al. 2023 (arXiv 2312.09390), Section 5.1, simulated supervisors with independent errors");
+register!(supervisor "noisy-truth" for NoisyTruth, paper = "Burns et al. 2023 (arXiv 2312.09390), error simulation: a supervisor with independent errors");
 
 #[cfg(test)]
 mod tests {

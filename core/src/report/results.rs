@@ -276,14 +276,12 @@ fn check_header(headers: &csv::StringRecord) -> Result<(), (usize, String)> {
 /// Bytes of the `index`-th field of the record that starts at `start`.
 fn field(text: &str, start: usize, index: usize) -> Range<usize> {
     let bytes = text.as_bytes();
-    let mut from = start.min(bytes.len());
     // A record's position may be that of the line end before it.
-    while bytes.get(from).is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
-        from += 1;
-    }
+    let first = bytes.iter().skip(start).position(|byte| !matches!(byte, b'\r' | b'\n'));
+    let mut from = first.map_or(bytes.len(), |skipped| start + skipped);
     let (mut quoted, mut passed) = (false, 0);
-    for here in from..bytes.len() {
-        match bytes[here] {
+    for (here, byte) in bytes.iter().enumerate().skip(from) {
+        match byte {
             b'"' => quoted = !quoted,
             b',' if !quoted && passed < index => {
                 passed += 1;

@@ -268,7 +268,11 @@ pub fn hash_file(path: &Path) -> Result<String> {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let action = "write a file";
-    let mut file = tempfile::NamedTempFile::new_in(folder).path(action, path)?;
+    let mut builder = tempfile::Builder::new();
+    // Temporary files are private by default; this one is to become as readable as any other, i.e. as the umask allows.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder).path(action, path)?;
     file.write_all(bytes).path(action, path)?;
     file.as_file().sync_all().path(action, path)?;
     file.persist(path).map_err(|error| error.error).path(action, path)?;
@@ -376,5 +380,14 @@ mod tests {
         let error = Store::open(file.join("store")).unwrap_err();
         assert!(error.message().starts_with("cannot create the results folder"), "{error}");
         assert!(error.remedy().unwrap().contains("--results"));
+    }
+
+    #[test]
+    fn a_file_written_atomically_is_as_readable_as_any_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, plain) = (folder.path().join("ours"), folder.path().join("plain"));
+        write_atomically(&ours, b"text").unwrap();
+        fs::write(&plain, b"text").unwrap();
+        assert_eq!(fs::metadata(ours).unwrap().permissions(), fs::metadata(plain).unwrap().permissions());
     }
 }

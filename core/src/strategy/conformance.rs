@@ -346,13 +346,16 @@ fn values(loss: &dyn StudentLoss, logits: &[Vec<f32>], targets: Tensor<2>, at: &
     math::to_host(loss.loss(logits, targets, at))
 }
 
+/// Row-wise losses, and the gradient of their sum row by row.
+type Evaluation = (Vec<f32>, Vec<Vec<f32>>);
+
 /// Row-wise losses and the gradient of their sum.
 fn values_and_gradient(
     loss: &dyn StudentLoss,
     sample: &Sample,
     at: &Progress,
     memory: &mut Memory,
-) -> Result<(Vec<f32>, Vec<Vec<f32>>), String> {
+) -> Result<Evaluation, String> {
     let device = Device::flex().autodiff();
     let targets = targets(loss, sample, at, memory, &device);
     let logits = tensor(&sample.logits, &device).require_grad();
@@ -430,7 +433,7 @@ fn loss_rows_are_independent(_: &Card, table: &Table) -> Outcome {
 }
 
 fn loss_is_deterministic(_: &Card, table: &Table) -> Outcome {
-    let run = || -> Result<Vec<(Vec<f32>, Vec<Vec<f32>>)>, String> {
+    let run = || -> Result<Vec<Evaluation>, String> {
         let sample = ordinary(8, 2);
         let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { return Ok(Vec::new()) };
         let mut memory = Memory::default();
