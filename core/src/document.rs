@@ -108,6 +108,11 @@ impl Document {
         &self.file
     }
 
+    /// The file's own text, without the changes of the command line.
+    pub fn source_text(&self) -> &str {
+        &self.text[..self.end_of_file]
+    }
+
     /// An error that points at a span.
     pub fn error_at(&self, span: Range<usize>, message: impl Into<String>) -> Error {
         let error = Error::new(message);

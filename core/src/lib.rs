@@ -4,6 +4,7 @@
 #![recursion_limit = "256"]
 
 pub mod cli;
+pub mod device;
 pub mod document;
 pub mod error;
 pub mod grid;

@@ -3,7 +3,7 @@
 use std::{path::Path, process::ExitCode};
 
 use clap::{Args, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table, TableStyle};
 use serde_json::{Value, json};
 
 use super::ListFormat;
@@ -112,7 +112,7 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
         let entries = entries(what, &library);
         println!("{} ({})", what.heading(), entries.len());
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(TableStyle::new()).set_content_arrangement(ContentArrangement::Dynamic);
         if table.width().is_none() {
             table.set_width(120);
         }

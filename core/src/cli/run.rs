@@ -11,12 +11,13 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 
 use super::{FAILED, GridArgs, INTERRUPTED, PlaceArgs, show};
 use crate::{
     Error, Result,
     grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
-    report::{Table, read_results},
+    report::{Table, results::read, table::MainOptions},
     stage::{Finished, StageId, Store},
     task::Sources,
 };
@@ -76,7 +77,7 @@ fn prepare(args: &GridArgs) -> Result<Prepared> {
     let store = Store::open(results.join("stages"))?;
     let folder = results.join(&grid.name);
     let places = Places {
-        sources: Sources::new(PlaceArgs::folders(data, "W2S_DATA"))?,
+        sources: Sources::from_env(data)?,
         models: PlaceArgs::folders(models, "W2S_MODELS"),
     };
     let plan = Plan::make(grid, &library, &places, &store)?;
@@ -144,7 +145,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
     eprintln!("{}", headline(&plan, &finished));
-    let mut books = results::Books::open(&plan, &folder, finished, &device)?;
+    let mut books = results::Books::open(&plan, &folder, finished)?;
 
     let outcome = if books.left() == 0 {
         Outcome::default()
@@ -221,16 +222,24 @@ pub fn table(args: &TableArgs) -> Result<ExitCode> {
 }
 
 fn print_table(path: &Path, format: TableFormat) -> Result<()> {
-    let table = Table::main(&read_results(path)?)?;
-    let width = comfy_table::Table::new().width().map_or(120, usize::from);
+    let table = Table::main(&read(path)?, &MainOptions { titles: titles(path), ..MainOptions::default() })?;
+    let width = comfy_table::Table::new().width().unwrap_or(140);
     let text = match format {
         TableFormat::Terminal => table.to_terminal(width),
         TableFormat::Markdown => table.to_markdown(),
-        TableFormat::Csv => table.to_csv()?,
+        TableFormat::Csv => table.to_csv(),
         TableFormat::Latex => table.to_latex()?,
     };
     println!("{}", text.trim_end());
     Ok(())
+}
+
+/// The titles of methods and models that the run recorded beside its results.
+fn titles(path: &Path) -> BTreeMap<String, String> {
+    let record = path.with_file_name("grid.json");
+    let record = std::fs::read_to_string(record).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let titles = record.and_then(|record| serde_json::from_value(record["titles"].clone()).ok());
+    titles.unwrap_or_default()
 }
 
 /// `w2s stage`: one stage, for a parent process.

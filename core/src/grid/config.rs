@@ -1,6 +1,9 @@
 //! The grid as its TOML file says it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -15,7 +18,7 @@ use crate::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
         Needs, Selector, Split, StudentLoss, Supervisor,
     },
-    task::{DataOptions, OverLong, Task},
+    task::{Balance, Order, OverLong, Task},
 };
 
 /// A grid: every task with every pair, every method and every seed.
@@ -57,11 +60,13 @@ pub struct Pair {
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// Order and halves of the data: `openai` (the reference's, bit for bit), `eleuther`, or `k-points`.
-    pub order: crate::task::Order,
+    pub order: Order,
     /// Rows of the training split that are read, before anything is shuffled; all when absent.
     pub n_train: Option<usize>,
     /// Rows of the test split; all when absent.
     pub n_test: Option<usize>,
+    /// How classes are balanced: `none` or `undersample`; what the order's protocol does when absent.
+    pub balance: Option<Balance>,
     /// Longest text in tokens of either model; the models' own limit when that is shorter.
     pub max_tokens: usize,
     /// What happens to longer ones: `truncate` (from the left of the context, the same text for every model) or `drop`.
@@ -72,11 +77,11 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        let options = DataOptions::default();
         Self {
-            order: options.order,
-            n_train: options.n_train,
-            n_test: options.n_test,
+            order: Order::default(),
+            n_train: None,
+            n_test: None,
+            balance: None,
             max_tokens: 1024,
             over_long: OverLong::default(),
             ceiling_split: Split::Transfer,
@@ -203,7 +208,7 @@ impl Grid {
             .into_iter()
             .map(|(name, at)| {
                 let document = library.open("tasks", &name).map_err(|error| at.place(error))?;
-                Task::parse(&document)
+                Task::parse(document.source_text(), document.file())
             })
             .collect::<Result<_>>()?;
         let pairs = grid
@@ -257,10 +262,17 @@ impl Grid {
         table.extend(method.map(|method| method.train.clone()).unwrap_or_default());
         let recipe: Recipe =
             table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
-        recipe.validate().map_err(|invalid| {
-            Error::new(format!("training settings of `{}`: `{}` {}", model.name, invalid.parameter, invalid.message))
-        })?;
+        recipe.validate().map_err(|error| error.context(format!("training settings of `{}`", model.name)))?;
         Ok(recipe)
+    }
+
+    /// Names for people of tasks, models and methods, by their names.
+    pub fn titles(&self) -> BTreeMap<String, String> {
+        let tasks = self.tasks.iter().map(|task| (task.name.clone(), task.title.clone()));
+        let models = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
+        let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
+        tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
     }
 
     /// Every recipe of the grid is in range.
@@ -282,14 +294,16 @@ struct At<'a>(Section<'a>);
 impl At<'_> {
     /// Points an error that has no place of its own at the name.
     fn place(&self, error: Error) -> Error {
-        if error.place().is_some() {
-            return error;
-        }
-        let placed = self.0.error(error.message());
-        match error.remedy() {
-            Some(help) => placed.help(help),
-            None => placed,
-        }
+        if error.place().is_some() { error } else { place(&self.0, &error) }
+    }
+}
+
+/// The same error, pointing at a section.
+fn place(section: &Section, error: &Error) -> Error {
+    let placed = section.error(error.message());
+    match error.remedy() {
+        Some(help) => placed.help(help),
+        None => placed,
     }
 }
 
@@ -321,7 +335,11 @@ fn no_repetition<T: PartialEq + std::fmt::Display>(grid: &Section, key: &str, it
 fn recipe_table(section: &Section) -> Result<toml::Table> {
     let Some(train) = section.get("train") else { return Ok(toml::Table::new()) };
     let recipe: Recipe = train.read()?;
-    recipe.validate().map_err(|invalid| invalid_at(&train, &invalid))?;
+    recipe.validate().map_err(|error| {
+        // The message names the key first.
+        let key = error.message().split('`').nth(1).unwrap_or_default();
+        place(&train.get(key).unwrap_or_else(|| train.clone()), &error)
+    })?;
     train.to_table()
 }
 

@@ -8,23 +8,24 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    config::{Grid, Method, ModelConfig},
+    config::{Grid, ModelConfig},
     library::Library,
 };
 use crate::{
     Error, Result,
-    error::IoContext,
-    model::{Pretrained, Tokenizer},
+    learner::Recipe,
+    model::{Pretrained, Spec, Tokenizer},
     stage::{
-        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob,
-        hash_file,
+        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob, copy,
     },
-    strategy::Split,
-    task::{DataOptions, Hub, Sources, Task, TaskData, fit, world::World},
+    task::{
+        CountTokens, DataOptions, Sources, fit,
+        hub::{Kind, Repo},
+        world::World,
+    },
 };
 
 /// Where inputs are found.
-#[derive(Debug)]
 pub struct Places {
     /// Folders of data sets, and behind them the hub.
     pub sources: Sources,
@@ -94,7 +95,7 @@ impl Plan {
         for pair in &plan.grid.pairs {
             for model in [&pair.weak, &pair.strong] {
                 if !models.contains_key(&model.name) {
-                    let found = find_model(&plan.grid, model, library, places, store, &mut plan.jobs)
+                    let found = find_model(model, library, places, store, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)))?;
                     models.insert(model.name.clone(), found);
                 }
@@ -112,7 +113,7 @@ impl Plan {
         Ok(plan)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that decides what a cell is, or where it is")]
     fn add_cells(
         &mut self,
         task: usize,
@@ -123,11 +124,11 @@ impl Plan {
         places: &Places,
         store: &Store,
     ) -> Result<()> {
+        let (weak, strong) =
+            (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
+        let data = self.find_data(task, [weak, strong], seed, library, places, store)?;
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
-        let (weak, strong) = (&models[&weak_config.name], &models[&strong_config.name]);
-        let data = find_data(grid, &grid.tasks[task], [weak, strong], seed, library, places, store, &mut self.notes)
-            .map_err(|error| error.context(format!("task `{}`", grid.tasks[task].name())))?;
         let strong_recipe = grid.recipe(strong_config, None)?;
         let ceiling = Job::FineTune(Box::new(FineTuneJob {
             model: strong.reference.clone(),
@@ -192,59 +193,60 @@ impl Plan {
 }
 
 fn find_model(
-    grid: &Grid,
     model: &ModelConfig,
     library: &Library,
     places: &Places,
     store: &Store,
     jobs: &mut BTreeMap<StageId, Job>,
 ) -> Result<FoundModel> {
-    let _ = grid;
-    if let Some(pretrain) = &model.file.pretrain {
-        let document = library.open("worlds", &pretrain.world)?;
-        let world = World::parse(&document)?;
-        let tokenizer = world.tokenizer()?;
-        let mut config = serde_json::to_value(&pretrain.config)
-            .map_err(|error| Error::new(format!("`pretrain.config`: {error}")))?;
-        config["vocab_size"] = tokenizer.vocabulary_size().into();
-        let limit = crate::model::spec_of(&config)?.max_positions;
-        let recipe = pretrain
-            .train
-            .clone()
-            .try_into()
-            .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
-        let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
-        let id = job.id();
+    let Some(pretrain) = &model.file.pretrain else {
+        let folder = model_folder(model, places)?;
+        let pretrained = Pretrained::open(&folder)?;
         let reference = ModelRef {
             name: model.name.clone(),
-            folder: store.root().join(id.as_str()).join("model"),
-            fingerprint: id.to_string(),
-            stage: Some(id.clone()),
+            fingerprint: pretrained.fingerprint()?.to_owned(),
+            stage: None,
             head: model.file.head.clone(),
+            folder,
         };
-        jobs.entry(id).or_insert(job);
-        return Ok(FoundModel { reference, tokenizer, limit });
-    }
-    let folder = model_folder(model, places)?;
-    let pretrained = Pretrained::open(&folder)?;
+        let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
+        return Ok(FoundModel { reference, limit, tokenizer });
+    };
+    let world = open_world(library, &pretrain.world)?;
+    let tokenizer = world.tokenizer()?;
+    let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
+        return Err(Error::new("`pretrain.config` is not a table"));
+    };
+    config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
+    let limit = Spec::from_config(&config, Path::new("pretrain.config"))?.max_positions;
+    let recipe: Recipe = pretrain
+        .train
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
+    recipe.validate().map_err(|error| error.context("`pretrain.train`"))?;
+    let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
+    let id = job.id();
     let reference = ModelRef {
         name: model.name.clone(),
-        fingerprint: pretrained.fingerprint().to_owned(),
-        stage: None,
+        folder: store.root().join(id.as_str()).join("model"),
+        fingerprint: id.to_string(),
+        stage: Some(id.clone()),
         head: model.file.head.clone(),
-        folder,
     };
-    Ok(FoundModel { reference, limit: pretrained.spec().max_positions, tokenizer: pretrained.tokenizer().clone() })
+    jobs.entry(id).or_insert(job);
+    Ok(FoundModel { reference, tokenizer, limit })
+}
+
+fn open_world(library: &Library, name: &str) -> Result<World> {
+    let document = library.open("worlds", name)?;
+    World::parse(document.source_text(), document.file())
 }
 
 /// Where a model's files are: its own `path`, a folder given with `--models`, or the hub.
 fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
     if let Some(path) = &model.file.path {
-        let path = model.folder.join(path);
-        if path.join("config.json").is_file() {
-            return Ok(path);
-        }
-        return Err(Error::new("there is no `config.json` in this model's `path`").in_file(path));
+        return Ok(model.folder.join(path));
     }
     let hub = model.file.hub.as_deref().unwrap_or(&model.name);
     let short = hub.rsplit('/').next().unwrap_or(hub);
@@ -256,46 +258,98 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
             }
         }
     }
-    places.sources.model(hub, model.file.revision.as_deref())
+    let Some(remote) = &places.sources.hub else {
+        return Err(Error::new(format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub")).help(format!(
+            "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
+        )));
+    };
+    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
+    let repo = Repo { kind: Kind::Model, id: hub.to_owned(), revision };
+    let wanted = |file: &str| {
+        let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        side.contains(&file)
+            || !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
+    };
+    let mut folder = None;
+    for file in remote.list(&repo)?.iter().filter(|file| wanted(file)) {
+        let path = remote.fetch(&repo, file)?;
+        if file == "config.json" {
+            folder = path.parent().map(Path::to_owned);
+        }
+    }
+    folder.ok_or_else(|| Error::new(format!("`{hub}` on the hub has no `config.json`")))
 }
 
-#[allow(clippy::too_many_arguments)]
-fn find_data(
-    grid: &Grid,
-    task: &Task,
-    models: [&FoundModel; 2],
-    seed: u64,
-    library: &Library,
-    places: &Places,
-    store: &Store,
-    notes: &mut Vec<String>,
-) -> Result<DataRef> {
-    let max_tokens = models.iter().map(|model| model.limit).fold(grid.data.max_tokens, usize::min);
-    let options = DataOptions { seed, order: grid.data.order, n_train: grid.data.n_train, n_test: grid.data.n_test };
-    let origin = task.origin(&places.sources, library)?;
-    let parameters = json!({
-        "task": task,
-        "origin": origin.fingerprint(),
-        "options": options,
-        "max_tokens": max_tokens,
-        "over_long": grid.data.over_long,
-        "tokenizers": models.iter().map(|model| model.tokenizer.fingerprint()).collect::<Vec<_>>(),
-    });
-    let id = StageId::new("data", 1, &parameters);
-    let finished = match store.begin(&id)? {
-        Begin::Finished(finished) => *finished,
-        Begin::Ours(workspace) => {
-            let mut data = task.read(&origin, &options)?;
-            let counters = models.map(|model| |text: &str| model.tokenizer.encode(text).map(|ids| ids.len()));
-            let cut = fit(&mut data, &counters, max_tokens, grid.data.over_long)?;
-            data.write(workspace.folder())?;
-            let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts, "cut": cut });
-            workspace.finish(parameters, summary, "cpu")?
+impl Plan {
+    /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that decides what the data are, or where they are")]
+    fn find_data(
+        &mut self,
+        task: usize,
+        models: [&FoundModel; 2],
+        seed: u64,
+        library: &Library,
+        places: &Places,
+        store: &Store,
+    ) -> Result<DataRef> {
+        let Grid { data: settings, tasks, .. } = &self.grid;
+        let task = &tasks[task];
+        let max_tokens = models.iter().map(|model| model.limit).fold(settings.max_tokens, usize::min);
+        let options = DataOptions {
+            order: settings.order,
+            seed,
+            n_train: settings.n_train,
+            n_test: settings.n_test,
+            balance: settings.balance,
+            ..DataOptions::default()
+        };
+        let mut data = match &task.source.world {
+            None => task.read(&places.sources, &options)?,
+            Some(table) => {
+                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                task.read_from(&*open_world(library, name)?.source(table, seed)?, &options)?
+            }
+        };
+        let parameters = json!({
+            "data": data.fingerprint(),
+            "max_tokens": max_tokens,
+            "over_long": settings.over_long,
+            "tokenizers": models.iter().map(|model| fingerprint(&model.tokenizer)).collect::<Vec<_>>(),
+        });
+        let id = StageId::new("data", 1, &parameters);
+        let finished = match store.begin(&id)? {
+            Begin::Finished(finished) => *finished,
+            Begin::Ours(workspace) => {
+                let counters = models.map(|model| |text: &str| model.tokenizer.encode(text).map(|ids| ids.len()));
+                let counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
+                let cut = fit(&mut data, &counters, max_tokens, settings.over_long)?;
+                data.counts.fit = Some(cut);
+                data.write(workspace.folder())?;
+                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
+                workspace.finish(parameters, summary, "cpu")?
+            }
+        };
+        let summary = &finished.manifest.summary;
+        for (part, counts) in summary["counts"]["fit"]["parts"].as_object().into_iter().flatten() {
+            for (what, words) in [("shortened", "shortened to"), ("dropped", "dropped: longer than")] {
+                if let Some(n) = counts[what].as_u64().filter(|n| *n > 0) {
+                    self.notes.push(format!(
+                        "{} (seed {seed}, {part}): {n} examples {words} {max_tokens} tokens",
+                        task.name()
+                    ));
+                }
+            }
         }
-    };
-    let fingerprint = finished.manifest.summary["fingerprint"].as_str().unwrap_or_default().to_owned();
-    for note in finished.manifest.summary["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        notes.push(format!("{}, seed {seed}: {note}", task.name()));
+        let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
+        Ok(DataRef { folder: finished.folder, fingerprint, max_tokens })
     }
-    Ok(DataRef { folder: finished.folder, fingerprint, max_tokens })
+}
+
+/// Hash of a tokenizer's files.
+fn fingerprint(tokenizer: &Tokenizer) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, bytes) in tokenizer.files() {
+        hasher.update(name.as_bytes()).update(blake3::hash(bytes).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }

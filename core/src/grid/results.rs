@@ -57,6 +57,7 @@ impl Books {
         let record = json!({
             "name": plan.grid.name,
             "config": plan.grid.source,
+            "titles": plan.grid.titles(),
             "config_hash": stage::hash(&plan.grid.source),
             "version": env!("CARGO_PKG_VERSION"),
             "commit": crate::commit(),
@@ -168,7 +169,7 @@ impl Books {
         if !self.truths.contains_key(fingerprint) {
             let data = TaskData::read(&cell.data.folder)?;
             self.truths
-                .insert(fingerprint.clone(), data.split(Split::Test).iter().map(|example| example.label).collect());
+                .insert(fingerprint.clone(), stage::part(&data, Split::Test).iter().map(|example| example.label).collect());
         }
         let truth = &self.truths[fingerprint];
         let own = self.predictions(entry.stage, Split::Test)?;

@@ -55,12 +55,15 @@ pub const MAJORITY_RATE: &str = "majority_rate";
 /// Paired standard error of this method's accuracy minus the weak model's; on the ceiling it is the standard error of the gap.
 pub const GAIN_SE: &str = "gain_se";
 
+/// Performance gap recovered by a student, from the weak model and the ceiling of its own cell; no value where the ceiling is not better.
+pub const PGR: &str = "pgr";
+
 const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool>, about: &'static str) -> Metric {
     Metric { name, percent, higher_is_better, about }
 }
 
 /// Every metric that [`measure`] may give, in its order.
-pub static METRICS: [Metric; 20] = [
+pub static METRICS: [Metric; 21] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -90,6 +93,7 @@ pub static METRICS: [Metric; 20] = [
         None,
         "confident agreement with weak labels among the method's errors (EleutherAI)",
     ),
+    metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
     metric(GAIN_SE, true, None, "paired standard error of accuracy minus the weak model's accuracy on the same items"),
 ];
 

@@ -21,7 +21,7 @@ use crate::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role, Split,
         Supervision,
     },
-    task::{TaskData, world::World},
+    task::{Example, TaskData, world::World},
 };
 
 /// Where and how a stage runs. Nothing here changes its result.
@@ -274,8 +274,6 @@ impl PretrainJob {
             model,
             &world.corpus,
             packing,
-            spec.vocab,
-            spec.max_positions,
             &self.recipe,
             rng::derive(self.seed, "pretrain/order"),
             &place.execution,
@@ -283,6 +281,15 @@ impl PretrainJob {
         write_log(&trained, folder)?;
         trained.model.save(&folder.join("model"), &world.tokenizer)?;
         Ok(json!({ "loss": trained.final_loss() }))
+    }
+}
+
+/// One split of a task's data.
+pub fn part(data: &TaskData, split: Split) -> &[Example] {
+    match split {
+        Split::Supervise => &data.supervise,
+        Split::Transfer => &data.transfer,
+        Split::Test => &data.test,
     }
 }
 
@@ -314,16 +321,16 @@ impl<'a> Bench<'a> {
     }
 
     fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
-        let examples = self.data.split(split);
+        let examples = part(&self.data, split);
         let rows = examples.iter().map(|example| model.tokenizer().encode(&example.text)).collect::<Result<Vec<_>>>();
-        rows.and_then(|rows| Encoded::new(rows, model.spec().vocab, self.max_tokens.min(model.spec().max_positions)))
+        rows.and_then(|rows| Encoded::new(rows, model.spec()))
             .map_err(|error| error.context(format!("the {} split", split.name())))
     }
 
     /// Ground truth, one-hot.
     fn truth(&self, split: Split) -> Labels {
         let one_hot = |label: u8| (0..self.data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
-        self.data.split(split).iter().map(|example| one_hot(example.label)).collect()
+        part(&self.data, split).iter().map(|example| one_hot(example.label)).collect()
     }
 
     /// Trains a fresh classifier; every method of a cell starts from the same head and sees the same order.

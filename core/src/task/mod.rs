@@ -15,6 +15,7 @@ mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
+pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
@@ -36,16 +37,5 @@ impl Task {
     /// As [`read`](Self::read), from rows that are given.
     pub fn read_from(&self, source: &dyn RowSource, options: &DataOptions) -> Result<TaskData> {
         order::assemble(self, source, options).map_err(|error| error.context(format!("task `{}`", self.name)))
-    }
-}
-
-/// The seam for generated worlds.
-pub mod world {
-    use super::RowSource;
-    use crate::{Error, Result};
-
-    /// The rows of the world that a task's `[source.world]` describes; `seed` is that of the data.
-    pub fn source(_table: &serde_json::Map<String, serde_json::Value>, _seed: u64) -> Result<Box<dyn RowSource>> {
-        Err(Error::new("there is no generator of worlds"))
     }
 }
