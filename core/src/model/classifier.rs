@@ -27,7 +27,7 @@ const KEY: &str = "w2s";
 
 /// The classification head: a linear layer without bias on one vector per sequence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct HeadConfig {
     /// First weights. Zero by default, as openai/weak-to-strong has it: all first logits are 0, and the first step trains the head
     /// alone.
@@ -39,12 +39,11 @@ pub struct HeadConfig {
 }
 
 /// First weights of a head.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", deny_unknown_fields, rename_all = "kebab-case")]
 pub enum HeadInit {
     /// Zeros.
-    #[default]
-    Zero,
+    Zero {},
     /// Normal around 0.
     Normal {
         /// Standard deviation.
@@ -55,6 +54,12 @@ pub enum HeadInit {
         /// One word per class, each a single token.
         tokens: Vec<String>,
     },
+}
+
+impl Default for HeadInit {
+    fn default() -> Self {
+        Self::Zero {}
+    }
 }
 
 /// A [`Transformer`] that classifies sequences. It knows nothing of losses.
@@ -89,7 +94,7 @@ impl Classifier {
         let hidden = backbone.spec().hidden;
         let device = backbone.device();
         let weights: Vec<f32> = match &config.init {
-            HeadInit::Zero => vec![0.0; hidden * classes],
+            HeadInit::Zero {} => vec![0.0; hidden * classes],
             HeadInit::Normal { std } => {
                 if !(std.is_finite() && *std >= 0.0) {
                     let message = format!("the standard deviation of a head must be at least 0, not {std}");

@@ -178,6 +178,9 @@ impl Spec {
         self.layers = layers;
         let key = super::arch::find(self.architecture)?.layers_key;
         self.config.insert(key.to_owned(), layers.into());
+        if let Some(Value::Array(kinds)) = self.config.get_mut("layer_types") {
+            kinds.truncate(layers);
+        }
         Ok(self)
     }
 
@@ -357,6 +360,19 @@ impl Config {
             Some(value) if *value != supported => {
                 let message = format!("`{key}` = {value} is not supported, only {supported}");
                 Err(self.blame(key, Error::new(message)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a list under a key that holds anything but `supported`.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn only_items(&self, key: &str, supported: &str) -> Result<()> {
+        match self.get(key).and_then(Value::as_array) {
+            Some(items) if items.iter().any(|item| item != supported) => {
+                Err(self.blame(key, Error::new(format!("`{key}` may only hold `{supported}`"))))
             }
             _ => Ok(()),
         }

@@ -234,6 +234,13 @@ impl Transformer {
         states
     }
 
+    /// The state after the last block, before the final norm.
+    #[cfg(test)]
+    pub(super) fn blocks_alone(&self, tokens: &Tokens) -> Tensor<3> {
+        let plan = self.plan(tokens, None);
+        self.blocks.iter().fold(self.embed(tokens), |x, block| block.forward(x, &plan, &self.spec))
+    }
+
     /// One vector `[B, H]` per sequence, after the final norm.
     ///
     /// For a single token per sequence, the last block computes keys and values for all tokens and everything else for that one.

@@ -58,7 +58,7 @@ inventory::submit! {
         spec,
         layers_key: "n_layer",
         rules: RULES,
-        prefix: "transformer.",
+        prefixes: ["transformer.", ""],
         lm_head: "lm_head",
         // Causal masks that old files carry.
         ignored: &["h.{}.attn.bias", "h.{}.attn.masked_bias"],

@@ -20,8 +20,8 @@ pub struct Architecture {
     pub layers_key: &'static str,
     /// Which part of the files is which part of the model.
     pub rules: &'static [Rule],
-    /// What comes before the names in `rules` in files of a model with a head, such as `transformer.`.
-    pub prefix: &'static str,
+    /// What comes before the names in `rules`: in files of a model with a head, such as `transformer.`, and in those of a bare one.
+    pub prefixes: [&'static str; 2],
     /// Name of the language-model head's matrix, without `.weight`; empty where there is none.
     pub lm_head: &'static str,
     /// Tensors of the files that are not parameters; `{}` stands for a layer's number, a final `*` for anything.
@@ -82,7 +82,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 impl Architecture {
-    /// For every path of the model that `layers` layers may have: its tensor in the files. `bare` leaves the prefix out when writing.
+    /// For every path of the model that `layers` layers may have: its tensor in the files. `bare` writes names of a model without head.
     pub fn entries(&self, layers: usize, bare: bool) -> BTreeMap<String, Entry> {
         let mut entries = BTreeMap::new();
         for &(theirs, ours, layout) in self.rules {
@@ -95,7 +95,8 @@ impl Architecture {
                     _ => [("weight", &["weight"]), ("bias", &["bias"])],
                 };
                 for (part, their_parts) in parts {
-                    let prefixes = if bare { ["", self.prefix] } else { [self.prefix, ""] };
+                    let [full, short] = self.prefixes;
+                    let prefixes = if bare { [short, full] } else { [full, short] };
                     let names = their_parts
                         .iter()
                         .flat_map(|their_part| prefixes.map(|prefix| format!("{prefix}{theirs}.{their_part}")))
@@ -113,8 +114,8 @@ impl Architecture {
 
     /// Whether a tensor of the files is known not to be a parameter.
     pub fn ignores(&self, name: &str) -> bool {
-        let bare = name.strip_prefix(self.prefix).unwrap_or(name);
-        self.ignored.iter().any(|pattern| matches(pattern, name) || matches(pattern, bare))
+        let bare = self.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        self.ignored.iter().any(|pattern| matches(pattern, bare))
     }
 }
 
