@@ -7,6 +7,7 @@ use w2s_strategies as _;
 mod conformance;
 mod golden_losses;
 mod registry;
+mod trajectories;
 
 // The example of docs/plugin.md: compiled, registered and checked like any plugin.
 #[path = "../docs/focal.rs"]

@@ -7,10 +7,10 @@ use burn::{
 
 use super::{
     encoded::Encoded,
-    run::{Execution, device_of, guard, interrupted},
+    run::{DIVERGED, Execution, device_of, guard, interrupted},
 };
 use crate::{
-    Result,
+    Error, Result,
     model::{Classifier, Tokens},
 };
 
@@ -26,7 +26,7 @@ pub struct Predictions {
 /// Logits and probabilities of every example.
 ///
 /// # Errors
-/// A panic inside of Burn, or an interruption.
+/// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
 pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Predictions> {
     let logits = map(model, data, execution, |model, tokens| model.forward(tokens).0)?;
     let probabilities = logits.iter().map(|row| softmax(row)).collect();
@@ -36,7 +36,7 @@ pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Res
 /// The pooled hidden state of every example: what the head sees.
 ///
 /// # Errors
-/// A panic inside of Burn, or an interruption.
+/// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
 pub fn embed(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
     map(model, data, execution, Classifier::embed)
 }
@@ -67,6 +67,9 @@ fn map(
             result.into_data().iter::<f32>().collect::<Vec<f32>>()
         })?;
         for (&row, values) in rows.iter().zip(values.chunks_exact(values.len() / rows.len())) {
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(Error::new(format!("the model's answer to example {row} is not finite")).help(DIVERGED));
+            }
             results[row as usize] = values.to_vec();
         }
         if let Some(bar) = &execution.bar {

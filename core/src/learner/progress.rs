@@ -132,3 +132,34 @@ impl MetricLogger for Nowhere {
 
     fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::learner::{StepLog, run::Meter};
+
+    #[test]
+    fn the_line_says_how_the_last_steps_went() {
+        let mut meter = Meter::default();
+        for step in 0..30 {
+            // The first ten are forgotten.
+            let loss = if step < 10 { 100.0 } else { 0.5 };
+            let accuracy = (step % 2 == 0).then_some(0.75);
+            meter.log.steps.push(StepLog { step, loss, accuracy, learning_rate: 0.1, gradient_norm: None });
+        }
+        let bar = ProgressBar::hidden();
+        let mut display = Display::new(Some(bar.clone()), Arc::new(Mutex::new(meter)));
+        let line = display.message();
+        assert!(line.starts_with("loss 0.5000  agreement 75.0 %  0 tokens/s"), "{line}");
+        // Nothing is formatted for a bar that nobody sees.
+        display.start_split("train", 30);
+        display.update_split(3);
+        assert_eq!((bar.length(), bar.position(), bar.message()), (Some(30), 0, String::new()));
+        display.start_split("valid", 0);
+        assert_eq!(bar.length(), Some(30));
+        // Tests do not run in a terminal.
+        assert!(super::bar("a title").is_none() || std::io::stderr().is_terminal());
+    }
+}

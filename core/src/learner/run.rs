@@ -134,6 +134,12 @@ pub(super) struct Meter {
     failure: Option<Error>,
 }
 
+impl Default for Meter {
+    fn default() -> Self {
+        Self { log: TrainLog::default(), started: Instant::now(), step: 0, failure: None }
+    }
+}
+
 /// A meter that training and display share.
 pub(super) type SharedMeter = Arc<Mutex<Meter>>;
 
@@ -266,8 +272,7 @@ pub(super) fn train<W: Work>(
     let steps = sampler.steps();
     let schedule = recipe.schedule(steps);
     let started = Instant::now();
-    let meter = Meter { log: TrainLog::default(), started, step: 0, failure: None };
-    let meter = Arc::new(Mutex::new(meter));
+    let meter = SharedMeter::default();
     let interrupter = Interrupter::new();
     let run = Run {
         work,

@@ -53,12 +53,6 @@ impl Schedule {
         };
         self.peak * factor
     }
-
-    /// The same schedule with its next step set, for a run that goes on where another stopped.
-    pub fn starting_at(mut self, step: usize) -> Self {
-        self.next = step;
-        self
-    }
 }
 
 impl LrScheduler for Schedule {

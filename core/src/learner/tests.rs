@@ -281,6 +281,19 @@ fn micro_batches_change_nothing() {
 }
 
 #[test]
+fn a_model_may_come_from_the_differentiating_device() {
+    let device = Device::flex().autodiff();
+    let head = HeadConfig { init: HeadInit::Normal { std: 0.5 }, ..HeadConfig::default() };
+    let model = Classifier::new(Transformer::init(&spec(8, 2), 1, &device).unwrap(), &head, 2, 1, None).unwrap();
+    let (data, labels) = examples(40);
+    let objective = Objective::new(labels, Box::new(CrossEntropy));
+    let trained = train_classifier(model, &data, objective, &recipe(), 3, &Execution::default()).unwrap();
+    let plain = train(cross_entropy(40), &recipe(), &Execution::default()).unwrap();
+    assert_eq!(numbers(&trained.model), numbers(&plain.model));
+    assert!(!trained.model.backbone.device().is_autodiff());
+}
+
+#[test]
 fn every_order_trains() {
     let train =
         |order| numbers(&train(cross_entropy(40), &Recipe { order, ..recipe() }, &Execution::default()).unwrap().model);
@@ -465,6 +478,11 @@ fn predictions_come_in_the_order_of_the_examples() {
     }
     assert_eq!(predictions, predict(5));
     assert!(distance(&predictions.logits.concat(), &predict(100).logits.concat()) < 1e-6);
+    // A model that diverged is not asked for labels.
+    let mut broken = classifier();
+    broken.head.weight = broken.head.weight.map(|weight| weight * f32::NAN);
+    let error = super::predict(&broken, &data, &Execution::default()).unwrap_err();
+    assert!(error.message().contains("is not finite"), "{error}");
     let nothing = Encoded::new(Vec::new(), &spec(8, 2)).unwrap();
     assert!(super::predict(&model, &nothing, &Execution::default()).unwrap().logits.is_empty());
 }
