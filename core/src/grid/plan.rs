@@ -213,7 +213,7 @@ fn find_model(
         return Ok(FoundModel { reference, limit, tokenizer });
     };
     let world = open_world(library, &pretrain.world)?;
-    let tokenizer = world.tokenizer()?;
+    let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
     let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
         return Err(Error::new("`pretrain.config` is not a table"));
     };

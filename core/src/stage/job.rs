@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     error::IoContext,
     learner::{self, Encoded, Execution, Objective, Packing, Recipe, Trained},
-    model::{Classifier, HeadConfig, Pretrained, Spec, Transformer},
+    model::{Classifier, HeadConfig, Pretrained, Spec, Tokenizer, Transformer},
     rng,
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role, Split,
@@ -265,7 +265,8 @@ impl Job {
 
 impl PretrainJob {
     fn run(&self, folder: &Path, place: &Place) -> Result<Value> {
-        let world = self.world.generate()?;
+        let world = self.world.generate();
+        let tokenizer = Tokenizer::parse(&world.tokenizer, Path::new("tokenizer.json"))?;
         let spec = Spec::from_config(&self.config, Path::new("config.json"))?;
         // Parameters that gradients reach live on the differentiating device.
         let model = Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &place.device.clone().autodiff())?;
@@ -279,7 +280,7 @@ impl PretrainJob {
             &place.execution,
         )?;
         write_log(&trained, folder)?;
-        trained.model.save(&folder.join("model"), &world.tokenizer)?;
+        trained.model.save(&folder.join("model"), &tokenizer)?;
         Ok(json!({ "loss": trained.final_loss() }))
     }
 }
@@ -310,14 +311,13 @@ fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
 /// The parts of a stage that trains classifiers on one task.
 struct Bench<'a> {
     data: TaskData,
-    max_tokens: usize,
     place: &'a Place,
     seed: u64,
 }
 
 impl<'a> Bench<'a> {
     fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
-        Ok(Self { data: TaskData::read(&data.folder)?, max_tokens: data.max_tokens, place, seed })
+        Ok(Self { data: TaskData::read(&data.folder)?, place, seed })
     }
 
     fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
