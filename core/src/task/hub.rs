@@ -180,6 +180,7 @@ fn verify(path: &Path) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stderr, reason = "a test that does not run says so")]
 mod tests {
     use std::{
         io::{Read, Write},

@@ -1,4 +1,5 @@
 //! Tests of the whole way from a task file to examples. Rows are invented; only their columns are the data sets'.
+#![allow(clippy::print_stderr, reason = "a test that does not run says so")]
 
 use std::{
     collections::BTreeMap,
@@ -287,7 +288,7 @@ never_correct = "None of the above choices ."
     )
     .unwrap();
     let row = |i: usize| {
-        let last = if i % 2 == 0 { "None of the above choices ." } else { "d" };
+        let last = if i.is_multiple_of(2) { "None of the above choices ." } else { "d" };
         json!({"context": "C.", "question": format!("Q{i}"), "answer0": "a", "answer1": "b", "answer2": "c", "answer3": last, "label": 3 - i % 4 * (i % 3 % 2)})
     };
     let data = read(&task, (0..12).map(row).collect()).unwrap();
@@ -859,6 +860,32 @@ fn parquet_from_a_folder_in_the_hubs_layout() {
     assert!(error.contains("the split `train` in `sst2/` is not complete: 1 of 2 files"), "{error}");
 }
 
+/// Lists inside of tables, as `datasets` writes the choices of multiple-choice questions.
+#[test]
+fn nested_parquet() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("train.parquet");
+    let list = "optional group NAME (LIST) { repeated group list { optional binary element (UTF8); } }";
+    let (texts, labels) = (list.replace("NAME", "text"), list.replace("NAME", "label"));
+    let schema = format!("message m {{ optional group choices {{ {texts} {labels} }} }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
+    let mut writer = SerializedFileWriter::new(fs::File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for values in [["x", "y", "z"], ["A", "B", "A"]] {
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = values.map(ByteArray::from);
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&[4, 4, 4]), Some(&[0, 1, 0])).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    let read = super::rows::read_file(&path, "train.parquet", None).unwrap();
+    let rows: Vec<Value> = read.rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
+    let row = |text: Value, label: Value| json!({"choices": {"text": text, "label": label}});
+    assert_eq!(rows, [row(json!(["x", "y"]), json!(["A", "B"])), row(json!(["z"]), json!(["A"]))]);
+    assert_eq!(read.columns, ["choices"]);
+}
+
 #[test]
 fn damaged_parquet_is_an_error_and_never_a_panic() {
     let root = tempfile::tempdir().unwrap();
@@ -1077,8 +1104,13 @@ fn the_real_data_sets() {
         return;
     };
     let sources = Sources { roots: std::env::split_paths(&paths).collect(), hub: None };
-    for name in ["sciq", "boolq", "sst2", "creak", "mc_taco"] {
-        let task = shipped(name);
+    // A rule on nested columns, and two configurations pooled.
+    let arc = task(
+        "template = \"Q: {{ question }} A: {{ answer }}\"\n[source]\nhub = \"allenai/ai2_arc\"\nconfig = [\"ARC-Challenge\", \"ARC-Easy\"]\n[label.coin]\nchoices = \"choices.text\"\nkeys = \"choices.label\"\nanswer = \"answerKey\"\n",
+    );
+    let names = ["sciq", "boolq", "sst2", "creak", "mc_taco"];
+    for task in names.into_iter().map(shipped).chain([arc.unwrap()]) {
+        let name = task.name();
         for order in [Order::Openai, Order::Eleuther, Order::KPoints] {
             let start = std::time::Instant::now();
             let data = task.read(&sources, &options(order, 0)).unwrap();
