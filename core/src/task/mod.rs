@@ -31,10 +31,10 @@ use crate::Result;
 impl Task {
     /// Reads the task's rows and makes its examples.
     pub fn read(&self, sources: &Sources, options: &DataOptions) -> Result<TaskData> {
-        self.read_from(&*sources.open(self, options.seed)?, options)
+        self.read_from(&*sources.open(self)?, options)
     }
 
-    /// As [`read`](Self::read), from rows that are given.
+    /// As [`read`](Self::read), from rows that are given: those of a generated [`world`], say.
     pub fn read_from(&self, source: &dyn RowSource, options: &DataOptions) -> Result<TaskData> {
         order::assemble(self, source, options).map_err(|error| error.context(format!("task `{}`", self.name)))
     }

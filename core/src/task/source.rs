@@ -11,7 +11,6 @@ use super::{
     definition::{OneOrMany, Source, nearest, quoted},
     hub::{self, HfHub, Kind, Repo},
     rows::read_file,
-    world,
 };
 use crate::{Error, Result};
 
@@ -48,10 +47,11 @@ impl Sources {
         Ok(Self { roots, hub })
     }
 
-    /// What a task reads its rows from. `seed` is that of the data, for worlds whose splits depend on it.
-    pub(super) fn open<'a>(&'a self, task: &'a Task, seed: u64) -> Result<Box<dyn RowSource + 'a>> {
+    /// What a task reads its rows from.
+    pub(super) fn open<'a>(&'a self, task: &'a Task) -> Result<Box<dyn RowSource + 'a>> {
         match &task.source.world {
-            Some(table) => world::source(table, seed).map_err(|error| task.locate(&["source", "world"], error)),
+            // A world has a file of its own, found where grids look names up: see `Task::read_from`.
+            Some(_) => Err(task.locate(&["source", "world"], Error::new("rows of a generated world are in no file"))),
             None => Ok(Box::new(Files { sources: self, task })),
         }
     }
