@@ -9,7 +9,7 @@ use burn::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use super::{
     arch::{self, Layout},
@@ -148,8 +148,8 @@ impl Classifier {
     /// Writes backbone and head into a folder, as [`Transformer::save`] does.
     ///
     /// Where transformers has the same head (last token of GPT-2, Llama and their kind), the folder also loads with
-    /// `AutoModelForSequenceClassification`. It takes the last token that is not `pad_token_id`, which is set to the end-of-text token where the
-    /// model has no padding token.
+    /// `AutoModelForSequenceClassification`. It takes the last token that is not `pad_token_id`, which is set to the end-of-text
+    /// token, or to 0, where the model has no padding token in its vocabulary.
     ///
     /// # Errors
     /// The folder cannot be written to.
@@ -169,10 +169,10 @@ impl Classifier {
             (0..classes).map(|k| (k.to_string(), label(k).into())).collect::<Map<_, _>>().into(),
         );
         config.insert("label2id".to_owned(), (0..classes).map(|k| (label(k), k.into())).collect::<Map<_, _>>().into());
-        if spec.config.get("pad_token_id").is_none_or(Value::is_null) {
-            let end = spec.config.get("eos_token_id").filter(|id| id.is_u64()).cloned();
-            config.insert("pad_token_id".to_owned(), end.unwrap_or_else(|| 0.into()));
-        }
+        let known =
+            |key: &str| spec.config.get(key).filter(|id| id.as_u64().is_some_and(|id| id < spec.vocab as u64)).cloned();
+        let padding = known("pad_token_id").or_else(|| known("eos_token_id")).unwrap_or_else(|| 0.into());
+        config.insert("pad_token_id".to_owned(), padding);
         let weight = self.head.weight.val();
         let head = Outgoing {
             name: HEAD_NAMES[usize::from(!same)].to_owned(),

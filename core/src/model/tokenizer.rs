@@ -1,6 +1,6 @@
 //! Text to token ids, as the model's own `tokenizer.json` says.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use super::spec::Spec;
 use crate::{Error, Result, error::IoContext};
@@ -11,11 +11,11 @@ const SIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// A tokenizer, always without truncation and padding.
 ///
-/// Special tokens are added as the file's post-processor says: `[CLS]` and `[SEP]` by BERT's, none by GPT-2's.
+/// Clones share it. Special tokens are added as the file's post-processor says: `[CLS]` and `[SEP]` by BERT's, none by GPT-2's.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    files: Vec<(String, Vec<u8>)>,
+    inner: Arc<tokenizers::Tokenizer>,
+    files: Arc<Vec<(String, Vec<u8>)>>,
     largest: Option<u32>,
 }
 
@@ -58,7 +58,7 @@ impl Tokenizer {
             .map_err(|cause| Error::new(format!("the tokenizer cannot be used: {cause}")).in_file(path))?
             .with_padding(None);
         let largest = inner.get_vocab(true).into_values().max();
-        Ok(Self { inner, files, largest })
+        Ok(Self { inner: inner.into(), files: files.into(), largest })
     }
 
     /// Token ids of a text, with the special tokens that the tokenizer adds by default.
