@@ -78,16 +78,19 @@ impl NextToken {
     /// Mean of the loss over `total` positions, summed over the positions of some rows.
     fn loss(&self, model: &Transformer, rows: &[u32], total: usize) -> Result<Tensor<1>> {
         let inputs = self.inputs.tokens(rows, &self.device);
-        let targets = self.targets.tokens(rows, &self.device).ids;
-        let [count, width] = targets.dims();
+        let [count, width] = inputs.ids.dims();
         let mut weights = vec![0f32; count * width];
-        for (row, &length) in weights.chunks_exact_mut(width).zip(&inputs.lengths) {
-            row[..length].fill(1.0 / total as f32);
+        let mut targets = vec![0; count * width];
+        for (place, &row) in rows.iter().enumerate() {
+            let following = self.targets.row(row as usize);
+            let span = place * width..place * width + following.len();
+            weights[span.clone()].fill(1.0 / total as f32);
+            targets[span].copy_from_slice(following);
         }
         let weights = Tensor::<1>::from_data(TensorData::new(weights, [count * width]), &self.device);
         let logits = model.lm_logits(model.hidden(&inputs))?.cast(FloatDType::F32);
         let [_, _, vocabulary] = logits.dims();
-        let losses = ops::cross_entropy(logits.reshape([count * width, vocabulary]), targets.reshape([count * width]));
+        let losses = ops::cross_entropy(logits.reshape([count * width, vocabulary]), &targets);
         Ok((losses * weights).sum())
     }
 }

@@ -350,7 +350,12 @@ impl Transformer {
             Tensor::from_data(TensorData::new(rows, [batch]), &device)
         });
         let scale = (spec.head_dim as f64).sqrt().recip();
-        let how = ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, lengths };
+        let span = |(row, &length): (usize, &usize)| ops::Span {
+            queries: if at.is_some() { row..row + 1 } else { row * time..row * time + length },
+            keys: row * time..row * time + length,
+        };
+        let spans = lengths.iter().enumerate().map(span).collect();
+        let how = ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, spans };
         Plan { how, rotary, rows }
     }
 }
@@ -460,8 +465,16 @@ impl Attention {
                 per_head(key, spec.kv_heads, |x| key_rotary.rotate(normed(&self.key_norm, x, spec))),
             ),
         };
-        self.output.forward(ops::attention(query, key, value, &plan.how))
+        let [batch, rows, width] = query.dims();
+        let seen = ops::attention(packed(query), packed(key), packed(value), &plan.how);
+        self.output.forward(seen.reshape([batch, rows, width]))
     }
+}
+
+/// `[B, T, H]` to `[B * T, H]`.
+fn packed(x: Tensor<3>) -> Tensor<2> {
+    let [batch, time, width] = x.dims();
+    x.reshape([batch * time, width])
 }
 
 fn normed(norm: &Option<Norm>, x: Tensor<4>, spec: &Spec) -> Tensor<4> {
