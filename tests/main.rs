@@ -4,6 +4,7 @@
 use w2s_plugins as _;
 use w2s_strategies as _;
 
+mod command_line;
 mod conformance;
 mod golden_losses;
 mod registry;
