@@ -4,6 +4,8 @@
 #![recursion_limit = "256"]
 
 pub mod cli;
+pub mod device;
+pub mod document;
 pub mod error;
 pub mod grid;
 pub mod learner;
@@ -16,3 +18,8 @@ pub mod strategy;
 pub mod task;
 
 pub use error::{Error, Result};
+
+/// Commit that this binary was built from, with `+` when files had been changed; `unknown` outside a git checkout.
+pub fn commit() -> &'static str {
+    option_env!("W2S_COMMIT").unwrap_or("unknown")
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::{
     module::{Module, Param, ParamId},
     nn::{Embedding, Linear},
-    tensor::{Device, Int, Shape, Tensor, TensorData, activation::relu, module::linear},
+    tensor::{Device, Int, Shape, Tensor, TensorData, activation::relu},
 };
 
 use super::spec::{self, Activation, LmHead, Positions, Residual, Spec};
@@ -273,7 +273,9 @@ impl Transformer {
     pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
         match (&self.lm_head, self.spec.lm_head) {
             (Some(head), _) => Ok(head.forward(hidden)),
-            (None, LmHead::Tied) => Ok(linear(hidden, self.tokens.weight.val().transpose(), None)),
+            (None, LmHead::Tied) => {
+                Ok(burn::tensor::module::linear(hidden, self.tokens.weight.val().transpose(), None))
+            }
             (None, _) => Err(self.no_lm_head()),
         }
     }
@@ -304,10 +306,7 @@ impl Transformer {
     /// Embeddings `[B, T, H]`: what the first block sees.
     fn embed(&self, tokens: &Tokens) -> Tensor<3> {
         let [_, time] = tokens.ids.dims();
-        let ids = tokens.ids.clone();
-        // Ids made on a differentiating device would keep a graph that nobody asked for.
-        let ids = if self.device().is_autodiff() { ids } else { ids.without_autodiff() };
-        let mut x = self.tokens.forward(ids);
+        let mut x = self.tokens.forward(tokens.ids.clone());
         if let (Some(table), Positions::Learned { offset }) = (&self.positions, self.spec.positions) {
             x = x + table.weight.val().narrow(0, offset, time).unsqueeze::<3>();
         }
@@ -351,7 +350,12 @@ impl Transformer {
             Tensor::from_data(TensorData::new(rows, [batch]), &device)
         });
         let scale = (spec.head_dim as f64).sqrt().recip();
-        let how = ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, lengths };
+        let span = |(row, &length): (usize, &usize)| ops::Span {
+            queries: if at.is_some() { row..row + 1 } else { row * time..row * time + length },
+            keys: row * time..row * time + length,
+        };
+        let spans = lengths.iter().enumerate().map(span).collect();
+        let how = ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, spans };
         Plan { how, rotary, rows }
     }
 }
@@ -448,14 +452,10 @@ impl Attention {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (query, key, value) = match self.qkv.as_slice() {
             [query, key, value] => (query.forward(plan.select(x.clone())), key.forward(x.clone()), value.forward(x)),
-            fused if plan.rows.is_some() => {
-                let query = columns(&fused[0], 0, queries, plan.select(x.clone()));
-                let [key, value] = split(columns(&fused[0], queries, 2 * keys, x), [keys, keys]);
-                (query, key, value)
-            }
             fused => {
-                let [query, key, value] = split(fused[0].forward(x), [queries, keys, keys]);
-                (query, key, value)
+                let all = fused[0].forward(x);
+                let part = |start, width| all.clone().narrow(2, start, width);
+                (plan.select(part(0, queries)), part(queries, keys), part(queries + keys, keys))
             }
         };
         let (query, key) = match &plan.rotary {
@@ -465,23 +465,16 @@ impl Attention {
                 per_head(key, spec.kv_heads, |x| key_rotary.rotate(normed(&self.key_norm, x, spec))),
             ),
         };
-        self.output.forward(ops::attention(query, key, value, &plan.how))
+        let [batch, rows, width] = query.dims();
+        let seen = ops::attention(packed(query), packed(key), packed(value), &plan.how);
+        self.output.forward(seen.reshape([batch, rows, width]))
     }
 }
 
-/// The outputs `start..start + width` of a linear layer.
-fn columns(layer: &Linear, start: usize, width: usize, x: Tensor<3>) -> Tensor<3> {
-    let bias = layer.bias.as_ref().map(|bias| bias.val().narrow(0, start, width));
-    linear(x, layer.weight.val().narrow(1, start, width), bias)
-}
-
-/// Cuts the last dimension into parts of the given widths.
-fn split<const N: usize>(x: Tensor<3>, widths: [usize; N]) -> [Tensor<3>; N] {
-    let mut start = 0;
-    widths.map(|width| {
-        start += width;
-        x.clone().narrow(2, start - width, width)
-    })
+/// `[B, T, H]` to `[B * T, H]`.
+fn packed(x: Tensor<3>) -> Tensor<2> {
+    let [batch, time, width] = x.dims();
+    x.reshape([batch * time, width])
 }
 
 fn normed(norm: &Option<Norm>, x: Tensor<4>, spec: &Spec) -> Tensor<4> {

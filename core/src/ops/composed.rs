@@ -1,12 +1,14 @@
 //! Every operation of this module written with Burn's own: what devices without a fused version run, and what the
 //! fused versions are tested against.
 
+use std::ops::Range;
+
 use burn::tensor::{Bool, Int, Tensor, activation};
 
-use super::Attention;
+use super::{Activation, Attention, Rotary};
 
 /// Added to scores that must not be attended to. Finite, so that a row with nothing to attend to does not become NaN.
-pub(super) const MASKED: f32 = -1e30;
+const MASKED: f32 = -1e30;
 
 pub(super) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let cube = x.clone() * x.clone() * x.clone();
@@ -38,10 +40,64 @@ pub(super) fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, eps: f64)
     x / (square + eps).sqrt() * gamma.unsqueeze()
 }
 
-/// Splits `[B, T, heads * width]` into `[B, heads, T, width]`.
-fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
-    let [batch, time, hidden] = x.dims();
-    x.reshape([batch, time, heads, hidden / heads]).swap_dims(1, 2)
+pub(super) fn gated_silu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    silu(gate) * up
+}
+
+pub(super) fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
+    match f {
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::GeluErf => gelu_erf(x),
+        Activation::Silu => silu(x),
+    }
+}
+
+pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    burn::tensor::module::linear(x, weight, bias)
+}
+
+/// The places of `rows` among sequences that are laid out as one padded rectangle: row `i` of sequence `s` is at
+/// `s * longest + i`.
+struct Rectangle {
+    sequences: usize,
+    longest: usize,
+    /// For each place the row that fills it, or any row.
+    rows: Vec<i32>,
+    /// For each row its place, if it has one.
+    places: Vec<Option<usize>>,
+}
+
+impl Rectangle {
+    fn new(ranges: impl ExactSizeIterator<Item = Range<usize>> + Clone, rows: usize) -> Self {
+        let (sequences, longest) = (ranges.len(), ranges.clone().map(|range| range.len()).max().unwrap_or(0));
+        let mut rectangle = Self { sequences, longest, rows: vec![0; sequences * longest], places: vec![None; rows] };
+        for (sequence, range) in ranges.enumerate() {
+            for (index, row) in range.enumerate() {
+                let place = sequence * longest + index;
+                rectangle.rows[place] = row as i32;
+                rectangle.places[row] = Some(place);
+            }
+        }
+        rectangle
+    }
+
+    /// `[rows, heads * width]` as `[sequences, heads, longest, width]`.
+    fn spread(&self, x: Tensor<2>, heads: usize) -> Tensor<4> {
+        let width = x.dims()[1] / heads;
+        let rows = Tensor::<1, Int>::from_data(self.rows.as_slice(), &x.device());
+        x.select(0, rows).reshape([self.sequences, self.longest, heads, width]).swap_dims(1, 2)
+    }
+
+    /// The reverse of [`spread`](Self::spread); rows without a place are 0.
+    fn collect(&self, x: Tensor<4>) -> Tensor<2> {
+        let [_, heads, _, width] = x.dims();
+        let device = x.device();
+        let x = x.swap_dims(1, 2).reshape([self.sequences * self.longest, heads * width]);
+        let places: Vec<i32> = self.places.iter().map(|place| place.unwrap_or(0) as i32).collect();
+        let real: Vec<f32> = self.places.iter().map(|place| if place.is_some() { 1.0 } else { 0.0 }).collect();
+        let x = x.select(0, Tensor::<1, Int>::from_data(places.as_slice(), &device));
+        x * Tensor::<1>::from_floats(real.as_slice(), &device).unsqueeze_dim::<2>(1)
+    }
 }
 
 /// Repeats each of the `kv` heads of `[B, kv, T, width]` until there are `heads` of them, neighbours staying together.
@@ -53,29 +109,57 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
     x.reshape([batch, kv, 1, time, width]).repeat_dim(2, heads / kv).reshape([batch, heads, time, width])
 }
 
-pub(super) fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, how: &Attention) -> Tensor<3> {
-    let [batch, queries, hidden] = query.dims();
-    let keys = key.dims()[1];
+pub(super) fn attention(query: Tensor<2>, key: Tensor<2>, value: Tensor<2>, how: &Attention) -> Tensor<2> {
     let device = query.device();
-    let query = split_heads(query, how.heads);
-    let key = repeat_heads(split_heads(key, how.kv_heads), how.heads);
-    let value = repeat_heads(split_heads(value, how.kv_heads), how.heads);
-    let hidden_keys: Vec<bool> = how
-        .lengths
-        .iter()
-        .flat_map(|&length| {
-            (0..queries)
-                .flat_map(move |row| (0..keys).map(move |column| column >= how.visible(length, row, queries, keys)))
-        })
-        .collect();
-    let mask = Tensor::<1, Bool>::from_data(hidden_keys.as_slice(), &device).reshape([batch, 1, queries, keys]);
+    let queries = Rectangle::new(how.spans.iter().map(|span| span.queries.clone()), query.dims()[0]);
+    let keys = Rectangle::new(how.spans.iter().map(|span| span.keys.clone()), key.dims()[0]);
+    let query = queries.spread(query, how.heads);
+    let key = repeat_heads(keys.spread(key, how.kv_heads), how.heads);
+    let value = repeat_heads(keys.spread(value, how.kv_heads), how.heads);
+    let mut hidden = Vec::with_capacity(how.spans.len() * queries.longest * keys.longest);
+    for span in &how.spans {
+        for row in 0..queries.longest {
+            let visible = how.visible(span, row);
+            hidden.extend((0..keys.longest).map(|column| column >= visible));
+        }
+    }
+    let mask = Tensor::<1, Bool>::from_data(hidden.as_slice(), &device);
+    let mask = mask.reshape([how.spans.len(), 1, queries.longest, keys.longest]);
     let scores = query.matmul(key.swap_dims(2, 3)).mul_scalar(how.scale);
-    let scores = scores.mask_fill(mask.expand([batch, how.heads, queries, keys]), MASKED);
-    let weights = activation::softmax(scores, 3);
-    weights.matmul(value).swap_dims(1, 2).reshape([batch, queries, hidden])
+    let mask = mask.expand(scores.dims());
+    let weights = activation::softmax(scores.mask_fill(mask, MASKED), 3);
+    queries.collect(weights.matmul(value))
 }
 
-pub(super) fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    let rows = logits.dims()[0];
-    activation::log_softmax(logits, 1).gather(1, targets.reshape([rows, 1])).neg().reshape([rows])
+pub(super) fn rotate(x: Tensor<2>, heads: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
+    let [rows, total] = x.dims();
+    let device = x.device();
+    let (width, half) = (total / heads, rotary.rotated() / 2);
+    let table = |table: &[f32]| -> Tensor<3> {
+        let rows: Vec<f32> = positions.iter().flat_map(|&p| &table[p as usize * half..][..half]).copied().collect();
+        Tensor::<1>::from_floats(rows.as_slice(), &device).reshape([positions.len(), 1, half])
+    };
+    let (cosines, sines) = rotary.tables();
+    let (cosines, sines) = (table(cosines), table(sines));
+    let x = x.reshape([rows, heads, width]);
+    let (first, second) = (x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half));
+    let mut parts =
+        vec![first.clone() * cosines.clone() - second.clone() * sines.clone(), second * cosines + first * sines];
+    if width > 2 * half {
+        parts.push(x.narrow(2, 2 * half, width - 2 * half));
+    }
+    Tensor::cat(parts, 2).reshape([rows, total])
+}
+
+pub(super) fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let device = table.device();
+    table.select(0, Tensor::<1, Int>::from_data(ids.as_slice(), &device))
+}
+
+pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    let rows = targets.len();
+    let ids: Vec<i32> = targets.iter().map(|&id| id as i32).collect();
+    let targets = Tensor::<1, Int>::from_data(ids.as_slice(), &logits.device()).reshape([rows, 1]);
+    activation::log_softmax(logits, 1).gather(1, targets).neg().reshape([rows])
 }

@@ -1,32 +1,77 @@
-//! Element-wise operations that models share, in one place so that they can be fused.
+//! Operations that models share, in one place so that they can be fused, and the memory allocation that goes with them.
+//!
+//! On the CPU (Flex) in `f32` each is one pass forward and one backward, with the same bits whatever the number of threads. On every
+//! other backend and in other number formats the same function runs Burn's own operations ([`composed`]).
 
+mod activation;
+mod adam;
+mod attention;
 mod composed;
+mod embedding;
+mod kernel;
+mod linear;
+mod loss;
+mod math;
+mod norm;
+mod rotary;
+#[cfg(test)]
+mod tests;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
+
+use self::attention::Attention as Attend;
+use self::kernel::{fusable, run};
+use self::linear::Linear;
+
+pub use self::activation::Activation;
+pub use self::adam::Adam;
+pub use self::attention::{Attention, Span};
+pub use self::rotary::Rotary;
 
 /// GELU with the hyperbolic-tangent approximation (`gelu_new` of GPT-2, `gelu_pytorch_tanh`):
 /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))`. Any shape; the same comes back.
 ///
 /// Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    composed::gelu_tanh(x)
+    activate(Activation::GeluTanh, x)
 }
 
 /// Exact GELU (`gelu` of BERT and GPT-NeoX): `x / 2 * (1 + erf(x / sqrt(2)))`. Any shape; the same comes back.
 ///
 /// Source: Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.
 pub fn gelu_erf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    composed::gelu_erf(x)
+    activate(Activation::GeluErf, x)
 }
 
 /// SiLU, also called swish (Llama, Qwen): `x / (1 + exp(-x))`. Any shape; the same comes back.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    composed::silu(x)
+    activate(Activation::Silu, x)
+}
+
+/// One of the [`Activation`]s. Any shape; the same comes back.
+pub fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D> {
+    if !fusable(&x) {
+        return composed::activate(f, x);
+    }
+    Tensor::from_dispatch(run(f, [x.into_dispatch()]))
+}
+
+/// `silu(gate) * up`, the middle of a gated feed-forward layer (Llama, Qwen). One shape; the same comes back.
+///
+/// Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+pub fn gated_silu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    if !fusable(&gate) || !fusable(&up) {
+        return composed::gated_silu(gate, up);
+    }
+    Tensor::from_dispatch(run(activation::GatedSilu, [gate.into_dispatch(), up.into_dispatch()]))
 }
 
 /// Softmax over the last dimension. A row that is minus infinity throughout becomes NaN; mask with finite values.
 pub fn softmax_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    composed::softmax_last(x)
+    if !fusable(&x) {
+        return composed::softmax_last(x);
+    }
+    Tensor::from_dispatch(run(norm::Softmax, [x.into_dispatch()]))
 }
 
 /// Layer normalisation over the last dimension, of width `gamma` and `beta`:
@@ -34,54 +79,137 @@ pub fn softmax_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 ///
 /// Source: Ba, Kiros and Hinton, "Layer Normalization", 2016, equation 4.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, beta: Tensor<1>, eps: f64) -> Tensor<D> {
-    composed::layer_norm(x, gamma, beta, eps)
+    if !fusable(&x) || !fusable(&gamma) || !fusable(&beta) {
+        return composed::layer_norm(x, gamma, beta, eps);
+    }
+    let kernel = norm::Norm { eps: eps as f32 };
+    Tensor::from_dispatch(run(kernel, [x.into_dispatch(), gamma.into_dispatch(), beta.into_dispatch()]))
 }
 
 /// Root-mean-square normalisation over the last dimension: `x / sqrt(mean(x * x) + eps) * gamma`.
 ///
 /// Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, eps: f64) -> Tensor<D> {
-    composed::rms_norm(x, gamma, eps)
-}
-
-/// How [`attention`] groups heads and what each query may see.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
-    /// Query heads; the hidden size of the queries is `heads` times the head width.
-    pub heads: usize,
-    /// Key and value heads, a divisor of `heads`; query head `h` reads key head `h / (heads / kv_heads)`.
-    pub kv_heads: usize,
-    /// What scores are multiplied with before the softmax, most often `1 / sqrt(head width)`.
-    pub scale: f64,
-    /// Whether a query sees only keys up to its own position. Queries are the last of the positions: query `i` of `q` over
-    /// `k` keys stands at `i + k - q`.
-    pub causal: bool,
-    /// Number of keys that exist, one per sequence (right padding beyond). Every query sees at least the first key.
-    pub lengths: Vec<usize>,
-}
-
-impl Attention {
-    /// The number of keys that query `row` of `queries` sees in a sequence of `length`, out of `keys`.
-    fn visible(&self, length: usize, row: usize, queries: usize, keys: usize) -> usize {
-        let reach = if self.causal { (row + keys + 1).saturating_sub(queries) } else { keys };
-        reach.min(length).clamp(1, keys)
+    if !fusable(&x) || !fusable(&gamma) {
+        return composed::rms_norm(x, gamma, eps);
     }
+    Tensor::from_dispatch(run(norm::Norm { eps: eps as f32 }, [x.into_dispatch(), gamma.into_dispatch()]))
 }
 
-/// Scaled dot-product attention over heads that lie side by side in the last dimension, as a linear layer leaves them.
+/// `x * weight + bias` over the last dimension: `x` `[.., in]`, `weight` `[in, out]`, `bias` `[out]`.
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    linear_then(x, weight, bias, None)
+}
+
+/// [`linear`] followed by an activation, which then costs no pass of its own over the result.
+pub fn linear_then<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    after: Option<Activation>,
+) -> Tensor<D> {
+    if !fusable(&x) || !fusable(&weight) || !bias.as_ref().is_none_or(fusable) {
+        let y = composed::linear(x, weight, bias);
+        return after.map_or_else(|| y.clone(), |f| composed::activate(f, y.clone()));
+    }
+    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: false, after };
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => run(kernel, [x, weight, bias.into_dispatch()]),
+        None => run(kernel, [x, weight]),
+    })
+}
+
+/// `residual + x * weight + bias`: a [`linear`] layer at the end of a residual branch.
+pub fn linear_residual<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Tensor<D>,
+) -> Tensor<D> {
+    if !fusable(&x) || !fusable(&weight) || !bias.as_ref().is_none_or(fusable) || !fusable(&residual) {
+        return residual + composed::linear(x, weight, bias);
+    }
+    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: true, after: None };
+    let (x, weight, residual) = (x.into_dispatch(), weight.into_dispatch(), residual.into_dispatch());
+    Tensor::from_dispatch(match bias {
+        Some(bias) => run(kernel, [x, weight, bias.into_dispatch(), residual]),
+        None => run(kernel, [x, weight, residual]),
+    })
+}
+
+/// `x * table^T` over the last dimension: `x` `[.., in]`, `table` `[out, in]`. The language-model head that shares the embeddings.
+pub fn linear_tied<const D: usize>(x: Tensor<D>, table: Tensor<2>) -> Tensor<D> {
+    if !fusable(&x) || !fusable(&table) {
+        return composed::linear(x, table.transpose(), None);
+    }
+    let kernel = Linear { transposed: true, bias: false, residual: false, after: None };
+    Tensor::from_dispatch(run(kernel, [x.into_dispatch(), table.into_dispatch()]))
+}
+
+/// Scaled dot-product attention over packed rows: sequences lie one after the other, heads side by side, as linear layers leave them.
 ///
-/// `query` is `[B, Q, heads * width]`, `key` and `value` are `[B, K, kv_heads * width]`; the result is shaped like `query`.
-/// Splitting heads, repeating shared ones, masking and joining happen inside. Differentiable in all three.
+/// `query` is `[Q, heads * width]`, `key` and `value` are `[K, kv_heads * width]`; the result is shaped like `query`, 0 in rows of no
+/// span. Splitting heads, repeating shared ones, masking and joining happen inside. Differentiable in all three.
 ///
 /// Source: Vaswani et al., "Attention Is All You Need", 2017, equation 1.
 ///
 /// # Panics
-/// If shapes do not fit `how`.
-pub fn attention(query: Tensor<3>, key: Tensor<3>, value: Tensor<3>, how: &Attention) -> Tensor<3> {
-    composed::attention(query, key, value, how)
+/// If shapes or spans do not fit `how`.
+pub fn attention(query: Tensor<2>, key: Tensor<2>, value: Tensor<2>, how: &Attention) -> Tensor<2> {
+    if !fusable(&query) || !fusable(&key) || !fusable(&value) {
+        return composed::attention(query, key, value, how);
+    }
+    let inputs = [query.into_dispatch(), key.into_dispatch(), value.into_dispatch()];
+    Tensor::from_dispatch(run::<Attend, 3>(how.clone(), inputs))
 }
 
-/// Cross-entropy in nats per row of `logits` `[N, C]` against one class each (`targets` `[N]`, from 0 to C - 1).
-pub fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    composed::cross_entropy(logits, targets)
+/// [`attention`] of rows that hold queries, keys and values side by side, `[N, (heads + 2 * kv_heads) * width]`, as one linear layer for
+/// all three leaves them. In each span queries and keys must be the same rows. The result is `[N, heads * width]`.
+///
+/// # Panics
+/// If shapes or spans do not fit `how`.
+pub fn self_attention(rows: Tensor<2>, how: &Attention) -> Tensor<2> {
+    if !fusable(&rows) {
+        let width = rows.dims()[1] / (how.heads + 2 * how.kv_heads);
+        let (queries, keys) = (how.heads * width, how.kv_heads * width);
+        let part = |start, len| rows.clone().narrow(1, start, len);
+        return composed::attention(part(0, queries), part(queries, keys), part(queries + keys, keys), how);
+    }
+    Tensor::from_dispatch(run::<Attend, 1>(how.clone(), [rows.into_dispatch()]))
+}
+
+/// Rotates the `heads` of each row of `x` `[N, heads * width]` to the row's position.
+///
+/// # Panics
+/// If a position is beyond the tables, or shapes do not fit.
+pub fn rotate(x: Tensor<2>, heads: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
+    if !fusable(&x) {
+        return composed::rotate(x, heads, positions, rotary);
+    }
+    let width = x.dims()[1] / heads;
+    let kernel = rotary::Rotate { rotary: rotary.clone(), width, positions: positions.into() };
+    Tensor::from_dispatch(run(kernel, [x.into_dispatch()]))
+}
+
+/// Rows `ids` of `table` `[rows, width]`, as `[ids, width]`. The gradient of the table is dense.
+///
+/// # Panics
+/// If an id is not below the number of rows.
+pub fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
+    if !fusable(&table) {
+        return composed::lookup(table, ids);
+    }
+    Tensor::from_dispatch(run(embedding::Lookup { ids: ids.to_vec() }, [table.into_dispatch()]))
+}
+
+/// Cross-entropy in nats of each row of `logits` `[N, C]` against one class, `targets` `[N]`.
+///
+/// # Panics
+/// If a target is not below C, or counts differ.
+pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
+    if !fusable(&logits) {
+        return composed::cross_entropy(logits, targets);
+    }
+    Tensor::from_dispatch(run(loss::CrossEntropy { targets: targets.to_vec() }, [logits.into_dispatch()]))
 }

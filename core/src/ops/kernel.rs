@@ -1,0 +1,219 @@
+//! How a fused operation joins Burn: an operation is a [`Kernel`] over slices of `f32`, and [`run`] gives it to the Flex (CPU)
+//! backend, with or without automatic differentiation around it.
+//!
+//! Results do not depend on the number of threads: work is cut into pieces whose size is fixed ([`CHUNK`] and the row counts in the
+//! kernels), every element is computed by one piece, and partial sums are added in the order of the pieces.
+
+use std::fmt::Debug;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex,
+    GradientCheckpointingStrategy,
+};
+use burn::tensor::{DType, Shape, Tensor, TensorData};
+use rayon::prelude::*;
+
+/// A tensor of the Flex backend.
+pub(super) type Floats = FloatTensor<Flex>;
+
+/// Elements per piece of element-wise work.
+pub(super) const CHUNK: usize = 16 * 1024;
+
+/// Work, in element operations, below which handing pieces to other threads costs more than it saves.
+const WORTH_SHARING: usize = 64 * 1024;
+
+/// An operation on N tensors with a derivative of its own.
+pub(super) trait Kernel<const N: usize>: Debug + Clone + Send + 'static {
+    /// What the backward pass needs from the forward pass.
+    type Saved: Debug + Clone + Send + 'static;
+
+    /// Computes the result, and what to keep if `keep`. Inputs are contiguous.
+    fn forward(&self, inputs: [Floats; N], keep: bool) -> (Floats, Option<Self::Saved>);
+
+    /// Turns the gradient of the result (contiguous) into those of the `wanted` inputs.
+    fn backward(&self, saved: Self::Saved, grad: Floats, wanted: [bool; N]) -> [Option<Floats>; N];
+}
+
+/// Whether fused operations take this tensor: `f32` on the Flex backend. All others run Burn's own operations.
+pub(super) fn fusable<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    let flex = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(inner) => matches!(**inner, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns)]
+        _ => false,
+    };
+    flex && x.dtype() == DType::F32
+}
+
+/// Applies a kernel to tensors that are [`fusable`].
+pub(super) fn run<K: Kernel<N>, const N: usize>(kernel: K, inputs: [DispatchTensor; N]) -> DispatchTensor {
+    let context =
+        inputs.iter().fold(DispatchAutodiffContext::Disabled, |context, tensor| context.merge(tensor.autodiff));
+    match context {
+        DispatchAutodiffContext::Disabled => {
+            let (output, _) = kernel.forward(inputs.map(|tensor| plain(tensor).to_contiguous()), false);
+            <DispatchTensor as DispatchKindConversion<Flex>>::from_backend(BackendTensor::Float(output))
+        }
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Disabled) => {
+            tracked::<K, NoCheckpointing, N>(kernel, inputs)
+        }
+        DispatchAutodiffContext::Enabled(GradientCheckpointingStrategy::Balanced) => {
+            tracked::<K, BalancedCheckpointing, N>(kernel, inputs)
+        }
+    }
+}
+
+/// The primitive of a tensor without automatic differentiation.
+fn plain(tensor: DispatchTensor) -> Floats {
+    match <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor) {
+        Ok(tensor) => tensor.float(),
+        Err(message) => unreachable!("a fusable tensor is on the Flex backend: {message}"),
+    }
+}
+
+/// The primitive of a [`fusable`] tensor that takes no part in automatic differentiation.
+pub(super) fn into_plain<const D: usize>(tensor: Tensor<D>) -> Floats {
+    plain(tensor.into_dispatch()).to_contiguous()
+}
+
+/// The tensor of a primitive.
+pub(super) fn from_plain<const D: usize>(tensor: Floats) -> Tensor<D> {
+    Tensor::from_dispatch(<DispatchTensor as DispatchKindConversion<Flex>>::from_backend(BackendTensor::Float(tensor)))
+}
+
+fn tracked<K, C, const N: usize>(kernel: K, inputs: [DispatchTensor; N]) -> DispatchTensor
+where
+    K: Kernel<N>,
+    C: CheckpointStrategy,
+    DispatchTensor: DispatchKindConversion<Autodiff<Flex, C>>,
+{
+    let inputs = inputs.map(|tensor| match tensor.autodiff {
+        // A constant among differentiable inputs.
+        DispatchAutodiffContext::Disabled => <FloatTensor<Autodiff<Flex, C>>>::new(plain(tensor)),
+        DispatchAutodiffContext::Enabled(_) => {
+            match <DispatchTensor as DispatchKindConversion<Autodiff<Flex, C>>>::try_into_backend(tensor) {
+                Ok(tensor) => tensor.float(),
+                Err(message) => unreachable!("a fusable tensor is on the Flex backend: {message}"),
+            }
+        }
+    });
+    let nodes = inputs.each_ref().map(|tensor| tensor.node());
+    let values = inputs.map(|tensor| tensor.into_primitive().to_contiguous());
+    let output = match Step(kernel.clone()).prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let (output, saved) = kernel.forward(values, true);
+            match saved {
+                Some(saved) => prepared.finish(saved, output),
+                None => unreachable!("a kernel saves what it was asked to keep"),
+            }
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(kernel.forward(values, false).0),
+    };
+    <DispatchTensor as DispatchKindConversion<Autodiff<Flex, C>>>::from_backend(BackendTensor::Float(output))
+}
+
+/// The backward pass of a kernel as Burn wants it.
+#[derive(Debug)]
+struct Step<K>(K);
+
+impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for Step<K> {
+    type State = K::Saved;
+
+    fn backward(self, ops: Ops<K::Saved, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let results = self.0.backward(ops.state, grad, wanted);
+        for (parent, result) in ops.parents.into_iter().zip(results) {
+            if let (Some(parent), Some(result)) = (parent, result) {
+                grads.register::<Flex>(parent.id, result);
+            }
+        }
+    }
+}
+
+/// A tensor that owns `values`.
+pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Floats {
+    Floats::from_data(TensorData::new(values, shape))
+}
+
+/// The elements of a contiguous tensor.
+pub(super) fn values(tensor: &Floats) -> &[f32] {
+    tensor.storage::<f32>()
+}
+
+/// The shape of a tensor, and the width of its last dimension.
+pub(super) fn shape(tensor: &Floats) -> (Shape, usize) {
+    let shape = tensor.layout().shape().clone();
+    let width = shape[shape.num_dims() - 1];
+    (shape, width)
+}
+
+/// A vector of `len` elements that `fill` writes: large results are not zeroed first.
+///
+/// # Safety
+/// `fill` must initialise every element.
+pub(super) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: capacity was reserved, and the caller promises that the elements are initialised.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Runs `work` on every item, on several threads if `cost` (element operations in total) is worth it.
+pub(super) fn each<T: Send>(cost: usize, items: impl ExactSizeIterator<Item = T>, work: impl Fn(T) + Sync + Send) {
+    if shared(cost, items.len()) {
+        let items: Vec<T> = items.collect();
+        items.into_par_iter().with_max_len(1).for_each(work);
+    } else {
+        items.for_each(work);
+    }
+}
+
+/// As [`each`], with a result per item, in order.
+pub(super) fn map_each<T: Send, R: Send>(
+    cost: usize,
+    items: impl ExactSizeIterator<Item = T>,
+    work: impl Fn(T) -> R + Sync + Send,
+) -> Vec<R> {
+    if shared(cost, items.len()) {
+        let items: Vec<T> = items.collect();
+        items.into_par_iter().with_max_len(1).map(work).collect()
+    } else {
+        items.map(work).collect()
+    }
+}
+
+fn shared(cost: usize, items: usize) -> bool {
+    cost >= WORTH_SHARING && items > 1 && rayon::current_num_threads() > 1
+}
+
+/// Cuts rows of `width` elements at the given ranges of rows, which must be in order and not overlap: the ranges, and the gaps before,
+/// between and after them.
+pub(super) fn split_rows<T>(
+    mut rest: &mut [T],
+    width: usize,
+    ranges: impl Iterator<Item = Range<usize>>,
+) -> (Vec<&mut [T]>, Vec<&mut [T]>) {
+    let (mut pieces, mut gaps) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    for range in ranges {
+        assert!(at <= range.start && range.start <= range.end, "row ranges must be in order and must not overlap");
+        let (gap, after) = rest.split_at_mut((range.start - at) * width);
+        let (piece, after) = after.split_at_mut(range.len() * width);
+        gaps.push(gap);
+        pieces.push(piece);
+        rest = after;
+        at = range.end;
+    }
+    gaps.push(rest);
+    (pieces, gaps)
+}

@@ -1,0 +1,271 @@
+//! Linear layers with what stands around them (bias, activation, residual sum) computed while rows are in the cache.
+
+use std::mem::MaybeUninit;
+
+use burn::tensor::Shape;
+
+use super::activation::{self, Activation};
+use super::kernel::{Floats, Kernel, each, filled, map_each, shape, tensor, values};
+use super::math::vectorised;
+use super::norm::add_parts;
+
+/// Rows per piece of work. A piece packs the weights once, so it must be large; a batch should have several.
+const ROWS: usize = 128;
+
+/// A matrix inside a slice: element `(row, column)` is at `row * strides.0 + column * strides.1`.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    values: &'a [f32],
+    strides: (usize, usize),
+}
+
+impl<'a> Matrix<'a> {
+    fn new(values: &'a [f32], width: usize) -> Self {
+        Self { values, strides: (width, 1) }
+    }
+
+    fn transposed(self) -> Self {
+        Self { values: self.values, strides: (self.strides.1, self.strides.0) }
+    }
+
+    /// Whether every element of a matrix of this size lies inside the slice.
+    fn holds(&self, rows: usize, columns: usize) -> bool {
+        rows == 0 || columns == 0 || (rows - 1) * self.strides.0 + (columns - 1) * self.strides.1 < self.values.len()
+    }
+}
+
+/// `out = left * right`, or `out += left * right` if `add` (then `out` must be initialised): `[m, k]` times `[k, n]`, `out` row by
+/// row. On one thread unless `threads`. The order of additions depends on `k` alone.
+///
+/// # Safety
+/// With `add`, `out` must be initialised. In any case it is afterwards.
+unsafe fn multiply(
+    (m, n, k): (usize, usize, usize),
+    left: Matrix,
+    right: Matrix,
+    out: &mut [MaybeUninit<f32>],
+    add: bool,
+    threads: bool,
+) {
+    assert!(left.holds(m, k) && right.holds(k, n) && out.len() == m * n, "matrices must have the stated sizes");
+    if m * n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !add {
+            out.fill(MaybeUninit::new(0.0));
+        }
+        return;
+    }
+    let parallelism =
+        if threads && rayon::current_num_threads() > 1 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    // SAFETY: the assertion above keeps every access inside its slice, `out` is not shared, and it is read only if `add`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr().cast::<f32>(),
+            1,
+            n as isize,
+            add,
+            left.values.as_ptr(),
+            left.strides.1 as isize,
+            left.strides.0 as isize,
+            right.values.as_ptr(),
+            right.strides.1 as isize,
+            right.strides.0 as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// `after(x * weight + bias) + residual` for each row of `x`, over inputs `[x, weight]`, then bias and residual where there are any.
+#[derive(Debug, Clone)]
+pub(super) struct Linear {
+    /// `weight` is `[out, in]` (a tied embedding) instead of `[in, out]`.
+    pub(super) transposed: bool,
+    /// Whether inputs have a bias.
+    pub(super) bias: bool,
+    /// Whether inputs have a residual, shaped like the result.
+    pub(super) residual: bool,
+    /// Applied to the sum of product and bias.
+    pub(super) after: Option<Activation>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct LinearSaved {
+    x: Floats,
+    weight: Floats,
+    /// What the activation was applied to.
+    before: Option<Floats>,
+}
+
+vectorised! {
+    /// Writes `bias + residual` (either may be empty) to each row.
+    fn start_rows(bias: &[f32], residual: &[f32], out: &mut [MaybeUninit<f32>]) {
+        if bias.is_empty() {
+            for (out, &r) in out.iter_mut().zip(residual) {
+                out.write(r);
+            }
+        } else if residual.is_empty() {
+            for out in out.chunks_exact_mut(bias.len()) {
+                for (out, &b) in out.iter_mut().zip(bias) {
+                    out.write(b);
+                }
+            }
+        } else {
+            for (out, r) in out.chunks_exact_mut(bias.len()).zip(residual.chunks_exact(bias.len())) {
+                for (out, (&b, &r)) in out.iter_mut().zip(bias.iter().zip(r)) {
+                    out.write(b + r);
+                }
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// The sum of each column.
+    fn column_sums(width: usize, rows: &[f32]) -> Vec<f32> {
+        let mut sums = vec![0.0; width];
+        for row in rows.chunks_exact(width) {
+            for (sum, &x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
+        }
+        sums
+    }
+}
+
+impl Linear {
+    /// The weights as `[in, out]`, and these two sizes.
+    fn weights<'a>(&self, weight: &'a Floats) -> (Matrix<'a>, usize, usize) {
+        let (shape, width) = shape(weight);
+        let matrix = Matrix::new(values(weight), width);
+        if self.transposed { (matrix.transposed(), width, shape[0]) } else { (matrix, shape[0], width) }
+    }
+}
+
+impl<const N: usize> Kernel<N> for Linear {
+    type Saved = LinearSaved;
+
+    fn forward(&self, inputs: [Floats; N], keep: bool) -> (Floats, Option<LinearSaved>) {
+        let mut inputs = inputs.into_iter();
+        let (Some(x), Some(weight)) = (inputs.next(), inputs.next()) else {
+            unreachable!("a linear layer has at least an input and a weight");
+        };
+        let bias = if self.bias { inputs.next() } else { None };
+        let residual = if self.residual { inputs.next() } else { None };
+        let (matrix, wide, narrow) = self.weights(&weight);
+        let (mut out_shape, width) = shape(&x);
+        assert_eq!(width, wide, "the weight must have as many inputs as the rows have elements");
+        let last = out_shape.num_dims() - 1;
+        out_shape[last] = narrow;
+        let input = values(&x);
+        let rows = input.len() / wide.max(1);
+        let bias = bias.as_ref().map_or(&[][..], values);
+        let residual = residual.as_ref().map_or(&[][..], values);
+        assert!(!self.bias || bias.len() == narrow, "the bias must have as many elements as the weight has outputs");
+        assert!(!self.residual || residual.len() == rows * narrow, "the residual must be shaped like the result");
+        let cost = rows * wide * narrow / 16;
+        let piece = |width: usize| (ROWS * width).max(1);
+        let product = |index: usize, x: &[f32], out: &mut [MaybeUninit<f32>]| {
+            let start = !bias.is_empty() || !residual.is_empty();
+            if start {
+                let residual =
+                    if residual.is_empty() { residual } else { &residual[index * piece(narrow)..][..out.len()] };
+                start_rows(bias, residual, out);
+            }
+            // SAFETY: `start_rows` has initialised `out` where the product is added to it.
+            unsafe { multiply((out.len() / narrow, narrow, wide), Matrix::new(x, wide), matrix, out, start, false) };
+        };
+        let pieces = input.chunks(piece(wide)).enumerate();
+        let mut before = None;
+        // SAFETY: the pieces cover each vector, and `product` and `apply` write whole pieces.
+        let output = unsafe {
+            filled(rows * narrow, |out| match self.after {
+                None => each(cost, out.chunks_mut(piece(narrow)).zip(pieces), |(out, (i, x))| product(i, x, out)),
+                Some(after) => {
+                    before = Some(filled(rows * narrow, |before| {
+                        let outs = out.chunks_mut(piece(narrow)).zip(before.chunks_mut(piece(narrow)));
+                        each(cost, outs.zip(pieces), |((out, before), (i, x))| {
+                            product(i, x, before);
+                            activation::apply(after, assume_init(before), out);
+                        });
+                    }));
+                }
+            })
+        };
+        let before = before.filter(|_| keep).map(|before| tensor(before, [rows * narrow]));
+        (tensor(output, out_shape), keep.then_some(LinearSaved { x, weight, before }))
+    }
+
+    fn backward(&self, saved: LinearSaved, grad: Floats, wanted: [bool; N]) -> [Option<Floats>; N] {
+        let mut results = [const { None }; N];
+        if self.residual && wanted[N - 1] {
+            results[N - 1] = Some(grad.clone());
+        }
+        let LinearSaved { x, weight, before } = saved;
+        let (matrix, wide, narrow) = self.weights(&weight);
+        let (x_shape, _) = shape(&x);
+        let input = values(&x);
+        let rows = input.len() / wide.max(1);
+        let (piece, cost) = ((ROWS * narrow).max(1), rows * wide * narrow / 16);
+        let mut grad = grad;
+        if let (Some(after), Some(before)) = (self.after, &before) {
+            let slopes = grad.storage_mut::<f32>();
+            let pieces = slopes.chunks_mut(piece).zip(values(before).chunks(piece));
+            each(activation::COST * rows * narrow, pieces, |(grad, before)| {
+                activation::apply_slope(after, before, grad)
+            });
+        }
+        let slopes = values(&grad);
+        if wanted[0] {
+            // SAFETY: the pieces cover the vector, and each product writes a whole piece.
+            let grad_x = unsafe {
+                filled(input.len(), |out| {
+                    let pieces = out.chunks_mut((ROWS * wide).max(1)).zip(slopes.chunks(piece));
+                    each(cost, pieces, |(out, grad)| {
+                        let size = (grad.len() / narrow, wide, narrow);
+                        multiply(size, Matrix::new(grad, narrow), matrix.transposed(), out, false, false);
+                    });
+                })
+            };
+            results[0] = Some(tensor(grad_x, x_shape));
+        }
+        if wanted[1] {
+            let (x, grad) = (Matrix::new(input, wide), Matrix::new(slopes, narrow));
+            // SAFETY: the product writes the whole vector.
+            let grad_weight = unsafe {
+                filled(wide * narrow, |out| {
+                    if self.transposed {
+                        multiply((narrow, wide, rows), grad.transposed(), x, out, false, true);
+                    } else {
+                        multiply((wide, narrow, rows), x.transposed(), grad, out, false, true);
+                    }
+                })
+            };
+            let shape: Shape = if self.transposed { [narrow, wide].into() } else { [wide, narrow].into() };
+            results[1] = Some(tensor(grad_weight, shape));
+        }
+        if self.bias && wanted[2] {
+            let parts = map_each(rows * narrow, slopes.chunks(piece), |grad| column_sums(narrow, grad));
+            results[2] = Some(tensor(add_parts(parts, narrow), [narrow]));
+        }
+        results
+    }
+}
+
+/// The same slice, known to be initialised.
+///
+/// # Safety
+/// Every element must be initialised.
+pub(super) unsafe fn assume_init(values: &mut [MaybeUninit<f32>]) -> &mut [f32] {
+    // SAFETY: `MaybeUninit<f32>` is laid out like `f32`, and the caller promises that the elements are initialised.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [f32]) }
+}

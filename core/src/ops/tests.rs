@@ -1,0 +1,410 @@
+//! Every fused operation against the same one composed from Burn's, and against itself on other numbers of threads.
+
+use burn::optim::{AdaptiveMomentumState, Optimizer};
+use burn::tensor::{Device, Distribution, Tensor};
+
+use super::kernel::{fusable, split_rows};
+use super::*;
+
+/// Numbers between -1 and 1 that a seed decides.
+fn noise(seed: u32, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn matrix(seed: u32, rows: usize, columns: usize, scale: f32) -> (Vec<f32>, [usize; 2]) {
+    (noise(seed, rows * columns).into_iter().map(|x| x * scale).collect(), [rows, columns])
+}
+
+type Matrices = Vec<(Vec<f32>, [usize; 2])>;
+
+/// The result of `f`, and the gradients of a weighted sum of it.
+fn result_and_gradients(inputs: &Matrices, f: &dyn Fn(&[Tensor<2>]) -> Tensor<2>) -> Vec<Vec<f32>> {
+    let device = Device::flex().autodiff();
+    let tensors: Vec<Tensor<2>> = inputs
+        .iter()
+        .map(|(values, shape)| Tensor::<1>::from_floats(values.as_slice(), &device).reshape(*shape).require_grad())
+        .collect();
+    let output = f(&tensors);
+    let [rows, columns] = output.dims();
+    let weights = Tensor::<1>::from_floats(noise(77, rows * columns).as_slice(), &device).reshape([rows, columns]);
+    let grads = (output.clone() * weights).sum().backward();
+    let vector = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+    let gradients = tensors.iter().map(|x| x.grad(&grads).map(vector).unwrap_or_default());
+    let gradients: Vec<_> = gradients.collect();
+    std::iter::once(vector(output)).chain(gradients).collect()
+}
+
+#[track_caller]
+fn assert_close(what: &str, left: &[f32], right: &[f32], tolerance: f32) {
+    assert_eq!(left.len(), right.len(), "{what}: lengths");
+    for (i, (a, b)) in left.iter().zip(right).enumerate() {
+        assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what}: element {i} is {a} instead of {b}");
+    }
+}
+
+/// Checks a fused operation: forward within 1e-6 and gradients within 1e-5 of the composed one, the same without automatic
+/// differentiation, and the same bits on 1, 2 and 5 threads.
+#[track_caller]
+fn check(
+    inputs: Matrices,
+    fused: impl Fn(&[Tensor<2>]) -> Tensor<2> + Sync,
+    composed: impl Fn(&[Tensor<2>]) -> Tensor<2>,
+) {
+    let right = result_and_gradients(&inputs, &composed);
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| result_and_gradients(&inputs, &fused))
+    };
+    let one = on(1);
+    assert_close("result", &one[0], &right[0], 1e-6);
+    for (i, (one, right)) in one.iter().zip(&right).enumerate().skip(1) {
+        assert_close(&format!("gradient of input {i}"), one, right, 1e-5);
+    }
+    for threads in [2, 5] {
+        let many = on(threads);
+        let same = one.iter().flatten().zip(many.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same, "{threads} threads give other bits than 1");
+    }
+    let device = Device::flex();
+    let tensors: Vec<Tensor<2>> =
+        inputs.iter().map(|(x, shape)| Tensor::<1>::from_floats(x.as_slice(), &device).reshape(*shape)).collect();
+    assert_eq!(fused(&tensors).into_data().try_to_vec::<f32>().unwrap(), one[0]);
+}
+
+fn vector(x: &Tensor<2>) -> Tensor<1> {
+    let [rows, columns] = x.dims();
+    x.clone().reshape([rows * columns])
+}
+
+#[test]
+fn activations_match() {
+    for (rows, columns) in [(3, 5), (200, 513)] {
+        let input = vec![matrix(1, rows, columns, 6.0)];
+        for f in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu] {
+            check(input.clone(), |x| activate(f, x[0].clone()), |x| composed::activate(f, x[0].clone()));
+        }
+        let inputs = vec![matrix(2, rows, columns, 6.0), matrix(3, rows, columns, 1.0)];
+        check(inputs, |x| gated_silu(x[0].clone(), x[1].clone()), |x| composed::gated_silu(x[0].clone(), x[1].clone()));
+    }
+}
+
+#[test]
+fn activations_keep_their_limits() {
+    let x = Tensor::<1>::from_floats([-200.0, -10.0, 0.0, 10.0, 200.0, f32::NAN], &Device::flex());
+    for f in [gelu_tanh, gelu_erf, silu] {
+        let y = f(x.clone()).into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(y[0], 0.0);
+        assert!(y[1].abs() < 5e-4 && y[2] == 0.0 && (y[3] - 10.0).abs() < 5e-4);
+        assert_eq!(y[4], 200.0);
+        assert!(y[5].is_nan());
+    }
+}
+
+#[test]
+fn softmax_matches() {
+    for (rows, columns) in [(1, 1), (7, 20), (300, 257)] {
+        check(
+            vec![matrix(4, rows, columns, 8.0)],
+            |x| softmax_last(x[0].clone()),
+            |x| composed::softmax_last(x[0].clone()),
+        );
+    }
+}
+
+#[test]
+fn softmax_of_masked_rows_is_what_the_documentation_says() {
+    let low = f32::NEG_INFINITY;
+    let x = Tensor::<2>::from_floats([[0.0, low, 0.0], [low, low, low]], &Device::flex());
+    let y = softmax_last(x).into_data().try_to_vec::<f32>().unwrap();
+    assert_eq!(y[..3], [0.5, 0.0, 0.5]);
+    assert!(y[3..].iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn norms_match() {
+    for (rows, columns) in [(2, 3), (300, 129), (130, 768)] {
+        let inputs = vec![matrix(5, rows, columns, 3.0), matrix(6, 1, columns, 1.0), matrix(7, 1, columns, 1.0)];
+        check(
+            inputs.clone(),
+            |x| layer_norm(x[0].clone(), vector(&x[1]), vector(&x[2]), 1e-5),
+            |x| composed::layer_norm(x[0].clone(), vector(&x[1]), vector(&x[2]), 1e-5),
+        );
+        check(
+            inputs[..2].to_vec(),
+            |x| rms_norm(x[0].clone(), vector(&x[1]), 1e-6),
+            |x| composed::rms_norm(x[0].clone(), vector(&x[1]), 1e-6),
+        );
+    }
+}
+
+#[test]
+fn linear_layers_match() {
+    for (rows, inside, out) in [(1, 3, 2), (37, 24, 50), (300, 128, 96)] {
+        let scale = 1.0 / (inside as f32).sqrt();
+        let x = matrix(8, rows, inside, 1.0);
+        let weight = matrix(9, inside, out, scale);
+        let (bias, residual) = (matrix(10, 1, out, 1.0), matrix(11, rows, out, 1.0));
+        let inputs = vec![x.clone(), weight.clone(), bias.clone()];
+        check(
+            inputs.clone(),
+            |x| linear(x[0].clone(), x[1].clone(), Some(vector(&x[2]))),
+            |x| composed::linear(x[0].clone(), x[1].clone(), Some(vector(&x[2]))),
+        );
+        for f in [Activation::GeluTanh, Activation::GeluErf, Activation::Silu] {
+            check(
+                inputs.clone(),
+                |x| linear_then(x[0].clone(), x[1].clone(), Some(vector(&x[2])), Some(f)),
+                |x| composed::activate(f, composed::linear(x[0].clone(), x[1].clone(), Some(vector(&x[2])))),
+            );
+        }
+        check(
+            vec![x.clone(), weight.clone(), bias, residual.clone()],
+            |x| linear_residual(x[0].clone(), x[1].clone(), Some(vector(&x[2])), x[3].clone()),
+            |x| composed::linear(x[0].clone(), x[1].clone(), Some(vector(&x[2]))) + x[3].clone(),
+        );
+        check(
+            vec![x.clone(), weight.clone(), residual],
+            |x| linear_residual(x[0].clone(), x[1].clone(), None, x[2].clone()),
+            |x| composed::linear(x[0].clone(), x[1].clone(), None) + x[2].clone(),
+        );
+        check(
+            vec![x.clone(), weight],
+            |x| linear(x[0].clone(), x[1].clone(), None),
+            |x| composed::linear(x[0].clone(), x[1].clone(), None),
+        );
+        check(
+            vec![x, matrix(12, out, inside, scale)],
+            |x| linear_tied(x[0].clone(), x[1].clone()),
+            |x| composed::linear(x[0].clone(), x[1].clone().transpose(), None),
+        );
+    }
+}
+
+#[test]
+fn frozen_weights_get_no_gradient_and_inputs_still_do() {
+    let device = Device::flex().autodiff();
+    let x = Tensor::<1>::from_floats(noise(1, 12).as_slice(), &device).reshape([4, 3]).require_grad();
+    let weight = Tensor::<1>::from_floats(noise(2, 6).as_slice(), &device).reshape([3, 2]);
+    // A tensor of the plain device is a constant.
+    let bias = Tensor::<1>::from_floats(noise(3, 2).as_slice(), &Device::flex());
+    let grads = linear(x.clone(), weight.clone(), Some(bias)).sum().backward();
+    assert!(weight.grad(&grads).is_none());
+    let rows: Vec<f32> = weight.sum_dim(1).into_data().try_to_vec().unwrap();
+    assert_close("gradient", &x.grad(&grads).unwrap().into_data().try_to_vec::<f32>().unwrap(), &rows.repeat(4), 1e-6);
+}
+
+#[test]
+fn a_node_with_two_users_gets_both_gradients() {
+    // The gradient of `x` is shared by the two branches when the fused step overwrites its own.
+    let input = vec![matrix(13, 40, 24, 1.0), matrix(14, 24, 24, 0.2)];
+    let f = |silu: fn(Tensor<2>) -> Tensor<2>, x: &[Tensor<2>]| {
+        let y = silu(x[0].clone());
+        let z = silu(y.clone().matmul(x[1].clone()));
+        y + z.clone() + silu(z)
+    };
+    check(input, |x| f(silu, x), |x| f(composed::silu, x));
+}
+
+/// Spans of packed rows: `lengths` one after the other, with `gap` rows of nobody between them.
+fn spans(lengths: &[usize], gap: usize) -> (Vec<Span>, usize) {
+    let mut at = 0;
+    let mut spans = Vec::new();
+    for &length in lengths {
+        spans.push(Span { queries: at..at + length, keys: at..at + length });
+        at += length + gap;
+    }
+    (spans, at)
+}
+
+#[test]
+fn attention_matches() {
+    // (heads, kv heads, head width): even and odd widths, shared heads.
+    for (heads, kv_heads, width) in [(4, 4, 32), (2, 1, 5), (6, 2, 16)] {
+        for (lengths, gap) in [(vec![1], 0), (vec![3, 40, 17], 0), (vec![70, 5], 2)] {
+            for causal in [false, true] {
+                let (spans, rows) = spans(&lengths, gap);
+                let how = Attention { heads, kv_heads, scale: 1.0 / (width as f64).sqrt(), causal, spans };
+                let (q, kv) = (heads * width, kv_heads * width);
+                let inputs = vec![matrix(15, rows, q, 2.0), matrix(16, rows, kv, 2.0), matrix(17, rows, kv, 1.0)];
+                let composed = |x: &[Tensor<2>]| composed::attention(x[0].clone(), x[1].clone(), x[2].clone(), &how);
+                check(inputs, |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), &how), composed);
+                check(
+                    vec![matrix(18, rows, q + 2 * kv, 2.0)],
+                    |x| self_attention(x[0].clone(), &how),
+                    |x| {
+                        let part = |start, len| x[0].clone().narrow(1, start, len);
+                        composed(&[part(0, q), part(q, kv), part(q + kv, kv)])
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_with_fewer_queries_than_keys_matches() {
+    for causal in [false, true] {
+        let spans = vec![Span { queries: 0..1, keys: 2..9 }, Span { queries: 1..4, keys: 9..30 }];
+        let how = Attention { heads: 3, kv_heads: 3, scale: 0.3, causal, spans };
+        check(
+            vec![matrix(19, 5, 24, 2.0), matrix(20, 33, 24, 2.0), matrix(21, 33, 24, 1.0)],
+            |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), &how),
+            |x| composed::attention(x[0].clone(), x[1].clone(), x[2].clone(), &how),
+        );
+    }
+}
+
+#[test]
+fn composed_attention_is_the_formula() {
+    // One head of width 2, two keys; the first query sees one key, the second both.
+    let device = Device::flex();
+    let t = |x: [[f32; 2]; 2]| Tensor::<2>::from_floats(x, &device);
+    let (q, k, v) = (t([[1.0, 0.0], [0.0, 1.0]]), t([[1.0, 2.0], [3.0, 4.0]]), t([[5.0, 6.0], [7.0, 8.0]]));
+    let spans = vec![Span { queries: 0..2, keys: 0..2 }];
+    let how = Attention { heads: 1, kv_heads: 1, scale: 0.5, causal: true, spans };
+    // Scores of the second query: 0.5 * [2, 4]; weights 1 / (1 + e) and e / (1 + e).
+    let w = 1.0_f32.exp() / (1.0 + 1.0_f32.exp());
+    let right = [5.0, 6.0, 5.0 + 2.0 * w, 6.0 + 2.0 * w];
+    for y in [composed::attention(q.clone(), k.clone(), v.clone(), &how), attention(q, k, v, &how)] {
+        assert_close("attention", &y.into_data().try_to_vec::<f32>().unwrap(), &right, 1e-6);
+    }
+}
+
+#[test]
+#[should_panic(expected = "must lie within its rows")]
+fn spans_beyond_the_rows_are_refused() {
+    let x = Tensor::<2>::zeros([3, 4], &Device::flex());
+    let how =
+        Attention { heads: 1, kv_heads: 1, scale: 1.0, causal: false, spans: vec![Span { queries: 0..3, keys: 0..4 }] };
+    attention(x.clone(), x.clone(), x, &how);
+}
+
+#[test]
+#[should_panic(expected = "must not overlap")]
+fn overlapping_rows_are_refused() {
+    split_rows(&mut [0; 9], 1, [0..4, 3..5].into_iter());
+}
+
+#[test]
+fn rotation_matches() {
+    // All of the head, and part of it (GPT-NeoX).
+    for (heads, width, rotated) in [(3, 8, 8), (2, 10, 4)] {
+        let frequencies: Vec<f32> =
+            (0..rotated / 2).map(|i| 10_000_f32.powf(-2.0 * i as f32 / rotated as f32)).collect();
+        let rotary = Rotary::new(&frequencies, 50, 1.0);
+        assert_eq!((rotary.positions(), rotary.rotated()), (50, rotated));
+        let positions: Vec<u32> = (0..200).map(|i| (i * 7) % 50).collect();
+        check(
+            vec![matrix(22, 200, heads * width, 1.0)],
+            |x| rotate(x[0].clone(), heads, &positions, &rotary),
+            |x| composed::rotate(x[0].clone(), heads, &positions, &rotary),
+        );
+    }
+    // A quarter turn of the pair (first half, second half).
+    let quarter = Rotary::new(&[std::f32::consts::FRAC_PI_2], 2, 1.0);
+    let x = Tensor::<2>::from_floats([[1.0, 2.0], [1.0, 2.0]], &Device::flex());
+    let y = rotate(x, 1, &[0, 1], &quarter).into_data().try_to_vec::<f32>().unwrap();
+    assert_close("rotation", &y, &[1.0, 2.0, -2.0, 1.0], 1e-6);
+}
+
+#[test]
+fn lookup_matches() {
+    let ids: Vec<u32> = (0..700).map(|i| (i * i + 3) % 50).collect();
+    check(vec![matrix(23, 53, 130, 1.0)], |x| lookup(x[0].clone(), &ids), |x| composed::lookup(x[0].clone(), &ids));
+}
+
+#[test]
+fn cross_entropy_matches() {
+    let targets: Vec<u32> = (0..100).map(|i| (i * 31) % 700).collect();
+    check(
+        vec![matrix(24, 100, 700, 5.0)],
+        |x| cross_entropy(x[0].clone(), &targets).unsqueeze(),
+        |x| composed::cross_entropy(x[0].clone(), &targets).unsqueeze(),
+    );
+    // Equal logits: the logarithm of the number of classes.
+    let loss = cross_entropy(Tensor::zeros([1, 8], &Device::flex()), &[3]).into_scalar::<f32>();
+    assert!((loss - 8.0_f32.ln()).abs() < 1e-6);
+}
+
+#[test]
+fn other_number_formats_run_composed() {
+    let device = Device::flex();
+    let x = Tensor::<2>::from_floats([[0.5, -1.5]], &device).cast(burn::tensor::FloatDType::F64);
+    assert!(!fusable(&x));
+    let y = gelu_erf(x.clone());
+    assert_eq!(y.dtype(), burn::tensor::DType::F64);
+    assert!(fusable(&Tensor::<2>::random([2, 2], Distribution::Default, &device)));
+}
+
+/// `torch.optim.Adam` and `AdamW` of PyTorch 2 on these numbers: parameter after each of three steps (lr 0.1, 0.1, 0.05).
+#[test]
+fn adam_is_that_of_pytorch() {
+    let start = [1.0_f32, -2.0, 0.5];
+    let grads = [[0.3_f32, -0.1, 2.0], [-0.2, 0.4, 1.0], [0.0, 0.5, -3.0]];
+    let cases = [(false, 0.0, ADAM), (false, 0.1, ADAM_L2), (true, 0.1, ADAM_W)];
+    for (decoupled, weight_decay, right) in cases {
+        let adam = Adam { weight_decay, decoupled, ..Adam::default() };
+        let device = Device::flex();
+        let mut x = Tensor::<1>::from_floats(start, &device);
+        let mut state = None;
+        for ((grad, right), lr) in grads.into_iter().zip(right).zip([0.1, 0.1, 0.05]) {
+            (x, state) = adam.step(lr, x, Tensor::<1>::from_floats(grad, &device), state);
+            assert_close("parameter", &x.to_data().try_to_vec::<f32>().unwrap(), &right, 2e-7);
+        }
+        assert_eq!(state.map(|state| state.time), Some(3));
+    }
+}
+
+const ADAM: [[f32; 3]; 3] = [
+    [0.900000036, -1.89999998, 0.400000006],
+    [0.885547996, -1.95595026, 0.306782037],
+    [0.879962265, -1.99435186, 0.31088087],
+];
+const ADAM_L2: [[f32; 3]; 3] = [
+    [0.899999976, -1.89999998, 0.400000006],
+    [0.855135322, -1.88780344, 0.306570113],
+    [0.831698418, -1.90490723, 0.30974254],
+];
+const ADAM_W: [[f32; 3]; 3] = [
+    [0.890000045, -1.88, 0.395000011],
+    [0.866648018, -1.91715026, 0.297832042],
+    [0.856729031, -1.94596624, 0.300441712],
+];
+
+#[test]
+fn adam_has_the_same_bits_on_any_number_of_threads_and_works_in_place() {
+    let adam = Adam { weight_decay: 0.01, decoupled: true, ..Adam::default() };
+    let len = 100_003;
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let device = Device::flex();
+            let tensor = |seed| Tensor::<1>::from_floats(noise(seed, len).as_slice(), &device);
+            let (mut x, mut state) = (tensor(1), None);
+            for seed in 2..5 {
+                (x, state) = adam.step(0.01, x, tensor(seed), state);
+            }
+            x.into_data().try_to_vec::<f32>().unwrap()
+        })
+    };
+    let one = run(1);
+    assert!(one.iter().zip(run(3)).all(|(a, b)| a.to_bits() == b.to_bits()));
+}
+
+#[test]
+fn adam_leaves_a_shared_parameter_alone() {
+    let device = Device::flex();
+    let x = Tensor::<1>::from_floats([1.0, 2.0], &device);
+    let kept = x.clone();
+    let state = AdaptiveMomentumState::new(0, x.zeros_like(), x.zeros_like());
+    let (y, _) = Adam::default().step(0.5, x, Tensor::<1>::from_floats([1.0, 1.0], &device), Some(state));
+    assert_eq!(kept.into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
+    assert_close("parameter", &y.into_data().try_to_vec::<f32>().unwrap(), &[0.5, 1.5], 1e-6);
+}
