@@ -264,7 +264,7 @@ impl Classification {
     fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
         let embedding = match &self.fixed {
             Some(table) => table.tensor(rows, &self.device),
-            None => model.embed(&self.data.tokens(rows, &self.device)),
+            None => model.embed(&self.data.tokens(rows)),
         };
         let logits = model.logits(embedding.clone()).cast(FloatDType::F32);
         Output { logits, embedding }

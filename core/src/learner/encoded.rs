@@ -1,7 +1,5 @@
 //! Tokenised examples, checked once at the border.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-
 use crate::{
     Result,
     model::{Spec, Tokens},
@@ -51,18 +49,10 @@ impl Encoded {
         (0..self.rows.len() as u32).map(ExampleId).collect()
     }
 
-    /// Some rows as one batch, padded on the right to the longest of them.
-    pub fn tokens(&self, rows: &[u32], device: &Device) -> Tokens {
-        let lengths: Vec<usize> = rows.iter().map(|&row| self.row(row as usize).len()).collect();
-        let width = lengths.iter().copied().max().unwrap_or_default();
-        let mut ids = vec![0i32; lengths.len() * width];
-        for (place, &row) in rows.iter().enumerate() {
-            for (id, &token) in ids[place * width..].iter_mut().zip(self.row(row as usize)) {
-                *id = token as i32;
-            }
-        }
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [lengths.len(), width]), device);
-        Tokens { ids, lengths }
+    /// Some rows as one batch.
+    pub fn tokens(&self, rows: &[u32]) -> Tokens {
+        let rows: Vec<&[u32]> = rows.iter().map(|&row| self.row(row as usize)).collect();
+        Tokens::packed(&rows)
     }
 }
 
