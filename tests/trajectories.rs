@@ -138,19 +138,19 @@ fn recipe(more: Value) -> Recipe {
 
 #[test]
 fn cross_entropy_with_adam_and_cosine() {
-    follow("xent_adam_cosine", json!({ "type": "cross-entropy" }), recipe(json!({})), 1e-5);
+    follow("xent_adam_cosine", json!({ "type": "cross-entropy" }), recipe(json!({})), 2e-6);
 }
 
 #[test]
 fn auxiliary_confidence_with_adam_and_cosine() {
-    follow("logconf_adam_cosine", json!({ "type": "aux-confidence" }), recipe(json!({})), 1e-5);
+    follow("logconf_adam_cosine", json!({ "type": "aux-confidence" }), recipe(json!({})), 2e-6);
 }
 
 #[test]
 fn product_with_adam_and_a_constant_rate() {
     let constant = recipe(json!({ "schedule": "constant" }));
-    follow("product_adam_const", json!({ "type": "product" }), constant.clone(), 1e-5);
-    follow("product_adam_const", json!({ "type": "product", "form": "openai" }), constant, 1e-5);
+    follow("product_adam_const", json!({ "type": "product" }), constant.clone(), 2e-6);
+    follow("product_adam_const", json!({ "type": "product", "form": "openai" }), constant, 2e-6);
 }
 
 #[test]

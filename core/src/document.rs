@@ -134,18 +134,15 @@ fn readable(path: &str, value: &str) -> String {
         let parses = parse_table(&format!("v = {value}")).is_ok();
         if parses { value.to_owned() } else { format!("{:?}", value) }
     };
-    let is_list = value.contains(',') && !value.starts_with(['[', '{', '"', '\'']);
+    // `seeds=0,1` is what fingers type; the key lives in `[grid]` and is a list.
+    let in_grid = matches!(path, "seeds" | "tasks" | "methods");
+    let is_list = (in_grid || value.contains(',')) && !value.starts_with(['[', '{', '"', '\'']);
     let value = if is_list {
         format!("[{}]", value.split(',').map(|item| one(item.trim())).collect::<Vec<_>>().join(", "))
     } else {
         one(value)
     };
-    // `seeds=0,1` is what fingers type; the key lives in `[grid]`.
-    let path = if matches!(path, "seeds" | "tasks" | "methods" | "name" | "pairs") {
-        format!("grid.{path}")
-    } else {
-        path.to_owned()
-    };
+    let path = if in_grid { format!("grid.{path}") } else { path.to_owned() };
     format!("{path} = {value}")
 }
 
@@ -436,6 +433,8 @@ mod tests {
         assert_eq!(train, Train { epochs: 3, learning_rate: 0.5 });
         let seeds: Vec<u64> = document.root().need("grid").unwrap().read_key("seeds").unwrap().unwrap();
         assert_eq!(seeds, [3, 4]);
+        let one = Document::parse("grid.toml", TEXT).unwrap().with_overrides(&["seeds=7".into()]).unwrap();
+        assert_eq!(one.root().need("grid").unwrap().read_key::<Vec<u64>>("seeds").unwrap().unwrap(), [7]);
         let name = document.root().get("method").unwrap().get("a").unwrap().get("loss").unwrap().get("type").unwrap();
         assert_eq!(name.text().unwrap(), "js");
         assert_eq!(name.path(), "method.a.loss.type");

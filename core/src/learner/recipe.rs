@@ -1,7 +1,7 @@
 //! How a model is trained: the part of a method that is not its loss.
 
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdafactorConfig, AdamConfig, AdamWConfig, ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
+use burn::optim::{AdafactorConfig, ModuleOptimizer, SgdConfig, decay::WeightDecayConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::{
     sampler::Order,
     schedule::{Schedule, Shape},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, ops};
 
 /// Which optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -193,31 +193,23 @@ impl Recipe {
 
     /// The optimizer, without state.
     pub(super) fn optimizer(&self) -> ModuleOptimizer {
-        let [beta_1, beta_2] = self.betas.map(|beta| beta as f32);
-        let epsilon = self.epsilon as f32;
-        // Burn's optimizers with one weight decay for matrices and another for the rest.
-        let matrices = self.decay() as f32;
+        // One weight decay for matrices and another for the rest.
+        let matrices = self.decay();
         let rest = if self.decayed == Decayed::All { matrices } else { 0.0 };
-        let penalty = |decay: f32| (decay != 0.0).then(|| WeightDecayConfig::new(decay));
         match self.optimizer {
-            Optimizer::Adam => {
-                let adam = AdamConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon);
-                let with = |decay| adam.clone().with_weight_decay(penalty(decay)).build();
-                ByRank { matrices: with(matrices), rest: with(rest) }.into()
-            }
-            Optimizer::Adamw => {
-                let adamw = AdamWConfig::new().with_beta_1(beta_1).with_beta_2(beta_2).with_epsilon(epsilon);
-                let with = |decay| adamw.clone().with_weight_decay(decay).build();
+            Optimizer::Adam | Optimizer::Adamw => {
+                let [beta_1, beta_2] = self.betas;
+                let decoupled = self.optimizer == Optimizer::Adamw;
+                let with = |weight_decay| ops::Adam { beta_1, beta_2, epsilon: self.epsilon, weight_decay, decoupled };
                 ByRank { matrices: with(matrices), rest: with(rest) }.into()
             }
             Optimizer::Sgd => {
                 // PyTorch's momentum: no dampening, no Nesterov.
-                let momentum = || {
-                    (self.momentum != 0.0).then(|| {
-                        MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0).with_nesterov(false)
-                    })
-                };
-                let with = |decay| SgdConfig::new().with_momentum(momentum()).with_weight_decay(penalty(decay)).build();
+                let momentum = MomentumConfig::new().with_momentum(self.momentum).with_dampening(0.0);
+                let momentum = (self.momentum != 0.0).then_some(momentum);
+                let penalty = |decay: f64| (decay != 0.0).then(|| WeightDecayConfig::new(decay as f32));
+                let sgd = SgdConfig::new().with_momentum(momentum);
+                let with = |decay| sgd.clone().with_weight_decay(penalty(decay)).build();
                 ByRank { matrices: with(matrices), rest: with(rest) }.into()
             }
             Optimizer::Adafactor => {

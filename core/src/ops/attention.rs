@@ -10,6 +10,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::kernel::{Floats, Kernel, each, filled, shape, split_rows, tensor, values};
+#[cfg(target_arch = "x86_64")]
+use super::math::has_wide_vectors;
 use super::math::{LANES, sum, vectorised};
 use super::norm::softmax_row;
 
@@ -137,9 +139,52 @@ unsafe fn tile<const M: usize>(
     }
 }
 
+/// [`tile`] in vector instructions, which the compiler does not find by itself. The same bits where fused multiply-add is exact.
+///
+/// # Safety
+/// As for [`tile`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn wide_tile<const M: usize>(
+    depth: usize,
+    left: *const f32,
+    left_strides: (usize, usize),
+    right: *const f32,
+    right_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+    add: bool,
+) {
+    use std::arch::x86_64::{
+        _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    // SAFETY: the caller keeps all of this inside the slices.
+    unsafe {
+        let mut sums = [[_mm256_setzero_ps(); 2]; M];
+        for d in 0..depth {
+            let row = right.add(d * right_stride);
+            let (first, second) = (_mm256_loadu_ps(row), _mm256_loadu_ps(row.add(8)));
+            for (m, sums) in sums.iter_mut().enumerate() {
+                let factor = _mm256_broadcast_ss(&*left.add(m * left_strides.0 + d * left_strides.1));
+                sums[0] = _mm256_fmadd_ps(factor, first, sums[0]);
+                sums[1] = _mm256_fmadd_ps(factor, second, sums[1]);
+            }
+        }
+        for (m, &[mut first, mut second]) in sums.iter().enumerate() {
+            let out = out.add(m * out_stride);
+            if add {
+                first = _mm256_add_ps(_mm256_loadu_ps(out), first);
+                second = _mm256_add_ps(_mm256_loadu_ps(out.add(8)), second);
+            }
+            _mm256_storeu_ps(out, first);
+            _mm256_storeu_ps(out.add(8), second);
+        }
+    }
+}
+
 /// `out (+)= left * right` for `rows` rows and `columns` (a multiple of [`TILE`]) columns; the rows of `right` and `out` lie
 /// `strides.0` and `strides.1` apart.
-#[inline(always)]
 fn product(
     (rows, columns, depth): (usize, usize, usize),
     left: Left,
@@ -160,32 +205,40 @@ fn product(
             && (depth - 1) * strides.0 + columns <= right.len()
             && (rows - 1) * strides.1 + columns <= out.len()
     );
-    for column in (0..columns).step_by(TILE) {
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: by the assertion, rows below `rows`, depths below `depth` and columns below `columns` are inside the slices, and
-            // `M` below is at most `rows - row`.
-            unsafe {
-                let left_at = left.values.as_ptr().add(row * left.strides.0);
-                let right_at = right.as_ptr().add(column);
-                let out_at = out.as_mut_ptr().add(row * strides.1 + column);
-                macro_rules! tile {
-                    ($m: literal) => {
-                        tile::<$m>(depth, left_at, left.strides, right_at, strides.0, out_at, strides.1, add)
-                    };
-                }
-                match rows - row {
-                    1 => tile!(1),
-                    2 => tile!(2),
-                    3 => tile!(3),
-                    4 => tile!(4),
-                    5 => tile!(5),
-                    _ => tile!(6),
+    // SAFETY: by the assertion, rows below `rows`, depths below `depth` and columns below `columns` are inside the slices; `M` is at most
+    // `rows - row` throughout; and the vector version runs where the processor has its instructions.
+    macro_rules! tiles {
+        ($tile: ident) => {
+            for column in (0..columns).step_by(TILE) {
+                for row in (0..rows).step_by(TILE_ROWS) {
+                    unsafe {
+                        let left_at = left.values.as_ptr().add(row * left.strides.0);
+                        let right_at = right.as_ptr().add(column);
+                        let out_at = out.as_mut_ptr().add(row * strides.1 + column);
+                        macro_rules! tile {
+                            ($m: literal) => {
+                                $tile::<$m>(depth, left_at, left.strides, right_at, strides.0, out_at, strides.1, add)
+                            };
+                        }
+                        match rows - row {
+                            1 => tile!(1),
+                            2 => tile!(2),
+                            3 => tile!(3),
+                            4 => tile!(4),
+                            5 => tile!(5),
+                            _ => tile!(6),
+                        }
+                    }
                 }
             }
-            row += TILE_ROWS;
-        }
+        };
     }
+    #[cfg(target_arch = "x86_64")]
+    if has_wide_vectors() {
+        tiles!(wide_tile);
+        return;
+    }
+    tiles!(tile);
 }
 
 /// Copies a head's rows, padded with zeros to the width of tiles.
@@ -203,8 +256,24 @@ fn copy_head(head: Head, rows: Range<usize>, width: usize, out: &mut [f32]) {
 fn transpose_head(head: Head, rows: Range<usize>, width: usize, out: &mut [f32]) {
     let stride = padded(rows.len());
     let count = rows.len();
-    for (column, row) in rows.enumerate() {
-        for (d, &x) in head.row(row, width).iter().enumerate() {
+    // In squares that the registers hold; what is left over one by one.
+    const SIDE: usize = 8;
+    let (squares, blocks) = (width / SIDE * SIDE, count / SIDE * SIDE);
+    for block in (0..blocks).step_by(SIDE) {
+        for from in (0..squares).step_by(SIDE) {
+            let mut square = [[0.0_f32; SIDE]; SIDE];
+            for (r, line) in square.iter_mut().enumerate() {
+                line.copy_from_slice(&head.row(rows.start + block + r, width)[from..from + SIDE]);
+            }
+            for d in 0..SIDE {
+                let line: [f32; SIDE] = std::array::from_fn(|r| square[r][d]);
+                out[(from + d) * stride + block..][..SIDE].copy_from_slice(&line);
+            }
+        }
+    }
+    for column in 0..count {
+        let first = if column < blocks { squares } else { 0 };
+        for (d, &x) in head.row(rows.start + column, width).iter().enumerate().skip(first) {
             out[d * stride + column] = x;
         }
     }

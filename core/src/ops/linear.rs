@@ -1,16 +1,33 @@
 //! Linear layers with what stands around them (bias, activation, residual sum) computed while rows are in the cache.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use burn::tensor::Shape;
 
 use super::activation::{self, Activation};
-use super::kernel::{Floats, Kernel, each, filled, map_each, shape, tensor, values};
+use super::kernel::{CHUNK, Floats, Kernel, each, filled, map_each, shape, split_rows, tensor, values};
 use super::math::vectorised;
 use super::norm::add_parts;
 
-/// Rows per piece of work. A piece packs the weights once, so it must be large; a batch should have several.
-const ROWS: usize = 128;
+/// Rows per piece of work are between these. Each piece packs the weights anew, so it should be large; but its results should still be
+/// in the cache when bias and activation are applied.
+const FEWEST_ROWS: usize = 128;
+const MOST_ROWS: usize = 512;
+
+/// Results narrower than this are not cut for threads.
+const TINY: usize = 16;
+
+/// Cuts rows of results that are `width` wide into even pieces, two per thread where there are enough.
+///
+/// Unlike elsewhere the cut depends on the number of threads. Bits do not: within a product the order of additions depends on the depth
+/// alone as long as neither side is tiny ([`multiply`]), and pieces of few rows are only made of few rows.
+fn pieces(rows: usize, width: usize) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
+    let threads = rayon::current_num_threads();
+    let wanted = if threads == 1 || width < TINY { 1 } else { 2 * threads };
+    let count = wanted.min(rows / FEWEST_ROWS).max(rows.div_ceil(MOST_ROWS));
+    (0..count).map(move |i| i * rows / count..(i + 1) * rows / count)
+}
 
 /// A matrix inside a slice: element `(row, column)` is at `row * strides.0 + column * strides.1`.
 #[derive(Clone, Copy)]
@@ -35,7 +52,9 @@ impl<'a> Matrix<'a> {
 }
 
 /// `out = left * right`, or `out += left * right` if `add` (then `out` must be initialised): `[m, k]` times `[k, n]`, `out` row by
-/// row. On one thread unless `threads`. The order of additions depends on `k` alone.
+/// row. On one thread unless `threads`.
+///
+/// The order in which `gemm` adds depends on `k` and not on the other sizes, but for special cases below 65 rows or columns.
 ///
 /// # Safety
 /// With `add`, `out` must be initialised. In any case it is afterwards.
@@ -173,31 +192,34 @@ impl<const N: usize> Kernel<N> for Linear {
         assert!(!self.bias || bias.len() == narrow, "the bias must have as many elements as the weight has outputs");
         assert!(!self.residual || residual.len() == rows * narrow, "the residual must be shaped like the result");
         let cost = rows * wide * narrow / 16;
-        let piece = |width: usize| (ROWS * width).max(1);
-        let product = |index: usize, x: &[f32], out: &mut [MaybeUninit<f32>]| {
+        let product = |rows: Range<usize>, out: &mut [MaybeUninit<f32>]| {
+            let residual =
+                if residual.is_empty() { residual } else { &residual[rows.start * narrow..rows.end * narrow] };
             let start = !bias.is_empty() || !residual.is_empty();
             if start {
-                let residual =
-                    if residual.is_empty() { residual } else { &residual[index * piece(narrow)..][..out.len()] };
                 start_rows(bias, residual, out);
             }
+            let x = Matrix::new(&input[rows.start * wide..rows.end * wide], wide);
             // SAFETY: `start_rows` has initialised `out` where the product is added to it.
-            unsafe { multiply((out.len() / narrow, narrow, wide), Matrix::new(x, wide), matrix, out, start, false) };
+            unsafe { multiply((rows.len(), narrow, wide), x, matrix, out, start, false) };
         };
-        let pieces = input.chunks(piece(wide)).enumerate();
+        let cut = pieces(rows, narrow);
         let mut before = None;
         // SAFETY: the pieces cover each vector, and `product` and `apply` write whole pieces.
         let output = unsafe {
-            filled(rows * narrow, |out| match self.after {
-                None => each(cost, out.chunks_mut(piece(narrow)).zip(pieces), |(out, (i, x))| product(i, x, out)),
-                Some(after) => {
-                    before = Some(filled(rows * narrow, |before| {
-                        let outs = out.chunks_mut(piece(narrow)).zip(before.chunks_mut(piece(narrow)));
-                        each(cost, outs.zip(pieces), |((out, before), (i, x))| {
-                            product(i, x, before);
-                            activation::apply(after, assume_init(before), out);
-                        });
-                    }));
+            filled(rows * narrow, |out| {
+                let (outs, _) = split_rows(out, narrow, cut.clone());
+                match self.after {
+                    None => each(cost, outs.into_iter().zip(cut), |(out, rows)| product(rows, out)),
+                    Some(after) => {
+                        before = Some(filled(rows * narrow, |before| {
+                            let (befores, _) = split_rows(before, narrow, cut.clone());
+                            each(cost, outs.into_iter().zip(befores).zip(cut), |((out, before), rows)| {
+                                product(rows, before);
+                                activation::apply(after, assume_init(before), out);
+                            });
+                        }));
+                    }
                 }
             })
         };
@@ -215,11 +237,11 @@ impl<const N: usize> Kernel<N> for Linear {
         let (x_shape, _) = shape(&x);
         let input = values(&x);
         let rows = input.len() / wide.max(1);
-        let (piece, cost) = ((ROWS * narrow).max(1), rows * wide * narrow / 16);
+        let cost = rows * wide * narrow / 16;
         let mut grad = grad;
         if let (Some(after), Some(before)) = (self.after, &before) {
             let slopes = grad.storage_mut::<f32>();
-            let pieces = slopes.chunks_mut(piece).zip(values(before).chunks(piece));
+            let pieces = slopes.chunks_mut(CHUNK).zip(values(before).chunks(CHUNK));
             each(activation::COST * rows * narrow, pieces, |(grad, before)| {
                 activation::apply_slope(after, before, grad)
             });
@@ -229,10 +251,10 @@ impl<const N: usize> Kernel<N> for Linear {
             // SAFETY: the pieces cover the vector, and each product writes a whole piece.
             let grad_x = unsafe {
                 filled(input.len(), |out| {
-                    let pieces = out.chunks_mut((ROWS * wide).max(1)).zip(slopes.chunks(piece));
-                    each(cost, pieces, |(out, grad)| {
-                        let size = (grad.len() / narrow, wide, narrow);
-                        multiply(size, Matrix::new(grad, narrow), matrix.transposed(), out, false, false);
+                    let (outs, _) = split_rows(out, wide, pieces(rows, wide));
+                    each(cost, outs.into_iter().zip(pieces(rows, wide)), |(out, rows)| {
+                        let grad = Matrix::new(&slopes[rows.start * narrow..rows.end * narrow], narrow);
+                        multiply((rows.len(), wide, narrow), grad, matrix.transposed(), out, false, false);
                     });
                 })
             };
@@ -254,7 +276,8 @@ impl<const N: usize> Kernel<N> for Linear {
             results[1] = Some(tensor(grad_weight, shape));
         }
         if self.bias && wanted[2] {
-            let parts = map_each(rows * narrow, slopes.chunks(piece), |grad| column_sums(narrow, grad));
+            let parts =
+                map_each(rows * narrow, slopes.chunks((FEWEST_ROWS * narrow).max(1)), |grad| column_sums(narrow, grad));
             results[2] = Some(tensor(add_parts(parts, narrow), [narrow]));
         }
         results

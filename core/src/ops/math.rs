@@ -20,7 +20,7 @@ macro_rules! vectorised {
                 fn wide $(<const $n: bool>)? ($($argument: $type),*) $(-> $result)? {
                     body $(::<$n>)? ($($argument),*)
                 }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                if $crate::ops::math::has_wide_vectors() {
                     // SAFETY: the processor has both features.
                     return unsafe { wide $(::<$n>)? ($($argument),*) };
                 }
@@ -30,6 +30,13 @@ macro_rules! vectorised {
     };
 }
 pub(super) use vectorised;
+
+/// Whether the processor has AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn has_wide_vectors() -> bool {
+    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+}
 
 /// Width of the lanes that reductions run in. Fixed, because it decides the order of additions.
 pub(super) const LANES: usize = 16;
