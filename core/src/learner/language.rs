@@ -86,12 +86,11 @@ impl Work for NextToken {
     type Model = Transformer;
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
-        let lengths: Vec<usize> = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).collect();
-        let total = lengths.iter().sum();
+        let total = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).sum();
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
-        for part in parts(&lengths, self.micro_batch) {
-            let loss = self.loss(model, &minibatch.pick(&part), total)?;
+        for part in parts(minibatch.rows.len(), self.micro_batch) {
+            let loss = self.loss(model, &minibatch.rows[part], total)?;
             losses.push(loss.clone().inner());
             accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
         }

@@ -330,8 +330,13 @@ impl Transformer {
             Positions::Learned { .. } => None,
         };
         let scale = (spec.head_dim as f64).sqrt().recip();
-        let mut how =
-            ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, spans: Vec::new() };
+        let mut how = ops::Attention {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            scale,
+            causal: spec.causal,
+            spans: Vec::new(),
+        };
         let Some(places) = places else {
             how.spans = tokens.spans().map(|span| ops::Span { queries: span.clone(), keys: span }).collect();
             return Plan { how, rotary, queries: keys.clone(), keys, rows: None };
