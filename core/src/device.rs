@@ -50,8 +50,7 @@ mod driver {
     /// Number of GPUs the driver sees.
     pub fn device_count() -> Result<usize> {
         let missing = |what: &str| {
-            Error::new(format!("no CUDA driver: {what}"))
-                .help("install NVIDIA's driver, or use `--device cpu`")
+            Error::new(format!("no CUDA driver: {what}")).help("install NVIDIA's driver, or use `--device cpu`")
         };
         // SAFETY: the names are nul-terminated; `cuInit` and `cuDeviceGetCount` have had these signatures in every version of the driver;
         // the library is never unloaded.

@@ -76,10 +76,7 @@ fn prepare(args: &GridArgs) -> Result<Prepared> {
     let PlaceArgs { data, models, results } = &args.places;
     let store = Store::open(results.join("stages"))?;
     let folder = results.join(&grid.name);
-    let places = Places {
-        sources: Sources::from_env(data)?,
-        models: PlaceArgs::folders(models, "W2S_MODELS"),
-    };
+    let places = Places { sources: Sources::from_env(data)?, models: PlaceArgs::folders(models, "W2S_MODELS") };
     let plan = Plan::make(grid, &library, &places, &store)?;
     Ok(Prepared { plan, store, folder })
 }

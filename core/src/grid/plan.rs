@@ -16,7 +16,8 @@ use crate::{
     learner::Recipe,
     model::{Pretrained, Spec, Tokenizer},
     stage::{
-        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob, copy,
+        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob,
+        copy,
     },
     task::{
         CountTokens, DataOptions, Sources, fit,
@@ -124,8 +125,7 @@ impl Plan {
         places: &Places,
         store: &Store,
     ) -> Result<()> {
-        let (weak, strong) =
-            (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
+        let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
         let data = self.find_data(task, [weak, strong], seed, library, places, store)?;
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
@@ -282,7 +282,10 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
 
 impl Plan {
     /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
-    #[expect(clippy::too_many_arguments, reason = "each is one thing that decides what the data are, or where they are")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one thing that decides what the data are, or where they are"
+    )]
     fn find_data(
         &mut self,
         task: usize,

@@ -168,8 +168,10 @@ impl Books {
         let fingerprint = &cell.data.fingerprint;
         if !self.truths.contains_key(fingerprint) {
             let data = TaskData::read(&cell.data.folder)?;
-            self.truths
-                .insert(fingerprint.clone(), stage::part(&data, Split::Test).iter().map(|example| example.label).collect());
+            self.truths.insert(
+                fingerprint.clone(),
+                stage::part(&data, Split::Test).iter().map(|example| example.label).collect(),
+            );
         }
         let truth = &self.truths[fingerprint];
         let own = self.predictions(entry.stage, Split::Test)?;

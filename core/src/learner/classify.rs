@@ -1,8 +1,11 @@
 //! Training a classifier on soft labels with a selector, a refiner and a loss.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use burn::{
@@ -12,7 +15,7 @@ use burn::{
 };
 
 use super::{
-    encoded::{Encoded, Part, parts},
+    encoded::{Encoded, parts},
     predict::embed,
     recipe::Recipe,
     run::{DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
@@ -233,8 +236,11 @@ struct Decision {
 }
 
 impl Decision {
-    fn part(&self, part: &Part) -> Self {
-        Self { targets: pick(&self.targets, part), weights: pick(&self.weights, part) }
+    /// What belongs to some rows of the batch.
+    fn part(&self, rows: &Range<usize>) -> Self {
+        let Self { targets, weights } = self;
+        let (targets, weights) = (targets.clone(), weights.clone());
+        Self { targets: targets.narrow(0, rows.start, rows.len()), weights: weights.narrow(0, rows.start, rows.len()) }
     }
 
     fn equals(&self, other: &Self) -> bool {
@@ -243,28 +249,11 @@ impl Decision {
     }
 }
 
-/// Some entries along the first dimension.
-fn pick<const D: usize>(tensor: &Tensor<D>, rows: &[usize]) -> Tensor<D> {
-    let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
-    let count = indices.len();
-    tensor.clone().select(0, Tensor::from_data(TensorData::new(indices, [count]), &tensor.device()))
-}
-
-/// Puts the rows of parts that were computed one after another into the batch's order.
-fn restore<const D: usize>(parts: &[Part], computed: Vec<Tensor<D>>) -> Tensor<D> {
-    let order = parts.concat();
-    let mut places = vec![0; order.len()];
-    for (place, row) in order.into_iter().enumerate() {
-        places[row] = place;
-    }
-    pick(&Tensor::cat(computed, 0), &places)
-}
-
 impl Classification {
     fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
         let embedding = match &self.fixed {
             Some(table) => table.tensor(rows, &self.device),
-            None => model.embed(&self.data.tokens(rows, &self.device)),
+            None => model.embed(&self.data.tokens(rows)),
         };
         let logits = model.logits(embedding.clone()).cast(FloatDType::F32);
         Output { logits, embedding }
@@ -315,14 +304,14 @@ impl Classification {
         &self,
         model: &Classifier,
         minibatch: &Minibatch,
-        parts: &[Part],
+        parts: &[Range<usize>],
         decision: &Decision,
     ) -> (Output, Tensor<1>, GradientsParams) {
         let total = total(&decision.weights);
         let mut accumulator = GradientsAccumulator::new();
         let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            let output = self.forward(model, &minibatch.pick(part));
+            let output = self.forward(model, &minibatch.rows[part.clone()]);
             let seen = output.detached();
             logits.push(seen.logits);
             embeddings.push(seen.embedding);
@@ -331,17 +320,17 @@ impl Classification {
             losses.push(rows);
             accumulator.accumulate(model, grads);
         }
-        let seen = Output { logits: restore(parts, logits), embedding: restore(parts, embeddings) };
-        (seen, restore(parts, losses), accumulator.grads())
+        let seen = Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) };
+        (seen, Tensor::cat(losses, 0), accumulator.grads())
     }
 
     /// Logits and embeddings of the whole batch, without gradients.
-    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Part]) -> Output {
+    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Output {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
-        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.pick(part)));
+        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]));
         let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
-        Output { logits: restore(parts, logits), embedding: restore(parts, embeddings) }
+        Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
     }
 }
 
@@ -355,8 +344,7 @@ impl Work for Classification {
 
     fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step> {
         let at = &minibatch.progress;
-        let lengths: Vec<usize> = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).collect();
-        let parts = parts(&lengths, self.micro_batch);
+        let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
         let (logits, weights, losses, grads) = if parts.len() == 1 {
             let output = self.forward(model, &minibatch.rows);
@@ -392,7 +380,8 @@ impl Work for Classification {
         let table = Tensor::cat(columns, 1).into_data();
         let table: Vec<f32> = table.iter().collect();
         let (loss, accuracy) = self.check(minibatch, &table)?;
-        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens: lengths.iter().sum() })
+        let tokens = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).sum();
+        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens })
     }
 }
 

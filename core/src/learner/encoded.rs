@@ -1,6 +1,6 @@
 //! Tokenised examples, checked once at the border.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::ops::Range;
 
 use crate::{
     Result,
@@ -51,32 +51,17 @@ impl Encoded {
         (0..self.rows.len() as u32).map(ExampleId).collect()
     }
 
-    /// Some rows as one batch, padded on the right to the longest of them.
-    pub fn tokens(&self, rows: &[u32], device: &Device) -> Tokens {
-        let lengths: Vec<usize> = rows.iter().map(|&row| self.row(row as usize).len()).collect();
-        let width = lengths.iter().copied().max().unwrap_or_default();
-        let mut ids = vec![0i32; lengths.len() * width];
-        for (place, &row) in rows.iter().enumerate() {
-            for (id, &token) in ids[place * width..].iter_mut().zip(self.row(row as usize)) {
-                *id = token as i32;
-            }
-        }
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [lengths.len(), width]), device);
-        Tokens { ids, lengths }
+    /// Some rows as one batch.
+    pub fn tokens(&self, rows: &[u32]) -> Tokens {
+        let rows: Vec<&[u32]> = rows.iter().map(|&row| self.row(row as usize)).collect();
+        Tokens::packed(&rows)
     }
 }
 
-/// Some of a batch's rows, as positions in it.
-pub(super) type Part = Vec<usize>;
-
-/// Splits a batch into parts of at most `size` rows, rows of similar length together. Without a size, one part in the batch's order.
-pub(super) fn parts(lengths: &[usize], size: Option<usize>) -> Vec<Part> {
-    let mut order: Part = (0..lengths.len()).collect();
-    let size = size.unwrap_or(order.len()).max(1);
-    if size < order.len() {
-        order.sort_by_key(|&row| lengths[row]);
-    }
-    order.chunks(size).map(<[usize]>::to_vec).collect()
+/// Splits a batch into parts of at most `size` rows; without a size, into one.
+pub(super) fn parts(rows: usize, size: Option<usize>) -> Vec<Range<usize>> {
+    let size = size.unwrap_or(rows).max(1);
+    (0..rows).step_by(size).map(|start| start..rows.min(start + size)).collect()
 }
 
 #[cfg(test)]
@@ -85,10 +70,10 @@ mod tests {
 
     #[test]
     fn parts_hold_every_row_once() {
-        let lengths = [5, 1, 4, 1, 9];
-        assert_eq!(parts(&lengths, None), [vec![0, 1, 2, 3, 4]]);
-        assert_eq!(parts(&lengths, Some(5)), [vec![0, 1, 2, 3, 4]]);
-        assert_eq!(parts(&lengths, Some(2)), [vec![1, 3], vec![2, 0], vec![4]]);
-        assert_eq!(parts(&lengths, Some(1)).len(), 5);
+        assert_eq!(parts(5, None), [0..5]);
+        assert_eq!(parts(5, Some(5)), [0..5]);
+        assert_eq!(parts(5, Some(2)), [0..2, 2..4, 4..5]);
+        assert_eq!(parts(5, Some(1)).len(), 5);
+        assert_eq!(parts(5, Some(0)).len(), 5);
     }
 }

@@ -2,13 +2,13 @@
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor, TensorData},
+    tensor::{FloatDType, Tensor},
 };
 
 use super::{
     encoded::{Encoded, parts},
     recipe::Recipe,
-    run::{DIVERGED, Execution, Step, Trained, Work, device_of, train},
+    run::{DIVERGED, Execution, Step, Trained, Work, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{Error, Result, model::Transformer, ops};
@@ -45,7 +45,7 @@ pub fn train_lm(
     let inputs = Encoded::new(inputs, model.spec())?;
     let targets = Encoded::new(targets, model.spec())?;
     let sampler = Sampler::new(&inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
-    let work = NextToken { inputs, targets, device: device_of(&model), micro_batch: execution.micro_batch };
+    let work = NextToken { inputs, targets, micro_batch: execution.micro_batch };
     train(model, work, sampler, recipe, execution)
 }
 
@@ -69,29 +69,16 @@ struct NextToken {
     inputs: Encoded,
     /// All tokens of a sequence but the first.
     targets: Encoded,
-    /// The plain device.
-    device: Device,
     micro_batch: Option<usize>,
 }
 
 impl NextToken {
     /// Mean of the loss over `total` positions, summed over the positions of some rows.
     fn loss(&self, model: &Transformer, rows: &[u32], total: usize) -> Result<Tensor<1>> {
-        let inputs = self.inputs.tokens(rows, &self.device);
-        let [count, width] = inputs.ids.dims();
-        let mut weights = vec![0f32; count * width];
-        let mut targets = vec![0; count * width];
-        for (place, &row) in rows.iter().enumerate() {
-            let following = self.targets.row(row as usize);
-            let span = place * width..place * width + following.len();
-            weights[span.clone()].fill(1.0 / total as f32);
-            targets[span].copy_from_slice(following);
-        }
-        let weights = Tensor::<1>::from_data(TensorData::new(weights, [count * width]), &self.device);
+        let inputs = self.inputs.tokens(rows);
+        let targets = self.targets.tokens(rows).ids;
         let logits = model.lm_logits(model.hidden(&inputs))?.cast(FloatDType::F32);
-        let [_, _, vocabulary] = logits.dims();
-        let losses = ops::cross_entropy(logits.reshape([count * width, vocabulary]), &targets);
-        Ok((losses * weights).sum())
+        Ok(ops::cross_entropy(logits, &targets).sum().div_scalar(total as f64))
     }
 }
 
@@ -99,12 +86,11 @@ impl Work for NextToken {
     type Model = Transformer;
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
-        let lengths: Vec<usize> = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).collect();
-        let total = lengths.iter().sum();
+        let total = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).sum();
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
-        for part in parts(&lengths, self.micro_batch) {
-            let loss = self.loss(model, &minibatch.pick(&part), total)?;
+        for part in parts(minibatch.rows.len(), self.micro_batch) {
+            let loss = self.loss(model, &minibatch.rows[part], total)?;
             losses.push(loss.clone().inner());
             accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
         }

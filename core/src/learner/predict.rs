@@ -7,7 +7,7 @@ use burn::{
 
 use super::{
     encoded::Encoded,
-    run::{DIVERGED, Execution, device_of, guard, interrupted},
+    run::{DIVERGED, Execution, guard, interrupted},
 };
 use crate::{
     Error, Result,
@@ -49,7 +49,6 @@ fn map(
     function: impl Fn(&Classifier, &Tokens) -> Tensor<2>,
 ) -> Result<Vec<Vec<f32>>> {
     let model = model.valid();
-    let device = device_of(&model);
     let mut order: Vec<u32> = (0..data.len() as u32).collect();
     order.sort_by_key(|&row| data.row(row as usize).len());
     if let Some(bar) = &execution.bar {
@@ -63,7 +62,7 @@ fn map(
             return Err(interrupted());
         }
         let values = guard(|| {
-            let result = function(&model, &data.tokens(rows, &device)).cast(FloatDType::F32);
+            let result = function(&model, &data.tokens(rows)).cast(FloatDType::F32);
             result.into_data().iter::<f32>().collect::<Vec<f32>>()
         })?;
         for (&row, values) in rows.iter().zip(values.chunks_exact(values.len() / rows.len())) {

@@ -23,7 +23,8 @@ pub enum Order {
     Stored,
     /// A new permutation in every epoch.
     Shuffled,
-    /// Shuffled, then sorted by length within pools of 50 batches; the batches of a pool come in random order. Less padding.
+    /// Shuffled, then sorted by length within pools of 50 batches; the batches of a pool come in random order. Saves time where
+    /// attention pads to the longest of a batch, as on GPUs.
     Bucketed,
 }
 
@@ -37,13 +38,6 @@ pub struct Minibatch {
     pub progress: Progress,
     /// Rows of the data set, in the batch's order.
     pub rows: Vec<u32>,
-}
-
-impl Minibatch {
-    /// Rows of the data set at some positions of the batch.
-    pub(super) fn pick(&self, positions: &[usize]) -> Vec<u32> {
-        positions.iter().map(|&position| self.rows[position]).collect()
-    }
 }
 
 /// The examples of every step: `floor(rows * epochs / batch)` batches over the concatenated epochs, as in openai/weak-to-strong.

@@ -187,7 +187,7 @@ fn a_loop_written_by_hand_gives_the_same_bits() {
             let rows = sampler.minibatch(step).unwrap().rows;
             let targets: Vec<f32> = rows.iter().flat_map(|&row| labels[row as usize].clone()).collect();
             let targets = Tensor::<2>::from_data(TensorData::new(targets, [8, 2]), &Device::flex());
-            let (logits, _) = model.forward(&data.tokens(&rows, &Device::flex()));
+            let (logits, _) = model.forward(&data.tokens(&rows));
             let loss = (targets * log_softmax(logits, 1)).sum_dim(1).neg().sum() / 8.0;
             losses.push(f64::from(loss.clone().into_scalar::<f32>()));
             let mut grads = GradientsParams::from_grads(loss.backward(), &model);
@@ -451,7 +451,7 @@ fn a_frozen_backbone_stays_and_its_head_learns() {
         let rows = sampler.minibatch(step).unwrap().rows;
         let targets: Vec<f32> = rows.iter().flat_map(|&row| labels[row as usize].clone()).collect();
         let targets = Tensor::<2>::from_data(TensorData::new(targets, [8, 2]), &Device::flex());
-        let (logits, _) = model.forward(&data.tokens(&rows, &Device::flex()));
+        let (logits, _) = model.forward(&data.tokens(&rows));
         let loss = (targets * log_softmax(logits, 1)).sum().neg() / 8.0;
         let grads = GradientsParams::from_grads(loss.backward(), &model);
         model = optimizer.step(recipe.schedule(10).rate(step), model, grads);
@@ -467,7 +467,7 @@ fn predictions_come_in_the_order_of_the_examples() {
     let predictions = predict(5);
     let embeddings = embed(&model, &data, &Execution::default()).unwrap();
     for row in 0..23 {
-        let (logits, embedding) = model.forward(&data.tokens(&[row as u32], &Device::flex()));
+        let (logits, embedding) = model.forward(&data.tokens(&[row as u32]));
         let logits: Vec<f32> = logits.into_data().iter().collect();
         assert!(distance(&predictions.logits[row], &logits) < 1e-6);
         let embedding: Vec<f32> = embedding.into_data().iter().collect();
@@ -488,13 +488,11 @@ fn predictions_come_in_the_order_of_the_examples() {
 }
 
 #[test]
-fn batches_are_padded_to_their_longest() {
+fn batches_are_packed() {
     let data = Encoded::new(vec![vec![1], vec![2, 3, 4], vec![5, 6]], &spec(8, 1)).unwrap();
-    let tokens = data.tokens(&[2, 0], &Device::flex());
+    let tokens = data.tokens(&[2, 0]);
     assert_eq!(tokens.lengths, [2, 1]);
-    assert_eq!(tokens.ids.dims(), [2, 2]);
-    let ids: Vec<i64> = tokens.ids.into_data().iter().collect();
-    assert_eq!(ids, [5, 6, 1, 0]);
+    assert_eq!(tokens.ids, [5, 6, 1]);
     let error = Encoded::new(vec![vec![1], vec![VOCABULARY as u32]], &spec(8, 1)).unwrap_err();
     assert!(error.message().starts_with("example 1: "), "{error}");
     assert!(Encoded::new(vec![vec![0; 17]], &spec(8, 1)).is_err());
@@ -623,8 +621,8 @@ fn the_loss_of_a_language_model_counts_every_token_once_and_no_padding() {
     let loss_of = |tokens: &[u32]| {
         let data = Encoded::new(vec![tokens[..tokens.len() - 1].to_vec()], &spec(16, 1)).unwrap();
         let model = start();
-        let logits = model.lm_logits(model.hidden(&data.tokens(&[0], &Device::flex()))).unwrap();
-        let logs: Vec<f32> = log_softmax(logits, 2).into_data().iter().collect();
+        let logits = model.lm_logits(model.hidden(&data.tokens(&[0]))).unwrap();
+        let logs: Vec<f32> = log_softmax(logits, 1).into_data().iter().collect();
         let rows = logs.chunks(VOCABULARY).zip(&tokens[1..]);
         rows.map(|(row, &next)| -f64::from(row[next as usize])).sum::<f64>()
     };

@@ -18,7 +18,7 @@ use super::{
     transformer::{Pooling, Tokens, Transformer},
     weights::Outgoing,
 };
-use crate::{Error, Result, rng::Rng};
+use crate::{Error, Result, ops, rng::Rng};
 
 /// Names of a head's matrix `[classes, hidden]` in the files: where transformers has the same head, and elsewhere.
 pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
@@ -142,7 +142,7 @@ impl Classifier {
 
     /// Logits `[B, K]` from embeddings `[B, H]`, which may have been kept from an earlier pass of a frozen backbone.
     pub fn logits(&self, embedding: Tensor<2>) -> Tensor<2> {
-        self.head.forward(embedding)
+        ops::linear(embedding, self.head.weight.val(), None)
     }
 
     /// Writes backbone and head into a folder, as [`Transformer::save`] does.

@@ -162,8 +162,8 @@ impl Tiny {
         rows.map(|(row, length)| row[..length].iter().map(|&id| id as u32).collect()).collect()
     }
 
-    fn tokens(&self, spec: &Spec, device: &Device) -> Tokens {
-        Tokens::new(&self.rows(), spec, device).unwrap()
+    fn tokens(&self) -> Tokens {
+        Tokens::packed(&self.rows())
     }
 
     fn model(&self, device: &Device) -> Transformer {
@@ -189,9 +189,12 @@ fn set_head(classifier: &mut Classifier, rows: &Value, device: &Device) {
 }
 
 /// The hidden state `[B, H]` of one token per sequence.
-fn at(hidden: &Tensor<3>, places: &[usize]) -> Tensor<2> {
-    let rows = places.iter().enumerate().map(|(row, &at)| hidden.clone().slice([row..row + 1, at..at + 1])).collect();
-    Tensor::<3>::cat(rows, 0).squeeze_dim(1)
+fn at(hidden: &Tensor<2>, tokens: &Tokens, places: &[usize]) -> Tensor<2> {
+    let starts = tokens.lengths.iter().scan(0, |start, length| {
+        *start += length;
+        Some(*start - length)
+    });
+    Tensor::cat(starts.zip(places).map(|(start, place)| hidden.clone().narrow(0, start + place, 1)).collect(), 0)
 }
 
 /// Path and value of every parameter.
@@ -256,13 +259,15 @@ fn forward_matches(name: &str) {
     let device = Device::flex();
     let classifier = tiny.classifier(&device);
     let model = &classifier.backbone;
-    let tokens = tiny.tokens(model.spec(), &device);
+    let tokens = tiny.tokens();
 
-    let first = Tokens { ids: tokens.ids.clone().slice([0..1, 0..5]), lengths: vec![5] };
-    let states: Vec<f32> = model.states(&first).iter().flat_map(floats).collect();
+    let first = Tokens::packed(&tiny.rows()[..1]);
+    let mut states = model.states(&first);
+    *states.last_mut().unwrap() = model.hidden(&first);
+    let states: Vec<f32> = states.iter().flat_map(floats).collect();
     assert_close(&states, &tiny.values("hidden_states_seq0"), 2e-6, "hidden states");
 
-    let last = at(&model.hidden(&tokens), &LENGTHS.map(|length| length - 1));
+    let last = at(&model.hidden(&tokens), &tokens, &LENGTHS.map(|length| length - 1));
     let golden = if name == "bert" { "last" } else { "pooled" };
     assert_close(&floats(&last), &tiny.values(golden), 2e-6, "last hidden states");
     if model.spec().lm_head != LmHead::Absent {
@@ -279,7 +284,7 @@ fn gradients_match(name: &str) {
     let tiny = Tiny::new(name);
     let device = Device::flex().autodiff();
     let classifier = tiny.classifier(&device);
-    let tokens = tiny.tokens(classifier.backbone.spec(), &device);
+    let tokens = tiny.tokens();
     let (logits, _) = classifier.forward(&tokens);
     let loss = cross_entropy(logits, &tiny.case["soft_labels"]);
     assert_close(&floats(&loss), &[tiny.case["xent_loss"].as_f64().unwrap() as f32], 1e-6, "loss");
@@ -325,7 +330,7 @@ families! { gpt2 gpt_neox llama bert qwen2 qwen3 mistral opt }
 fn bert_pools_the_first_token() {
     let tiny = Tiny::new("bert");
     let model = tiny.model(&Device::flex());
-    let first = model.pooled(&tiny.tokens(model.spec(), &Device::flex()), Pooling::First);
+    let first = model.pooled(&tiny.tokens(), Pooling::First);
     assert_close(&floats(&first), &tiny.values("pooled_first"), 1e-6, "first token");
 }
 
@@ -356,8 +361,7 @@ fn agrees_with_the_reference_implementation() {
         .iter()
         .map(|row| numbers(&row["input_ids"]).0.iter().map(|&id| id as u32).collect())
         .collect();
-    let tokens = Tokens::new(&rows, classifier.backbone.spec(), &device).unwrap();
-    assert_eq!(floats(&tokens.ids.clone().float()), numbers(&check["input_ids"]).0);
+    let tokens = Tokens::new(&rows, classifier.backbone.spec()).unwrap();
     let (logits, embedding) = classifier.forward(&tokens);
     assert_close(&floats(&embedding), &numbers(&check["final_hidden_last_token"]).0, 1e-6, "embedding");
     assert_close(&floats(&logits), &numbers(&check["logits"]).0, 1e-6, "logits");
@@ -370,7 +374,7 @@ fn token_id_0_is_a_token() {
     let (golden, classifier) = reference_model(&device);
     let case = &golden["forward_check"]["token0_bug"];
     let ids: Vec<u32> = numbers(&case["input_ids"]).0.iter().map(|&id| id as u32).collect();
-    let tokens = Tokens::new(&[&ids[..5], &[5, 6, 7, 8, 9, 10]], classifier.backbone.spec(), &device).unwrap();
+    let tokens = Tokens::new(&[&ids[..5], &[5, 6, 7, 8, 9, 10]], classifier.backbone.spec()).unwrap();
     let logits = floats(&classifier.forward(&tokens).0);
     assert_close(&logits[..2], &numbers(&case["logits_correct_index"]).0, 1e-6, "logits");
 }
@@ -382,10 +386,10 @@ fn one_row_of_the_last_block_is_the_same_as_all_rows() {
         let device = Device::flex().autodiff();
         let classifier = tiny.classifier(&device);
         let model = &classifier.backbone;
-        let tokens = tiny.tokens(model.spec(), &device);
+        let tokens = tiny.tokens();
         for (pooling, places) in [(Pooling::Last, LENGTHS.map(|length| length - 1)), (Pooling::First, [0; 4])] {
             let short = model.pooled(&tokens, pooling);
-            let long = at(&model.hidden(&tokens), &places);
+            let long = at(&model.hidden(&tokens), &tokens, &places);
             assert_close(&floats(&short), &floats(&long), 2e-6, name);
             let gradients = [short, long]
                 .map(|x| gradient_norms(&classifier, &classifier.logits(x).powi_scalar(2).sum().backward()));
@@ -406,25 +410,14 @@ fn a_sequence_does_not_see_its_neighbours() {
         let model = tiny.model(&device);
         let spec = model.spec();
         let rows = tiny.rows();
-        let batch = tiny.tokens(spec, &device);
-        let hidden = model.hidden(&batch);
+        let batch = tiny.tokens();
         for pooling in [Pooling::Last, Pooling::First, Pooling::Mean] {
             let together = floats(&model.pooled(&batch, pooling));
             for (row, together) in rows.iter().zip(together.chunks_exact(spec.hidden)) {
-                let alone = model.pooled(&Tokens::new(&[row], spec, &device).unwrap(), pooling);
+                let alone = model.pooled(&Tokens::new(&[row], spec).unwrap(), pooling);
                 assert_close(together, &floats(&alone), 2e-6, name);
             }
         }
-        // What stands in the padding changes not one bit.
-        let mut ids = floats(&batch.ids.clone().float());
-        ids.chunks_exact_mut(8).zip(LENGTHS).for_each(|(row, length)| row[length..].fill(31.0));
-        let ids = Tensor::<2>::from_data(TensorData::new(ids, [4, 8]), &device).int();
-        let other = model.hidden(&Tokens { ids, lengths: batch.lengths.clone() });
-        for (row, length) in LENGTHS.into_iter().enumerate() {
-            let real = |hidden: &Tensor<3>| floats(&hidden.clone().slice([row..row + 1, 0..length]));
-            assert_eq!(real(&hidden), real(&other), "{name}");
-        }
-        assert!(floats(&hidden).iter().all(|value| value.is_finite()), "{name}: padding is finite, too");
     }
 }
 
@@ -444,8 +437,8 @@ fn initialisation_depends_on_seed_and_path_alone() {
     let model = Transformer::init(&spec, 1, &device).unwrap();
     device.seed(5);
     let again = Transformer::init(&spec, 1, &device).unwrap();
-    // Used before it is looked at, and on a differentiating device.
-    let tokens = Tokens::new(&[[1_u32, 2]], &spec, &device).unwrap();
+    // Used before it is looked at.
+    let tokens = Tokens::new(&[[1_u32, 2]], &spec).unwrap();
     again.pooled(&tokens, Pooling::Last);
     let (model, again) = (parameters(&model), parameters(&again));
     assert_eq!(model, again);
@@ -480,7 +473,7 @@ fn a_clone_can_be_frozen_before_first_use() {
     let device = Device::flex().autodiff();
     let model = Transformer::init(&tiny_spec("gpt2"), 0, &device).unwrap();
     let frozen = model.clone().no_grad();
-    let tokens = Tokens::new(&[[1_u32, 2, 3]], model.spec(), &device).unwrap();
+    let tokens = Tokens::new(&[[1_u32, 2, 3]], model.spec()).unwrap();
     let config = HeadConfig { init: HeadInit::Normal { std: 1.0 }, ..HeadConfig::default() };
     for (backbone, trained) in [(model, 28), (frozen, 0)] {
         let classifier = Classifier::new(backbone, &config, 2, 0, None).unwrap();
@@ -495,7 +488,7 @@ fn a_frozen_backbone_leaves_only_the_head_to_train() {
     let device = Device::flex().autodiff();
     let config = HeadConfig { freeze_backbone: true, ..HeadConfig::default() };
     let classifier = Classifier::new(tiny.model(&device), &config, 2, 0, None).unwrap();
-    let tokens = tiny.tokens(classifier.backbone.spec(), &device);
+    let tokens = tiny.tokens();
     let (logits, embedding) = classifier.forward(&tokens);
     assert!(!embedding.is_require_grad());
     let gradients = cross_entropy(logits, &tiny.case["soft_labels"]).backward();
@@ -506,27 +499,11 @@ fn a_frozen_backbone_leaves_only_the_head_to_train() {
     assert_eq!(gradient_norms(&classifier, &gradients).into_keys().collect::<Vec<_>>(), ["head.weight"]);
 }
 
-// Where ids were made does not matter to the model.
-#[test]
-fn ids_may_be_on_either_device() {
-    let tiny = Tiny::new("llama");
-    let (plain, differentiating) = (Device::flex(), Device::flex().autodiff());
-    let expected = tiny.values("head_logits");
-    for model in [&plain, &differentiating] {
-        let classifier = tiny.classifier(model);
-        for ids in [&plain, &differentiating] {
-            let (logits, _) = classifier.forward(&tiny.tokens(classifier.backbone.spec(), ids));
-            assert_eq!(logits.is_autodiff(), model.is_autodiff());
-            assert_close(&floats(&logits), &expected, 2e-6, "head logits");
-        }
-    }
-}
-
 #[test]
 fn a_model_loaded_on_the_plain_device_can_be_trained() {
     let tiny = Tiny::new("gpt2");
     let classifier = tiny.classifier(&Device::flex()).train();
-    let tokens = tiny.tokens(classifier.backbone.spec(), &Device::flex().autodiff());
+    let tokens = tiny.tokens();
     let gradients = cross_entropy(classifier.forward(&tokens).0, &tiny.case["soft_labels"]).backward();
     assert_eq!(gradient_norms(&classifier, &gradients).len(), 29);
 }
@@ -712,7 +689,7 @@ fn a_decoder_without_its_language_model_head_can_classify() {
     let folder = Folder::new(llama.config(), &tensors);
     let model = folder.open().load(&Device::flex()).unwrap();
     assert_eq!(model.spec().lm_head, LmHead::Absent);
-    let hidden = model.hidden(&llama.tokens(model.spec(), &Device::flex()));
+    let hidden = model.hidden(&llama.tokens());
     assert_eq!(model.lm_logits(hidden).unwrap_err().to_string(), "this `llama` model has no language-model head");
     let config =
         HeadConfig { init: HeadInit::Unembedding { tokens: vec!["t1".into(), "t2".into()] }, ..HeadConfig::default() };
@@ -1045,7 +1022,7 @@ fn configurations_of_all_ages_are_understood() {
 #[test]
 fn batches_that_do_not_fit_are_refused() {
     let spec = tiny_spec("gpt2");
-    let error = |rows: &[&[u32]]| Tokens::new(rows, &spec, &Device::flex()).unwrap_err().to_string();
+    let error = |rows: &[&[u32]]| Tokens::new(rows, &spec).unwrap_err().to_string();
     assert_eq!(error(&[]), "a batch has no sequences");
     assert_eq!(error(&[&[1], &[]]), "sequence 1: a sequence has no tokens");
     assert_eq!(error(&[&[1; 17]]), "sequence 0: a sequence of 17 tokens is longer than the 16 positions of the model");
@@ -1059,8 +1036,8 @@ fn batches_that_do_not_fit_are_refused() {
         "token id 32 is outside the model's vocabulary of 32 ids"
     );
     // The longest sequence there may be.
-    let tokens = Tokens::new(&[[1_u32; 16]], &spec, &Device::flex()).unwrap();
-    assert_eq!(model.hidden(&tokens).dims(), [1, 16, 8]);
+    let tokens = Tokens::new(&[[1_u32; 16]], &spec).unwrap();
+    assert_eq!(model.hidden(&tokens).dims(), [16, 8]);
 }
 
 #[test]
@@ -1073,17 +1050,16 @@ fn a_truncated_model_is_its_first_layers() {
         let short = whole.clone().truncated(1).unwrap();
         assert_ne!(whole.fingerprint().unwrap(), short.fingerprint().unwrap());
         let model = short.load(&device).unwrap();
-        let first = Tokens::new(&[&tiny.rows()[0]], model.spec(), &device).unwrap();
+        let first = Tokens::new(&[&tiny.rows()[0]], model.spec()).unwrap();
         // The state after the first block of the whole model, which the final norm has not seen yet.
         let states = whole.load(&device).unwrap().states(&first);
-        let blocks = model.blocks_alone(&first);
-        assert_eq!(floats(&blocks), floats(&states[1]), "{name}");
+        assert_eq!(floats(&model.states(&first)[1]), floats(&states[1]), "{name}");
         let saved = tempfile::tempdir().unwrap();
         model.save(saved.path(), short.tokenizer()).unwrap();
         assert_eq!(parameters(&Pretrained::open(saved.path()).unwrap().load(&device).unwrap()), parameters(&model));
         // Embeddings alone.
         let none = whole.clone().truncated(0).unwrap().load(&device).unwrap();
-        let last = at(&none.hidden(&first), &[4]);
+        let last = at(&none.hidden(&first), &first, &[4]);
         assert_eq!(floats(&none.pooled(&first, Pooling::Last)), floats(&last));
         let error = whole.truncated(3).unwrap_err();
         assert_eq!(error.message(), "cannot keep 3 layers of a model that has 2");

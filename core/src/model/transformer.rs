@@ -1,45 +1,54 @@
 //! The one network: embeddings, blocks, final norm, language-model head.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use burn::{
     module::{Module, Param, ParamId},
     nn::{Embedding, Linear},
-    tensor::{Device, Int, Shape, Tensor, TensorData, activation::relu, module::linear},
+    tensor::{Device, Shape, Tensor, TensorData, activation::relu},
 };
 
 use super::spec::{self, Activation, LmHead, Positions, Residual, Spec};
 use crate::{Error, Result, ops, rng::Rng};
 
-/// A batch of token sequences, padded on the right.
-///
-/// What is padding is known from the lengths alone, never from the id: id 0 is a token like any other.
-#[derive(Clone, Debug)]
+/// A batch of token sequences, one after the other. There is no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// `[B, T]`; positions at and after a sequence's length hold any id of the vocabulary.
-    pub ids: Tensor<2, Int>,
-    /// Number of tokens per sequence, each from 1 to T.
+    /// Token ids of all sequences, N of them.
+    pub ids: Vec<u32>,
+    /// Number of tokens per sequence, each at least 1; they sum to N.
     pub lengths: Vec<usize>,
 }
 
 impl Tokens {
-    /// Pads sequences to the longest of them.
+    /// Puts sequences into one batch.
     ///
     /// # Errors
     /// No sequences, or one that the model cannot take ([`Spec::check_ids`]).
-    pub fn new<S: AsRef<[u32]>>(sequences: &[S], spec: &Spec, device: &Device) -> Result<Self> {
-        let mut lengths = Vec::with_capacity(sequences.len());
+    pub fn new<S: AsRef<[u32]>>(sequences: &[S], spec: &Spec) -> Result<Self> {
+        if sequences.is_empty() {
+            return Err(Error::new("a batch has no sequences"));
+        }
         for (row, sequence) in sequences.iter().enumerate() {
             spec.check_ids(sequence.as_ref()).map_err(|error| error.context(format!("sequence {row}")))?;
-            lengths.push(sequence.as_ref().len());
         }
-        let longest = lengths.iter().copied().max().ok_or_else(|| Error::new("a batch has no sequences"))?;
-        let mut ids = vec![0_i32; lengths.len() * longest];
-        for (row, sequence) in ids.chunks_exact_mut(longest).zip(sequences) {
-            row.iter_mut().zip(sequence.as_ref()).for_each(|(to, &id)| *to = id as i32);
-        }
-        let ids = Tensor::from_data(TensorData::new(ids, [lengths.len(), longest]), device);
-        Ok(Self { ids, lengths })
+        Ok(Self::packed(sequences))
+    }
+
+    /// Puts sequences into one batch that are known to be fit for the model; otherwise it will panic.
+    pub fn packed<S: AsRef<[u32]>>(sequences: &[S]) -> Self {
+        let lengths = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
+        let ids = sequences.iter().flat_map(|sequence| sequence.as_ref()).copied().collect();
+        Self { ids, lengths }
+    }
+
+    /// Rows of each sequence.
+    fn spans(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let mut start = 0;
+        self.lengths.iter().map(move |length| {
+            start += length;
+            start - length..start
+        })
     }
 }
 
@@ -100,20 +109,16 @@ struct Mlp {
     output: Linear,
 }
 
-/// What all blocks of one forward pass share.
+/// What the blocks of one forward pass share.
 struct Plan {
     how: ops::Attention,
-    /// Rotations of the keys, and of the queries where those are fewer.
-    rotary: Option<(Rotary, Rotary)>,
-    /// The one row per sequence that is asked for, as indices into `[B * T]`; all rows if `None`.
-    rows: Option<Tensor<1, Int>>,
-}
-
-/// Cosines and sines, `[1 or B, T, 1, dims / 2]`.
-#[derive(Clone)]
-struct Rotary {
-    cos: Tensor<4>,
-    sin: Tensor<4>,
+    rotary: Option<ops::Rotary>,
+    /// Position of each row in its sequence.
+    keys: Vec<u32>,
+    /// The same of the rows that are asked for.
+    queries: Vec<u32>,
+    /// The one row per sequence that is asked for; all rows if `None`.
+    rows: Option<Vec<u32>>,
 }
 
 impl Transformer {
@@ -213,57 +218,43 @@ impl Transformer {
         self.tokens.weight.val().device()
     }
 
-    /// Hidden states `[B, T, H]` after the final norm. Rows of padding are finite but mean nothing.
-    pub fn hidden(&self, tokens: &Tokens) -> Tensor<3> {
+    /// Hidden states `[N, H]` of all tokens, after the final norm.
+    pub fn hidden(&self, tokens: &Tokens) -> Tensor<2> {
         let plan = self.plan(tokens, None);
-        let hidden = self.blocks.iter().fold(self.embed(tokens), |x, block| block.forward(x, &plan, &self.spec));
-        self.finish(hidden)
+        let x = self.blocks.iter().fold(self.embed(tokens, &plan), |x, block| block.forward(x, &plan, &self.spec));
+        self.finish(x)
     }
 
-    /// The states that transformers calls `hidden_states`: embeddings, then after each block, the last one after the final norm.
+    /// The states that transformers calls `hidden_states`: embeddings, then after each block; the final norm has seen none of them.
     #[cfg(test)]
-    pub(super) fn states(&self, tokens: &Tokens) -> Vec<Tensor<3>> {
+    pub(super) fn states(&self, tokens: &Tokens) -> Vec<Tensor<2>> {
         let plan = self.plan(tokens, None);
-        let mut states = vec![self.embed(tokens)];
+        let mut states = vec![self.embed(tokens, &plan)];
         for (index, block) in self.blocks.iter().enumerate() {
-            let x = block.forward(states[index].clone(), &plan, &self.spec);
-            states.push(x);
+            states.push(block.forward(states[index].clone(), &plan, &self.spec));
         }
-        let last = states.pop().map(|x| self.finish(x));
-        states.extend(last);
         states
-    }
-
-    /// The state after the last block, before the final norm.
-    #[cfg(test)]
-    pub(super) fn blocks_alone(&self, tokens: &Tokens) -> Tensor<3> {
-        let plan = self.plan(tokens, None);
-        self.blocks.iter().fold(self.embed(tokens), |x, block| block.forward(x, &plan, &self.spec))
     }
 
     /// One vector `[B, H]` per sequence, after the final norm.
     ///
     /// For a single token per sequence, the last block computes keys and values for all tokens and everything else for that one.
     pub fn pooled(&self, tokens: &Tokens, pooling: Pooling) -> Tensor<2> {
-        let [batch, time] = tokens.ids.dims();
-        let hidden = self.spec.hidden;
-        let at: Vec<usize> = match pooling {
+        let places: Vec<usize> = match pooling {
             Pooling::Last => tokens.lengths.iter().map(|length| length - 1).collect(),
-            Pooling::First => vec![0; batch],
-            Pooling::Mean => return mean_of_tokens(self.hidden(tokens), &tokens.lengths),
+            Pooling::First => vec![0; tokens.lengths.len()],
+            Pooling::Mean => return mean_of_tokens(self.hidden(tokens), tokens),
         };
-        let everything = self.plan(tokens, None);
-        let one_row = self.plan(tokens, Some(&at));
-        let x = self.embed(tokens);
-        let x = match self.blocks.split_last() {
+        let every = self.plan(tokens, None);
+        let one = self.plan(tokens, Some(&places));
+        let x = self.embed(tokens, &every);
+        self.finish(match self.blocks.split_last() {
             Some((last, rest)) => {
-                let x = rest.iter().fold(x, |x, block| block.forward(x, &everything, &self.spec));
-                last.forward(x, &one_row, &self.spec)
+                let x = rest.iter().fold(x, |x, block| block.forward(x, &every, &self.spec));
+                last.forward(x, &one, &self.spec)
             }
-            None => one_row.select(x),
-        };
-        debug_assert_eq!(x.dims(), [batch, 1, hidden], "{time} tokens");
-        self.finish(x).reshape([batch, hidden])
+            None => one.select(x),
+        })
     }
 
     /// Logits over the vocabulary from hidden states of any rank: `[.., H]` gives `[.., V]`.
@@ -272,8 +263,8 @@ impl Transformer {
     /// The model has no language-model head ([`LmHead::Absent`]).
     pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
         match (&self.lm_head, self.spec.lm_head) {
-            (Some(head), _) => Ok(head.forward(hidden)),
-            (None, LmHead::Tied) => Ok(linear(hidden, self.tokens.weight.val().transpose(), None)),
+            (Some(head), _) => Ok(linear(head, hidden)),
+            (None, LmHead::Tied) => Ok(ops::linear_tied(hidden, self.tokens.weight.val())),
             (None, _) => Err(self.no_lm_head()),
         }
     }
@@ -301,18 +292,15 @@ impl Transformer {
         Error::new(format!("this `{}` model has no language-model head", self.spec.architecture))
     }
 
-    /// Embeddings `[B, T, H]`: what the first block sees.
-    fn embed(&self, tokens: &Tokens) -> Tensor<3> {
-        let [_, time] = tokens.ids.dims();
-        let ids = tokens.ids.clone();
-        // Ids made on a differentiating device would keep a graph that nobody asked for.
-        let ids = if self.device().is_autodiff() { ids } else { ids.without_autodiff() };
-        let mut x = self.tokens.forward(ids);
+    /// Embeddings `[N, H]`: what the first block sees.
+    fn embed(&self, tokens: &Tokens, plan: &Plan) -> Tensor<2> {
+        let mut x = ops::lookup(self.tokens.weight.val(), &tokens.ids);
         if let (Some(table), Positions::Learned { offset }) = (&self.positions, self.spec.positions) {
-            x = x + table.weight.val().narrow(0, offset, time).unsqueeze::<3>();
+            let rows: Vec<u32> = plan.keys.iter().map(|position| position + offset as u32).collect();
+            x = x + ops::lookup(table.weight.val(), &rows);
         }
         if let Some(table) = &self.token_types {
-            x = x + table.weight.val().narrow(0, 0, 1).unsqueeze::<3>();
+            x = x + table.weight.val().narrow(0, 0, 1);
         }
         match &self.embedding_norm {
             Some(norm) => norm.forward(x, self.spec.norm_eps),
@@ -320,99 +308,67 @@ impl Transformer {
         }
     }
 
-    fn finish(&self, x: Tensor<3>) -> Tensor<3> {
+    fn finish(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.final_norm {
             Some(norm) => norm.forward(x, self.spec.norm_eps),
             None => x,
         }
     }
 
-    /// Plans a pass over all tokens, or one that asks for the token at `at` of each sequence.
-    fn plan(&self, tokens: &Tokens, at: Option<&[usize]>) -> Plan {
-        let [batch, time] = tokens.ids.dims();
-        let device = self.device();
+    /// Plans a pass over all tokens, or one that asks for the token at `places` of each sequence.
+    fn plan(&self, tokens: &Tokens, places: Option<&[usize]>) -> Plan {
         let spec = &self.spec;
-        let lengths = match at {
-            // A lone query sees what its place sees: causally that is all up to it, which is a shorter sequence.
-            Some(at) if spec.causal => at.iter().map(|at| at + 1).collect(),
-            _ => tokens.lengths.clone(),
-        };
+        let keys: Vec<u32> = tokens.lengths.iter().flat_map(|&length| 0..length as u32).collect();
         let rotary = match spec.positions {
             Positions::Rotary { dims, base } => {
-                let table = |positions: &[usize], shape: [usize; 4]| Rotary::new(positions, dims, base, shape, &device);
-                let keys = table(&(0..time).collect::<Vec<_>>(), [1, time, 1, dims / 2]);
-                let queries = at.map_or_else(|| keys.clone(), |at| table(at, [batch, 1, 1, dims / 2]));
-                Some((keys, queries))
+                let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
+                // Float32 as transformers computes them.
+                let frequency = |pair| (base as f32).powf((2 * pair) as f32 / dims as f32).recip();
+                let frequencies: Vec<f32> = (0..dims / 2).map(frequency).collect();
+                Some(ops::Rotary::new(&frequencies, longest, 1.0))
             }
             Positions::Learned { .. } => None,
         };
-        let rows = at.map(|at| {
-            let rows: Vec<i32> = at.iter().enumerate().map(|(row, at)| (row * time + at) as i32).collect();
-            Tensor::from_data(TensorData::new(rows, [batch]), &device)
-        });
         let scale = (spec.head_dim as f64).sqrt().recip();
-        let span = |(row, &length): (usize, &usize)| ops::Span {
-            queries: if at.is_some() { row..row + 1 } else { row * time..row * time + length },
-            keys: row * time..row * time + length,
+        let mut how = ops::Attention {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            scale,
+            causal: spec.causal,
+            spans: Vec::new(),
         };
-        let spans = lengths.iter().enumerate().map(span).collect();
-        let how = ops::Attention { heads: spec.heads, kv_heads: spec.kv_heads, scale, causal: spec.causal, spans };
-        Plan { how, rotary, rows }
+        let Some(places) = places else {
+            how.spans = tokens.spans().map(|span| ops::Span { queries: span.clone(), keys: span }).collect();
+            return Plan { how, rotary, queries: keys.clone(), keys, rows: None };
+        };
+        for (query, (keys, &place)) in tokens.spans().zip(places).enumerate() {
+            // A lone query counts as the last of its keys: causally, it sees none of those that follow it.
+            let end = if spec.causal { keys.start + place + 1 } else { keys.end };
+            how.spans.push(ops::Span { queries: query..query + 1, keys: keys.start..end });
+        }
+        let rows = tokens.spans().zip(places).map(|(span, place)| (span.start + place) as u32).collect();
+        Plan { how, rotary, keys, queries: places.iter().map(|&place| place as u32).collect(), rows: Some(rows) }
     }
 }
 
-/// Mean over the tokens of each sequence, `[B, T, H]` to `[B, H]`, as one product with the weights `1 / length`.
-fn mean_of_tokens(hidden: Tensor<3>, lengths: &[usize]) -> Tensor<2> {
-    let [batch, time, width] = hidden.dims();
-    let mut weights = vec![0.0_f32; batch * time];
-    for (row, &length) in weights.chunks_exact_mut(time).zip(lengths) {
-        row[..length].fill(1.0 / length as f32);
+/// Mean over the tokens of each sequence, `[N, H]` to `[B, H]`, as one product with the weights `1 / length`.
+fn mean_of_tokens(hidden: Tensor<2>, tokens: &Tokens) -> Tensor<2> {
+    let [count, _] = hidden.dims();
+    let mut weights = vec![0.0_f32; tokens.lengths.len() * count];
+    for (row, span) in weights.chunks_exact_mut(count).zip(tokens.spans()) {
+        row[span.clone()].fill(1.0 / span.len() as f32);
     }
-    let weights = Tensor::<3>::from_data(TensorData::new(weights, [batch, 1, time]), &hidden.device());
-    weights.matmul(hidden).reshape([batch, width])
+    let weights = TensorData::new(weights, [tokens.lengths.len(), count]);
+    Tensor::<2>::from_data(weights, &hidden.device()).matmul(hidden)
 }
 
 impl Plan {
-    /// The rows that are asked for: `[B, T, H]` as it is, or `[B, 1, H]`.
-    fn select(&self, x: Tensor<3>) -> Tensor<3> {
+    /// The rows that are asked for.
+    fn select(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.rows {
             None => x,
-            Some(rows) => {
-                let [batch, time, width] = x.dims();
-                x.reshape([batch * time, width]).select(0, rows.clone()).reshape([batch, 1, width])
-            }
+            Some(rows) => ops::lookup(x, rows),
         }
-    }
-}
-
-impl Rotary {
-    /// Tables for the given positions. Angles are float32 products, as transformers computes them.
-    fn new(positions: &[usize], dims: usize, base: f64, shape: [usize; 4], device: &Device) -> Self {
-        let frequencies: Vec<f32> =
-            (0..dims / 2).map(|i| (base as f32).powf((2 * i) as f32 / dims as f32).recip()).collect();
-        let angles: Vec<f32> =
-            positions.iter().flat_map(|&at| frequencies.iter().map(move |frequency| at as f32 * frequency)).collect();
-        let table = |f: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.iter().copied().map(f).collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
-        };
-        Self { cos: table(f32::cos), sin: table(f32::sin) }
-    }
-
-    /// Rotates the first dimensions of each head of `[B, T, heads, width]`, pairing dimension i with i + dims / 2
-    /// (`rotate_half`; the interleaved pairing of the paper is a different model).
-    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = self.cos.dims()[3];
-        let width = x.dims()[3];
-        let (a, b) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
-        let mut parts = vec![
-            a.clone() * self.cos.clone() - b.clone() * self.sin.clone(),
-            b * self.cos.clone() + a * self.sin.clone(),
-        ];
-        if width > 2 * half {
-            parts.push(x.narrow(3, 2 * half, width - 2 * half));
-        }
-        Tensor::cat(parts, 3)
     }
 }
 
@@ -426,104 +382,114 @@ impl Norm {
 }
 
 impl Block {
-    fn forward(&self, x: Tensor<3>, plan: &Plan, spec: &Spec) -> Tensor<3> {
-        let attention = |x| self.attention.forward(x, plan, spec);
-        let mlp = |x| self.mlp.forward(x, spec);
+    /// `[N, H]` to the rows that `plan` asks for.
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
+        let (attention, mlp) = (&self.attention, &self.mlp);
         let norm = |norm: &Norm, x| norm.forward(x, spec.norm_eps);
         match spec.residual {
             Residual::Pre => {
-                let x = plan.select(x.clone()) + attention(norm(&self.attention_norm, x));
-                x.clone() + mlp(norm(&self.mlp_norm, x))
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let x = residual(&attention.output, seen, plan.select(x));
+                residual(&mlp.output, mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
             }
             Residual::Parallel => {
-                let rows = plan.select(x.clone());
-                rows.clone() + attention(norm(&self.attention_norm, x)) + mlp(norm(&self.mlp_norm, rows))
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let x = plan.select(x);
+                let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
+                residual(&mlp.output, inner, residual(&attention.output, seen, x))
             }
             Residual::Post => {
-                let x = norm(&self.attention_norm, plan.select(x.clone()) + attention(x));
-                norm(&self.mlp_norm, x.clone() + mlp(x))
+                let seen = attention.forward(x.clone(), plan, spec);
+                let x = norm(&self.attention_norm, residual(&attention.output, seen, plan.select(x)));
+                norm(&self.mlp_norm, residual(&mlp.output, mlp.forward(x.clone(), spec), x))
             }
         }
     }
 }
 
 impl Attention {
-    /// `[B, T, H]` to `[B, rows, H]`.
-    fn forward(&self, x: Tensor<3>, plan: &Plan, spec: &Spec) -> Tensor<3> {
+    /// What each row that is asked for sees, `[rows, heads * width]`; the output projection is the caller's, with the residual.
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (query, key, value) = match self.qkv.as_slice() {
-            [query, key, value] => (query.forward(plan.select(x.clone())), key.forward(x.clone()), value.forward(x)),
+            [query, key, value] => (linear(query, plan.select(x.clone())), linear(key, x.clone()), linear(value, x)),
             fused if plan.rows.is_some() => {
                 let query = columns(&fused[0], 0, queries, plan.select(x.clone()));
-                let [key, value] = split(columns(&fused[0], queries, 2 * keys, x), [keys, keys]);
-                (query, key, value)
+                let rest = columns(&fused[0], queries, 2 * keys, x);
+                (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
             }
             fused => {
-                let [query, key, value] = split(fused[0].forward(x), [queries, keys, keys]);
-                (query, key, value)
+                let all = linear(&fused[0], x);
+                if plan.rotary.is_none() {
+                    return ops::self_attention(all, &plan.how);
+                }
+                let part = |start, width| all.clone().narrow(1, start, width);
+                (part(0, queries), part(queries, keys), part(queries + keys, keys))
             }
         };
         let (query, key) = match &plan.rotary {
             None => (query, key),
-            Some((key_rotary, query_rotary)) => (
-                per_head(query, spec.heads, |x| query_rotary.rotate(normed(&self.query_norm, x, spec))),
-                per_head(key, spec.kv_heads, |x| key_rotary.rotate(normed(&self.key_norm, x, spec))),
-            ),
+            Some(rotary) => {
+                let query = per_head(&self.query_norm, query, spec);
+                let key = per_head(&self.key_norm, key, spec);
+                (
+                    ops::rotate(query, spec.heads, &plan.queries, rotary),
+                    ops::rotate(key, spec.kv_heads, &plan.keys, rotary),
+                )
+            }
         };
-        let [batch, rows, width] = query.dims();
-        let seen = ops::attention(packed(query), packed(key), packed(value), &plan.how);
-        self.output.forward(seen.reshape([batch, rows, width]))
+        ops::attention(query, key, value, &plan.how)
     }
-}
-
-/// `[B, T, H]` to `[B * T, H]`.
-fn packed(x: Tensor<3>) -> Tensor<2> {
-    let [batch, time, width] = x.dims();
-    x.reshape([batch * time, width])
-}
-
-/// The outputs `start..start + width` of a linear layer.
-fn columns(layer: &Linear, start: usize, width: usize, x: Tensor<3>) -> Tensor<3> {
-    let bias = layer.bias.as_ref().map(|bias| bias.val().narrow(0, start, width));
-    linear(x, layer.weight.val().narrow(1, start, width), bias)
-}
-
-/// Cuts the last dimension into parts of the given widths.
-fn split<const N: usize>(x: Tensor<3>, widths: [usize; N]) -> [Tensor<3>; N] {
-    let mut start = 0;
-    widths.map(|width| {
-        start += width;
-        x.clone().narrow(2, start - width, width)
-    })
-}
-
-fn normed(norm: &Option<Norm>, x: Tensor<4>, spec: &Spec) -> Tensor<4> {
-    match norm {
-        Some(norm) => norm.forward(x, spec.norm_eps),
-        None => x,
-    }
-}
-
-/// Applies `f` to `[B, T, heads, width]`, given and returned as `[B, T, heads * width]`.
-fn per_head(x: Tensor<3>, heads: usize, f: impl FnOnce(Tensor<4>) -> Tensor<4>) -> Tensor<3> {
-    let [batch, time, width] = x.dims();
-    f(x.reshape([batch, time, heads, width / heads])).reshape([batch, time, width])
 }
 
 impl Mlp {
-    fn forward(&self, x: Tensor<3>, spec: &Spec) -> Tensor<3> {
-        let activate = |x| match spec.activation {
-            Activation::GeluTanh => ops::gelu_tanh(x),
-            Activation::GeluErf => ops::gelu_erf(x),
-            Activation::Silu => ops::silu(x),
-            Activation::Relu => relu(x),
+    /// `[N, H]` to `[N, inner]`; the output projection is the caller's, with the residual.
+    fn forward(&self, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
+        let f = match spec.activation {
+            Activation::GeluTanh => Some(ops::Activation::GeluTanh),
+            Activation::GeluErf => Some(ops::Activation::GeluErf),
+            Activation::Silu => Some(ops::Activation::Silu),
+            Activation::Relu => None,
         };
-        let inner = match self.input.as_slice() {
-            [gate, value] => activate(gate.forward(x.clone())) * value.forward(x),
-            only => activate(only[0].forward(x)),
-        };
-        self.output.forward(inner)
+        match (self.input.as_slice(), f) {
+            ([gate, up], Some(ops::Activation::Silu)) => ops::gated_silu(linear(gate, x.clone()), linear(up, x)),
+            ([gate, up], _) => activated(gate, x.clone(), f) * linear(up, x),
+            (only, _) => activated(&only[0], x, f),
+        }
     }
+}
+
+fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    ops::linear(x, layer.weight.val(), bias(layer))
+}
+
+/// A linear layer and an activation; `None` is max(x, 0).
+fn activated(layer: &Linear, x: Tensor<2>, f: Option<ops::Activation>) -> Tensor<2> {
+    let x = ops::linear_then(x, layer.weight.val(), bias(layer), f);
+    if f.is_none() { relu(x) } else { x }
+}
+
+/// A linear layer added to the residual stream.
+fn residual(layer: &Linear, x: Tensor<2>, stream: Tensor<2>) -> Tensor<2> {
+    ops::linear_residual(x, layer.weight.val(), bias(layer), stream)
+}
+
+/// The outputs `start..start + width` of a linear layer.
+fn columns(layer: &Linear, start: usize, width: usize, x: Tensor<2>) -> Tensor<2> {
+    let bias = bias(layer).map(|bias| bias.narrow(0, start, width));
+    ops::linear(x, layer.weight.val().narrow(1, start, width), bias)
+}
+
+fn bias(layer: &Linear) -> Option<Tensor<1>> {
+    layer.bias.as_ref().map(|bias| bias.val())
+}
+
+/// Normalises each head of `[N, heads * width]` by itself.
+fn per_head(norm: &Option<Norm>, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
+    let Some(norm) = norm else { return x };
+    let [rows, width] = x.dims();
+    let heads = x.reshape([rows, width / spec.head_dim, spec.head_dim]);
+    norm.forward(heads, spec.norm_eps).reshape([rows, width])
 }
 
 /// Makes parameters, none of them lazy: the order of first use must not matter.

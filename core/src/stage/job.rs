@@ -18,8 +18,8 @@ use crate::{
     model::{Classifier, HeadConfig, Pretrained, Spec, Tokenizer, Transformer},
     rng,
     strategy::{
-        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role, Split,
-        Supervision,
+        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role,
+        Split, Supervision,
     },
     task::{Example, TaskData, world::World},
 };
@@ -269,7 +269,8 @@ impl PretrainJob {
         let tokenizer = Tokenizer::parse(&world.tokenizer, Path::new("tokenizer.json"))?;
         let spec = Spec::from_config(&self.config, Path::new("config.json"))?;
         // Parameters that gradients reach live on the differentiating device.
-        let model = Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &place.device.clone().autodiff())?;
+        let model =
+            Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &place.device.clone().autodiff())?;
         let packing = Packing::Documents;
         let trained = learner::train_lm(
             model,
@@ -329,7 +330,8 @@ impl<'a> Bench<'a> {
 
     /// Ground truth, one-hot.
     fn truth(&self, split: Split) -> Labels {
-        let one_hot = |label: u8| (0..self.data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
+        let one_hot =
+            |label: u8| (0..self.data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
         part(&self.data, split).iter().map(|example| one_hot(example.label)).collect()
     }
 

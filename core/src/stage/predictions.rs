@@ -20,7 +20,8 @@ impl Predictions {
         let classes = rows.first().map_or(0, Vec::len);
         for (index, row) in rows.iter().enumerate() {
             let sum: f32 = row.iter().sum();
-            let sound = row.len() == classes && row.iter().all(|p| (0.0..=1.0 + 1e-5).contains(p)) && (sum - 1.0).abs() < 1e-3;
+            let sound =
+                row.len() == classes && row.iter().all(|p| (0.0..=1.0 + 1e-5).contains(p)) && (sum - 1.0).abs() < 1e-3;
             if !sound {
                 return Err(Error::new(format!("prediction {index} is not a probability distribution: {row:?}")));
             }
@@ -65,7 +66,8 @@ impl Predictions {
     /// A file that is missing or not of this form.
     pub fn read(path: &Path) -> Result<Self> {
         let wrong = |message: String| Error::new(message).in_file(path);
-        let mut reader = csv::Reader::from_path(path).map_err(|error| wrong(format!("cannot read predictions: {error}")))?;
+        let mut reader =
+            csv::Reader::from_path(path).map_err(|error| wrong(format!("cannot read predictions: {error}")))?;
         let rows = reader
             .deserialize::<Vec<f32>>()
             .map(|row| row.map_err(|error| wrong(format!("not a row of probabilities: {error}"))))
@@ -83,7 +85,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.csv");
         let p = f32::from_bits(0x3e9a_3f21);
-        let predictions = Predictions::new(vec![vec![1.0 - p, p], vec![0.5, 0.5], vec![1.0, 0.0], vec![1.0 - 1e-20, 1e-20]]).unwrap();
+        let predictions =
+            Predictions::new(vec![vec![1.0 - p, p], vec![0.5, 0.5], vec![1.0, 0.0], vec![1.0 - 1e-20, 1e-20]]).unwrap();
         predictions.write(&path).unwrap();
         assert_eq!(Predictions::read(&path).unwrap(), predictions);
     }
