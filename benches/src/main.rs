@@ -149,11 +149,16 @@ fn cpu_ms() -> f64 {
 }
 
 fn main() {
+    w2s_core::alloc::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().collect();
     let (name, phase, steps) = (&arguments[1], arguments[2].as_str(), arguments[3].parse::<usize>().unwrap_or(10));
     let &(_, vocab, d, layers, heads, batch, short, long, lm) =
         SHAPES.iter().find(|shape| shape.0 == name).unwrap_or(&SHAPES[0]);
-    rayon::scope(|_| run(phase, steps, vocab, d, layers, heads, batch, short, long, lm));
+    // The first thread takes part in the pool, so that a step on one thread never waits for another.
+    if let Err(error) = rayon::ThreadPoolBuilder::new().use_current_thread().build_global() {
+        eprintln!("{error}");
+    }
+    run(phase, steps, vocab, d, layers, heads, batch, short, long, lm);
 }
 
 #[allow(clippy::too_many_arguments)]

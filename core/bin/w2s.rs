@@ -5,5 +5,6 @@ use w2s_plugins as _;
 use w2s_strategies as _;
 
 fn main() -> std::process::ExitCode {
+    w2s_core::alloc::keep_freed_memory();
     w2s_core::cli::main()
 }

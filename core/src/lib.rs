@@ -3,6 +3,7 @@
 //! Each module imports only from those above it in this list (ARCHITECTURE.md, "Floors").
 #![recursion_limit = "256"]
 
+pub mod alloc;
 pub mod cli;
 pub mod device;
 pub mod document;
