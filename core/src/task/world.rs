@@ -145,7 +145,8 @@ impl World {
         let syllable = |n: usize| format!("{}{}", CONSONANTS[n / rows] as char, VOWELS[n % rows] as char);
         let mut numbers: Vec<usize> = (0..syllables.pow(3)).collect();
         Rng::named(self.seed, "world/entities").shuffle(&mut numbers);
-        let name = |n: &usize| [n / syllables / syllables, n / syllables % syllables, n % syllables].map(syllable).concat();
+        let name =
+            |n: &usize| [n / syllables / syllables, n / syllables % syllables, n % syllables].map(syllable).concat();
         numbers.iter().take(self.entities).map(name).collect()
     }
 
@@ -249,18 +250,21 @@ impl World {
     pub fn source(&self, question: &Map<String, Value>, seed: u64) -> Result<Box<dyn RowSource>> {
         let question: Question = serde_json::from_value(Value::Object(question.clone()))
             .map_err(|cause| Error::new(format!("[source.world]: {cause}")))?;
-        let attribute = self.attributes.iter().find(|attribute| attribute.name == question.attribute).ok_or_else(|| {
-            let names: Vec<_> = self.attributes.iter().map(|attribute| attribute.name.as_str()).collect();
-            Error::new(format!("[source.world]: the world has no attribute `{}`", question.attribute))
-                .help(format!("choose from {}", names.join(", ")))
-        })?;
+        let attribute =
+            self.attributes.iter().find(|attribute| attribute.name == question.attribute).ok_or_else(|| {
+                let names: Vec<_> = self.attributes.iter().map(|attribute| attribute.name.as_str()).collect();
+                Error::new(format!("[source.world]: the world has no attribute `{}`", question.attribute))
+                    .help(format!("choose from {}", names.join(", ")))
+            })?;
         let (entities, facts) = (self.entities(), self.facts(attribute));
         let classes: Vec<&String> = attribute.classes.keys().collect();
         let mut order: Vec<usize> = (0..self.entities).collect();
         Rng::named(seed, &format!("world/parts/{}", attribute.name)).shuffle(&mut order);
         let mut parts = BTreeMap::new();
         let mut rest = order.as_slice();
-        for (name, share) in ["supervise", "transfer", "test"].into_iter().zip(PARTS.into_iter().map(Some).chain([None])) {
+        for (name, share) in
+            ["supervise", "transfer", "test"].into_iter().zip(PARTS.into_iter().map(Some).chain([None]))
+        {
             let n = share.map_or(rest.len(), |share| (share * self.entities as f64) as usize);
             let (part, others) = rest.split_at(n);
             rest = others;
@@ -373,7 +377,9 @@ mod tests {
         for id in world.generate().corpus.concat() {
             *counts.entry(vocabulary[id as usize].as_str()).or_default() += 1.0;
         }
-        let of = |ranks: std::ops::Range<usize>| ranks.map(|rank| counts.get(entities[rank].as_str()).unwrap_or(&0.0)).sum::<f64>();
+        let of = |ranks: std::ops::Range<usize>| {
+            ranks.map(|rank| counts.get(entities[rank].as_str()).unwrap_or(&0.0)).sum::<f64>()
+        };
         let expected = |ranks: std::ops::Range<usize>| ranks.map(|rank| 1.0 / (rank + 1) as f64).sum::<f64>();
         let ratio = of(0..10) / of(50..200);
         let wanted = expected(0..10) / expected(50..200);
