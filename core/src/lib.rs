@@ -5,14 +5,22 @@
 
 pub mod alloc;
 pub mod cli;
+pub mod device;
+pub mod document;
 pub mod error;
 pub mod grid;
 pub mod learner;
 pub mod model;
 pub mod ops;
 pub mod report;
+pub mod rng;
 pub mod stage;
 pub mod strategy;
 pub mod task;
 
 pub use error::{Error, Result};
+
+/// Commit that this binary was built from, with `+` when files had been changed; `unknown` outside a git checkout.
+pub fn commit() -> &'static str {
+    option_env!("W2S_COMMIT").unwrap_or("unknown")
+}

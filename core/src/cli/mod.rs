@@ -1,6 +1,137 @@
 //! The command line: the only place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod list;
+mod run;
+mod show;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    Error, Result,
+    document::Document,
+    grid::{Library, embedded_grid},
+};
+
+/// Exit code of a mistake that was found before anything ran.
+const REFUSED: u8 = 2;
+/// Exit code of a run in which something failed.
+const FAILED: u8 = 1;
+/// Exit code of a run that the user interrupted.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Parser)]
+#[command(name = "w2s", version, about = "Weak-to-strong generalization: experiments from a config to a table", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  w2s run configs/quickstart.toml                     run a grid, or continue it
+  w2s run configs/quickstart.toml seeds=0,1,2,3,4     change a key from the command line
+  w2s check configs/quickstart.toml                   find mistakes without running anything
+  w2s table configs/quickstart.toml --format latex    the table of the paper
+  w2s explain loss/js                                 what a loss computes and where it comes from";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a grid, or what is left of it
+    Run(run::RunArgs),
+    /// Finds every mistake that can be found before training
+    Check(GridArgs),
+    /// Prints the stages of a grid: done, shared, and to do
+    Plan(GridArgs),
+    /// Prints a grid's table from its results.csv
+    Table(run::TableArgs),
+    /// Lists what a grid can name
+    List(list::ListArgs),
+    /// Explains one strategy, task or model: `w2s explain loss/js`
+    Explain(list::ExplainArgs),
+    /// Does one stage; for w2s itself
+    #[command(hide = true)]
+    Stage,
+}
+
+/// What names a grid and where its inputs and outputs are.
+#[derive(Args, Clone)]
+struct GridArgs {
+    /// The grid: a TOML file, or the name of one that comes with w2s
+    config: PathBuf,
+    /// Changes, e.g. seeds=0,1 or method.finetune.train.epochs=3
+    #[arg(value_name = "KEY=VALUE")]
+    changes: Vec<String>,
+    #[command(flatten)]
+    places: PlaceArgs,
+}
+
+/// Where things are.
+#[derive(Args, Clone)]
+struct PlaceArgs {
+    /// Folder of data sets in hub layout, looked in before the hub; may be given several times [env: W2S_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
+    /// Folder of models, looked in before the hub; may be given several times [env: W2S_MODELS]
+    #[arg(long, value_name = "DIR")]
+    models: Vec<PathBuf>,
+    /// Folder of results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+}
+
+impl PlaceArgs {
+    /// The folders of a kind: from the command line, then from the environment.
+    fn folders(given: &[PathBuf], variable: &str) -> Vec<PathBuf> {
+        let mut folders = given.to_vec();
+        if let Some(paths) = std::env::var_os(variable) {
+            folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
+        }
+        folders
+    }
+}
+
+impl GridArgs {
+    /// Reads the grid's file, or the one of that name that the binary carries, with the changes of the command line.
+    fn document(&self) -> Result<(Document, Library)> {
+        let document = if self.config.exists() {
+            Document::open(&self.config)?
+        } else if let Some(document) = embedded_grid(&self.config.to_string_lossy()) {
+            document?
+        } else {
+            return Err(Error::new("there is no such grid")
+                .in_file(&self.config)
+                .help("give the path of a TOML file, or `quickstart`, which comes with w2s"));
+        };
+        let library = Library::beside(document.file());
+        Ok((document.with_overrides(&self.changes)?, library))
+    }
+}
+
+/// Output format of a list.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum ListFormat {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
 
 /// Runs the command line and returns the process's exit code.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = crate::strategy::check_registry().and_then(|()| match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => run::check(&args),
+        Command::Plan(args) => run::plan(&args),
+        Command::Table(args) => run::table(&args),
+        Command::List(args) => list::list(&args),
+        Command::Explain(args) => list::explain(&args),
+        Command::Stage => Ok(run::stage()),
+    });
+    result.unwrap_or_else(|error| {
+        show::error(&error);
+        ExitCode::from(REFUSED)
+    })
 }

@@ -1,1 +1,12 @@
-//! To come.
+//! Grids: from a configuration to cells, from cells to stages, and running them.
+
+mod config;
+mod library;
+mod plan;
+pub mod results;
+mod run;
+
+pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Pretrain};
+pub use library::{Library, embedded_grid};
+pub use plan::{Cell, Places, Plan};
+pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, Word, obey, run};

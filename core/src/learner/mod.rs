@@ -1,1 +1,36 @@
-//! To come.
+//! Training on burn-train: what is learnt (recipe, objective), in which order, and what may not go wrong.
+//!
+//! The way of one step, from the loader to the optimizer:
+//!
+//! ```text
+//! Sampler ─ Minibatch ─▶ Trainee::step ─▶ Work::step ─▶ gradients ─▶ Trainee::optimize ─▶ clip ─▶ optimizer
+//!  (rows)                 (burn-train)     classifier                   (burn-train)
+//!                                          or language model
+//! ```
+//!
+//! A kind of training is one implementation of the private trait `Work`: from model and rows to gradients. burn-train owns the loop, the
+//! optimizer, the learning rate and interruption; the log is ours, because results are computed from stored predictions and
+//! nothing may reach the disk but through a stage.
+
+mod classify;
+mod encoded;
+mod language;
+mod optimizer;
+mod predict;
+mod progress;
+mod recipe;
+mod run;
+mod sampler;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+pub use classify::{Objective, train_classifier};
+pub use encoded::Encoded;
+pub use language::{Packing, train_lm};
+pub use predict::{Predictions, embed, predict};
+pub use progress::{bar, style};
+pub use recipe::{Decayed, Optimizer, Recipe};
+pub use run::{Execution, StepLog, TrainLog, Trained};
+pub use sampler::{Minibatch, Order, Sampler};
+pub use schedule::{Schedule, Shape};

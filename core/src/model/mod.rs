@@ -1,1 +1,22 @@
-//! To come.
+//! Models: one [`Transformer`] for all families, read from and written to the files of Hugging Face transformers.
+//!
+//! A [`Pretrained`] is a folder; it is checked when opened and [loads](Pretrained::load) into a [`Transformer`], on which a
+//! [`Classifier`] puts its head. What distinguishes families is a [`Spec`], read from `config.json` by one file per family
+//! in [`arch`]. There is no dropout: nothing here draws random numbers but the initialisation.
+
+pub mod arch;
+mod classifier;
+mod pretrained;
+pub mod spec;
+mod tokenizer;
+mod transformer;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+pub use classifier::{Classifier, HeadConfig, HeadInit};
+pub use pretrained::Pretrained;
+pub use spec::Spec;
+pub use tokenizer::Tokenizer;
+pub use transformer::{Pooling, Tokens, Transformer};

@@ -184,7 +184,17 @@ pub fn find(kind: Kind, name: &str) -> Option<&'static Card> {
 /// # Errors
 /// Names both registrations.
 pub fn check_registry() -> Result<()> {
-    for pair in all().windows(2) {
+    check_names(&all())
+}
+
+/// [`check_registry`] for any list of cards, in any order.
+///
+/// # Errors
+/// Names both registrations.
+pub fn check_names(cards: &[&Card]) -> Result<()> {
+    let mut sorted = cards.to_vec();
+    sorted.sort_by_key(|card| (card.kind, card.name, card.file, card.line));
+    for pair in sorted.windows(2) {
         let [first, second] = pair else { continue };
         if (first.kind, first.name) == (second.kind, second.name) {
             return Err(Error::new(format!(

@@ -5,13 +5,15 @@
 
 mod batch;
 mod card;
+pub mod conformance;
+pub mod math;
 mod memory;
 mod supervisor;
 
 use burn::tensor::Tensor;
 
 pub use batch::{Batch, ExampleId, Needs, Pool, Progress, Selection};
-pub use card::{Card, Kind, Parameter, all, check_registry, find, of_kind};
+pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
 pub use memory::Memory;
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
 
@@ -60,14 +62,16 @@ impl Invalid {
 /// quantile over it) while gradients may be accumulated over micro-batches: [`targets`](StudentLoss::targets) sees the whole
 /// batch and no gradient, [`loss`](StudentLoss::loss) sees any part of it, row by row.
 pub trait StudentLoss: std::fmt::Debug + Send + Sync {
-    /// Row-wise loss `[B]`, in nats, from logits `[B, K]` (gradients flow) and targets `[B, K]` (detached).
+    /// Row-wise loss `[B]`, in nats, from logits `[B, K]` (gradients flow) and this loss's own targets `[B, M]` (detached).
     ///
     /// Rows must not see each other here: the engine may call it on parts of a batch. The engine takes the mean.
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, at: &Progress) -> Tensor<1>;
 
-    /// Targets `[B, K]` from the whole batch: detached logits `[B, K]` and labels `[B, K]`. The labels themselves, unless overridden.
+    /// Targets from the whole batch: detached logits `[B, K]` and labels `[B, K]`. The labels themselves, unless overridden.
     ///
-    /// A row of targets need not sum to one; a row of zeros drops out of losses that are linear in the target.
+    /// The engine only cuts targets into rows, so a loss may put more than K columns into them when its
+    /// [`loss`](StudentLoss::loss) needs two things side by side. A row need not sum to one; a row of zeros drops out of
+    /// losses that are linear in the target. Whatever is computed from the logits but must carry no gradient belongs here.
     fn targets(&self, _logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
         labels
     }

@@ -1,1 +1,41 @@
-//! To come.
+//! Tasks: from a data set's rows to examples with text and label, in a known order, split for the weak supervisor, the student and the
+//! test.
+//!
+//! A task is a file, [`Task`]. Its rows come from [`Sources`] (local folders, then the Hugging Face hub) or from a generated [`world`];
+//! [`Task::read`] makes [`TaskData`] of them by one of the protocols of [`Order`]; [`fit`] makes the examples fit the models.
+
+mod data;
+mod definition;
+mod fit;
+mod format;
+pub mod hub;
+mod order;
+pub mod rng;
+mod rows;
+mod source;
+#[cfg(test)]
+mod tests;
+pub mod world;
+
+pub use self::{
+    data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
+    definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
+    fit::{CountTokens, Shortened, fit, shorten},
+    hub::Hub,
+    order::{Balance, DataOptions, Order},
+    rows::{Row, Rows},
+    source::{RowSource, Sources},
+};
+use crate::Result;
+
+impl Task {
+    /// Reads the task's rows and makes its examples.
+    pub fn read(&self, sources: &Sources, options: &DataOptions) -> Result<TaskData> {
+        self.read_from(&*sources.open(self)?, options)
+    }
+
+    /// As [`read`](Self::read), from rows that are given: those of a generated [`world`], say.
+    pub fn read_from(&self, source: &dyn RowSource, options: &DataOptions) -> Result<TaskData> {
+        order::assemble(self, source, options).map_err(|error| error.context(format!("task `{}`", self.name)))
+    }
+}

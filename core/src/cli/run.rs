@@ -1,0 +1,335 @@
+//! `w2s run`, `check`, `plan` and `table`.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use super::{FAILED, GridArgs, INTERRUPTED, PlaceArgs, show};
+use crate::{
+    Error, Result,
+    grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    report::{Table, results::read, table::MainOptions},
+    stage::{Finished, StageId, Store},
+    task::Sources,
+};
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    grid: GridArgs,
+    /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// Examples per forward pass; the result is the same, the memory less
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// Stop starting stages after this many failures
+    #[arg(long, value_name = "N")]
+    max_fails: Option<usize>,
+    /// Print what would be done, and stop
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub struct TableArgs {
+    /// The grid, or a results.csv
+    config: PathBuf,
+    /// Folder of results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Output format
+    #[arg(long, value_enum, default_value = "terminal")]
+    format: TableFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TableFormat {
+    Terminal,
+    Markdown,
+    Csv,
+    Latex,
+}
+
+/// What every command on a grid starts with: the plan, and where its results go.
+struct Prepared {
+    plan: Plan,
+    store: Store,
+    folder: PathBuf,
+}
+
+fn prepare(args: &GridArgs) -> Result<Prepared> {
+    let (document, library) = args.document()?;
+    let grid = Grid::read(&document, &library)?;
+    let PlaceArgs { data, models, results } = &args.places;
+    let store = Store::open(results.join("stages"))?;
+    let folder = results.join(&grid.name);
+    let places = Places { sources: Sources::from_env(data)?, models: PlaceArgs::folders(models, "W2S_MODELS") };
+    let plan = Plan::make(grid, &library, &places, &store)?;
+    Ok(Prepared { plan, store, folder })
+}
+
+fn count(n: usize, what: &str) -> String {
+    let many = if what.ends_with('y') { format!("{}ies", &what[..what.len() - 1]) } else { format!("{what}s") };
+    if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
+}
+
+fn headline(plan: &Plan, finished: &BTreeMap<StageId, Finished>) -> String {
+    let grid = &plan.grid;
+    format!(
+        "{}: {} × {} × {} × {} = {}; {}, {} done, {} to do",
+        grid.name,
+        count(grid.tasks.len(), "task"),
+        count(grid.pairs.len(), "pair"),
+        count(grid.methods.len(), "method"),
+        count(grid.seeds.len(), "seed"),
+        count(plan.cells.len(), "cell"),
+        count(plan.jobs.len(), "stage"),
+        finished.len(),
+        plan.jobs.len() - finished.len(),
+    )
+}
+
+/// `w2s check`.
+pub fn check(args: &GridArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(args)?;
+    let finished = plan.finished(&store)?;
+    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    println!("{}", headline(&plan, &finished));
+    println!("no mistake found");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `w2s plan`.
+pub fn plan(args: &GridArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(args)?;
+    let finished = plan.finished(&store)?;
+    print_plan(&plan, &finished);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_plan(plan: &Plan, finished: &BTreeMap<StageId, Finished>) {
+    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    println!("{}", headline(plan, finished));
+    let labels = plan.labels();
+    for (id, label) in &labels {
+        let state = if finished.contains_key(id) { "done " } else { "to do" };
+        println!("  {state}  {label}");
+    }
+}
+
+/// `w2s run`.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    // A device that is not there is said before data are read.
+    let (_, device) = crate::device::open(&args.device)?;
+    let Prepared { plan, store, folder } = prepare(&args.grid)?;
+    let finished = plan.finished(&store)?;
+    if args.dry_run {
+        print_plan(&plan, &finished);
+        return Ok(ExitCode::SUCCESS);
+    }
+    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    eprintln!("{}", headline(&plan, &finished));
+    let mut books = results::Books::open(&plan, &folder, finished)?;
+
+    let outcome = if books.left() == 0 {
+        Outcome::default()
+    } else {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers =
+            args.workers.unwrap_or(if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 }).max(1);
+        let options = RunOptions {
+            workers,
+            threads: (cores / workers).max(1),
+            device: device.clone(),
+            micro_batch: args.micro_batch,
+            max_fails: args.max_fails.unwrap_or(usize::MAX),
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, stop.clone())
+                .map_err(|error| Error::new(format!("cannot watch for interruptions: {error}")))?;
+        }
+        let mut screen = Screen::new(&plan, books.left());
+        let pending = books.pending(&plan);
+        grid::run(&pending, &store, &folder.join("logs"), &options, &stop, |event| {
+            screen.show(&event);
+            if let Event::Done(id, _) = event {
+                books.enter(&plan, &store, id)?;
+            }
+            Ok(())
+        })?
+    };
+    books.close(&plan, &outcome)?;
+
+    let path = folder.join("results.csv");
+    if outcome.done.is_empty() && outcome.failed.is_empty() && !outcome.interrupted {
+        println!("Nothing left to do: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
+    }
+    print_table(&path, TableFormat::Terminal)?;
+    eprintln!("\nresults: {}", path.display());
+    if outcome.interrupted {
+        eprintln!("interrupted: run the same command to continue");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if !outcome.failed.is_empty() {
+        let labels = plan.labels();
+        for failure in &outcome.failed {
+            let label = labels.get(&failure.stage).cloned().unwrap_or_else(|| failure.stage.to_string());
+            let error = Error::new(format!("{label}: {}", failure.message)).in_file(&failure.log);
+            show::error(&match &failure.help {
+                Some(help) => error.help(help),
+                None => error,
+            });
+        }
+        eprintln!("{} failed; run the same command to try again", count(outcome.failed.len(), "stage"));
+        return Ok(ExitCode::from(FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `w2s table`.
+pub fn table(args: &TableArgs) -> Result<ExitCode> {
+    let given = &args.config;
+    let path = if given.extension().is_some_and(|extension| extension == "csv") {
+        given.clone()
+    } else {
+        let stem = given.file_stem().unwrap_or_default();
+        args.results.join(stem).join("results.csv")
+    };
+    if !path.is_file() {
+        return Err(Error::new("there are no results yet")
+            .in_file(&path)
+            .help(format!("run `w2s run {}` first", given.display())));
+    }
+    print_table(&path, args.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_table(path: &Path, format: TableFormat) -> Result<()> {
+    let table = Table::main(&read(path)?, &MainOptions { titles: titles(path), ..MainOptions::default() })?;
+    let width = comfy_table::Table::new().width().unwrap_or(140);
+    let text = match format {
+        TableFormat::Terminal => table.to_terminal(width),
+        TableFormat::Markdown => table.to_markdown(),
+        TableFormat::Csv => table.to_csv(),
+        TableFormat::Latex => table.to_latex()?,
+    };
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+/// The titles of methods and models that the run recorded beside its results.
+fn titles(path: &Path) -> BTreeMap<String, String> {
+    let record = path.with_file_name("grid.json");
+    let record = std::fs::read_to_string(record).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let titles = record.and_then(|record| serde_json::from_value(record["titles"].clone()).ok());
+    titles.unwrap_or_default()
+}
+
+/// `w2s stage`: one stage, for a parent process.
+pub fn stage() -> ExitCode {
+    let out = Arc::new(Mutex::new(std::io::stdout()));
+    let say = move |word: &Word| {
+        if let (Ok(mut out), Ok(line)) = (out.lock(), serde_json::to_string(word)) {
+            // A parent that is gone no longer listens; the stage ends by itself then.
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        }
+    };
+    match grid::obey(say.clone()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            show::error(&error);
+            say(&Word::Failed { message: error.message().to_owned(), help: error.remedy().map(str::to_owned) });
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// What a run looks like while it runs: one line per stage that is at work, one for the whole; quiet when nobody watches.
+struct Screen {
+    bars: MultiProgress,
+    whole: ProgressBar,
+    running: BTreeMap<StageId, ProgressBar>,
+    labels: BTreeMap<StageId, String>,
+    watched: bool,
+}
+
+impl Screen {
+    fn new(plan: &Plan, left: usize) -> Self {
+        let watched = std::io::stderr().is_terminal();
+        let bars = MultiProgress::with_draw_target(if watched {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        });
+        let whole = bars.add(ProgressBar::new(left as u64));
+        if let Ok(style) =
+            ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone, {eta} left")
+        {
+            whole.set_style(style);
+        }
+        whole.enable_steady_tick(Duration::from_secs(1));
+        Self { bars, whole, running: BTreeMap::new(), labels: plan.labels(), watched }
+    }
+
+    fn label(&self, id: &StageId) -> String {
+        self.labels.get(id).cloned().unwrap_or_else(|| id.to_string())
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Started(id) => {
+                let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
+                if let Ok(style) = ProgressStyle::with_template("{prefix}  {bar:20} {pos}/{len} {msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(self.label(id));
+                self.running.insert((*id).clone(), bar);
+            }
+            Event::Progress(id, progress) => {
+                if let Some(bar) = self.running.get(*id) {
+                    bar.set_length(progress.total);
+                    bar.set_position(progress.done);
+                    bar.set_message(progress.message.clone());
+                }
+            }
+            Event::Done(id, _) => self.end(id, None),
+            Event::Failed(failure) => self.end(&failure.stage.clone(), Some(&failure.message)),
+        }
+    }
+
+    fn end(&mut self, id: &StageId, failure: Option<&str>) {
+        if let Some(bar) = self.running.remove(id) {
+            bar.finish_and_clear();
+        }
+        self.whole.inc(1);
+        if let Some(message) = failure {
+            let line = format!("failed: {}: {message}", self.label(id));
+            if self.watched {
+                // The bars redraw themselves below the line.
+                let _ = self.bars.println(line);
+            } else {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.whole.finish_and_clear();
+    }
+}

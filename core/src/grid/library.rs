@@ -1,0 +1,87 @@
+//! Where the names in a grid are looked up: tasks, models, worlds and methods.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result, document::Document};
+
+/// The configurations that the binary carries, so that the quickstart runs from anywhere: `(path below configs/, text)`.
+static EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/configs.rs"));
+
+/// Folders of configurations, looked in first to last, and behind them those that the binary carries.
+#[derive(Clone, Debug, Default)]
+pub struct Library {
+    roots: Vec<PathBuf>,
+}
+
+impl Library {
+    /// The library of a grid: the folder of the grid's file and those above it that hold the same kinds of folders, then `configs/`.
+    pub fn beside(grid: &Path) -> Self {
+        let mut roots = Vec::new();
+        let folder = grid.parent().unwrap_or(Path::new(""));
+        for ancestor in folder.ancestors().take(3) {
+            if ["tasks", "models", "worlds"].iter().any(|kind| ancestor.join(kind).is_dir()) {
+                roots.push(ancestor.to_owned());
+            }
+        }
+        let configs = PathBuf::from("configs");
+        if configs.is_dir() && !roots.contains(&configs) {
+            roots.push(configs);
+        }
+        Self { roots }
+    }
+
+    /// Reads the configuration `<kind>/<name>.toml`, e.g. `tasks/sst2.toml`.
+    ///
+    /// # Errors
+    /// No such file in any folder (with the names there are), or a file that does not parse.
+    pub fn open(&self, kind: &str, name: &str) -> Result<Document> {
+        let file = Path::new(kind).join(format!("{name}.toml"));
+        self.open_file(&file).unwrap_or_else(|| {
+            let names = self.names(kind);
+            let singular = kind.trim_end_matches('s');
+            Err(Error::new(format!("there is no {singular} `{name}`"))
+                .help(crate::document::did_you_mean(name, names.iter().map(String::as_str))))
+        })
+    }
+
+    /// Reads a configuration by its path below the folders, if there is one.
+    pub fn open_file(&self, file: &Path) -> Option<Result<Document>> {
+        for root in &self.roots {
+            let path = root.join(file);
+            if path.is_file() {
+                return Some(Document::open(&path));
+            }
+        }
+        let key = file.to_string_lossy();
+        let (name, text) = EMBEDDED.iter().find(|(name, _)| *name == key)?;
+        Some(Document::parse(Path::new("configs").join(name), text))
+    }
+
+    /// Every name of a kind (`tasks`, `models`, `worlds`), sorted.
+    pub fn names(&self, kind: &str) -> Vec<String> {
+        let mut names: Vec<String> = EMBEDDED
+            .iter()
+            .filter_map(|(path, _)| {
+                path.strip_prefix(kind)?.strip_prefix('/')?.strip_suffix(".toml").map(str::to_owned)
+            })
+            .collect();
+        for root in &self.roots {
+            for entry in std::fs::read_dir(root.join(kind)).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.extension().is_some_and(|extension| extension == "toml") {
+                    names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// A grid that the binary carries, by name or path: `quickstart` or `configs/quickstart.toml`.
+pub fn embedded_grid(name: &str) -> Option<Result<Document>> {
+    let name = name.strip_prefix("configs/").unwrap_or(name).trim_end_matches(".toml");
+    let (path, text) = EMBEDDED.iter().find(|(path, _)| path.strip_suffix(".toml") == Some(name))?;
+    Some(Document::parse(Path::new("configs").join(path), text))
+}

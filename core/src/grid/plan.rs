@@ -1,0 +1,358 @@
+//! From a grid to stages: everything is looked at before anything is trained.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    config::{Grid, ModelConfig},
+    library::Library,
+};
+use crate::{
+    Error, Result,
+    learner::Recipe,
+    model::{Pretrained, Spec, Tokenizer},
+    stage::{
+        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob,
+        copy,
+    },
+    task::{
+        CountTokens, DataOptions, Sources, fit,
+        hub::{Kind, Repo},
+        world::World,
+    },
+};
+
+/// Where inputs are found.
+pub struct Places {
+    /// Folders of data sets, and behind them the hub.
+    pub sources: Sources,
+    /// Folders of models, looked in before the hub.
+    pub models: Vec<PathBuf>,
+}
+
+/// A grid, ready to run: its cells, and the stages that make them.
+#[derive(Debug)]
+pub struct Plan {
+    /// The grid.
+    pub grid: Grid,
+    /// Every task with every pair, method and seed, in the order of tables.
+    pub cells: Vec<Cell>,
+    /// Every stage, by identity.
+    pub jobs: BTreeMap<StageId, Job>,
+    /// What people should know before they start: dropped and shortened examples, and the like.
+    pub notes: Vec<String>,
+}
+
+/// One task × pair × method × seed.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// Index into the grid's tasks.
+    pub task: usize,
+    /// Index into the grid's pairs.
+    pub pair: usize,
+    /// Index into the grid's methods.
+    pub method: usize,
+    /// Seed.
+    pub seed: u64,
+    /// The task's data.
+    pub data: DataRef,
+    /// Stage that holds the weak labels.
+    pub supervision: StageId,
+    /// Stage that holds the ceiling.
+    pub ceiling: StageId,
+    /// Stage that holds the student.
+    pub student: StageId,
+}
+
+impl Cell {
+    /// Identity of the cell, from those of its stages.
+    pub fn id(&self) -> String {
+        let stages = json!([self.supervision, self.ceiling, self.student]);
+        crate::stage::hash(&stages)[..16].to_owned()
+    }
+}
+
+/// A model that has been found.
+struct FoundModel {
+    reference: ModelRef,
+    tokenizer: Tokenizer,
+    /// Longest text it can read, in tokens.
+    limit: usize,
+}
+
+impl Plan {
+    /// Looks at everything a grid names: data are read, split and cut, models are opened, settings are checked, stages get their
+    /// identities. Nothing is trained.
+    ///
+    /// # Errors
+    /// The first thing that would fail later.
+    pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
+        let mut plan = Self { grid, cells: Vec::new(), jobs: BTreeMap::new(), notes: Vec::new() };
+        let mut models = BTreeMap::new();
+        for pair in &plan.grid.pairs {
+            for model in [&pair.weak, &pair.strong] {
+                if !models.contains_key(&model.name) {
+                    let found = find_model(model, library, places, store, &mut plan.jobs)
+                        .map_err(|error| error.context(format!("model `{}`", model.name)))?;
+                    models.insert(model.name.clone(), found);
+                }
+            }
+        }
+        for task in 0..plan.grid.tasks.len() {
+            for pair in 0..plan.grid.pairs.len() {
+                for seed in plan.grid.seeds.clone() {
+                    plan.add_cells(task, pair, seed, &models, library, places, store)?;
+                }
+            }
+        }
+        // Tables go by task, pair, method, seed.
+        plan.cells.sort_by_key(|cell| (cell.task, cell.pair, cell.method));
+        Ok(plan)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that decides what a cell is, or where it is")]
+    fn add_cells(
+        &mut self,
+        task: usize,
+        pair: usize,
+        seed: u64,
+        models: &BTreeMap<String, FoundModel>,
+        library: &Library,
+        places: &Places,
+        store: &Store,
+    ) -> Result<()> {
+        let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
+        let data = self.find_data(task, [weak, strong], seed, library, places, store)?;
+        let grid = &self.grid;
+        let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
+        let strong_recipe = grid.recipe(strong_config, None)?;
+        let ceiling = Job::FineTune(Box::new(FineTuneJob {
+            model: strong.reference.clone(),
+            recipe: strong_recipe.clone(),
+            data: data.clone(),
+            on: grid.data.ceiling_split,
+            seed,
+        }));
+        let ceiling_id = ceiling.id();
+        let mut made = vec![ceiling];
+        for (index, method) in grid.methods.iter().enumerate() {
+            let supervise = Job::Supervise(Box::new(SuperviseJob {
+                supervisor: copy(&method.supervisor)?,
+                weak: (weak.reference.clone(), grid.recipe(weak_config, None)?),
+                strong: (strong.reference.clone(), strong_recipe.clone()),
+                data: data.clone(),
+                seed,
+            }));
+            let supervision = supervise.id();
+            let student = Job::Student(Box::new(StudentJob {
+                model: strong.reference.clone(),
+                recipe: grid.recipe(strong_config, Some(method))?,
+                data: data.clone(),
+                supervision: supervision.clone(),
+                selector: copy(&method.selector)?,
+                refiner: copy(&method.refiner)?,
+                loss: copy(&method.loss)?,
+                seed,
+                save: grid.save_students,
+            }));
+            self.cells.push(Cell {
+                task,
+                pair,
+                method: index,
+                seed,
+                data: data.clone(),
+                supervision,
+                ceiling: ceiling_id.clone(),
+                student: student.id(),
+            });
+            made.extend([supervise, student]);
+        }
+        for job in made {
+            self.jobs.entry(job.id()).or_insert(job);
+        }
+        Ok(())
+    }
+
+    /// The finished stages of this plan. Damaged ones are put aside and count as not done.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn finished(&self, store: &Store) -> Result<BTreeMap<StageId, Finished>> {
+        let mut finished = BTreeMap::new();
+        for id in self.jobs.keys() {
+            if let Some(stage) = store.find(id)? {
+                finished.insert(id.clone(), stage);
+            }
+        }
+        Ok(finished)
+    }
+}
+
+fn find_model(
+    model: &ModelConfig,
+    library: &Library,
+    places: &Places,
+    store: &Store,
+    jobs: &mut BTreeMap<StageId, Job>,
+) -> Result<FoundModel> {
+    let Some(pretrain) = &model.file.pretrain else {
+        let folder = model_folder(model, places)?;
+        let pretrained = Pretrained::open(&folder)?;
+        let reference = ModelRef {
+            name: model.name.clone(),
+            fingerprint: pretrained.fingerprint()?.to_owned(),
+            stage: None,
+            head: model.file.head.clone(),
+            folder,
+        };
+        let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
+        return Ok(FoundModel { reference, limit, tokenizer });
+    };
+    let world = open_world(library, &pretrain.world)?;
+    let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
+    let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
+        return Err(Error::new("`pretrain.config` is not a table"));
+    };
+    config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
+    let limit = Spec::from_config(&config, Path::new("pretrain.config"))?.max_positions;
+    let recipe: Recipe = pretrain
+        .train
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
+    recipe.validate().map_err(|error| error.context("`pretrain.train`"))?;
+    let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
+    let id = job.id();
+    let reference = ModelRef {
+        name: model.name.clone(),
+        folder: store.root().join(id.as_str()).join("model"),
+        fingerprint: id.to_string(),
+        stage: Some(id.clone()),
+        head: model.file.head.clone(),
+    };
+    jobs.entry(id).or_insert(job);
+    Ok(FoundModel { reference, tokenizer, limit })
+}
+
+fn open_world(library: &Library, name: &str) -> Result<World> {
+    let document = library.open("worlds", name)?;
+    World::parse(document.source_text(), document.file())
+}
+
+/// Where a model's files are: its own `path`, a folder given with `--models`, or the hub.
+fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
+    if let Some(path) = &model.file.path {
+        return Ok(model.folder.join(path));
+    }
+    let hub = model.file.hub.as_deref().unwrap_or(&model.name);
+    let short = hub.rsplit('/').next().unwrap_or(hub);
+    for root in &places.models {
+        for name in [hub, short, &model.name] {
+            let folder = root.join(name);
+            if folder.join("config.json").is_file() {
+                return Ok(folder);
+            }
+        }
+    }
+    let Some(remote) = &places.sources.hub else {
+        return Err(Error::new(format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub")).help(format!(
+            "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
+        )));
+    };
+    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
+    let repo = Repo { kind: Kind::Model, id: hub.to_owned(), revision };
+    let wanted = |file: &str| {
+        let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        side.contains(&file)
+            || !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
+    };
+    let mut folder = None;
+    for file in remote.list(&repo)?.iter().filter(|file| wanted(file)) {
+        let path = remote.fetch(&repo, file)?;
+        if file == "config.json" {
+            folder = path.parent().map(Path::to_owned);
+        }
+    }
+    folder.ok_or_else(|| Error::new(format!("`{hub}` on the hub has no `config.json`")))
+}
+
+impl Plan {
+    /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is one thing that decides what the data are, or where they are"
+    )]
+    fn find_data(
+        &mut self,
+        task: usize,
+        models: [&FoundModel; 2],
+        seed: u64,
+        library: &Library,
+        places: &Places,
+        store: &Store,
+    ) -> Result<DataRef> {
+        let Grid { data: settings, tasks, .. } = &self.grid;
+        let task = &tasks[task];
+        let max_tokens = models.iter().map(|model| model.limit).fold(settings.max_tokens, usize::min);
+        let options = DataOptions {
+            order: settings.order,
+            seed,
+            n_train: settings.n_train,
+            n_test: settings.n_test,
+            balance: settings.balance,
+            ..DataOptions::default()
+        };
+        let mut data = match &task.source.world {
+            None => task.read(&places.sources, &options)?,
+            Some(table) => {
+                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                task.read_from(&*open_world(library, name)?.source(table, seed)?, &options)?
+            }
+        };
+        let parameters = json!({
+            "data": data.fingerprint(),
+            "max_tokens": max_tokens,
+            "over_long": settings.over_long,
+            "tokenizers": models.iter().map(|model| fingerprint(&model.tokenizer)).collect::<Vec<_>>(),
+        });
+        let id = StageId::new("data", 1, &parameters);
+        let finished = match store.begin(&id)? {
+            Begin::Finished(finished) => *finished,
+            Begin::Ours(workspace) => {
+                let counters = models.map(|model| |text: &str| model.tokenizer.encode(text).map(|ids| ids.len()));
+                let counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
+                let cut = fit(&mut data, &counters, max_tokens, settings.over_long)?;
+                data.counts.fit = Some(cut);
+                data.write(workspace.folder())?;
+                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
+                workspace.finish(parameters, summary, "cpu")?
+            }
+        };
+        let summary = &finished.manifest.summary;
+        for (part, counts) in summary["counts"]["fit"]["parts"].as_object().into_iter().flatten() {
+            for (what, words) in [("shortened", "shortened to"), ("dropped", "dropped: longer than")] {
+                if let Some(n) = counts[what].as_u64().filter(|n| *n > 0) {
+                    self.notes.push(format!(
+                        "{} (seed {seed}, {part}): {n} examples {words} {max_tokens} tokens",
+                        task.name()
+                    ));
+                }
+            }
+        }
+        let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
+        Ok(DataRef { folder: finished.folder, fingerprint, max_tokens })
+    }
+}
+
+/// Hash of a tokenizer's files.
+fn fingerprint(tokenizer: &Tokenizer) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, bytes) in tokenizer.files() {
+        hasher.update(name.as_bytes()).update(blake3::hash(bytes).as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,283 @@
+//! From finished stages to `results.csv`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use serde_json::json;
+
+use super::{
+    plan::{Cell, Plan},
+    run::Outcome,
+};
+use crate::{
+    Error, Result,
+    error::IoContext,
+    report::{
+        Measure, Predictions,
+        metrics::{self, ACCURACY},
+        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, write},
+    },
+    stage::{self, Finished, Job, StageId, Store, write_atomically},
+    strategy::Split,
+    task::TaskData,
+};
+
+/// The books of a run: which stages are finished, what they measured, and the files that say so.
+///
+/// `results.csv` is a view of finished stages in the order of the plan, written anew whenever a cell is complete: a grid that was
+/// killed and continued ends with the same bytes as one that was not.
+#[derive(Debug)]
+pub struct Books {
+    folder: PathBuf,
+    finished: BTreeMap<StageId, Finished>,
+    stages: usize,
+    /// Rows of finished entries, by their place in the table.
+    rows: BTreeMap<usize, Vec<ResultRow>>,
+    truths: BTreeMap<String, Vec<u8>>,
+}
+
+/// One entry of the results: a weak model, a student or a ceiling, with one seed.
+struct Entry<'a> {
+    cell: &'a Cell,
+    method: String,
+    stage: &'a StageId,
+    /// Whether the weak model's predictions are beside it.
+    against_weak: bool,
+}
+
+impl Books {
+    /// Opens the results folder of a grid and records what was resolved.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub fn open(plan: &Plan, folder: &Path, finished: BTreeMap<StageId, Finished>) -> Result<Self> {
+        std::fs::create_dir_all(folder).path("create the results folder", folder)?;
+        let record = json!({
+            "name": plan.grid.name,
+            "config": plan.grid.source,
+            "titles": plan.grid.titles(),
+            "config_hash": stage::hash(&plan.grid.source),
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": crate::commit(),
+            "cells": plan.cells.iter().map(|cell| json!({
+                "cell": cell.id(),
+                "task": plan.grid.tasks[cell.task].name(),
+                "weak": plan.grid.pairs[cell.pair].weak.name,
+                "strong": plan.grid.pairs[cell.pair].strong.name,
+                "method": plan.grid.methods[cell.method].name,
+                "seed": cell.seed,
+                "data": cell.data.fingerprint,
+                "supervision": cell.supervision,
+                "ceiling": cell.ceiling,
+                "student": cell.student,
+            })).collect::<Vec<_>>(),
+        });
+        let text = serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?;
+        write_atomically(&folder.join("grid.json"), text.as_bytes())?;
+        let mut books = Self {
+            folder: folder.to_owned(),
+            finished,
+            stages: plan.jobs.len(),
+            rows: BTreeMap::new(),
+            truths: BTreeMap::new(),
+        };
+        books.update(plan)?;
+        Ok(books)
+    }
+
+    /// Stages that are not finished.
+    pub fn left(&self) -> usize {
+        self.stages - self.finished.len()
+    }
+
+    /// The jobs whose stages are not finished.
+    pub fn pending<'p>(&self, plan: &'p Plan) -> BTreeMap<StageId, &'p Job> {
+        let open = plan.jobs.iter().filter(|(id, _)| !self.finished.contains_key(*id));
+        open.map(|(id, job)| (id.clone(), job)).collect()
+    }
+
+    /// Enters a stage that has just been finished, and writes the results again if that completes an entry.
+    ///
+    /// # Errors
+    /// A stage that cannot be read, or a file that cannot be written.
+    pub fn enter(&mut self, plan: &Plan, store: &Store, id: &StageId) -> Result<()> {
+        let finished = store.find(id)?.ok_or_else(|| Error::new(format!("stage `{id}` was finished and is gone")))?;
+        self.finished.insert(id.clone(), finished);
+        self.update(plan)
+    }
+
+    /// Writes the last state: failed cells as such, and how long every stage took.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn close(&mut self, plan: &Plan, outcome: &Outcome) -> Result<()> {
+        let failed: BTreeSet<&StageId> = outcome.failed.iter().map(|failure| &failure.stage).collect();
+        for (place, entry) in entries(plan).iter().enumerate() {
+            let broken = [entry.stage, &entry.cell.supervision].into_iter().any(|id| failed.contains(id));
+            if broken && !self.rows.contains_key(&place) {
+                let row = blank(plan, entry, None);
+                self.rows.insert(place, vec![row.failed(ACCURACY)]);
+            }
+        }
+        self.write()?;
+        let labels = plan.labels();
+        let mut timings = String::from("stage,what,seconds,device,commit\n");
+        for (id, finished) in &self.finished {
+            let Finished { manifest, .. } = finished;
+            let what = labels.get(id).map_or("", String::as_str);
+            timings.push_str(&format!(
+                "{id},\"{what}\",{:.1},{},{}\n",
+                manifest.seconds, manifest.device, manifest.commit
+            ));
+        }
+        write_atomically(&self.folder.join("timings.csv"), timings.as_bytes())
+    }
+
+    /// Measures every entry that is finished and not yet measured.
+    fn update(&mut self, plan: &Plan) -> Result<()> {
+        let mut changed = false;
+        for (place, entry) in entries(plan).iter().enumerate() {
+            if self.rows.contains_key(&place) {
+                continue;
+            }
+            let needed = [Some(entry.stage), entry.against_weak.then_some(&entry.cell.supervision)];
+            // A student is measured against its ceiling too.
+            let ceiling = (entry.method != WEAK && entry.method != CEILING).then_some(&entry.cell.ceiling);
+            if needed.into_iter().chain([ceiling]).flatten().all(|id| self.finished.contains_key(id)) {
+                let rows = self.measure(plan, entry)?;
+                self.rows.insert(place, rows);
+                changed = true;
+            }
+        }
+        if changed { self.write() } else { Ok(()) }
+    }
+
+    fn write(&self) -> Result<()> {
+        let rows: Vec<ResultRow> = self.rows.values().flatten().cloned().collect();
+        write(&self.folder.join("results.csv"), &rows)
+    }
+
+    fn predictions(&self, id: &StageId, split: Split) -> Result<Vec<Vec<f32>>> {
+        Ok(stage::Predictions::read(&self.finished[id].file(&format!("{}.csv", split.name())))?.into_rows())
+    }
+
+    fn measure(&mut self, plan: &Plan, entry: &Entry) -> Result<Vec<ResultRow>> {
+        let cell = entry.cell;
+        let fingerprint = &cell.data.fingerprint;
+        if !self.truths.contains_key(fingerprint) {
+            let data = TaskData::read(&cell.data.folder)?;
+            self.truths.insert(
+                fingerprint.clone(),
+                stage::part(&data, Split::Test).iter().map(|example| example.label).collect(),
+            );
+        }
+        let truth = &self.truths[fingerprint];
+        let own = self.predictions(entry.stage, Split::Test)?;
+        let own = Predictions::new(&own, truth)?;
+        let weak = self.predictions(&cell.supervision, Split::Test)?;
+        let weak = Predictions::new(&weak, truth)?;
+        let mut measures = metrics::measure(&own, entry.against_weak.then_some(&weak))?;
+        if entry.method != CEILING && entry.against_weak {
+            let ceiling = self.predictions(&cell.ceiling, Split::Test)?;
+            let ceiling = Predictions::new(&ceiling, truth)?;
+            let value = metrics::pgr(weak.accuracy().value, own.accuracy().value, ceiling.accuracy().value);
+            measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
+        }
+        let row = blank(plan, entry, Some(&self.finished[entry.stage]));
+        Ok(measures.iter().map(|measure| row.with(measure)).collect())
+    }
+}
+
+/// Every entry of the results, in the order of tables: per task and pair the weak model, the methods, the ceiling; seeds inside.
+fn entries(plan: &Plan) -> Vec<Entry<'_>> {
+    let mut entries = Vec::new();
+    for group in plan.cells.chunk_by(|a, b| (a.task, a.pair) == (b.task, b.pair)) {
+        let mut seen = BTreeSet::new();
+        let mut weak = Vec::new();
+        let mut ceilings = Vec::new();
+        for cell in group {
+            if seen.insert(&cell.supervision) {
+                let method = &plan.grid.methods[cell.method];
+                let first = plan.supervisor_name(&plan.grid.methods[group[0].method]);
+                let name = plan.supervisor_name(method);
+                // Further supervisors have their own line; PGR goes against the first.
+                let name = if name == first { WEAK.to_owned() } else { format!("{WEAK}: {name}") };
+                weak.push(Entry { cell, method: name, stage: &cell.supervision, against_weak: false });
+            }
+            if seen.insert(&cell.ceiling) {
+                ceilings.push(Entry { cell, method: CEILING.to_owned(), stage: &cell.ceiling, against_weak: true });
+            }
+        }
+        entries.extend(weak);
+        entries.extend(group.iter().map(|cell| Entry {
+            cell,
+            method: plan.grid.methods[cell.method].name.clone(),
+            stage: &cell.student,
+            against_weak: true,
+        }));
+        entries.extend(ceilings);
+    }
+    entries
+}
+
+/// A row of an entry without a metric.
+fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
+    let cell = entry.cell;
+    let (pair, method) = (&plan.grid.pairs[cell.pair], &plan.grid.methods[cell.method]);
+    let is_student = entry.stage == &cell.student;
+    let is_weak = entry.stage == &cell.supervision;
+    let part = |name: String, there: bool| if there { name } else { String::new() };
+    ResultRow {
+        run: plan.grid.name.clone(),
+        cell: if is_student { cell.id() } else { entry.stage.to_string() },
+        task: plan.grid.tasks[cell.task].name().to_owned(),
+        weak: pair.weak.name.clone(),
+        strong: pair.strong.name.clone(),
+        supervisor: part(plan.supervisor_name(method), is_student || is_weak),
+        selector: part(stage::strategy_name(&method.selector), is_student),
+        refiner: part(stage::strategy_name(&method.refiner), is_student),
+        loss: part(stage::strategy_name(&method.loss), is_student),
+        method: entry.method.clone(),
+        seed: cell.seed,
+        split: Split::Test,
+        metric: String::new(),
+        value: None,
+        n: 0,
+        status: Status::Undefined,
+        device: finished.map_or_else(String::new, |finished| finished.manifest.device.clone()),
+        commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
+        config_hash: entry.stage.to_string(),
+        data_hash: cell.data.fingerprint.clone(),
+        truth_used: is_student && method.supervisor.uses_truth_of_transfer(),
+        schema_version: SCHEMA_VERSION,
+    }
+}
+
+impl Plan {
+    /// Registered name of a method's supervisor.
+    fn supervisor_name(&self, method: &super::Method) -> String {
+        stage::strategy_name(&method.supervisor)
+    }
+
+    /// What every stage is, for people: `student world-home js seed 0`.
+    pub fn labels(&self) -> BTreeMap<StageId, String> {
+        let mut labels = BTreeMap::new();
+        for cell in &self.cells {
+            let (pair, method) = (&self.grid.pairs[cell.pair], &self.grid.methods[cell.method]);
+            let task = self.grid.tasks[cell.task].name();
+            for (id, what) in [
+                (&cell.supervision, format!("weak labels  {task}  {}", pair.weak.name)),
+                (&cell.ceiling, format!("ceiling  {task}  {}", pair.strong.name)),
+                (&cell.student, format!("student  {task}  {}", method.name)),
+            ] {
+                labels.entry(id.clone()).or_insert_with(|| format!("{what}  seed {}", cell.seed));
+            }
+        }
+        for (id, job) in &self.jobs {
+            labels.entry(id.clone()).or_insert_with(|| job.kind().to_owned());
+        }
+        labels
+    }
+}

@@ -1,0 +1,435 @@
+//! Training a classifier on soft labels with a selector, a refiner and a loss.
+
+use std::{
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::{GradientsAccumulator, GradientsParams},
+    tensor::{Device, FloatDType, Tensor, TensorData},
+};
+
+use super::{
+    encoded::{Encoded, parts},
+    predict::embed,
+    recipe::Recipe,
+    run::{DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
+    sampler::{Minibatch, Sampler},
+};
+use crate::{
+    Error, Result,
+    model::Classifier,
+    strategy::{Batch, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
+};
+
+/// What a student learns from: labels, and what a method does with them.
+#[derive(Debug)]
+pub struct Objective {
+    /// Soft labels, one row of K probabilities per example.
+    pub labels: Vec<Vec<f32>>,
+    /// The strong model's own answers, in the same form, if a strategy needs them.
+    pub self_labels: Option<Vec<Vec<f32>>>,
+    /// Embeddings of the pretrained strong model, one row per example, if a strategy needs them.
+    pub embeddings: Option<Vec<Vec<f32>>>,
+    /// Whose label is trusted; without one, the weak label of every row.
+    pub selector: Option<Box<dyn Selector>>,
+    /// How selected labels are refined; without one, not at all.
+    pub refiner: Option<Box<dyn LabelRefiner>>,
+    /// The loss.
+    pub loss: Box<dyn StudentLoss>,
+}
+
+impl Objective {
+    /// Labels and a loss, nothing else.
+    pub fn new(labels: Vec<Vec<f32>>, loss: Box<dyn StudentLoss>) -> Self {
+        Self { labels, self_labels: None, embeddings: None, selector: None, refiner: None, loss }
+    }
+
+    /// Checks what comes from outside and lets the strategies look at the whole data set.
+    fn prepare(&mut self, data: &Encoded, seed: u64) -> Result<()> {
+        check_labels("label", &self.labels, data.len())?;
+        if let Some(own) = &self.self_labels {
+            check_labels("self-label", own, data.len())?;
+            if own.first().map(Vec::len) != self.labels.first().map(Vec::len) {
+                return Err(Error::new("self-labels and labels have different numbers of classes"));
+            }
+        }
+        let refused = |part: &'static str| move |message: String| Error::new(message).context(part);
+        let unmet = |part: &str, needs: Needs| match needs {
+            Needs { embeddings: true, .. } if self.embeddings.is_none() => {
+                Err(Error::new(format!("the {part} needs embeddings of the strong model, which were not provided")))
+            }
+            Needs { self_labels: true, .. } if self.self_labels.is_none() => {
+                Err(Error::new(format!("the {part} needs self-labels, which were not provided")))
+            }
+            Needs { p_ik: true, .. } => {
+                Err(Error::new(format!("the {part} needs a P(IK) head, which this training does not have")))
+            }
+            _ => Ok(()),
+        };
+        unmet("loss", self.loss.needs())?;
+        self.selector.as_ref().map_or(Ok(()), |selector| unmet("selector", selector.needs()))?;
+        self.refiner.as_ref().map_or(Ok(()), |refiner| unmet("refiner", refiner.needs()))?;
+        let pool = Pool { ids: data.ids(), weak: self.labels.clone(), embeddings: self.embeddings.take(), seed };
+        self.loss.prepare(&pool).map_err(refused("the loss"))?;
+        if let Some(selector) = &mut self.selector {
+            selector.prepare(&pool).map_err(refused("the selector"))?;
+        }
+        if let Some(refiner) = &mut self.refiner {
+            refiner.prepare(&pool).map_err(refused("the refiner"))?;
+        }
+        self.embeddings = pool.embeddings;
+        Ok(())
+    }
+}
+
+/// Refuses labels that are not one distribution per example.
+fn check_labels(what: &str, labels: &[Vec<f32>], examples: usize) -> Result<()> {
+    if labels.len() != examples {
+        return Err(Error::new(format!("there are {} {what}s for {examples} examples", labels.len())));
+    }
+    let classes = labels.first().map_or(0, Vec::len);
+    for (row, label) in labels.iter().enumerate() {
+        let sum: f64 = label.iter().copied().map(f64::from).sum();
+        let wrong = if label.len() != classes || classes < 2 {
+            format!("has {} classes, the first has {classes}", label.len())
+        } else if let Some(value) = label.iter().find(|value| !(0.0..=1.0).contains(*value)) {
+            format!("contains {value}, which is no probability")
+        } else if (sum - 1.0).abs() > 1e-3 {
+            format!("sums to {sum}, not to 1")
+        } else {
+            continue;
+        };
+        return Err(Error::new(format!("the {what} of example {row} {wrong}")));
+    }
+    Ok(())
+}
+
+/// Fine-tunes a classifier on soft labels. Rows of `objective.labels` belong to rows of `data`.
+///
+/// One step, in the reference's order: forward → [`Batch`] (detached) → selector → refiner → loss targets from the whole batch →
+/// loss per row → Σ wᵢ lᵢ / Σ wᵢ → backward → clip → optimizer. With [`Execution::micro_batch`] the first forward pass is a pass of
+/// its own without gradients, and the gradients of the parts add up to those of the whole batch.
+///
+/// # Errors
+/// Labels that are no distributions, a strategy that refuses the data or lacks what it needs, too little data for one batch, a
+/// loss that is not finite (names step, learning rate and examples), an interruption.
+pub fn train_classifier(
+    model: Classifier,
+    data: &Encoded,
+    mut objective: Objective,
+    recipe: &Recipe,
+    seed: u64,
+    execution: &Execution,
+) -> Result<Trained<Classifier>> {
+    recipe.validate()?;
+    objective.prepare(data, seed)?;
+    let sampler = Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
+    // With a fixed backbone every example has one embedding, computed once.
+    let fixed = match is_frozen(&model.backbone) {
+        true => Some(Table::new(&embed(&model, data, execution)?)),
+        false => None,
+    };
+    let work = Classification {
+        data: data.clone(),
+        labels: Table::new(&objective.labels),
+        self_labels: objective.self_labels.as_deref().map(Table::new),
+        fixed,
+        selector: objective.selector,
+        refiner: objective.refiner,
+        loss: objective.loss,
+        memory: Mutex::default(),
+        device: device_of(&model),
+        micro_batch: execution.micro_batch,
+        labels_are_targets: AtomicBool::new(true),
+    };
+    train(model, work, sampler, recipe, execution)
+}
+
+/// Whether no parameter of a module is trained.
+fn is_frozen(module: &(impl Module + Clone)) -> bool {
+    struct Trained(bool);
+    impl ModuleVisitor for Trained {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.is_require_grad();
+        }
+    }
+    let mut trained = Trained(false);
+    // What is trained shows on the autodiff device alone.
+    module.clone().train().visit(&mut trained);
+    !trained.0
+}
+
+/// Rows of equal width on the host.
+#[derive(Debug)]
+struct Table {
+    width: usize,
+    values: Vec<f32>,
+}
+
+impl Table {
+    fn new(rows: &[Vec<f32>]) -> Self {
+        Self { width: rows.first().map_or(0, Vec::len), values: rows.concat() }
+    }
+
+    fn row(&self, row: u32) -> &[f32] {
+        &self.values[row as usize * self.width..][..self.width]
+    }
+
+    /// Some rows as a tensor `[rows, width]`.
+    fn tensor(&self, rows: &[u32], device: &Device) -> Tensor<2> {
+        let values: Vec<f32> = rows.iter().flat_map(|&row| self.row(row)).copied().collect();
+        Tensor::from_data(TensorData::new(values, [rows.len(), self.width]), device)
+    }
+}
+
+/// What each strategy remembers; apart, so that no two share a name.
+#[derive(Debug, Default)]
+struct Memories {
+    selector: Memory,
+    refiner: Memory,
+    loss: Memory,
+}
+
+#[derive(Debug)]
+struct Classification {
+    data: Encoded,
+    labels: Table,
+    self_labels: Option<Table>,
+    /// Embeddings of all rows, when the backbone is not trained.
+    fixed: Option<Table>,
+    selector: Option<Box<dyn Selector>>,
+    refiner: Option<Box<dyn LabelRefiner>>,
+    loss: Box<dyn StudentLoss>,
+    memory: Mutex<Memories>,
+    /// The plain device.
+    device: Device,
+    micro_batch: Option<usize>,
+    /// Whether so far every row's target was its label, with weight 1.
+    labels_are_targets: AtomicBool,
+}
+
+/// What the model says about some rows.
+struct Output {
+    logits: Tensor<2>,
+    embedding: Tensor<2>,
+}
+
+impl Output {
+    /// The same without gradients, on the plain device.
+    fn detached(&self) -> Self {
+        Self { logits: self.logits.clone().inner(), embedding: self.embedding.clone().inner() }
+    }
+}
+
+/// What each row of a batch is trained towards; on the plain device.
+struct Decision {
+    /// `[B, K]`
+    targets: Tensor<2>,
+    /// `[B]`
+    weights: Tensor<1>,
+}
+
+impl Decision {
+    /// What belongs to some rows of the batch.
+    fn part(&self, rows: &Range<usize>) -> Self {
+        let Self { targets, weights } = self;
+        let (targets, weights) = (targets.clone(), weights.clone());
+        Self { targets: targets.narrow(0, rows.start, rows.len()), weights: weights.narrow(0, rows.start, rows.len()) }
+    }
+
+    fn equals(&self, other: &Self) -> bool {
+        let values = |decision: &Self| (decision.targets.to_data(), decision.weights.to_data());
+        values(self) == values(other)
+    }
+}
+
+impl Classification {
+    fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
+        let embedding = match &self.fixed {
+            Some(table) => table.tensor(rows, &self.device),
+            None => model.embed(&self.data.tokens(rows)),
+        };
+        let logits = model.logits(embedding.clone()).cast(FloatDType::F32);
+        Output { logits, embedding }
+    }
+
+    /// Selector, refiner and the loss's targets, over the whole batch.
+    fn decide(&self, minibatch: &Minibatch, seen: Output, labels: &Tensor<2>) -> Decision {
+        let ids: Vec<ExampleId> = minibatch.rows.iter().map(|&row| ExampleId(row)).collect();
+        let at = &minibatch.progress;
+        let batch = Batch {
+            ids: &ids,
+            progress: *at,
+            weak: labels.clone(),
+            student: math::softmax(seen.logits.clone()),
+            embedding: seen.embedding,
+            p_ik: None,
+            self_labels: self.self_labels.as_ref().map(|own| own.tensor(&minibatch.rows, &self.device)),
+        };
+        let memory = &mut *lock(&self.memory);
+        let selection = match &self.selector {
+            Some(selector) => selector.select(&batch, &mut memory.selector),
+            None => Selection::weak(&batch),
+        };
+        let labels = match &self.refiner {
+            Some(refiner) => refiner.refine(&batch, &selection, &mut memory.refiner),
+            None => selection.labels(&batch),
+        };
+        let targets = self.loss.targets(seen.logits, labels, at, &mut memory.loss);
+        Decision { targets: targets.inner(), weights: selection.weight.inner() }
+    }
+
+    /// Loss of each row and the gradient of `Σ wᵢ lᵢ / total`.
+    fn backward(
+        &self,
+        model: &Classifier,
+        logits: Tensor<2>,
+        decision: Decision,
+        total: Tensor<1>,
+        at: &Progress,
+    ) -> (Tensor<1>, GradientsParams) {
+        let losses = self.loss.loss(logits, decision.targets, at);
+        let loss = (losses.clone() * decision.weights).sum() / total;
+        (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
+    }
+
+    /// Gradients of the whole batch, part by part, with targets that are known beforehand.
+    fn accumulate(
+        &self,
+        model: &Classifier,
+        minibatch: &Minibatch,
+        parts: &[Range<usize>],
+        decision: &Decision,
+    ) -> (Output, Tensor<1>, GradientsParams) {
+        let total = total(&decision.weights);
+        let mut accumulator = GradientsAccumulator::new();
+        let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            let output = self.forward(model, &minibatch.rows[part.clone()]);
+            let seen = output.detached();
+            logits.push(seen.logits);
+            embeddings.push(seen.embedding);
+            let (rows, grads) =
+                self.backward(model, output.logits, decision.part(part), total.clone(), &minibatch.progress);
+            losses.push(rows);
+            accumulator.accumulate(model, grads);
+        }
+        let seen = Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) };
+        (seen, Tensor::cat(losses, 0), accumulator.grads())
+    }
+
+    /// Logits and embeddings of the whole batch, without gradients.
+    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Output {
+        // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
+        let model = model.valid();
+        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]));
+        let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
+        Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
+    }
+}
+
+/// Σ wᵢ as `[1]`; kept above 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
+fn total(weights: &Tensor<1>) -> Tensor<1> {
+    weights.clone().sum().clamp_min(f32::MIN_POSITIVE)
+}
+
+impl Work for Classification {
+    type Model = Classifier;
+
+    fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step> {
+        let at = &minibatch.progress;
+        let parts = parts(minibatch.rows.len(), self.micro_batch);
+        let labels = self.labels.tensor(&minibatch.rows, &self.device);
+        let (logits, weights, losses, grads) = if parts.len() == 1 {
+            let output = self.forward(model, &minibatch.rows);
+            let seen = output.detached();
+            let logits = seen.logits.clone();
+            let decision = self.decide(minibatch, seen, &labels);
+            let (weights, total) = (decision.weights.clone(), total(&decision.weights));
+            let (losses, grads) = self.backward(model, output.logits, decision, total, at);
+            (logits, weights, losses, grads)
+        } else {
+            // Targets may depend on the whole batch, so they come first. For as long as they turned out to be the labels
+            // themselves, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
+            let assumed =
+                Decision { targets: labels.clone(), weights: Tensor::ones([minibatch.rows.len()], &self.device) };
+            let guess = self.labels_are_targets.load(Ordering::Relaxed);
+            let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed));
+            let seen = match &guessed {
+                Some((seen, ..)) => seen.detached(),
+                None => self.observe(model, minibatch, &parts),
+            };
+            let decision = self.decide(minibatch, seen, &labels);
+            let (seen, losses, grads) = match guessed {
+                Some(done) if decision.equals(&assumed) => done,
+                _ => {
+                    self.labels_are_targets.store(false, Ordering::Relaxed);
+                    self.accumulate(model, minibatch, &parts, &decision)
+                }
+            };
+            (seen.logits, decision.weights, losses, grads)
+        };
+        // Everything that the host looks at, in one transfer.
+        let columns = vec![logits, losses.unsqueeze_dim(1), weights.unsqueeze_dim(1)];
+        let table = Tensor::cat(columns, 1).into_data();
+        let table: Vec<f32> = table.iter().collect();
+        let (loss, accuracy) = self.check(minibatch, &table)?;
+        let tokens = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).sum();
+        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens })
+    }
+}
+
+impl Classification {
+    /// Loss and agreement with the labels from rows of K logits, loss and weight.
+    fn check(&self, minibatch: &Minibatch, table: &[f32]) -> Result<(f64, f64)> {
+        let classes = self.labels.width;
+        let (mut sum, mut total, mut agree) = (0.0, 0.0, 0);
+        let (mut not_finite, mut wrong_weight) = (Vec::new(), Vec::new());
+        for (&row, values) in minibatch.rows.iter().zip(table.chunks_exact(classes + 2)) {
+            let (logits, [loss, weight]) = (&values[..classes], [values[classes], values[classes + 1]]);
+            if !loss.is_finite() {
+                not_finite.push(row);
+            }
+            if !(weight.is_finite() && weight >= 0.0) {
+                wrong_weight.push(row);
+            }
+            sum += f64::from(weight) * f64::from(loss);
+            total += f64::from(weight);
+            agree += usize::from(argmax(logits) == argmax(self.labels.row(row)));
+        }
+        if !not_finite.is_empty() {
+            return Err(Error::new(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED));
+        }
+        if !wrong_weight.is_empty() {
+            let rows = examples(&wrong_weight);
+            return Err(Error::new(format!("the selector gave weights below 0 or not finite to {rows}")));
+        }
+        let loss = if total > 0.0 { sum / total } else { 0.0 };
+        Ok((loss, agree as f64 / minibatch.rows.len() as f64))
+    }
+}
+
+/// First of the largest values.
+pub(super) fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (place, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = place;
+        }
+    }
+    best
+}
+
+/// Names some examples: `example 3` or `examples 3, 5, 8, … (12 in all)`.
+fn examples(rows: &[u32]) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<String> = rows.iter().take(SHOWN).map(u32::to_string).collect();
+    let rest = if rows.len() > SHOWN { format!(", … ({} in all)", rows.len()) } else { String::new() };
+    format!("example{} {}{rest}", if rows.len() == 1 { "" } else { "s" }, names.join(", "))
+}

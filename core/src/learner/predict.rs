@@ -1,0 +1,87 @@
+//! What a trained model says about a split.
+
+use burn::{
+    module::Module,
+    tensor::{FloatDType, Tensor},
+};
+
+use super::{
+    encoded::Encoded,
+    run::{DIVERGED, Execution, guard, interrupted},
+};
+use crate::{
+    Error, Result,
+    model::{Classifier, Tokens},
+};
+
+/// Predictions for one split, in the split's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Predictions {
+    /// One row of K logits per example.
+    pub logits: Vec<Vec<f32>>,
+    /// Softmax of the logits.
+    pub probabilities: Vec<Vec<f32>>,
+}
+
+/// Logits and probabilities of every example.
+///
+/// # Errors
+/// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
+pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Predictions> {
+    let logits = map(model, data, execution, |model, tokens| model.forward(tokens).0)?;
+    let probabilities = logits.iter().map(|row| softmax(row)).collect();
+    Ok(Predictions { logits, probabilities })
+}
+
+/// The pooled hidden state of every example: what the head sees.
+///
+/// # Errors
+/// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
+pub fn embed(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
+    map(model, data, execution, Classifier::embed)
+}
+
+/// Applies a function `[B tokens] → [B, width]` to every example on the plain device; similar lengths share a batch.
+fn map(
+    model: &Classifier,
+    data: &Encoded,
+    execution: &Execution,
+    function: impl Fn(&Classifier, &Tokens) -> Tensor<2>,
+) -> Result<Vec<Vec<f32>>> {
+    let model = model.valid();
+    let mut order: Vec<u32> = (0..data.len() as u32).collect();
+    order.sort_by_key(|&row| data.row(row as usize).len());
+    if let Some(bar) = &execution.bar {
+        bar.set_length(data.len() as u64);
+        bar.set_position(0);
+        bar.set_message("predicting");
+    }
+    let mut results = vec![Vec::new(); data.len()];
+    for rows in order.chunks(execution.predict_batch.max(1)) {
+        if execution.stopped() {
+            return Err(interrupted());
+        }
+        let values = guard(|| {
+            let result = function(&model, &data.tokens(rows)).cast(FloatDType::F32);
+            result.into_data().iter::<f32>().collect::<Vec<f32>>()
+        })?;
+        for (&row, values) in rows.iter().zip(values.chunks_exact(values.len() / rows.len())) {
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(Error::new(format!("the model's answer to example {row} is not finite")).help(DIVERGED));
+            }
+            results[row as usize] = values.to_vec();
+        }
+        if let Some(bar) = &execution.bar {
+            bar.inc(rows.len() as u64);
+        }
+    }
+    Ok(results)
+}
+
+/// Softmax in f32, shifted by the largest logit.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|logit| (logit - largest).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}

@@ -1,0 +1,338 @@
+//! The composition on burn-train: what every kind of training shares.
+
+use std::{
+    fmt::Debug,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::{
+    module::{Module, ModuleDisplay},
+    optim::{GradientsParams, ModuleOptimizer},
+    tensor::Device,
+    train::{ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    optimizer::clip,
+    progress::{Display, Nowhere},
+    recipe::Recipe,
+    sampler::{Loader, Minibatch, Sampler},
+    schedule::Schedule,
+};
+use crate::{Error, Result};
+
+/// How training is executed. Nothing here changes what is computed, so nothing here enters an identity.
+#[derive(Clone, Debug)]
+pub struct Execution {
+    /// Rows that go through the model at once when it trains; without a value, the whole batch. Gradients are summed over the parts.
+    pub micro_batch: Option<usize>,
+    /// Rows that go through the model at once when it predicts.
+    pub predict_batch: usize,
+    /// Where progress is shown, if anywhere.
+    pub bar: Option<indicatif::ProgressBar>,
+    /// Set from outside (by a signal handler) to stop at the end of the current step.
+    pub stop: Option<Arc<AtomicBool>>,
+}
+
+impl Default for Execution {
+    fn default() -> Self {
+        Self { micro_batch: None, predict_batch: 32, bar: None, stop: None }
+    }
+}
+
+impl Execution {
+    /// Whether somebody asked to stop.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+}
+
+/// What happened in one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLog {
+    /// Optimizer step, from 0.
+    pub step: usize,
+    /// Loss of the batch in nats: Σ wᵢ lᵢ / Σ wᵢ, before the step.
+    pub loss: f64,
+    /// Part of the batch on whose label the model agrees, before the step; weak labels if it trains on those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Norm of the gradient before clipping, when it is clipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+}
+
+/// What happened while training; the same on every run of the same recipe on a CPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrainLog {
+    /// Every step, in order.
+    pub steps: Vec<StepLog>,
+    /// Tokens that went through the model, without padding.
+    pub tokens: u64,
+}
+
+/// A trained model.
+#[derive(Clone, Debug)]
+pub struct Trained<M> {
+    /// The model, on the plain device, ready to predict.
+    pub model: M,
+    /// What happened step by step.
+    pub log: TrainLog,
+    /// Wall time of training.
+    pub seconds: f64,
+}
+
+impl<M> Trained<M> {
+    /// Tokens per second of wall time.
+    pub fn speed(&self) -> f64 {
+        self.log.tokens as f64 / self.seconds.max(f64::MIN_POSITIVE)
+    }
+
+    /// Loss of the last step.
+    pub fn final_loss(&self) -> Option<f64> {
+        self.log.steps.last().map(|step| step.loss)
+    }
+}
+
+/// The mathematics of one kind of training: from a model and a batch to gradients.
+pub(super) trait Work: Debug + Send + Sync + 'static {
+    /// What is trained.
+    type Model: Module + ModuleDisplay + Sync + 'static;
+
+    /// Gradients of the batch's loss. An error stops training before the model changes; it need not name the step.
+    fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step>;
+}
+
+/// What [`Work`] found out about one batch.
+pub(super) struct Step {
+    /// Gradients by parameter.
+    pub(super) grads: GradientsParams,
+    /// Loss of the batch; finite.
+    pub(super) loss: f64,
+    /// Part of the batch on whose label the model agrees.
+    pub(super) accuracy: Option<f64>,
+    /// Tokens without padding.
+    pub(super) tokens: usize,
+}
+
+/// What the steps leave behind: the log, and why they stopped.
+#[derive(Debug)]
+pub(super) struct Meter {
+    pub(super) log: TrainLog,
+    pub(super) started: Instant,
+    step: usize,
+    failure: Option<Error>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { log: TrainLog::default(), started: Instant::now(), step: 0, failure: None }
+    }
+}
+
+/// A meter that training and display share.
+pub(super) type SharedMeter = Arc<Mutex<Meter>>;
+
+/// Takes the lock whether or not a panic happened while it was held.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What accompanies the model through burn-train.
+#[derive(Debug)]
+struct Run<W> {
+    work: W,
+    schedule: Schedule,
+    clip: Option<f64>,
+    execution: Execution,
+    meter: SharedMeter,
+    interrupter: Stopper,
+}
+
+/// An [`Interrupter`] that can be shown.
+struct Stopper(Interrupter);
+
+impl Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Interrupter")
+    }
+}
+
+impl<W: Work> Run<W> {
+    /// Keeps an error as the reason to stop, with the step it belongs to.
+    fn fail(&self, error: Error) {
+        let mut meter = lock(&self.meter);
+        let step = meter.step;
+        meter.failure.get_or_insert_with(|| {
+            error.context(format!("step {step} (learning rate {:e})", self.schedule.rate(step)))
+        });
+        self.interrupter.0.stop(None);
+    }
+
+    /// One batch: gradients, and an entry in the log. No gradients after an error.
+    fn step(&self, model: &W::Model, minibatch: &Minibatch) -> GradientsParams {
+        let step = minibatch.progress.step;
+        lock(&self.meter).step = step;
+        match self.work.step(model, minibatch) {
+            Ok(done) => {
+                let mut meter = lock(&self.meter);
+                meter.log.tokens += done.tokens as u64;
+                meter.log.steps.push(StepLog {
+                    step,
+                    loss: done.loss,
+                    accuracy: done.accuracy,
+                    learning_rate: self.schedule.rate(step),
+                    gradient_norm: None,
+                });
+                done.grads
+            }
+            Err(error) => {
+                self.fail(error);
+                GradientsParams::new()
+            }
+        }
+    }
+
+    /// Clips the gradients; whether the optimizer may use them.
+    fn admit(&self, model: &W::Model, grads: &mut GradientsParams) -> bool {
+        if lock(&self.meter).failure.is_some() {
+            return false;
+        }
+        if let Some(limit) = self.clip {
+            let norm = clip(model, grads, limit);
+            if !norm.is_finite() {
+                self.fail(Error::new(format!("the norm of the gradient is {norm}")).help(DIVERGED));
+                return false;
+            }
+            if let Some(entry) = lock(&self.meter).log.steps.last_mut() {
+                entry.gradient_norm = Some(norm);
+            }
+        }
+        if self.execution.stopped() {
+            self.interrupter.0.stop(None);
+        }
+        true
+    }
+}
+
+/// What helps against numbers that are not finite.
+pub(super) const DIVERGED: &str = "a lower learning rate, a warm-up or `clip = 1.0` usually helps";
+
+/// A model on its way through burn-train.
+#[derive(Module, Debug)]
+struct Trainee<M: Module, R> {
+    model: M,
+    #[module(skip)]
+    run: R,
+}
+
+impl<W: Work> TrainStep for Trainee<W::Model, Arc<Run<W>>> {
+    type Input = Minibatch;
+    type Output = ();
+
+    fn step(&self, minibatch: Minibatch) -> TrainOutput<()> {
+        TrainOutput { grads: self.run.step(&self.model, &minibatch), item: () }
+    }
+
+    fn optimize(self, optimizer: &mut ModuleOptimizer, rate: ModuleLearningRate, mut grads: GradientsParams) -> Self {
+        if self.run.admit(&self.model, &mut grads) { optimizer.step(rate, self, grads) } else { self }
+    }
+}
+
+/// burn-train evaluates after each of its epochs; its validation set is empty here, because results are computed from stored
+/// predictions.
+impl<W: Work> InferenceStep for Trainee<W::Model, Arc<Run<W>>> {
+    type Input = Minibatch;
+    type Output = ();
+
+    fn step(&self, _minibatch: Minibatch) {}
+}
+
+/// Trains `model`: one burn-train epoch over all steps of `sampler` (data epochs are the sampler's business).
+///
+/// # Errors
+/// Whatever [`Work::step`] refuses, a gradient that is not finite, a panic inside of Burn, or an interruption.
+pub(super) fn train<W: Work>(
+    model: W::Model,
+    work: W,
+    sampler: Sampler,
+    recipe: &Recipe,
+    execution: &Execution,
+) -> Result<Trained<W::Model>> {
+    let steps = sampler.steps();
+    let schedule = recipe.schedule(steps);
+    let started = Instant::now();
+    let meter = SharedMeter::default();
+    let interrupter = Interrupter::new();
+    let run = Run {
+        work,
+        schedule: schedule.clone(),
+        clip: recipe.clip,
+        execution: execution.clone(),
+        meter: meter.clone(),
+        interrupter: Stopper(interrupter.clone()),
+    };
+    let device = device_of(&model);
+    let trainee = Trainee { model: model.train(), run: Arc::new(run) };
+    let sampler = Arc::new(sampler);
+    let training = SupervisedTraining::new(
+        Path::new(""),
+        Arc::new(Loader::new(sampler.clone(), 0..steps)),
+        Arc::new(Loader::new(sampler, 0..0)),
+    )
+    .num_epochs(1)
+    .with_training_strategy(ExecutionStrategy::single(device.autodiff()).into())
+    .with_interrupter(interrupter)
+    .with_application_logger(None)
+    .with_metric_logger(Nowhere)
+    .renderer(Box::new(Display::new(execution.bar.clone(), meter.clone())));
+    let learner = Learner::new(trainee, recipe.optimizer(), schedule);
+
+    let result = guard(|| training.launch(learner));
+    let seconds = started.elapsed().as_secs_f64();
+    let meter = &mut *lock(&meter);
+    if let Some(failure) = meter.failure.take() {
+        return Err(failure);
+    }
+    let result = result.map_err(|error| error.context(format!("step {}", meter.step)))?;
+    if let Some(error) = result.error {
+        return Err(Error::new(format!("training stopped after step {}: {error}", meter.step)));
+    }
+    let log = std::mem::take(&mut meter.log);
+    if log.steps.len() < steps {
+        return Err(interrupted().context(format!("after step {} of {steps}", log.steps.len())));
+    }
+    Ok(Trained { model: result.model.model, log, seconds })
+}
+
+/// The error of a run that was asked to stop.
+pub(super) fn interrupted() -> Error {
+    Error::new("interrupted")
+}
+
+/// The plain device that a model lives on.
+pub(super) fn device_of(model: &impl Module) -> Device {
+    model.devices().into_iter().next().unwrap_or_default().inner()
+}
+
+/// Turns a panic inside of Burn (shapes, memory) into an error.
+pub(super) fn guard<T>(body: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Error::new(format!("the computation panicked: {message}"))
+    })
+}

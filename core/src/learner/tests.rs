@@ -1,0 +1,638 @@
+//! Training as a whole, on models small enough to train in a test.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::GradientsParams,
+    tensor::{Device, Tensor, TensorData, activation::log_softmax},
+};
+use serde_json::{Value, json};
+
+use super::{optimizer::clip, *};
+use crate::{
+    model::{Classifier, HeadConfig, HeadInit, Spec, Transformer},
+    rng::Rng,
+    strategy::{Batch, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
+};
+
+const VOCABULARY: usize = 24;
+
+fn spec(hidden: usize, layers: usize) -> Spec {
+    let config = json!({
+        "model_type": "gpt2", "vocab_size": VOCABULARY, "n_positions": 16, "n_embd": hidden, "n_layer": layers, "n_head": 2,
+    });
+    Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
+}
+
+fn classifier_of(spec: &Spec, freeze_backbone: bool) -> Classifier {
+    let head = HeadConfig { init: HeadInit::Normal { std: 0.5 }, freeze_backbone, ..HeadConfig::default() };
+    Classifier::new(Transformer::init(spec, 1, &Device::flex()).unwrap(), &head, 2, 1, None).unwrap()
+}
+
+fn classifier() -> Classifier {
+    classifier_of(&spec(8, 2), false)
+}
+
+/// Sequences of 1 to 12 tokens; soft labels that follow the last token.
+fn examples(count: usize) -> (Encoded, Vec<Vec<f32>>) {
+    let mut rng = Rng::named(7, "examples");
+    let rows: Vec<Vec<u32>> =
+        (0..count).map(|_| (0..=rng.below(12)).map(|_| rng.below(VOCABULARY) as u32).collect()).collect();
+    let label = |row: &Vec<u32>| {
+        let p = 0.1 + 0.8 * row[row.len() - 1] as f32 / VOCABULARY as f32;
+        vec![1.0 - p, p]
+    };
+    let labels = rows.iter().map(label).collect();
+    (Encoded::new(rows, &spec(8, 2)).unwrap(), labels)
+}
+
+fn recipe() -> Recipe {
+    Recipe { batch_size: 8, learning_rate: 1e-2, ..Recipe::default() }
+}
+
+fn train(objective: Objective, recipe: &Recipe, execution: &Execution) -> crate::Result<Trained<Classifier>> {
+    train_classifier(classifier(), &examples(objective.labels.len()).0, objective, recipe, 3, execution)
+}
+
+fn cross_entropy(count: usize) -> Objective {
+    Objective::new(examples(count).1, Box::new(CrossEntropy))
+}
+
+/// Every number of a module, in its own order.
+fn numbers(module: &impl Module) -> Vec<f32> {
+    struct Numbers(Vec<f32>);
+    impl ModuleVisitor for Numbers {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().inner().into_data().iter::<f32>());
+        }
+    }
+    let mut numbers = Numbers(Vec::new());
+    module.visit(&mut numbers);
+    numbers.0
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl StudentLoss for CrossEntropy {
+    fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+        math::cross_entropy(targets, logits)
+    }
+}
+
+/// Half of each target is the mean prediction of the batch, from the third step on; remembers how often it was asked.
+#[derive(Debug)]
+struct TowardsMean;
+
+impl StudentLoss for TowardsMean {
+    fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+        math::cross_entropy(targets, logits)
+    }
+
+    fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, at: &Progress, memory: &mut Memory) -> Tensor<2> {
+        memory.push("asked", &[at.step as f32], 1000);
+        assert_eq!(memory.entry("asked").len(), at.step + 1, "targets are computed once per step");
+        if at.step < 2 {
+            return labels;
+        }
+        let mean = math::softmax(logits).mean_dim(0).expand(labels.dims());
+        labels * 0.5 + mean * 0.5
+    }
+}
+
+/// Drops the half of the batch with the lowest probability of class 1 and doubles a row's weight where its id is odd.
+#[derive(Debug)]
+struct UpperHalf;
+
+impl Selector for UpperHalf {
+    fn select(&self, batch: &Batch, memory: &mut Memory) -> Selection {
+        memory.push("seen", &[batch.len() as f32], 3);
+        let p = math::to_host(math::column(batch.student.clone(), 1));
+        let mut sorted = p.clone();
+        sorted.sort_by(f32::total_cmp);
+        let median = sorted[p.len() / 2];
+        let weight = |(p, ExampleId(id)): (&f32, &ExampleId)| if *p < median { 0.0 } else { 1.0 + (id % 2) as f32 };
+        let weights: Vec<f32> = p.iter().zip(batch.ids).map(weight).collect();
+        let own: Vec<f32> = batch.ids.iter().map(|ExampleId(id)| f32::from(id % 3 == 0)).collect();
+        let device = batch.weak.device();
+        Selection {
+            own: Tensor::from_floats(own.as_slice(), &device),
+            weight: Tensor::from_floats(weights.as_slice(), &device),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { self_labels: true, ..Needs::default() }
+    }
+}
+
+/// Smooths labels by the similarity of embeddings.
+#[derive(Debug)]
+struct Neighbours;
+
+impl LabelRefiner for Neighbours {
+    fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
+        let similar = math::softmax(batch.embedding.clone().matmul(batch.embedding.clone().transpose()));
+        similar.matmul(selection.labels(batch))
+    }
+}
+
+/// Does something at one step; cross-entropy otherwise.
+struct At(usize, Box<dyn Fn(Tensor<1>) -> Tensor<1> + Send + Sync>);
+
+impl std::fmt::Debug for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "At({})", self.0)
+    }
+}
+
+impl StudentLoss for At {
+    fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, at: &Progress) -> Tensor<1> {
+        let loss = math::cross_entropy(targets, logits);
+        if at.step == self.0 { (self.1)(loss) } else { loss }
+    }
+}
+
+fn at(step: usize, change: impl Fn(Tensor<1>) -> Tensor<1> + Send + Sync + 'static) -> Objective {
+    Objective { loss: Box::new(At(step, Box::new(change))), ..cross_entropy(40) }
+}
+
+#[test]
+fn a_loop_written_by_hand_gives_the_same_bits() {
+    let (data, labels) = examples(40);
+    for recipe in [
+        Recipe { clip: Some(0.5), warmup_steps: 2, ..recipe() },
+        Recipe { optimizer: Optimizer::Sgd, momentum: 0.9, order: Order::Shuffled, ..recipe() },
+    ] {
+        let trained = train(cross_entropy(40), &recipe, &Execution::default()).unwrap();
+
+        let sampler = Sampler::new(&data.lengths(), 8, 2, recipe.order, 3).unwrap();
+        let schedule = recipe.schedule(10);
+        let mut optimizer = recipe.optimizer();
+        let mut model = classifier().train();
+        let mut losses = Vec::new();
+        for step in 0..sampler.steps() {
+            let rows = sampler.minibatch(step).unwrap().rows;
+            let targets: Vec<f32> = rows.iter().flat_map(|&row| labels[row as usize].clone()).collect();
+            let targets = Tensor::<2>::from_data(TensorData::new(targets, [8, 2]), &Device::flex());
+            let (logits, _) = model.forward(&data.tokens(&rows));
+            let loss = (targets * log_softmax(logits, 1)).sum_dim(1).neg().sum() / 8.0;
+            losses.push(f64::from(loss.clone().into_scalar::<f32>()));
+            let mut grads = GradientsParams::from_grads(loss.backward(), &model);
+            if let Some(limit) = recipe.clip {
+                clip(&model, &mut grads, limit);
+            }
+            model = optimizer.step(schedule.rate(step), model, grads);
+        }
+        assert_eq!(numbers(&trained.model), numbers(&model));
+        assert_ne!(numbers(&trained.model), numbers(&classifier()));
+        for (step, loss) in trained.log.steps.iter().zip(losses) {
+            assert!((step.loss - loss).abs() < 1e-6, "{step:?} {loss}");
+            assert_eq!(step.learning_rate, schedule.rate(step.step));
+            assert_eq!(step.gradient_norm.is_some(), recipe.clip.is_some());
+        }
+        assert_eq!(trained.log.steps.len(), 10);
+        assert_eq!(trained.log.tokens, 2 * data.lengths().iter().sum::<usize>() as u64);
+    }
+}
+
+#[test]
+fn training_learns_and_leaves_no_file() {
+    let files = || std::fs::read_dir(".").unwrap().count();
+    let before = files();
+    let recipe = Recipe { epochs: 12, order: Order::Shuffled, ..recipe() };
+    let trained = train(cross_entropy(120), &recipe, &Execution::default()).unwrap();
+    let steps = &trained.log.steps;
+    let mean = |part: &[StepLog]| part.iter().map(|step| step.loss).sum::<f64>() / part.len() as f64;
+    assert!(mean(&steps[steps.len() - 15..]) < mean(&steps[..15]) - 0.05, "{steps:?}");
+    assert!(steps.last().unwrap().accuracy.unwrap() > 0.7);
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn the_same_bits_again_and_on_any_number_of_threads() {
+    // Large enough for several threads to take part.
+    let model = classifier_of(&spec(64, 2), false);
+    let (data, labels) = examples(64);
+    let recipe = Recipe { batch_size: 32, epochs: 3, clip: Some(1.0), order: Order::Bucketed, ..recipe() };
+    let train = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let objective = Objective::new(labels.clone(), Box::new(CrossEntropy));
+            let trained = train_classifier(model.clone(), &data, objective, &recipe, 3, &Execution::default()).unwrap();
+            (numbers(&trained.model), trained.log)
+        })
+    };
+    let one = train(1);
+    assert_eq!(one, train(1));
+    assert_eq!(one, train(2));
+    assert_eq!(one, train(3));
+}
+
+#[test]
+fn micro_batches_change_nothing() {
+    let whole = |selective: bool| {
+        let own: Vec<Vec<f32>> = examples(64).1.into_iter().map(|row| vec![row[1], row[0]]).collect();
+        let objective = Objective { loss: Box::new(TowardsMean), ..cross_entropy(64) };
+        match selective {
+            false => objective,
+            true => Objective {
+                self_labels: Some(own),
+                selector: Some(Box::new(UpperHalf)),
+                refiner: Some(Box::new(Neighbours)),
+                ..objective
+            },
+        }
+    };
+    // Adam divides small gradients by themselves and so magnifies rounding; plain descent shows the gradients as they are.
+    let recipe = Recipe { batch_size: 32, epochs: 4, optimizer: Optimizer::Sgd, learning_rate: 0.1, ..recipe() };
+    for selective in [false, true] {
+        let train = |micro_batch| {
+            let execution = Execution { micro_batch, ..Execution::default() };
+            train(whole(selective), &recipe, &execution).unwrap()
+        };
+        let all = train(None);
+        assert_eq!(numbers(&all.model), numbers(&train(Some(32)).model));
+        for size in [4, 7, 1] {
+            let parts = train(Some(size));
+            let far = distance(&numbers(&all.model), &numbers(&parts.model));
+            assert!(far < 1e-5, "{size}: {far}");
+            assert_ne!(numbers(&all.model), numbers(&parts.model), "the batch was not split");
+            for (a, b) in all.log.steps.iter().zip(&parts.log.steps) {
+                assert!((a.loss - b.loss).abs() < 1e-5 && a.accuracy == b.accuracy, "{a:?} {b:?}");
+            }
+        }
+    }
+    // The two objectives differ, so the test would notice a strategy that is not asked.
+    let train = |selective| numbers(&train(whole(selective), &recipe, &Execution::default()).unwrap().model);
+    assert!(distance(&train(true), &train(false)) > 1e-3);
+}
+
+#[test]
+fn a_model_may_come_from_the_differentiating_device() {
+    let device = Device::flex().autodiff();
+    let head = HeadConfig { init: HeadInit::Normal { std: 0.5 }, ..HeadConfig::default() };
+    let model = Classifier::new(Transformer::init(&spec(8, 2), 1, &device).unwrap(), &head, 2, 1, None).unwrap();
+    let (data, labels) = examples(40);
+    let objective = Objective::new(labels, Box::new(CrossEntropy));
+    let trained = train_classifier(model, &data, objective, &recipe(), 3, &Execution::default()).unwrap();
+    let plain = train(cross_entropy(40), &recipe(), &Execution::default()).unwrap();
+    assert_eq!(numbers(&trained.model), numbers(&plain.model));
+    assert!(!trained.model.backbone.device().is_autodiff());
+}
+
+#[test]
+fn every_order_trains() {
+    let train =
+        |order| numbers(&train(cross_entropy(40), &Recipe { order, ..recipe() }, &Execution::default()).unwrap().model);
+    let [stored, shuffled, bucketed] = [Order::Stored, Order::Shuffled, Order::Bucketed].map(train);
+    assert!(stored != shuffled && shuffled != bucketed && stored != bucketed);
+}
+
+#[test]
+fn dropped_rows_do_not_train() {
+    /// Weight 0 for all, or a weight that is not allowed.
+    #[derive(Debug)]
+    struct Weight(f32);
+    impl Selector for Weight {
+        fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+            let selection = Selection::weak(batch);
+            Selection { weight: selection.weight * self.0, ..selection }
+        }
+    }
+    let recipe = Recipe { optimizer: Optimizer::Sgd, ..recipe() };
+    let train = |weight| {
+        let objective = Objective { selector: Some(Box::new(Weight(weight))), ..cross_entropy(16) };
+        train(objective, &recipe, &Execution::default())
+    };
+    let none = train(0.0).unwrap();
+    assert_eq!(numbers(&none.model), numbers(&classifier()));
+    assert_eq!(none.log.steps[0].loss, 0.0);
+    // The loss is a weighted mean.
+    assert!(distance(&numbers(&train(1.0).unwrap().model), &numbers(&train(4.0).unwrap().model)) < 1e-6);
+    let error = train(-1.0).unwrap_err();
+    assert!(error.message().contains("weights below 0 or not finite to examples 0, 1, 2, 3, 4, 5, 6, 7"), "{error}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_and_says_where() {
+    let poison = |loss: Tensor<1>| {
+        let poison = Tensor::<1>::from_floats([0.0, 0.0, f32::NAN, 0.0, 0.0, f32::INFINITY, 0.0, 0.0], &loss.device());
+        loss + poison
+    };
+    let error = train(at(3, poison), &recipe(), &Execution::default()).unwrap_err();
+    // The batch of step 3 is rows 24 to 31; the learning rate is that of a cosine over ten steps.
+    assert_eq!(
+        error.message(),
+        format!(
+            "step 3 (learning rate {:e}): the loss is not finite for examples 26, 29",
+            recipe().schedule(10).rate(3)
+        )
+    );
+    assert!(error.remedy().unwrap().contains("learning rate"));
+    // In parts, too.
+    let parts = Execution { micro_batch: Some(8), ..Execution::default() };
+    let recipe = Recipe { batch_size: 16, ..recipe() };
+    let error = train(at(1, poison), &recipe, &parts).unwrap_err();
+    assert!(error.message().starts_with("step 1 (learning rate "), "{error}");
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_stops_where_it_is_clipped() {
+    // Loss 0 · √0 is 0; its gradient is 0 · ∞.
+    let poison = |loss: Tensor<1>| loss.clone() + (loss.clone() - loss.inner()).abs().sqrt() * 0.0;
+    let recipe = Recipe { clip: Some(1.0), ..recipe() };
+    let error = train(at(4, poison), &recipe, &Execution::default()).unwrap_err();
+    assert!(error.message().starts_with("step 4 (learning rate "), "{error}");
+    assert!(error.message().ends_with("the norm of the gradient is NaN"), "{error}");
+}
+
+#[test]
+fn a_panic_becomes_an_error() {
+    let error = train(at(2, |_| panic!("shapes do not fit")), &recipe(), &Execution::default()).unwrap_err();
+    assert_eq!(error.message(), "step 2: the computation panicked: shapes do not fit");
+    // And the next training in the same process is none the worse for it.
+    let after = train(cross_entropy(16), &recipe(), &Execution::default()).unwrap();
+    assert_eq!(after.log.steps.len(), 4);
+}
+
+#[test]
+fn training_stops_when_asked() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let execution = Execution { stop: Some(stop.clone()), ..Execution::default() };
+    let ask = move |loss| {
+        stop.store(true, Ordering::Relaxed);
+        loss
+    };
+    let error = train(at(3, ask), &recipe(), &execution).unwrap_err();
+    assert_eq!(error.message(), "after step 4 of 10: interrupted");
+    let (data, _) = examples(4);
+    assert_eq!(predict(&classifier(), &data, &execution).unwrap_err().message(), "interrupted");
+}
+
+#[test]
+fn labels_are_checked() {
+    let refused = |change: &dyn Fn(&mut Vec<Vec<f32>>)| {
+        let mut objective = cross_entropy(16);
+        change(&mut objective.labels);
+        let data = examples(16).0;
+        let error = train_classifier(classifier(), &data, objective, &recipe(), 0, &Execution::default());
+        error.unwrap_err().message().to_owned()
+    };
+    assert_eq!(
+        refused(&|labels| labels[3] = vec![f32::NAN, 0.5]),
+        "the label of example 3 contains NaN, which is no probability"
+    );
+    assert_eq!(
+        refused(&|labels| labels[3] = vec![-0.1, 1.1]),
+        "the label of example 3 contains -0.1, which is no probability"
+    );
+    assert_eq!(refused(&|labels| labels[5] = vec![0.25, 0.25]), "the label of example 5 sums to 0.5, not to 1");
+    assert_eq!(refused(&|labels| labels[7] = vec![1.0]), "the label of example 7 has 1 classes, the first has 2");
+    assert_eq!(refused(&|labels| _ = labels.pop()), "there are 15 labels for 16 examples");
+}
+
+#[test]
+fn what_a_strategy_needs_must_be_there() {
+    let objective = Objective { selector: Some(Box::new(UpperHalf)), ..cross_entropy(16) };
+    let error = train(objective, &recipe(), &Execution::default()).unwrap_err();
+    assert_eq!(error.message(), "the selector needs self-labels, which were not provided");
+
+    #[derive(Debug)]
+    struct Looks(usize);
+    impl StudentLoss for Looks {
+        fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+            math::cross_entropy(targets, logits)
+        }
+        fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
+            self.0 = pool.ids.len();
+            let embeddings = pool.embeddings.as_ref().map_or(0, Vec::len);
+            Err(format!("{} examples, {embeddings} embeddings, seed {}", self.0, pool.seed))
+        }
+        fn needs(&self) -> Needs {
+            Needs { embeddings: true, ..Needs::default() }
+        }
+    }
+    let error = train(Objective { loss: Box::new(Looks(0)), ..cross_entropy(16) }, &recipe(), &Execution::default());
+    assert!(error.unwrap_err().message().starts_with("the loss needs embeddings"));
+    let objective =
+        Objective { loss: Box::new(Looks(0)), embeddings: Some(vec![vec![0.0; 3]; 16]), ..cross_entropy(16) };
+    let error = train(objective, &recipe(), &Execution::default()).unwrap_err();
+    assert_eq!(error.message(), "the loss: 16 examples, 16 embeddings, seed 3");
+}
+
+#[test]
+fn a_frozen_backbone_stays_and_its_head_learns() {
+    let (data, labels) = examples(40);
+    let start = classifier_of(&spec(8, 2), true);
+    let objective = || Objective::new(labels.clone(), Box::new(CrossEntropy));
+    let recipe = Recipe { optimizer: Optimizer::Sgd, learning_rate: 0.5, ..recipe() };
+    let trained = train_classifier(start.clone(), &data, objective(), &recipe, 3, &Execution::default()).unwrap();
+    assert_eq!(numbers(&trained.model.backbone), numbers(&start.backbone));
+    assert!(distance(&numbers(&trained.model.head), &numbers(&start.head)) > 1e-2);
+
+    // The same by hand, through the whole model.
+    let mut model = start.train();
+    let mut optimizer = recipe.optimizer();
+    let sampler = Sampler::new(&data.lengths(), 8, 2, Order::Stored, 3).unwrap();
+    for step in 0..sampler.steps() {
+        let rows = sampler.minibatch(step).unwrap().rows;
+        let targets: Vec<f32> = rows.iter().flat_map(|&row| labels[row as usize].clone()).collect();
+        let targets = Tensor::<2>::from_data(TensorData::new(targets, [8, 2]), &Device::flex());
+        let (logits, _) = model.forward(&data.tokens(&rows));
+        let loss = (targets * log_softmax(logits, 1)).sum().neg() / 8.0;
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(recipe.schedule(10).rate(step), model, grads);
+    }
+    assert!(distance(&numbers(&trained.model.head), &numbers(&model.head)) < 1e-5);
+}
+
+#[test]
+fn predictions_come_in_the_order_of_the_examples() {
+    let (data, _) = examples(23);
+    let model = classifier();
+    let predict = |predict_batch| predict(&model, &data, &Execution { predict_batch, ..Execution::default() }).unwrap();
+    let predictions = predict(5);
+    let embeddings = embed(&model, &data, &Execution::default()).unwrap();
+    for row in 0..23 {
+        let (logits, embedding) = model.forward(&data.tokens(&[row as u32]));
+        let logits: Vec<f32> = logits.into_data().iter().collect();
+        assert!(distance(&predictions.logits[row], &logits) < 1e-6);
+        let embedding: Vec<f32> = embedding.into_data().iter().collect();
+        assert!(distance(&embeddings[row], &embedding) < 1e-5);
+        let odds = (predictions.probabilities[row][1] / predictions.probabilities[row][0]).ln();
+        assert!((odds - (logits[1] - logits[0])).abs() < 1e-5);
+        assert!((predictions.probabilities[row].iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+    assert_eq!(predictions, predict(5));
+    assert!(distance(&predictions.logits.concat(), &predict(100).logits.concat()) < 1e-6);
+    // A model that diverged is not asked for labels.
+    let mut broken = classifier();
+    broken.head.weight = broken.head.weight.map(|weight| weight * f32::NAN);
+    let error = super::predict(&broken, &data, &Execution::default()).unwrap_err();
+    assert!(error.message().contains("is not finite"), "{error}");
+    let nothing = Encoded::new(Vec::new(), &spec(8, 2)).unwrap();
+    assert!(super::predict(&model, &nothing, &Execution::default()).unwrap().logits.is_empty());
+}
+
+#[test]
+fn batches_are_packed() {
+    let data = Encoded::new(vec![vec![1], vec![2, 3, 4], vec![5, 6]], &spec(8, 1)).unwrap();
+    let tokens = data.tokens(&[2, 0]);
+    assert_eq!(tokens.lengths, [2, 1]);
+    assert_eq!(tokens.ids, [5, 6, 1]);
+    let error = Encoded::new(vec![vec![1], vec![VOCABULARY as u32]], &spec(8, 1)).unwrap_err();
+    assert!(error.message().starts_with("example 1: "), "{error}");
+    assert!(Encoded::new(vec![vec![0; 17]], &spec(8, 1)).is_err());
+}
+
+fn golden_optimizers() -> Value {
+    serde_json::from_str(include_str!("../../../tests/golden/golden_optim.json")).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+#[derive(Module, Debug)]
+struct Affine {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+#[test]
+fn optimizers_are_those_of_pytorch() {
+    let golden = golden_optimizers();
+    let matrix = |value: &Value| Tensor::<2>::from_data(TensorData::new(floats(value), [3, 4]), &Device::flex());
+    let vector = |value: &Value| Tensor::<1>::from_data(TensorData::new(floats(value), [4]), &Device::flex());
+    for case in golden["cases"].as_array().unwrap() {
+        let recipe: Recipe = serde_json::from_value(case["recipe"].clone()).unwrap();
+        recipe.validate().unwrap();
+        let mut model = Affine {
+            weight: Param::from_tensor(matrix(&golden["weight"])),
+            bias: Param::from_tensor(vector(&golden["bias"])),
+        }
+        .train();
+        let mut optimizer = recipe.optimizer();
+        for step in 0..6 {
+            let mut grads = GradientsParams::new();
+            grads.register(model.weight.id, matrix(&golden["grads"][step]["weight"]));
+            grads.register(model.bias.id, vector(&golden["grads"][step]["bias"]));
+            if let Some(limit) = recipe.clip {
+                let norm = clip(&model, &mut grads, limit);
+                let expected = case["norms"][step].as_f64().unwrap();
+                assert!((norm - expected).abs() <= 1e-6 * expected, "{norm} {expected}");
+            }
+            model = optimizer.step(golden["rates"][step].as_f64().unwrap(), model, grads);
+            let after = &case["after"][step];
+            let expected = [floats(&after["weight"]), floats(&after["bias"])].concat();
+            let far = distance(&numbers(&model), &expected);
+            assert!(far < 2e-6, "{} step {step}: {far}", case["recipe"]);
+        }
+    }
+}
+
+#[test]
+fn recipes_are_read_and_checked() {
+    let recipe = |text: &str| toml::from_str::<Recipe>(text);
+    assert_eq!(recipe("").unwrap(), Recipe::default());
+    let full = recipe("optimizer = \"adamw\"\nwarmup_fraction = 0.05\nclip = 1.0\norder = \"bucketed\"").unwrap();
+    assert_eq!((full.decay(), full.order, full.clip), (0.01, Order::Bucketed, Some(1.0)));
+    assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&full).unwrap()).unwrap(), full);
+    assert!(recipe("learning_rat = 1.0").unwrap_err().to_string().contains("unknown field `learning_rat`"));
+    assert!(recipe("optimizer = \"adan\"").is_err());
+
+    let refused = |text: &str| recipe(text).unwrap().validate().unwrap_err().message().to_owned();
+    assert_eq!(refused("epochs = 0"), "`epochs` must be at least 1, not 0");
+    assert_eq!(refused("learning_rate = -1.0"), "`learning_rate` must be a number of at least 0, not -1");
+    assert_eq!(refused("learning_rate = nan"), "`learning_rate` must be a number of at least 0, not NaN");
+    assert_eq!(refused("warmup_fraction = 1.5"), "`warmup_fraction` must be between 0 and 1, not 1.5");
+    assert_eq!(refused("momentum = 0.9"), "`momentum` is for `sgd` alone");
+    assert_eq!(refused("relative_step = false"), "`relative_step` is for `adafactor` alone");
+    assert_eq!(refused("warmup_steps = 3\nwarmup_fraction = 0.1"), "`warmup_steps` and `warmup_fraction` are both set");
+    assert!(refused("clip = 0.0").starts_with("`clip` must be"));
+    assert!(refused("optimizer = \"adafactor\"\nweight_decay = 0.1").contains("weight_decay"));
+    for text in ["", "learning_rate = 7.0", "optimizer = \"sgd\"\nmomentum = 0.9\nweight_decay = 0.1"] {
+        recipe(text).unwrap().validate().unwrap();
+    }
+    // Rates above 1, which Burn's own schedulers refuse.
+    let recipe = Recipe { learning_rate: 3.0, optimizer: Optimizer::Sgd, schedule: Shape::Constant, ..self::recipe() };
+    let trained = train(cross_entropy(8), &recipe, &Execution::default()).unwrap();
+    assert_eq!(trained.log.steps[0].learning_rate, 3.0);
+}
+
+/// A language in which token n is followed by n + 1, in documents of different lengths.
+fn counting() -> Vec<Vec<u32>> {
+    let mut rng = Rng::named(1, "counting");
+    (0..60)
+        .map(|_| {
+            let start = rng.below(8) as u32;
+            (start..start + 3 + rng.below(12) as u32).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn a_language_model_learns_what_follows() {
+    let start = || Transformer::init(&spec(16, 1), 2, &Device::flex()).unwrap();
+    let recipe = Recipe { epochs: 20, learning_rate: 2e-2, order: Order::Shuffled, ..recipe() };
+    for packing in [Packing::Documents, Packing::Stream(16)] {
+        let train = |micro_batch| {
+            let execution = Execution { micro_batch, ..Execution::default() };
+            train_lm(start(), &counting(), packing, &recipe, 3, &execution).unwrap()
+        };
+        let trained = train(None);
+        assert!((trained.log.steps[0].loss - (VOCABULARY as f64).ln()).abs() < 0.1, "{:?}", trained.log.steps[0]);
+        assert!(trained.final_loss().unwrap() < 0.8, "{packing:?} {:?}", trained.final_loss());
+        assert!(trained.speed() > 0.0);
+        assert_eq!(numbers(&trained.model), numbers(&train(None).model));
+        // One step in parts; over many, Adam magnifies rounding.
+        let once = Recipe { epochs: 1, batch_size: 24, optimizer: Optimizer::Sgd, ..recipe.clone() };
+        let once = |micro_batch| {
+            let execution = Execution { micro_batch, ..Execution::default() };
+            train_lm(start(), &counting(), packing, &once, 3, &execution).unwrap()
+        };
+        let (whole, parts) = (once(None), once(Some(5)));
+        assert!(distance(&numbers(&whole.model), &numbers(&parts.model)) < 1e-6);
+        assert!((whole.log.steps[0].loss - parts.log.steps[0].loss).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn the_loss_of_a_language_model_counts_every_token_once_and_no_padding() {
+    let start = || Transformer::init(&spec(16, 1), 2, &Device::flex()).unwrap();
+    let documents = vec![vec![3, 4, 5, 6], vec![9, 8], vec![7]];
+    // All in one batch: documents of 4 and 2 tokens have 3 + 1 targets, and one token alone has none.
+    let recipe = Recipe { epochs: 1, batch_size: 2, ..recipe() };
+    let trained = train_lm(start(), &documents, Packing::Documents, &recipe, 0, &Execution::default()).unwrap();
+    assert_eq!(trained.log.tokens, 4);
+    let loss_of = |tokens: &[u32]| {
+        let data = Encoded::new(vec![tokens[..tokens.len() - 1].to_vec()], &spec(16, 1)).unwrap();
+        let model = start();
+        let logits = model.lm_logits(model.hidden(&data.tokens(&[0]))).unwrap();
+        let logs: Vec<f32> = log_softmax(logits, 1).into_data().iter().collect();
+        let rows = logs.chunks(VOCABULARY).zip(&tokens[1..]);
+        rows.map(|(row, &next)| -f64::from(row[next as usize])).sum::<f64>()
+    };
+    let expected = (loss_of(&documents[0]) + loss_of(&documents[1])) / 4.0;
+    assert!((trained.log.steps[0].loss - expected).abs() < 1e-5, "{} {expected}", trained.log.steps[0].loss);
+
+    // A stream of seven tokens in pieces of three: 3 + 3 targets.
+    let recipe = Recipe { batch_size: 2, ..recipe };
+    let trained = train_lm(start(), &documents, Packing::Stream(3), &recipe, 0, &Execution::default()).unwrap();
+    assert_eq!(trained.log.tokens, 6);
+    let error = train_lm(start(), &[vec![1, 99]], Packing::Documents, &recipe, 0, &Execution::default()).unwrap_err();
+    assert!(error.message().contains("99"), "{error}");
+}

@@ -1,0 +1,210 @@
+//! A backbone with a linear head.
+
+use std::path::Path;
+
+use burn::{
+    module::{Module, Param},
+    nn::Linear,
+    tensor::{Device, Tensor, TensorData},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
+
+use super::{
+    arch::{self, Layout},
+    pretrained::{Extra, Pretrained, floats},
+    tokenizer::Tokenizer,
+    transformer::{Pooling, Tokens, Transformer},
+    weights::Outgoing,
+};
+use crate::{Error, Result, ops, rng::Rng};
+
+/// Names of a head's matrix `[classes, hidden]` in the files: where transformers has the same head, and elsewhere.
+pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
+/// Key of our own settings in `config.json`.
+const KEY: &str = "w2s";
+
+/// The classification head: a linear layer without bias on one vector per sequence.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadConfig {
+    /// First weights. Zero by default, as openai/weak-to-strong has it: all first logits are 0, and the first step trains the head
+    /// alone.
+    pub init: HeadInit,
+    /// Which vector of a sequence the head sees. By default the last token of a causal model and the mean of an encoder.
+    pub pooling: Option<Pooling>,
+    /// Trains the head alone and leaves the backbone as it is (linear probe).
+    pub freeze_backbone: bool,
+}
+
+/// First weights of a head.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", deny_unknown_fields, rename_all = "kebab-case")]
+pub enum HeadInit {
+    /// Zeros.
+    Zero {},
+    /// Normal around 0.
+    Normal {
+        /// Standard deviation.
+        std: f64,
+    },
+    /// Rows of the language-model head (Burns et al. 2023, appendix A: the rows of "0" and "1").
+    Unembedding {
+        /// One word per class, each a single token.
+        tokens: Vec<String>,
+    },
+}
+
+impl Default for HeadInit {
+    fn default() -> Self {
+        Self::Zero {}
+    }
+}
+
+/// A [`Transformer`] that classifies sequences. It knows nothing of losses.
+#[derive(Module, Debug)]
+pub struct Classifier {
+    /// The model below the head.
+    pub backbone: Transformer,
+    /// `[H, K]`, no bias.
+    pub head: Linear,
+    #[module(skip)]
+    pooling: Pooling,
+}
+
+impl Classifier {
+    /// Puts a fresh head on a backbone, on the same device.
+    ///
+    /// `seed` is used by [`HeadInit::Normal`] alone and `tokenizer` by [`HeadInit::Unembedding`] alone.
+    ///
+    /// # Errors
+    /// Fewer than two classes, a standard deviation that is negative or not finite, a number of words that is not the number of
+    /// classes, a word that is not one token, no tokenizer or no language-model head where they are needed.
+    pub fn new(
+        backbone: Transformer,
+        config: &HeadConfig,
+        classes: usize,
+        seed: u64,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<Self> {
+        if classes < 2 {
+            return Err(Error::new(format!("a classifier needs at least 2 classes, not {classes}")));
+        }
+        let hidden = backbone.spec().hidden;
+        let device = backbone.device();
+        let weights: Vec<f32> = match &config.init {
+            HeadInit::Zero {} => vec![0.0; hidden * classes],
+            HeadInit::Normal { std } => {
+                if !(std.is_finite() && *std >= 0.0) {
+                    let message = format!("the standard deviation of a head must be at least 0, not {std}");
+                    return Err(Error::new(message));
+                }
+                let mut rng = Rng::named(seed, "head.weight");
+                (0..hidden * classes).map(|_| (rng.normal() * std) as f32).collect()
+            }
+            HeadInit::Unembedding { tokens } => {
+                if tokens.len() != classes {
+                    let message = format!("a head for {classes} classes cannot start from {} words", tokens.len());
+                    return Err(Error::new(message));
+                }
+                let tokenizer =
+                    tokenizer.ok_or_else(|| Error::new("a head that starts from words needs the model's tokenizer"))?;
+                let ids = tokens.iter().map(|token| tokenizer.single(token)).collect::<Result<Vec<_>>>()?;
+                floats(&backbone.unembedding(&ids)?.transpose())
+            }
+        };
+        let pooling = config.pooling.unwrap_or(if backbone.spec().causal { Pooling::Last } else { Pooling::Mean });
+        let backbone = if config.freeze_backbone { backbone.no_grad() } else { backbone };
+        Ok(Self { backbone, head: linear(weights, hidden, classes, &device), pooling })
+    }
+
+    /// Which vector of a sequence the head sees.
+    pub fn pooling(&self) -> Pooling {
+        self.pooling
+    }
+
+    /// Number of classes K.
+    pub fn classes(&self) -> usize {
+        self.head.weight.dims()[1]
+    }
+
+    /// Logits `[B, K]`, and the embeddings `[B, H]` they come from: pooled, after the final norm. Gradients flow through both.
+    pub fn forward(&self, tokens: &Tokens) -> (Tensor<2>, Tensor<2>) {
+        let embedding = self.embed(tokens);
+        (self.logits(embedding.clone()), embedding)
+    }
+
+    /// Embeddings `[B, H]` alone.
+    pub fn embed(&self, tokens: &Tokens) -> Tensor<2> {
+        self.backbone.pooled(tokens, self.pooling)
+    }
+
+    /// Logits `[B, K]` from embeddings `[B, H]`, which may have been kept from an earlier pass of a frozen backbone.
+    pub fn logits(&self, embedding: Tensor<2>) -> Tensor<2> {
+        ops::linear(embedding, self.head.weight.val(), None)
+    }
+
+    /// Writes backbone and head into a folder, as [`Transformer::save`] does.
+    ///
+    /// Where transformers has the same head (last token of GPT-2, Llama and their kind), the folder also loads with
+    /// `AutoModelForSequenceClassification`. It takes the last token that is not `pad_token_id`, which is set to the end-of-text
+    /// token, or to 0, where the model has no padding token in its vocabulary.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        let spec = self.backbone.spec();
+        let class = arch::find(spec.architecture)?.classifier_class;
+        let classes = self.classes();
+        let same = self.pooling == Pooling::Last && !class.is_empty();
+        let mut config = Map::new();
+        config.insert(KEY.to_owned(), json!({ "pooling": self.pooling, "classes": classes }));
+        if same {
+            config.insert("architectures".to_owned(), vec![class].into());
+        }
+        let label = |k: usize| format!("LABEL_{k}");
+        config.insert(
+            "id2label".to_owned(),
+            (0..classes).map(|k| (k.to_string(), label(k).into())).collect::<Map<_, _>>().into(),
+        );
+        config.insert("label2id".to_owned(), (0..classes).map(|k| (label(k), k.into())).collect::<Map<_, _>>().into());
+        let known =
+            |key: &str| spec.config.get(key).filter(|id| id.as_u64().is_some_and(|id| id < spec.vocab as u64)).cloned();
+        let padding = known("pad_token_id").or_else(|| known("eos_token_id")).unwrap_or_else(|| 0.into());
+        config.insert("pad_token_id".to_owned(), padding);
+        let weight = self.head.weight.val();
+        let head = Outgoing {
+            name: HEAD_NAMES[usize::from(!same)].to_owned(),
+            shape: weight.dims().to_vec(),
+            layout: Layout::Linear,
+            heads: 1,
+            values: Box::new(move || floats(&weight)),
+        };
+        self.backbone.save_with(folder, tokenizer, Extra { tensors: vec![head], config })
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// A folder without a head, or one whose head does not fit.
+    pub fn load(pretrained: &Pretrained, device: &Device) -> Result<Self> {
+        let spec = pretrained.spec();
+        let fault = |message: String| Error::new(message).in_file(pretrained.folder());
+        let settings = spec.config.get(KEY).and_then(|settings| settings.get("pooling"));
+        let pooling = settings
+            .and_then(|pooling| Pooling::deserialize(pooling).ok())
+            .ok_or_else(|| fault("there is no classifier of w2s in this model's folder".to_owned()))?;
+        for name in HEAD_NAMES {
+            if let Some((values, classes)) = pretrained.head(name)? {
+                let backbone = pretrained.load(device)?;
+                return Ok(Self { backbone, head: linear(values, spec.hidden, classes, device), pooling });
+            }
+        }
+        Err(fault(format!("there is no tensor `{}`", HEAD_NAMES.join("` or `"))))
+    }
+}
+
+fn linear(weights: Vec<f32>, inputs: usize, outputs: usize, device: &Device) -> Linear {
+    Linear { weight: Param::from_data(TensorData::new(weights, [inputs, outputs]), device), bias: None }
+}

@@ -1,0 +1,302 @@
+//! A model's folder in the layout of the Hugging Face hub, read and written.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Tensor},
+};
+use serde_json::{Map, Value};
+
+use super::{
+    arch::{self, Entry, Layout},
+    spec::{LmHead, Spec},
+    tokenizer::Tokenizer,
+    transformer::Transformer,
+    weights::{self, Outgoing, Weights},
+};
+use crate::{Error, Result, error::IoContext};
+
+const CONFIG: &str = "config.json";
+
+/// A folder with `config.json`, `tokenizer.json` and `*.safetensors`, whose parts are known to fit together.
+///
+/// Opening reads everything but the values of the weights, so that what is wrong is said before anything runs.
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    folder: PathBuf,
+    spec: Spec,
+    /// Layers of the model in the files; more than `spec.layers` where it was truncated.
+    layers: usize,
+    tokenizer: Tokenizer,
+    weights: Weights,
+    fingerprint: OnceLock<String>,
+}
+
+impl Pretrained {
+    /// Opens a model's folder.
+    ///
+    /// A decoder whose files lack the language-model head is opened without one.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or not supported; weights that are missing, unexpected or of another shape than the
+    /// configuration asks for; a tokenizer with ids outside the vocabulary.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(CONFIG);
+        if !path.exists() {
+            return Err(Error::new(format!("there is no `{CONFIG}`")).in_file(folder).help(
+                "a model is a folder as on the Hugging Face hub: `config.json`, `tokenizer.json`, `model.safetensors`",
+            ));
+        }
+        let text = fs::read_to_string(&path).path("read the model's configuration", &path)?;
+        let mut spec = Spec::parse(&text, &path)?;
+        let tokenizer = Tokenizer::open(folder)?;
+        tokenizer.check(&spec).map_err(|error| error.in_file(folder))?;
+        let weights = Weights::open(folder)?;
+        let entries = arch::find(spec.architecture)?.entries(spec.layers, false);
+        if spec.lm_head == LmHead::Separate
+            && entries.get("lm_head.weight").is_none_or(|entry| weights.find(&entry.names).is_none())
+        {
+            spec.lm_head = LmHead::Absent;
+        }
+        let layers = spec.layers;
+        let pretrained = Self { folder: folder.into(), spec, layers, tokenizer, weights, fingerprint: OnceLock::new() };
+        pretrained.check()?;
+        Ok(pretrained)
+    }
+
+    /// The same model with only its first `layers` blocks ([`Spec::truncated`]).
+    ///
+    /// # Errors
+    /// More layers than there are.
+    pub fn truncated(mut self, layers: usize) -> Result<Self> {
+        self.spec = self.spec.truncated(layers).map_err(|error| error.in_file(&self.folder))?;
+        self.fingerprint = OnceLock::new();
+        Ok(self)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What the model looks like.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// BLAKE3 hash, in hexadecimal, over configuration, tokenizer, weights and the number of layers in use.
+    ///
+    /// Reads all files at the first call.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn fingerprint(&self) -> Result<&str> {
+        if let Some(known) = self.fingerprint.get() {
+            return Ok(known);
+        }
+        let mut hasher = blake3::Hasher::new_derive_key("w2s 2026 model");
+        let mut part = |name: &str, hash: blake3::Hash| {
+            hasher.update(name.as_bytes()).update(&[0]).update(hash.as_bytes());
+        };
+        let config = serde_json::to_vec(&self.spec.config).map_err(|cause| Error::new(cause.to_string()))?;
+        part(CONFIG, blake3::hash(&config));
+        for (name, bytes) in self.tokenizer.files() {
+            part(name, blake3::hash(bytes));
+        }
+        for path in self.weights.files() {
+            let mut hasher = blake3::Hasher::new();
+            fs::File::open(path)
+                .and_then(|file| hasher.update_reader(file).map(|_| ()))
+                .path("read the weights", path)?;
+            part(&path.file_name().unwrap_or_default().to_string_lossy(), hasher.finalize());
+        }
+        let fingerprint = hasher.finalize().to_hex().to_string();
+        Ok(self.fingerprint.get_or_init(|| fingerprint))
+    }
+
+    /// Reads the weights into a model on `device`, as float32.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a weight is not finite.
+    pub fn load(&self, device: &Device) -> Result<Transformer> {
+        let entries = self.entries()?;
+        Transformer::assemble(&self.spec, device, &mut |path, shape| {
+            let (name, layout) = self.locate(&entries, path)?;
+            self.weights.read(name, shape, layout, self.spec.heads).map(Some)
+        })
+    }
+
+    /// A classification head's matrix, as `[hidden, classes]` with its number of classes; `None` where there is none of that name.
+    pub(super) fn head(&self, name: &str) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some(shape) = self.weights.shape(name) else { return Ok(None) };
+        let classes = shape.first().copied().unwrap_or(0);
+        let values = self.weights.read(name, &[self.spec.hidden, classes], Layout::Linear, 1)?;
+        Ok(Some((values, classes)))
+    }
+
+    fn entries(&self) -> Result<BTreeMap<String, Entry>> {
+        Ok(arch::find(self.spec.architecture)?.entries(self.layers, false))
+    }
+
+    /// The tensor of the files that a parameter is read from.
+    fn locate<'a>(&self, entries: &'a BTreeMap<String, Entry>, path: &str) -> Result<(&'a str, Layout)> {
+        let entry = entries
+            .get(path)
+            .ok_or_else(|| Error::new(format!("architecture `{}` has no rule for `{path}`", self.spec.architecture)))?;
+        match self.weights.find(&entry.names) {
+            Some(name) => Ok((name, entry.layout)),
+            None => Err(Error::new(format!("tensor `{}` is missing", entry.names[0])).in_file(self.place())),
+        }
+    }
+
+    /// What an error about all weights points at.
+    fn place(&self) -> &Path {
+        match self.weights.files() {
+            [single] => single,
+            _ => &self.folder,
+        }
+    }
+
+    /// Compares the files with what the configuration asks for.
+    fn check(&self) -> Result<()> {
+        let architecture = arch::find(self.spec.architecture)?;
+        let entries = self.entries()?;
+        let mut used = BTreeSet::new();
+        let mut missing = Vec::new();
+        for (path, shape) in Transformer::parameters(&self.spec)? {
+            match self.locate(&entries, &path) {
+                Ok((name, layout)) => {
+                    self.weights.check(name, &shape, layout)?;
+                    used.insert(name);
+                }
+                Err(error) => missing.push(error),
+            }
+        }
+        let others = |count: usize| match count {
+            0 | 1 => String::new(),
+            2 => ", and so is one more".to_owned(),
+            more => format!(", and so are {} more", more - 1),
+        };
+        if let Some(first) = missing.first() {
+            let message = format!("{}{}", first.message(), others(missing.len()));
+            return Err(Error::new(message)
+                .in_file(self.place())
+                .help("do `config.json` and the weights belong to the same model?"));
+        }
+        let tied = entries.get("lm_head.weight").map_or(&[][..], |entry| &entry.names);
+        let unexpected: Vec<_> = self
+            .weights
+            .names()
+            .filter(|&(name, _)| {
+                let head = super::classifier::HEAD_NAMES.contains(&name) || tied.iter().any(|tied| tied == name);
+                !used.contains(name) && !head && !architecture.ignores(name)
+            })
+            .collect();
+        match unexpected.first() {
+            None => Ok(()),
+            Some((name, file)) => {
+                let message = format!(
+                    "tensor `{name}` is not part of the `{}` that `{CONFIG}` describes{}",
+                    self.spec.architecture,
+                    others(unexpected.len())
+                );
+                Err(Error::new(message)
+                    .in_file(*file)
+                    .help("do `config.json` and the weights belong to the same model?"))
+            }
+        }
+    }
+}
+
+/// What is written beside the backbone.
+pub(super) struct Extra {
+    /// Tensors, as they are in the file.
+    pub tensors: Vec<Outgoing>,
+    /// Keys to set in `config.json`.
+    pub config: Map<String, Value>,
+}
+
+impl Transformer {
+    /// Writes `config.json`, `model.safetensors` (float32) and the tokenizer's files into a folder, which is made if need be, so that
+    /// `AutoModel` and `AutoModelForCausalLM` of transformers load it, and [`Pretrained::open`] too.
+    ///
+    /// Adapters are merged into the weights they adapt.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        self.save_with(folder, tokenizer, Extra { tensors: Vec::new(), config: Map::new() })
+    }
+
+    pub(super) fn save_with(&self, folder: &Path, tokenizer: &Tokenizer, extra: Extra) -> Result<()> {
+        let spec = self.spec();
+        let architecture = arch::find(spec.architecture)?;
+        let bare = spec.lm_head == LmHead::Absent && extra.tensors.is_empty();
+        let class = if bare { architecture.base_class } else { architecture.lm_class };
+        let class = if class.is_empty() { architecture.base_class } else { class };
+        fs::create_dir_all(folder).path("make the folder", folder)?;
+        let mut config = spec.config.clone();
+        config.insert("architectures".to_owned(), vec![class].into());
+        config.insert("torch_dtype".to_owned(), "float32".into());
+        if config.contains_key("dtype") {
+            config.insert("dtype".to_owned(), "float32".into());
+        }
+        config.extend(extra.config);
+        let text = serde_json::to_string_pretty(&config).map_err(|cause| Error::new(cause.to_string()))?;
+        let path = folder.join(CONFIG);
+        fs::write(&path, text + "\n").path("write the model's configuration", path)?;
+        tokenizer.save(folder)?;
+        let entries = architecture.entries(spec.layers, class == architecture.base_class);
+        let mut collector = Collector { entries, heads: spec.heads, path: Vec::new(), tensors: extra.tensors };
+        self.valid().materialize().visit(&mut collector);
+        weights::write(folder, collector.tensors)
+    }
+}
+
+/// Collects parameters for writing.
+struct Collector {
+    entries: BTreeMap<String, Entry>,
+    heads: usize,
+    path: Vec<String>,
+    tensors: Vec<Outgoing>,
+}
+
+impl ModuleVisitor for Collector {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let tensor = param.val();
+        // Every parameter has a rule: the model was assembled from them, and a test holds each architecture to it.
+        if let Some(entry) = self.entries.get(&self.path.join(".")) {
+            self.tensors.push(Outgoing {
+                name: entry.names[0].clone(),
+                shape: tensor.dims().to_vec(),
+                layout: entry.layout,
+                heads: self.heads,
+                values: Box::new(move || floats(&tensor)),
+            });
+        }
+    }
+}
+
+/// Values of a tensor as float32.
+pub(super) fn floats<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.to_data().iter::<f32>().collect()
+}

@@ -1,0 +1,437 @@
+//! What a model looks like: read from a Hugging Face `config.json`, never guessed.
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// Largest number accepted for any size in a configuration: what fits the 32-bit integers of the CPU backend.
+const LARGEST: u64 = i32::MAX as u64;
+
+/// Shape and options of a [`Transformer`](super::Transformer): everything that distinguishes one family from another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Name of the architecture, which is `model_type` in `config.json`.
+    pub architecture: &'static str,
+    /// Number of token ids; ids are below it.
+    pub vocab: usize,
+    /// Width H of the hidden states.
+    pub hidden: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Width inside the feed-forward part of a block.
+    pub inner: usize,
+    /// Longest sequence, in tokens.
+    pub max_positions: usize,
+    /// Whether a token sees only itself and what is before it.
+    pub causal: bool,
+    /// How positions enter.
+    pub positions: Positions,
+    /// Number of token types (segments) of an encoder; 0 where there are none. All tokens have type 0.
+    pub token_types: usize,
+    /// Which normalisation.
+    pub norm: Norm,
+    /// Added to the variance before the square root.
+    pub norm_eps: f64,
+    /// Where normalisation and residual connections are.
+    pub residual: Residual,
+    /// Non-linearity of the feed-forward part.
+    pub activation: Activation,
+    /// Whether the feed-forward part multiplies its activation with a second projection (SwiGLU and its kind).
+    pub gated: bool,
+    /// Whether queries, keys and values come from one matrix; otherwise from three.
+    pub fused_qkv: bool,
+    /// Whether queries and keys are normalised per head.
+    pub qk_norm: bool,
+    /// Which linear layers of a block have a bias.
+    pub bias: Bias,
+    /// Where the language-model head is.
+    pub lm_head: LmHead,
+    /// Standard deviation of freshly initialised weights.
+    pub initializer_range: f64,
+    /// The `config.json` this was read from; it is what is saved again.
+    pub config: Map<String, Value>,
+}
+
+/// How positions enter the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// A learned vector per position, added to the token's; `offset` rows of the table come before position 0.
+    Learned {
+        /// Unused rows at the start of the table (2 in OPT).
+        offset: usize,
+    },
+    /// Queries and keys are rotated (Su et al. 2021, RoFormer, equation 34), halves paired as in `rotate_half`.
+    Rotary {
+        /// How many of a head's dimensions are rotated, from the front.
+        dims: usize,
+        /// Base of the frequencies (`rope_theta`).
+        base: f64,
+    },
+}
+
+/// Which normalisation a model uses throughout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Layer normalisation with gain and bias (Ba et al. 2016).
+    Layer,
+    /// Root-mean-square normalisation with gain (Zhang and Sennrich 2019).
+    Rms,
+}
+
+/// Where normalisation and residual connections are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual {
+    /// `x + attention(norm(x))`, then `x + mlp(norm(x))`; one more norm at the end of the model.
+    Pre,
+    /// `x + attention(norm1(x)) + mlp(norm2(x))`; one more norm at the end of the model.
+    Parallel,
+    /// `norm(x + attention(x))`, then `norm(x + mlp(x))`; one more norm after the embeddings.
+    Post,
+}
+
+/// Non-linearity of the feed-forward part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU with the tanh approximation.
+    GeluTanh,
+    /// GELU with the error function.
+    GeluErf,
+    /// SiLU, also called swish.
+    Silu,
+    /// max(x, 0).
+    Relu,
+}
+
+/// Which linear layers of a block have a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bias {
+    /// The projections to queries, keys and values.
+    pub qkv: bool,
+    /// The projection of the attention's output.
+    pub output: bool,
+    /// The feed-forward part.
+    pub mlp: bool,
+}
+
+impl Bias {
+    /// Everywhere, or nowhere.
+    pub const fn all(on: bool) -> Self {
+        Self { qkv: on, output: on, mlp: on }
+    }
+}
+
+/// Where the language-model head is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LmHead {
+    /// The token embedding, transposed.
+    Tied,
+    /// A matrix of its own, without bias.
+    Separate,
+    /// There is none: an encoder, or files that hold no head.
+    Absent,
+}
+
+impl Spec {
+    /// Reads the text of a `config.json`; `file` is named in errors.
+    ///
+    /// # Errors
+    /// Text that is not a JSON object, an architecture that is not known, a value that is missing, out of range or not supported.
+    pub fn parse(text: &str, file: &Path) -> Result<Self> {
+        let config = Config::parse(text, file)?;
+        let name = config.text("model_type")?;
+        let architecture = super::arch::find(&name).map_err(|error| config.blame("model_type", error))?;
+        let spec = (architecture.spec)(&config)?;
+        spec.check(&config)?;
+        Ok(spec)
+    }
+
+    /// As [`parse`](Self::parse), from values that were read elsewhere, such as a table of a grid's configuration.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn from_config(config: &Map<String, Value>, file: &Path) -> Result<Self> {
+        let text = serde_json::to_string_pretty(config).map_err(|cause| Error::new(cause.to_string()))?;
+        Self::parse(&text, file)
+    }
+
+    /// The same model with only its first `layers` blocks, as a weaker model of the same pretraining.
+    ///
+    /// # Errors
+    /// More layers than there are. Zero is allowed: embeddings and the final norm alone.
+    pub fn truncated(mut self, layers: usize) -> Result<Self> {
+        if layers > self.layers {
+            let message = format!("cannot keep {layers} layers of a model that has {}", self.layers);
+            return Err(Error::new(message));
+        }
+        self.layers = layers;
+        let key = super::arch::find(self.architecture)?.layers_key;
+        self.config.insert(key.to_owned(), layers.into());
+        if let Some(Value::Array(kinds)) = self.config.get_mut("layer_types") {
+            kinds.truncate(layers);
+        }
+        Ok(self)
+    }
+
+    /// Checks that a sequence can be fed to the model: not empty, not too long, every id in the vocabulary.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence.
+    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(Error::new("a sequence has no tokens"));
+        }
+        if ids.len() > self.max_positions {
+            let message = format!(
+                "a sequence of {} tokens is longer than the {} positions of the model",
+                ids.len(),
+                self.max_positions
+            );
+            return Err(Error::new(message));
+        }
+        match ids.iter().find(|&&id| id as usize >= self.vocab) {
+            Some(id) => {
+                Err(Error::new(format!("token id {id} is outside the model's vocabulary of {} ids", self.vocab))
+                    .help("does the tokenizer belong to this model?"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check(&self, config: &Config) -> Result<()> {
+        let fault = |message: String| Err(Error::new(message).in_file(&config.file));
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return fault(format!("{} attention heads cannot share {} key and value heads", self.heads, self.kv_heads));
+        }
+        if let Positions::Rotary { dims, base } = self.positions {
+            if dims == 0 || dims % 2 == 1 || dims > self.head_dim {
+                return fault(format!("cannot rotate {dims} of the {} dimensions of a head", self.head_dim));
+            }
+            if !(base.is_finite() && base > 0.0) {
+                return fault(format!("the base of the rotary embedding must be positive, not {base}"));
+            }
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return fault(format!("the epsilon of the normalisation must be positive, not {}", self.norm_eps));
+        }
+        if self.layers > 10_000 {
+            return fault(format!("{} layers are more than any model has", self.layers));
+        }
+        Ok(())
+    }
+}
+
+/// A model's `config.json`, read key by key with errors that name the key.
+#[derive(Debug)]
+pub struct Config {
+    values: Map<String, Value>,
+    text: Arc<str>,
+    file: PathBuf,
+}
+
+impl Config {
+    /// Parses a JSON object.
+    ///
+    /// # Errors
+    /// Text that is not a JSON object.
+    pub fn parse(text: &str, file: &Path) -> Result<Self> {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(values)) => Ok(Self { values, text: text.into(), file: file.into() }),
+            Ok(_) => Err(Error::new("a model's configuration must be a JSON object").in_file(file)),
+            Err(cause) => Err(Error::new(format!("the model's configuration is not JSON: {cause}")).in_file(file)),
+        }
+    }
+
+    /// All keys and values.
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
+    /// The value under a key; `null` counts as absent, as in transformers.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Points an error at a key.
+    fn blame(&self, key: &str, error: Error) -> Error {
+        match self.span(key) {
+            Some(span) => error.at(&self.file, self.text.clone(), span),
+            None => error.in_file(&self.file),
+        }
+    }
+
+    fn span(&self, key: &str) -> Option<Range<usize>> {
+        let quoted = format!("\"{key}\"");
+        self.text.find(&quoted).map(|start| start..start + quoted.len())
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Error {
+        let found = self.values.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string);
+        self.blame(key, Error::new(format!("`{key}` must be {expected}, not {found}")))
+    }
+
+    fn required<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+        value.ok_or_else(|| Error::new(format!("the model's configuration has no `{key}`")).in_file(&self.file))
+    }
+
+    fn whole(&self, key: &str, least: u64) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_u64() {
+            Some(number) if (least..=LARGEST).contains(&number) => Ok(Some(number as usize)),
+            _ => Err(self.wrong(key, &format!("a whole number from {least} to {LARGEST}"))),
+        }
+    }
+
+    /// A whole number, at least 1.
+    ///
+    /// # Errors
+    /// The key is absent or its value something else.
+    pub fn count(&self, key: &str) -> Result<usize> {
+        self.required(key, self.whole(key, 1)?)
+    }
+
+    /// A whole number, at least 1, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// The value is something else.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.whole(key, 1)?.unwrap_or(default))
+    }
+
+    /// A number of layers: a whole number, also 0.
+    ///
+    /// # Errors
+    /// The key is absent or its value something else.
+    pub fn layers(&self, key: &str) -> Result<usize> {
+        self.required(key, self.whole(key, 0)?)
+    }
+
+    /// A finite number, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// The value is something else.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, "a number")),
+        }
+    }
+
+    /// `true` or `false`, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// The value is something else.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false")),
+        }
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// The key is absent or its value something else.
+    pub fn text(&self, key: &str) -> Result<String> {
+        match self.get(key) {
+            None => self.required(key, None),
+            Some(value) => Ok(value.as_str().ok_or_else(|| self.wrong(key, "a text"))?.to_owned()),
+        }
+    }
+
+    /// Refuses any value but `supported` (or none) under a key, because the model would compute something else.
+    ///
+    /// # Errors
+    /// Another value is there.
+    pub fn only(&self, key: &str, supported: impl Into<Value>) -> Result<()> {
+        let supported = supported.into();
+        match self.get(key) {
+            Some(value) if *value != supported => {
+                let message = format!("`{key}` = {value} is not supported, only {supported}");
+                Err(self.blame(key, Error::new(message)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a list under a key that holds anything but `supported`.
+    ///
+    /// # Errors
+    /// It does.
+    pub fn only_items(&self, key: &str, supported: &str) -> Result<()> {
+        match self.get(key).and_then(Value::as_array) {
+            Some(items) if items.iter().any(|item| item != supported) => {
+                Err(self.blame(key, Error::new(format!("`{key}` may only hold `{supported}`"))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The width of one head, of `heads` that share `hidden`.
+    ///
+    /// # Errors
+    /// `hidden` cannot be shared evenly.
+    pub fn head_dim(&self, hidden: usize, heads: usize) -> Result<usize> {
+        if !hidden.is_multiple_of(heads) {
+            let message = format!("a hidden size of {hidden} cannot be shared evenly by {heads} attention heads");
+            return Err(Error::new(message).in_file(&self.file));
+        }
+        Ok(hidden / heads)
+    }
+
+    /// The activation function named under a key, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// A name that is not known.
+    pub fn activation_or(&self, key: &str, default: Activation) -> Result<Activation> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        match value.as_str() {
+            Some("gelu") => Ok(Activation::GeluErf),
+            Some("gelu_new" | "gelu_pytorch_tanh" | "gelu_fast") => Ok(Activation::GeluTanh),
+            Some("silu" | "swish") => Ok(Activation::Silu),
+            Some("relu") => Ok(Activation::Relu),
+            _ => {
+                Err(self
+                    .wrong(key, "one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`, `silu`, `swish`, `relu`"))
+            }
+        }
+    }
+
+    /// Plain rotary positions over `fraction` of a head: `rope_theta` (under `base_key` in older files) and nothing that stretches
+    /// them. Reads both the older keys and `rope_parameters`.
+    ///
+    /// # Errors
+    /// Any kind of scaling.
+    pub fn rotary(&self, head_dim: usize, base_key: &str, fraction: f64) -> Result<Positions> {
+        let mut base = self.number_or(base_key, 10_000.0)?;
+        let mut fraction = fraction;
+        for key in ["rope_scaling", "rope_parameters"] {
+            let Some(value) = self.get(key) else { continue };
+            let values = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
+            for (name, value) in values {
+                match (name.as_str(), value) {
+                    ("rope_type" | "type", Value::String(kind)) if kind == "default" => {}
+                    ("rope_theta", Value::Number(number)) => base = number.as_f64().unwrap_or(f64::NAN),
+                    ("partial_rotary_factor", Value::Number(number)) => fraction = number.as_f64().unwrap_or(f64::NAN),
+                    _ => {
+                        let message =
+                            format!("`{key}` with `{name}` = {value} is not supported, only plain rotary positions");
+                        return Err(self.blame(key, Error::new(message)));
+                    }
+                }
+            }
+        }
+        Ok(Positions::Rotary { dims: (head_dim as f64 * fraction) as usize, base })
+    }
+}

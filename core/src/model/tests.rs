@@ -1,0 +1,1130 @@
+//! Models against values that transformers computed, and every way a model's folder can be wrong.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::{Device, Gradients, Tensor, TensorData, activation::log_softmax},
+};
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Map, Value, json};
+
+use super::{arch, pretrained::floats, spec::LmHead, *};
+
+const LENGTHS: [usize; 4] = [5, 3, 8, 1];
+
+fn golden(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Numbers of a nested list, with its shape.
+fn numbers(value: &Value) -> (Vec<f32>, Vec<usize>) {
+    fn walk(value: &Value, flat: &mut Vec<f32>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| walk(item, flat)),
+            number => flat.push(number.as_f64().unwrap() as f32),
+        }
+    }
+    let mut flat = Vec::new();
+    walk(value, &mut flat);
+    let mut shape = Vec::new();
+    let mut inner = value;
+    while let Value::Array(items) = inner {
+        shape.push(items.len());
+        inner = &items[0];
+    }
+    (flat, shape)
+}
+
+fn assert_close(found: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((found - expected).abs() <= tolerance, "{what}[{at}]: {found} instead of {expected}");
+    }
+}
+
+/// A tensor of a file under construction.
+#[derive(Clone)]
+struct Raw {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Raw {
+    fn f32(values: &[f32], shape: &[usize]) -> Self {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { dtype: Dtype::F32, shape: shape.to_vec(), bytes }
+    }
+}
+
+type Files = BTreeMap<String, Raw>;
+
+fn tensors_of(weights: &Value) -> Files {
+    let weights = weights.as_object().unwrap();
+    weights
+        .iter()
+        .map(|(name, value)| {
+            let (values, shape) = numbers(value);
+            (name.clone(), Raw::f32(&values, &shape))
+        })
+        .collect()
+}
+
+fn write_tensors(path: &Path, tensors: &Files) {
+    let views =
+        tensors.iter().map(|(name, raw)| (name, TensorView::new(raw.dtype, raw.shape.clone(), &raw.bytes).unwrap()));
+    safetensors::serialize_to_file(views, None, path).unwrap();
+}
+
+/// A tokenizer of whole words `t0`, `t1`, ...
+fn word_tokenizer(words: usize) -> Value {
+    let vocab: Map<String, Value> = (0..words).map(|id| (format!("t{id}"), id.into())).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "t0" }
+    })
+}
+
+/// A folder with a model in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(config: &Value, tensors: &Files) -> Self {
+        let folder = Self::bare(config);
+        write_tensors(&folder.file("model.safetensors"), tensors);
+        folder
+    }
+
+    fn bare(config: &Value) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        fs::write(folder.file("config.json"), config.to_string()).unwrap();
+        let words = config["vocab_size"].as_u64().unwrap_or(32) as usize;
+        fs::write(folder.file("tokenizer.json"), word_tokenizer(words).to_string()).unwrap();
+        folder
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn open(&self) -> Pretrained {
+        Pretrained::open(self.path()).unwrap()
+    }
+
+    fn error(&self) -> String {
+        let error = Pretrained::open(self.path()).unwrap_err();
+        error.to_string().replace(&self.path().display().to_string(), "FOLDER")
+    }
+}
+
+/// A model of `golden_tiny_forward.json` or `golden_tiny_families.json`.
+struct Tiny {
+    golden: Value,
+    case: Value,
+}
+
+const FAMILIES: [&str; 8] = ["gpt2", "gpt_neox", "llama", "bert", "qwen2", "qwen3", "mistral", "opt"];
+
+impl Tiny {
+    fn new(name: &str) -> Self {
+        let of_the_reference = ["gpt2", "gpt_neox", "llama"].contains(&name);
+        let golden = golden(if of_the_reference { "golden_tiny_forward.json" } else { "golden_tiny_families.json" });
+        let case = golden["models"][if name == "llama" { "llama_gqa" } else { name }].clone();
+        Self { golden, case }
+    }
+
+    fn config(&self) -> &Value {
+        &self.case["config"]
+    }
+
+    fn tensors(&self) -> Files {
+        tensors_of(&self.case["weights"])
+    }
+
+    fn folder(&self) -> Folder {
+        Folder::new(self.config(), &self.tensors())
+    }
+
+    fn rows(&self) -> Vec<Vec<u32>> {
+        let (ids, _) = numbers(&self.golden["input_ids_right_padded_with_0"]);
+        let rows = ids.chunks_exact(8).zip(LENGTHS);
+        rows.map(|(row, length)| row[..length].iter().map(|&id| id as u32).collect()).collect()
+    }
+
+    fn tokens(&self) -> Tokens {
+        Tokens::packed(&self.rows())
+    }
+
+    fn model(&self, device: &Device) -> Transformer {
+        self.folder().open().load(device).unwrap()
+    }
+
+    fn classifier(&self, device: &Device) -> Classifier {
+        let mut classifier = Classifier::new(self.model(device), &HeadConfig::default(), 2, 0, None).unwrap();
+        set_head(&mut classifier, &self.case["head_weight"], device);
+        classifier
+    }
+
+    fn values(&self, key: &str) -> Vec<f32> {
+        numbers(&self.case[key]).0
+    }
+}
+
+/// Gives a classifier a head of one row per class.
+fn set_head(classifier: &mut Classifier, rows: &Value, device: &Device) {
+    let (values, shape) = numbers(rows);
+    let weights = Tensor::<2>::from_data(TensorData::new(values, shape), device).transpose();
+    classifier.head.weight = Param::from_tensor(weights.detach());
+}
+
+/// The hidden state `[B, H]` of one token per sequence.
+fn at(hidden: &Tensor<2>, tokens: &Tokens, places: &[usize]) -> Tensor<2> {
+    let starts = tokens.lengths.iter().scan(0, |start, length| {
+        *start += length;
+        Some(*start - length)
+    });
+    Tensor::cat(starts.zip(places).map(|(start, place)| hidden.clone().narrow(0, start + place, 1)).collect(), 0)
+}
+
+/// Path and value of every parameter.
+fn parameters<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
+    #[derive(Default)]
+    struct All {
+        path: Vec<String>,
+        values: BTreeMap<String, Vec<f32>>,
+    }
+    impl ModuleVisitor for All {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            assert!(param.is_initialized(), "{} is lazy", self.path.join("."));
+            self.values.insert(self.path.join("."), floats(&param.val()));
+        }
+    }
+    let mut all = All::default();
+    module.visit(&mut all);
+    all.values
+}
+
+/// Cross-entropy with soft labels, mean over rows.
+fn cross_entropy(logits: Tensor<2>, labels: &Value) -> Tensor<1> {
+    let (labels, shape) = numbers(labels);
+    let labels = Tensor::<2>::from_data(TensorData::new(labels, shape), &logits.device());
+    (log_softmax(logits, 1) * labels).sum_dim(1).mean().neg()
+}
+
+/// Norm of every parameter's gradient by path; parameters without one are left out.
+fn gradient_norms(classifier: &Classifier, gradients: &Gradients) -> BTreeMap<String, f32> {
+    struct Norms<'a> {
+        gradients: &'a Gradients,
+        path: Vec<String>,
+        norms: BTreeMap<String, f32>,
+    }
+    impl ModuleVisitor for Norms<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.gradients) {
+                let square: f64 = floats(&gradient).iter().map(|&value| f64::from(value).powi(2)).sum();
+                self.norms.insert(self.path.join("."), square.sqrt() as f32);
+            }
+        }
+    }
+    let mut norms = Norms { gradients, path: Vec::new(), norms: BTreeMap::new() };
+    classifier.visit(&mut norms);
+    norms.norms
+}
+
+fn forward_matches(name: &str) {
+    let tiny = Tiny::new(name);
+    let device = Device::flex();
+    let classifier = tiny.classifier(&device);
+    let model = &classifier.backbone;
+    let tokens = tiny.tokens();
+
+    let first = Tokens::packed(&tiny.rows()[..1]);
+    let mut states = model.states(&first);
+    *states.last_mut().unwrap() = model.hidden(&first);
+    let states: Vec<f32> = states.iter().flat_map(floats).collect();
+    assert_close(&states, &tiny.values("hidden_states_seq0"), 2e-6, "hidden states");
+
+    let last = at(&model.hidden(&tokens), &tokens, &LENGTHS.map(|length| length - 1));
+    let golden = if name == "bert" { "last" } else { "pooled" };
+    assert_close(&floats(&last), &tiny.values(golden), 2e-6, "last hidden states");
+    if model.spec().lm_head != LmHead::Absent {
+        let logits = model.lm_logits(last).unwrap();
+        assert_close(&floats(&logits), &tiny.values("lm_logits_last_token"), 2e-6, "language-model logits");
+    }
+
+    let (logits, embedding) = classifier.forward(&tokens);
+    assert_close(&floats(&embedding), &tiny.values("pooled"), 2e-6, "pooled");
+    assert_close(&floats(&logits), &tiny.values("head_logits"), 2e-6, "head logits");
+}
+
+fn gradients_match(name: &str) {
+    let tiny = Tiny::new(name);
+    let device = Device::flex().autodiff();
+    let classifier = tiny.classifier(&device);
+    let tokens = tiny.tokens();
+    let (logits, _) = classifier.forward(&tokens);
+    let loss = cross_entropy(logits, &tiny.case["soft_labels"]);
+    assert_close(&floats(&loss), &[tiny.case["xent_loss"].as_f64().unwrap() as f32], 1e-6, "loss");
+    let gradients = loss.backward();
+    let head = classifier.head.weight.val().grad(&gradients).unwrap().transpose();
+    assert_close(&floats(&head), &tiny.values("head_grad"), 1e-5, "gradient of the head");
+
+    let norms = gradient_norms(&classifier, &gradients);
+    let expected = tiny.case["backbone_grad_norms"].as_object().unwrap();
+    let spec = classifier.backbone.spec();
+    let entries = arch::find(spec.architecture).unwrap().entries(spec.layers, false);
+    let mut compared = 0;
+    for (path, entry) in &entries {
+        let Some(norm) = entry.names.iter().find_map(|name| expected.get(name)) else { continue };
+        let found = norms[&format!("backbone.{path}")];
+        assert_close(&[found], &[norm.as_f64().unwrap() as f32], 1e-5, path);
+        compared += 1;
+    }
+    assert_eq!(compared, expected.len());
+    // Only the head's own gradient is not among them.
+    assert_eq!(norms.len(), expected.len() + 1);
+}
+
+macro_rules! families {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[test]
+            fn computes_what_transformers_computes() {
+                super::forward_matches(stringify!($name));
+            }
+
+            #[test]
+            fn has_the_gradients_of_transformers() {
+                super::gradients_match(stringify!($name));
+            }
+        }
+    )*};
+}
+
+families! { gpt2 gpt_neox llama bert qwen2 qwen3 mistral opt }
+
+#[test]
+fn bert_pools_the_first_token() {
+    let tiny = Tiny::new("bert");
+    let model = tiny.model(&Device::flex());
+    let first = model.pooled(&tiny.tokens(), Pooling::First);
+    assert_close(&floats(&first), &tiny.values("pooled_first"), 1e-6, "first token");
+}
+
+/// `golden_tiny_gpt2.json`, whose file leaves out the biases of `c_attn`: they are zero.
+fn reference_model(device: &Device) -> (Value, Classifier) {
+    let golden = golden("golden_tiny_gpt2.json");
+    let mut tensors = tensors_of(&golden["weights"]);
+    for layer in 0..2 {
+        tensors.insert(format!("transformer.h.{layer}.attn.c_attn.bias"), Raw::f32(&[0.0; 24], &[24]));
+    }
+    let mut config = golden["config"].clone();
+    config["model_type"] = "gpt2".into();
+    config["activation_function"] = config["activation"].take();
+    let backbone = Folder::new(&config, &tensors).open().load(device).unwrap();
+    let mut classifier = Classifier::new(backbone, &HeadConfig::default(), 2, 0, None).unwrap();
+    set_head(&mut classifier, &golden["forward_check"]["head_weight"], device);
+    (golden, classifier)
+}
+
+#[test]
+fn agrees_with_the_reference_implementation() {
+    let device = Device::flex();
+    let (golden, classifier) = reference_model(&device);
+    let check = &golden["forward_check"];
+    let rows: Vec<Vec<u32>> = golden["test"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| numbers(&row["input_ids"]).0.iter().map(|&id| id as u32).collect())
+        .collect();
+    let tokens = Tokens::new(&rows, classifier.backbone.spec()).unwrap();
+    let (logits, embedding) = classifier.forward(&tokens);
+    assert_close(&floats(&embedding), &numbers(&check["final_hidden_last_token"]).0, 1e-6, "embedding");
+    assert_close(&floats(&logits), &numbers(&check["logits"]).0, 1e-6, "logits");
+}
+
+// The reference counts ids that are not 0 to find the last token, and so pools one too early for each "!" of GPT-2.
+#[test]
+fn token_id_0_is_a_token() {
+    let device = Device::flex();
+    let (golden, classifier) = reference_model(&device);
+    let case = &golden["forward_check"]["token0_bug"];
+    let ids: Vec<u32> = numbers(&case["input_ids"]).0.iter().map(|&id| id as u32).collect();
+    let tokens = Tokens::new(&[&ids[..5], &[5, 6, 7, 8, 9, 10]], classifier.backbone.spec()).unwrap();
+    let logits = floats(&classifier.forward(&tokens).0);
+    assert_close(&logits[..2], &numbers(&case["logits_correct_index"]).0, 1e-6, "logits");
+}
+
+#[test]
+fn one_row_of_the_last_block_is_the_same_as_all_rows() {
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let device = Device::flex().autodiff();
+        let classifier = tiny.classifier(&device);
+        let model = &classifier.backbone;
+        let tokens = tiny.tokens();
+        for (pooling, places) in [(Pooling::Last, LENGTHS.map(|length| length - 1)), (Pooling::First, [0; 4])] {
+            let short = model.pooled(&tokens, pooling);
+            let long = at(&model.hidden(&tokens), &tokens, &places);
+            assert_close(&floats(&short), &floats(&long), 2e-6, name);
+            let gradients = [short, long]
+                .map(|x| gradient_norms(&classifier, &classifier.logits(x).powi_scalar(2).sum().backward()));
+            let [short, long] = gradients;
+            assert_eq!(short.keys().collect::<Vec<_>>(), long.keys().collect::<Vec<_>>());
+            for (path, norm) in &short {
+                assert_close(&[*norm], &[long[path]], 2e-5 * norm.max(1.0), path);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_does_not_see_its_neighbours() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let model = tiny.model(&device);
+        let spec = model.spec();
+        let rows = tiny.rows();
+        let batch = tiny.tokens();
+        for pooling in [Pooling::Last, Pooling::First, Pooling::Mean] {
+            let together = floats(&model.pooled(&batch, pooling));
+            for (row, together) in rows.iter().zip(together.chunks_exact(spec.hidden)) {
+                let alone = model.pooled(&Tokens::new(&[row], spec).unwrap(), pooling);
+                assert_close(together, &floats(&alone), 2e-6, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn square_matrices_of_conv1d_are_not_transposed() {
+    let tiny = Tiny::new("gpt2");
+    let model = parameters(&tiny.model(&Device::flex()));
+    let (file, shape) = numbers(&tiny.case["weights"]["transformer.h.0.attn.c_proj.weight"]);
+    assert_eq!(shape, [8, 8]);
+    assert_eq!(model["blocks.0.attention.output.weight"], file);
+}
+
+#[test]
+fn initialisation_depends_on_seed_and_path_alone() {
+    let spec = tiny_spec("gpt2");
+    let device = Device::flex();
+    let model = Transformer::init(&spec, 1, &device).unwrap();
+    device.seed(5);
+    let again = Transformer::init(&spec, 1, &device).unwrap();
+    // Used before it is looked at.
+    let tokens = Tokens::new(&[[1_u32, 2]], &spec).unwrap();
+    again.pooled(&tokens, Pooling::Last);
+    let (model, again) = (parameters(&model), parameters(&again));
+    assert_eq!(model, again);
+    assert_eq!(model, parameters(&Transformer::init(&spec, 1, &Device::flex().autodiff()).unwrap()));
+    assert_ne!(model, parameters(&Transformer::init(&spec, 2, &device).unwrap()));
+    // A deeper model starts from the same weights where both have them, but for the scale of what adds to the residual stream.
+    let deeper = Spec { layers: 3, ..spec };
+    let deeper = parameters(&Transformer::init(&deeper, 1, &device).unwrap());
+    assert_eq!(model["blocks.1.mlp.input.0.weight"], deeper["blocks.1.mlp.input.0.weight"]);
+    assert!(model["blocks.1.mlp_norm.gamma"].iter().all(|&gain| gain == 1.0));
+    assert!(model["blocks.1.mlp.output.bias"].iter().all(|&bias| bias == 0.0));
+}
+
+#[test]
+fn initialisation_has_the_spread_of_gpt2() {
+    let config =
+        json!({ "model_type": "gpt2", "vocab_size": 500, "n_positions": 16, "n_embd": 64, "n_layer": 2, "n_head": 2 });
+    let spec = Spec::parse(&config.to_string(), Path::new("config.json")).unwrap();
+    let model = parameters(&Transformer::init(&spec, 0, &Device::flex()).unwrap());
+    let std = |path: &str| {
+        let values = &model[path];
+        (values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+    };
+    assert!((std("tokens.weight") - 0.02).abs() < 0.0005, "{}", std("tokens.weight"));
+    assert!((std("blocks.0.mlp.input.0.weight") - 0.02).abs() < 0.0005);
+    // Divided by the square root of 2 additions per layer.
+    assert!((std("blocks.0.mlp.output.weight") - 0.01).abs() < 0.0003);
+}
+
+#[test]
+fn a_clone_can_be_frozen_before_first_use() {
+    let device = Device::flex().autodiff();
+    let model = Transformer::init(&tiny_spec("gpt2"), 0, &device).unwrap();
+    let frozen = model.clone().no_grad();
+    let tokens = Tokens::new(&[[1_u32, 2, 3]], model.spec()).unwrap();
+    let config = HeadConfig { init: HeadInit::Normal { std: 1.0 }, ..HeadConfig::default() };
+    for (backbone, trained) in [(model, 28), (frozen, 0)] {
+        let classifier = Classifier::new(backbone, &config, 2, 0, None).unwrap();
+        let gradients = classifier.forward(&tokens).0.powi_scalar(2).sum().backward();
+        assert_eq!(gradient_norms(&classifier, &gradients).len(), trained + 1);
+    }
+}
+
+#[test]
+fn a_frozen_backbone_leaves_only_the_head_to_train() {
+    let tiny = Tiny::new("llama");
+    let device = Device::flex().autodiff();
+    let config = HeadConfig { freeze_backbone: true, ..HeadConfig::default() };
+    let classifier = Classifier::new(tiny.model(&device), &config, 2, 0, None).unwrap();
+    let tokens = tiny.tokens();
+    let (logits, embedding) = classifier.forward(&tokens);
+    assert!(!embedding.is_require_grad());
+    let gradients = cross_entropy(logits, &tiny.case["soft_labels"]).backward();
+    assert_eq!(gradient_norms(&classifier, &gradients).into_keys().collect::<Vec<_>>(), ["head.weight"]);
+    // Evaluating and training on does not thaw it.
+    let classifier = classifier.valid().train();
+    let gradients = cross_entropy(classifier.forward(&tokens).0, &tiny.case["soft_labels"]).backward();
+    assert_eq!(gradient_norms(&classifier, &gradients).into_keys().collect::<Vec<_>>(), ["head.weight"]);
+}
+
+#[test]
+fn a_model_loaded_on_the_plain_device_can_be_trained() {
+    let tiny = Tiny::new("gpt2");
+    let classifier = tiny.classifier(&Device::flex()).train();
+    let tokens = tiny.tokens();
+    let gradients = cross_entropy(classifier.forward(&tokens).0, &tiny.case["soft_labels"]).backward();
+    assert_eq!(gradient_norms(&classifier, &gradients).len(), 29);
+}
+
+#[test]
+fn heads_start_as_configured() {
+    let tiny = Tiny::new("gpt2");
+    let device = Device::flex();
+    let folder = tiny.folder();
+    let pretrained = folder.open();
+    let model = pretrained.load(&device).unwrap();
+    let head = |config: &str, seed| {
+        let config: HeadConfig = serde_json::from_str(config).unwrap();
+        Classifier::new(model.clone(), &config, 2, seed, Some(pretrained.tokenizer()))
+            .map(|classifier| floats(&classifier.head.weight.val()))
+    };
+    assert_eq!(head("{}", 0).unwrap(), [0.0; 16]);
+    let normal = r#"{ "init": { "type": "normal", "std": 0.5 } }"#;
+    assert_eq!(head(normal, 3).unwrap(), head(normal, 3).unwrap());
+    assert_ne!(head(normal, 3).unwrap(), head(normal, 4).unwrap());
+    let words = r#"{ "init": { "type": "unembedding", "tokens": ["t7", "t3"] } }"#;
+    let (table, _) = numbers(&tiny.case["weights"]["transformer.wte.weight"]);
+    let expected: Vec<f32> = (0..8).flat_map(|h| [table[7 * 8 + h], table[3 * 8 + h]]).collect();
+    assert_eq!(head(words, 0).unwrap(), expected);
+    let separate = Tiny::new("llama");
+    let model = separate.model(&device);
+    let (table, _) = numbers(&separate.case["weights"]["lm_head.weight"]);
+    assert_eq!(floats(&model.unembedding(&[30]).unwrap()), table[30 * 8..31 * 8]);
+
+    let error = |config: &str| head(config, 0).unwrap_err().to_string();
+    assert_eq!(
+        error(r#"{ "init": { "type": "normal", "std": -1.0 } }"#),
+        "the standard deviation of a head must be at least 0, not -1"
+    );
+    assert_eq!(
+        error(r#"{ "init": { "type": "unembedding", "tokens": ["t7"] } }"#),
+        "a head for 2 classes cannot start from 1 words"
+    );
+    assert_eq!(
+        error(r#"{ "init": { "type": "unembedding", "tokens": ["t7", "t1 t2"] } }"#),
+        "`t1 t2` is not one token but 2: `t1`, `t2`\nhint: many tokenizers know a word only with a space before it"
+    );
+    for wrong in [
+        r#"{ "pool": "last" }"#,
+        r#"{ "pooling": "middle" }"#,
+        r#"{ "init": { "type": "zero", "std": 1.0 } }"#,
+        r#"{ "init": { "type": "normal" } }"#,
+    ] {
+        assert!(serde_json::from_str::<HeadConfig>(wrong).is_err(), "{wrong}");
+    }
+    let bert = Tiny::new("bert").model(&device);
+    let bert = Classifier::new(bert, &HeadConfig::default(), 3, 0, None).unwrap();
+    assert_eq!((bert.pooling(), bert.classes()), (Pooling::Mean, 3));
+    let classes = Classifier::new(model, &HeadConfig::default(), 1, 0, None).unwrap_err().to_string();
+    assert_eq!(classes, "a classifier needs at least 2 classes, not 1");
+}
+
+#[test]
+fn saving_and_loading_keeps_every_bit() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let source = tiny.folder();
+        let pretrained = source.open();
+        let model = pretrained.load(&device).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            // The second time over existing files.
+            model.save(folder.path(), pretrained.tokenizer()).unwrap();
+        }
+        let again = Pretrained::open(folder.path()).unwrap();
+        assert_eq!(parameters(&again.load(&device).unwrap()), parameters(&model), "{name}");
+        assert_eq!(again.spec().lm_head, model.spec().lm_head);
+        assert_eq!(
+            fs::read(folder.path().join("tokenizer.json")).unwrap(),
+            fs::read(source.file("tokenizer.json")).unwrap()
+        );
+
+        let classifier = tiny.classifier(&device);
+        classifier.save(folder.path(), pretrained.tokenizer()).unwrap();
+        let again = Pretrained::open(folder.path()).unwrap();
+        let again = Classifier::load(&again, &device).unwrap();
+        assert_eq!(parameters(&again), parameters(&classifier), "{name}");
+        assert_eq!(again.pooling(), classifier.pooling());
+    }
+}
+
+#[test]
+fn saved_files_are_what_transformers_expects() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let source = tiny.folder();
+        let pretrained = source.open();
+        let folder = tempfile::tempdir().unwrap();
+        let read = |key: &str| {
+            let text = fs::read_to_string(folder.path().join("config.json")).unwrap();
+            serde_json::from_str::<Value>(&text).unwrap()[key].clone()
+        };
+        pretrained.load(&device).unwrap().save(folder.path(), pretrained.tokenizer()).unwrap();
+        let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (tensor, raw) in tiny.tensors() {
+            // The file the weights came from was written by transformers.
+            let view = file.tensor(&tensor).unwrap();
+            assert_eq!((view.shape(), view.data()), (raw.shape.as_slice(), raw.bytes.as_slice()), "{name}: {tensor}");
+        }
+        assert_eq!(file.len(), tiny.tensors().len(), "{name}");
+
+        let classifier = tiny.classifier(&device);
+        classifier.save(folder.path(), pretrained.tokenizer()).unwrap();
+        let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let head = if name == "bert" { "w2s_head.weight" } else { "score.weight" };
+        let (rows, shape) = numbers(&tiny.case["head_weight"]);
+        let view = file.tensor(head).unwrap();
+        assert_eq!((view.shape(), view.data()), (shape.as_slice(), Raw::f32(&rows, &shape).bytes.as_slice()));
+        let class = read("architectures")[0].as_str().unwrap().to_owned();
+        assert_eq!(class.ends_with("ForSequenceClassification"), name != "bert", "{class}");
+        assert_eq!(read("id2label"), json!({ "0": "LABEL_0", "1": "LABEL_1" }));
+        assert!(read("pad_token_id").as_u64().unwrap() < 32);
+        assert_eq!(read("torch_dtype"), "float32");
+    }
+}
+
+#[test]
+fn names_with_and_without_prefix_are_read() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let expected = parameters(&tiny.model(&device));
+        let architecture = arch::find(name).unwrap();
+        let head = format!("{}.weight", architecture.lm_head);
+        for prefix in architecture.prefixes {
+            let rename = |tensor: String| match tensor.strip_prefix(architecture.prefixes[0]) {
+                _ if tensor == head => tensor,
+                bare => format!("{prefix}{}", bare.unwrap_or(&tensor)),
+            };
+            let tensors = tiny.tensors().into_iter().map(|(tensor, raw)| (rename(tensor), raw)).collect();
+            let folder = Folder::new(tiny.config(), &tensors);
+            assert_eq!(parameters(&folder.open().load(&device).unwrap()), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn old_names_and_buffers_are_read() {
+    let device = Device::flex();
+    let bert = Tiny::new("bert");
+    let mut tensors: Files = bert
+        .tensors()
+        .into_iter()
+        .map(|(tensor, raw)| {
+            let old = tensor.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+            (format!("bert.{old}"), raw)
+        })
+        .collect();
+    for extra in ["bert.pooler.dense.weight", "cls.predictions.bias", "bert.embeddings.position_ids"] {
+        tensors.insert(extra.to_owned(), Raw { dtype: Dtype::I64, shape: vec![1], bytes: vec![0; 8] });
+    }
+    let folder = Folder::new(bert.config(), &tensors);
+    assert_eq!(parameters(&folder.open().load(&device).unwrap()), parameters(&bert.model(&device)));
+
+    let gpt2 = Tiny::new("gpt2");
+    let mut tensors = gpt2.tensors();
+    tensors
+        .insert("transformer.h.1.attn.bias".to_owned(), Raw { dtype: Dtype::U8, shape: vec![1, 1, 1], bytes: vec![1] });
+    tensors.insert("transformer.h.1.attn.masked_bias".to_owned(), Raw::f32(&[f32::NEG_INFINITY], &[]));
+    tensors.insert("lm_head.weight".to_owned(), tensors["transformer.wte.weight"].clone());
+    assert_eq!(
+        parameters(&Folder::new(gpt2.config(), &tensors).open().load(&device).unwrap()),
+        parameters(&gpt2.model(&device))
+    );
+}
+
+#[test]
+fn a_decoder_without_its_language_model_head_can_classify() {
+    let llama = Tiny::new("llama");
+    let mut tensors = llama.tensors();
+    tensors.remove("lm_head.weight");
+    let folder = Folder::new(llama.config(), &tensors);
+    let model = folder.open().load(&Device::flex()).unwrap();
+    assert_eq!(model.spec().lm_head, LmHead::Absent);
+    let hidden = model.hidden(&llama.tokens());
+    assert_eq!(model.lm_logits(hidden).unwrap_err().to_string(), "this `llama` model has no language-model head");
+    let config =
+        HeadConfig { init: HeadInit::Unembedding { tokens: vec!["t1".into(), "t2".into()] }, ..HeadConfig::default() };
+    let error = Classifier::new(model, &config, 2, 0, Some(folder.open().tokenizer())).unwrap_err();
+    assert_eq!(error.to_string(), "this `llama` model has no language-model head");
+}
+
+#[test]
+fn half_precision_is_read() {
+    let device = Device::flex();
+    let tiny = Tiny::new("llama");
+    let expected = parameters(&tiny.model(&device));
+    let numbers = |raw: &Raw| -> Vec<f32> {
+        raw.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let f16: fn(f32) -> u16 = |value| half::f16::from_f32(value).to_bits();
+    let bf16: fn(f32) -> u16 = |value| half::bf16::from_f32(value).to_bits();
+    for (dtype, bits, tolerance) in [(Dtype::F16, f16, 5e-4), (Dtype::BF16, bf16, 4e-3)] {
+        let tensors = tiny.tensors().into_iter().map(|(name, raw)| {
+            let bytes = numbers(&raw).into_iter().flat_map(|value| bits(value).to_le_bytes()).collect();
+            (name, Raw { dtype, bytes, ..raw })
+        });
+        let folder = Folder::new(tiny.config(), &tensors.collect());
+        let found = parameters(&folder.open().load(&device).unwrap());
+        assert_ne!(found, expected);
+        for (path, values) in &expected {
+            for (found, expected) in found[path].iter().zip(values) {
+                assert!(
+                    (found - expected).abs() <= tolerance * expected.abs().max(1e-3),
+                    "{path}: {found}, {expected}"
+                );
+            }
+        }
+    }
+}
+
+/// Splits tensors over two files and writes the index.
+fn shard(folder: &Folder, tensors: &Files) -> Map<String, Value> {
+    let mut map = Map::new();
+    let mut shards = [Files::new(), Files::new()];
+    for (number, (tensor, raw)) in tensors.iter().enumerate() {
+        map.insert(tensor.clone(), format!("model-0000{}-of-00002.safetensors", number % 2 + 1).into());
+        shards[number % 2].insert(tensor.clone(), raw.clone());
+    }
+    for (number, shard) in shards.iter().enumerate() {
+        write_tensors(&folder.file(&format!("model-0000{}-of-00002.safetensors", number + 1)), shard);
+    }
+    write_index(folder, &map);
+    map
+}
+
+fn write_index(folder: &Folder, map: &Map<String, Value>) {
+    let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+    fs::write(folder.file("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+#[test]
+fn sharded_files_are_read() {
+    let tiny = Tiny::new("gpt2");
+    let folder = Folder::bare(tiny.config());
+    let mut map = shard(&folder, &tiny.tensors());
+    let device = Device::flex();
+    assert_eq!(parameters(&folder.open().load(&device).unwrap()), parameters(&tiny.model(&device)));
+
+    map["transformer.ln_f.bias"] = "model-00001-of-00002.safetensors".into();
+    map["transformer.ln_f.weight"] = "model-00001-of-00002.safetensors".into();
+    write_index(&folder, &map);
+    assert_eq!(
+        folder.error(),
+        "tensor `transformer.ln_f.weight` is missing, though the index says it is here (FOLDER/model-00001-of-00002.safetensors)"
+    );
+    map["transformer.ln_f.weight"] = "../elsewhere.safetensors".into();
+    write_index(&folder, &map);
+    assert_eq!(
+        folder.error(),
+        "`../elsewhere.safetensors` is not the name of a file in the model's folder (FOLDER/model.safetensors.index.json)"
+    );
+    map["transformer.ln_f.weight"] = "model-00003-of-00002.safetensors".into();
+    write_index(&folder, &map);
+    assert_eq!(
+        folder.error(),
+        "cannot open the weights: No such file or directory (os error 2) (FOLDER/model-00003-of-00002.safetensors)"
+    );
+    fs::write(folder.file("model.safetensors.index.json"), "{}").unwrap();
+    assert_eq!(
+        folder.error(),
+        "the index of the weights cannot be read: missing field `weight_map` at line 1 column 2 (FOLDER/model.safetensors.index.json)"
+    );
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused() {
+    const HINT: &str = "\nhint: do `config.json` and the weights belong to the same model?";
+    let tiny = Tiny::new("gpt2");
+    let error = |change: &dyn Fn(&mut Files)| {
+        let mut tensors = tiny.tensors();
+        change(&mut tensors);
+        Folder::new(tiny.config(), &tensors).error()
+    };
+    assert_eq!(
+        error(&|tensors| drop(tensors.remove("transformer.ln_f.weight"))),
+        format!("tensor `transformer.ln_f.weight` is missing (FOLDER/model.safetensors){HINT}")
+    );
+    assert_eq!(
+        error(&|tensors| tensors.retain(|name, _| !name.contains("h.1.attn"))),
+        format!(
+            "tensor `transformer.h.1.attn.c_attn.weight` is missing, and so are 3 more (FOLDER/model.safetensors){HINT}"
+        )
+    );
+    assert_eq!(
+        error(&|tensors| drop(tensors.insert("transformer.h.2.ln_1.bias".into(), Raw::f32(&[0.0; 8], &[8])))),
+        format!(
+            "tensor `transformer.h.2.ln_1.bias` is not part of the `gpt2` that `config.json` describes (FOLDER/model.safetensors){HINT}"
+        )
+    );
+    assert_eq!(
+        error(&|tensors| drop(
+            tensors.insert("transformer.h.1.mlp.c_fc.weight".into(), Raw::f32(&[0.0; 256], &[32, 8]))
+        )),
+        format!(
+            "tensor `transformer.h.1.mlp.c_fc.weight` has shape [32, 8], the configuration asks for [8, 32] (FOLDER/model.safetensors){HINT}"
+        )
+    );
+    assert_eq!(
+        error(&|tensors| {
+            let raw = Raw { dtype: Dtype::I32, ..tensors["transformer.ln_f.weight"].clone() };
+            tensors.insert("transformer.ln_f.weight".into(), raw);
+        }),
+        "tensor `transformer.ln_f.weight` holds I32 values; only F32, F16 and BF16 are read (FOLDER/model.safetensors)"
+    );
+    for (value, text) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        let mut tensors = tiny.tensors();
+        let mut gains = [1.0; 8];
+        gains[3] = value;
+        tensors.insert("transformer.ln_f.weight".into(), Raw::f32(&gains, &[8]));
+        let folder = Folder::new(tiny.config(), &tensors);
+        let error = folder.open().load(&Device::flex()).unwrap_err();
+        assert_eq!(error.message(), format!("tensor `transformer.ln_f.weight` holds {text} at element 3"));
+        assert_eq!(error.place().unwrap().file, folder.file("model.safetensors"));
+    }
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let tiny = Tiny::new("gpt2");
+    let folder = tiny.folder();
+    let path = folder.file("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let size = whole.len();
+    let error = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let error = folder.error();
+        let error = error.strip_suffix(" (FOLDER/model.safetensors)").unwrap();
+        error.strip_prefix("not a whole safetensors file: ").unwrap().to_owned()
+    };
+    assert_eq!(error(&[]), "it is shorter than 8 bytes");
+    assert_eq!(
+        error(&whole[..100]),
+        format!("its header claims {} bytes of a file of 100", u64::from_le_bytes(whole[..8].try_into().unwrap()))
+    );
+    assert_eq!(error(&whole[..size - 1]), format!("it has {} bytes and its header describes {size}", size - 1));
+    let with_header = |header: &str| {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.bytes());
+        bytes
+    };
+    assert!(error(&u64::MAX.to_le_bytes()).starts_with("its header claims 18446744073709551615 bytes"));
+    assert!(error(&with_header("{")).starts_with("its header is wrong: EOF"));
+    assert!(error(&with_header("[]")).starts_with("its header is wrong: invalid type"));
+    let tensor = |shape: &str, offsets: &str| {
+        with_header(&format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#))
+    };
+    for hostile in [
+        tensor("[1]", "[4, 8]"),
+        tensor("[1]", "[8, 4]"),
+        tensor("[4611686018427387904, 4]", "[0, 0]"),
+        tensor("[2]", "[0, 4]"),
+        tensor("[-1]", "[0, 4]"),
+        tensor("[1]", "[0, 18446744073709551615]"),
+    ] {
+        assert!(error(&hostile).starts_with("its header is wrong: "));
+    }
+    // The whole file is described, but it is not there.
+    let short = tensor("[1]", "[0, 4]");
+    assert_eq!(error(&short), format!("it has {} bytes and its header describes {}", short.len(), short.len() + 4));
+}
+
+#[test]
+fn folders_that_are_not_models_are_refused() {
+    let tiny = Tiny::new("gpt2");
+    let folder = tiny.folder();
+    let without = |name: &str| {
+        let bytes = fs::read(folder.file(name)).unwrap();
+        fs::remove_file(folder.file(name)).unwrap();
+        let error = folder.error();
+        fs::write(folder.file(name), bytes).unwrap();
+        error.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(without("config.json"), "there is no `config.json` (FOLDER)");
+    assert_eq!(without("tokenizer.json"), "there is no `tokenizer.json` (FOLDER)");
+    assert_eq!(
+        without("model.safetensors"),
+        "there is neither `model.safetensors` nor `model.safetensors.index.json` (FOLDER)"
+    );
+    fs::write(folder.file("tokenizer.json"), "{}").unwrap();
+    assert!(folder.error().starts_with("the tokenizer cannot be read: "));
+    fs::write(folder.file("tokenizer.json"), word_tokenizer(33).to_string()).unwrap();
+    assert_eq!(
+        folder.error(),
+        "the tokenizer knows token id 32, the model only 32 ids (FOLDER)\nhint: do tokenizer and weights belong to the same model?"
+    );
+}
+
+fn tiny_spec(name: &str) -> Spec {
+    Spec::parse(&Tiny::new(name).config().to_string(), Path::new("config.json")).unwrap()
+}
+
+/// The error about a family's configuration with one key changed (`null` removes it).
+fn config_error(name: &str, key: &str, value: Value) -> String {
+    let mut config = Tiny::new(name).config().clone();
+    config[key] = value;
+    let text = serde_json::to_string_pretty(&config).unwrap();
+    let error = Spec::parse(&text, Path::new("config.json")).unwrap_err().to_string();
+    error.split(" (config.json").next().unwrap().to_owned()
+}
+
+#[test]
+fn configurations_that_are_not_supported_are_refused() {
+    let refused = [
+        (
+            "gpt2",
+            "scale_attn_by_inverse_layer_idx",
+            json!(true),
+            "`scale_attn_by_inverse_layer_idx` = true is not supported, only false",
+        ),
+        ("gpt2", "scale_attn_weights", json!(false), "`scale_attn_weights` = false is not supported, only true"),
+        ("gpt2", "n_embd", json!(null), "the model's configuration has no `n_embd`"),
+        ("gpt2", "n_embd", json!(0), "`n_embd` must be a whole number from 1 to 2147483647, not 0"),
+        ("gpt2", "n_embd", json!("8"), "`n_embd` must be a whole number from 1 to 2147483647, not \"8\""),
+        ("gpt2", "n_head", json!(3), "a hidden size of 8 cannot be shared evenly by 3 attention heads"),
+        ("gpt2", "n_layer", json!(1_000_000), "1000000 layers are more than any model has"),
+        ("gpt2", "layer_norm_epsilon", json!(0.0), "the epsilon of the normalisation must be positive, not 0"),
+        ("gpt2", "layer_norm_epsilon", json!("small"), "`layer_norm_epsilon` must be a number, not \"small\""),
+        (
+            "llama",
+            "rope_scaling",
+            json!({ "rope_type": "linear", "factor": 2.0 }),
+            "`rope_scaling` with `rope_type` = \"linear\" is not supported, only plain rotary positions",
+        ),
+        (
+            "llama",
+            "rope_scaling",
+            json!({ "type": "default", "factor": 8.0 }),
+            "`rope_scaling` with `factor` = 8.0 is not supported, only plain rotary positions",
+        ),
+        (
+            "qwen2",
+            "rope_parameters",
+            json!({ "rope_type": "yarn" }),
+            "`rope_parameters` with `rope_type` = \"yarn\" is not supported, only plain rotary positions",
+        ),
+        ("llama", "rope_theta", json!(-1.0), "the base of the rotary embedding must be positive, not -1"),
+        ("llama", "num_key_value_heads", json!(3), "4 attention heads cannot share 3 key and value heads"),
+        ("llama", "attention_bias", json!("no"), "`attention_bias` must be true or false, not \"no\""),
+        (
+            "llama",
+            "hidden_act",
+            json!("mish"),
+            "`hidden_act` must be one of `gelu`, `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`, `silu`, `swish`, `relu`, not \"mish\"",
+        ),
+        ("gpt_neox", "rotary_pct", json!(0.01), "cannot rotate 0 of the 8 dimensions of a head"),
+        (
+            "bert",
+            "position_embedding_type",
+            json!("relative_key"),
+            "`position_embedding_type` = \"relative_key\" is not supported, only \"absolute\"",
+        ),
+        ("bert", "is_decoder", json!(true), "`is_decoder` = true is not supported, only false"),
+        (
+            "qwen2",
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "`layer_types` may only hold `full_attention`",
+        ),
+        ("opt", "word_embed_proj_dim", json!(4), "`word_embed_proj_dim` = 4 is not supported, only 8"),
+        ("opt", "model_type", json!("gpt5"), "models of type `gpt5` are not supported"),
+        ("opt", "model_type", json!(null), "the model's configuration has no `model_type`"),
+    ];
+    for (name, key, value, expected) in refused {
+        assert_eq!(config_error(name, key, value), expected);
+    }
+    let error = Spec::parse("{\n \"model_type\": \"gpt5\"\n}", Path::new("config.json")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "models of type `gpt5` are not supported (config.json:2:2)\nhint: supported are `bert`, `gpt2`, `gpt_neox`, `llama`, `mistral`, `opt`, `qwen2`, `qwen3`"
+    );
+    let error = |text: &str| Spec::parse(text, Path::new("config.json")).unwrap_err().to_string();
+    assert_eq!(error("[]"), "a model's configuration must be a JSON object (config.json)");
+    assert!(error("{").starts_with("the model's configuration is not JSON: EOF"));
+}
+
+#[test]
+fn configurations_of_all_ages_are_understood() {
+    let with = |name: &str, changes: Value| {
+        let mut config = Tiny::new(name).config().clone();
+        let changes = changes.as_object().unwrap().clone();
+        config.as_object_mut().unwrap().extend(changes);
+        Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
+    };
+    let rotary = |dims, base| spec::Positions::Rotary { dims, base };
+    assert_eq!(with("llama", json!({ "rope_theta": 500_000.0, "rope_scaling": null })).positions, rotary(2, 500_000.0));
+    assert_eq!(
+        with("llama", json!({ "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" } })).positions,
+        rotary(2, 1e6)
+    );
+    assert_eq!(with("gpt_neox", json!({ "rotary_pct": 0.5, "rotary_emb_base": 77 })).positions, rotary(4, 77.0));
+    let new =
+        json!({ "rope_parameters": { "rope_theta": 77.0, "partial_rotary_factor": 0.5, "rope_type": "default" } });
+    assert_eq!(with("gpt_neox", new).positions, rotary(4, 77.0));
+    assert_eq!(with("gpt2", json!({ "n_inner": null })).inner, 32);
+    assert_eq!(with("llama", json!({ "num_key_value_heads": null })).kv_heads, 4);
+    // Up to the window, a sliding window changes nothing.
+    assert_eq!(with("mistral", json!({})).max_positions, 12);
+    assert_eq!(with("mistral", json!({ "sliding_window": null })).max_positions, 16);
+    assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": false })).max_positions, 16);
+    assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": true })).max_positions, 4);
+    assert_eq!(with("gpt_neox", json!({ "use_parallel_residual": false })).residual, spec::Residual::Pre);
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused() {
+    let spec = tiny_spec("gpt2");
+    let error = |rows: &[&[u32]]| Tokens::new(rows, &spec).unwrap_err().to_string();
+    assert_eq!(error(&[]), "a batch has no sequences");
+    assert_eq!(error(&[&[1], &[]]), "sequence 1: a sequence has no tokens");
+    assert_eq!(error(&[&[1; 17]]), "sequence 0: a sequence of 17 tokens is longer than the 16 positions of the model");
+    assert_eq!(
+        error(&[&[1, 32]]),
+        "sequence 0: token id 32 is outside the model's vocabulary of 32 ids\nhint: does the tokenizer belong to this model?"
+    );
+    let model = Transformer::init(&spec, 0, &Device::flex()).unwrap();
+    assert_eq!(
+        model.unembedding(&[32]).unwrap_err().to_string(),
+        "token id 32 is outside the model's vocabulary of 32 ids"
+    );
+    // The longest sequence there may be.
+    let tokens = Tokens::new(&[[1_u32; 16]], &spec).unwrap();
+    assert_eq!(model.hidden(&tokens).dims(), [16, 8]);
+}
+
+#[test]
+fn a_truncated_model_is_its_first_layers() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let folder = tiny.folder();
+        let whole = folder.open();
+        let short = whole.clone().truncated(1).unwrap();
+        assert_ne!(whole.fingerprint().unwrap(), short.fingerprint().unwrap());
+        let model = short.load(&device).unwrap();
+        let first = Tokens::new(&[&tiny.rows()[0]], model.spec()).unwrap();
+        // The state after the first block of the whole model, which the final norm has not seen yet.
+        let states = whole.load(&device).unwrap().states(&first);
+        assert_eq!(floats(&model.states(&first)[1]), floats(&states[1]), "{name}");
+        let saved = tempfile::tempdir().unwrap();
+        model.save(saved.path(), short.tokenizer()).unwrap();
+        assert_eq!(parameters(&Pretrained::open(saved.path()).unwrap().load(&device).unwrap()), parameters(&model));
+        // Embeddings alone.
+        let none = whole.clone().truncated(0).unwrap().load(&device).unwrap();
+        let last = at(&none.hidden(&first), &first, &[4]);
+        assert_eq!(floats(&none.pooled(&first, Pooling::Last)), floats(&last));
+        let error = whole.truncated(3).unwrap_err();
+        assert_eq!(error.message(), "cannot keep 3 layers of a model that has 2");
+    }
+}
+
+#[test]
+fn the_fingerprint_follows_every_file() {
+    let tiny = Tiny::new("gpt2");
+    let folder = tiny.folder();
+    let original = folder.open().fingerprint().unwrap().to_owned();
+    assert_eq!(original.len(), 64);
+    assert_eq!(tiny.folder().open().fingerprint().unwrap(), original, "the folder's name is not part of it");
+    let changed = |name: &str, bytes: &[u8]| {
+        let folder = tiny.folder();
+        fs::write(folder.file(name), bytes).unwrap();
+        folder.open().fingerprint().unwrap().to_owned()
+    };
+    let mut config = tiny.config().clone();
+    config["layer_norm_epsilon"] = json!(2e-5);
+    let mut weights = fs::read(folder.file("model.safetensors")).unwrap();
+    *weights.last_mut().unwrap() ^= 1;
+    let all = [
+        original,
+        changed("config.json", config.to_string().as_bytes()),
+        changed("tokenizer.json", word_tokenizer(31).to_string().as_bytes()),
+        changed("tokenizer_config.json", b"{}"),
+        changed("model.safetensors", &weights),
+    ];
+    let different: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(different.len(), all.len());
+}
+
+#[test]
+fn no_architecture_is_lost() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model/arch");
+    let mut files: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .filter(|name| name != "mod")
+        .collect();
+    files.sort();
+    assert_eq!(arch::names().collect::<Vec<_>>(), files);
+    let mut tested = FAMILIES;
+    tested.sort_unstable();
+    assert_eq!(arch::names().collect::<Vec<_>>(), tested);
+}
+
+#[test]
+fn tokenizers_neither_cut_nor_pad() {
+    let mut json = word_tokenizer(32);
+    json["truncation"] = json!({ "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0 });
+    json["padding"] = json!({
+        "strategy": { "Fixed": 6 }, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "t0"
+    });
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing",
+        "single": [{ "SpecialToken": { "id": "t9", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
+        "pair": [], "special_tokens": { "t9": { "id": "t9", "ids": [9], "tokens": ["t9"] } }
+    });
+    let tokenizer = Tokenizer::parse(&json.to_string(), Path::new("tokenizer.json")).unwrap();
+    assert_eq!(tokenizer.encode("t3 t1 t4").unwrap(), [9, 3, 1, 4]);
+    assert_eq!(tokenizer.encode_bare("t3 t1 t4").unwrap(), [3, 1, 4]);
+    assert_eq!(tokenizer.encode("").unwrap(), [9]);
+    assert_eq!(tokenizer.decode(&[3, 1]).unwrap(), "t3 t1");
+    assert_eq!((tokenizer.id("t31"), tokenizer.id("t32")), (Some(31), None));
+    assert_eq!(tokenizer.single("t8").unwrap(), 8);
+}

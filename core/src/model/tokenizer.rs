@@ -1,0 +1,148 @@
+//! Text to token ids, as the model's own `tokenizer.json` says.
+
+use std::{fs, path::Path, sync::Arc};
+
+use super::spec::Spec;
+use crate::{Error, Result, error::IoContext};
+
+const MAIN: &str = "tokenizer.json";
+/// Files beside `tokenizer.json` that `AutoTokenizer` reads; kept so that a saved model has them again.
+const SIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
+/// A tokenizer, always without truncation and padding.
+///
+/// Clones share it. Special tokens are added as the file's post-processor says: `[CLS]` and `[SEP]` by BERT's, none by GPT-2's.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    files: Arc<Vec<(String, Vec<u8>)>>,
+    largest: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model's folder.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(MAIN);
+        if !path.exists() {
+            return Err(Error::new(format!("there is no `{MAIN}`"))
+                .in_file(folder)
+                .help("`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers writes one"));
+        }
+        let mut files = vec![(MAIN.to_owned(), fs::read(&path).path("read the tokenizer", &path)?)];
+        for name in SIDE {
+            let path = folder.join(name);
+            if path.exists() {
+                files.push((name.to_owned(), fs::read(&path).path("read", &path)?));
+            }
+        }
+        Self::from_files(files, &path)
+    }
+
+    /// From the text of a `tokenizer.json`; `file` is named in errors.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn parse(text: &str, file: &Path) -> Result<Self> {
+        Self::from_files(vec![(MAIN.to_owned(), text.into())], file)
+    }
+
+    fn from_files(files: Vec<(String, Vec<u8>)>, path: &Path) -> Result<Self> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
+            .map_err(|cause| Error::new(format!("the tokenizer cannot be read: {cause}")).in_file(path))?;
+        // Files often carry the settings of their training; a text must not be cut or padded behind the user's back.
+        inner
+            .with_truncation(None)
+            .map_err(|cause| Error::new(format!("the tokenizer cannot be used: {cause}")).in_file(path))?
+            .with_padding(None);
+        let largest = inner.get_vocab(true).into_values().max();
+        Ok(Self { inner: inner.into(), files: files.into(), largest })
+    }
+
+    /// Token ids of a text, with the special tokens that the tokenizer adds by default.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.run(text, true)
+    }
+
+    /// Token ids of a text alone, without special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent the text.
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        self.run(text, false)
+    }
+
+    fn run(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        match self.inner.encode_fast(text, special) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(cause) => {
+                let start: String = text.chars().take(40).collect();
+                Err(Error::new(format!("the tokenizer cannot encode `{start}`: {cause}")))
+            }
+        }
+    }
+
+    /// Text of token ids; special tokens are left out.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|cause| Error::new(format!("the tokenizer cannot decode: {cause}")))
+    }
+
+    /// Id of a token by its name in the vocabulary, such as `<s>`.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The one token that a word is, e.g. a verbaliser such as ` Yes`.
+    ///
+    /// # Errors
+    /// The word is more than one token; names them.
+    pub fn single(&self, word: &str) -> Result<u32> {
+        let ids = self.encode_bare(word)?;
+        match (ids.as_slice(), self.id(word)) {
+            (&[id], _) | (_, Some(id)) => Ok(id),
+            _ => {
+                let parts: Vec<_> = ids.iter().filter_map(|&id| self.inner.id_to_token(id)).collect();
+                Err(Error::new(format!("`{word}` is not one token but {}: `{}`", parts.len(), parts.join("`, `")))
+                    .help("many tokenizers know a word only with a space before it"))
+            }
+        }
+    }
+
+    /// Checks that every id the tokenizer can give is in the model's vocabulary.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn check(&self, spec: &Spec) -> Result<()> {
+        match self.largest {
+            Some(largest) if largest as usize >= spec.vocab => {
+                let message = format!("the tokenizer knows token id {largest}, the model only {} ids", spec.vocab);
+                Err(Error::new(message).help("do tokenizer and weights belong to the same model?"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Contents of the files it was read from, `tokenizer.json` first.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
+    }
+
+    /// Writes those files.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.files().try_for_each(|(name, bytes)| {
+            let path = folder.join(name);
+            fs::write(&path, bytes).path("write the tokenizer", path)
+        })
+    }
+}

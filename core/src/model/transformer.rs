@@ -1,0 +1,527 @@
+//! The one network: embeddings, blocks, final norm, language-model head.
+
+use std::{ops::Range, sync::Arc};
+
+use burn::{
+    module::{Module, Param, ParamId},
+    nn::{Embedding, Linear},
+    tensor::{Device, Shape, Tensor, TensorData, activation::relu},
+};
+
+use super::spec::{self, Activation, LmHead, Positions, Residual, Spec};
+use crate::{Error, Result, ops, rng::Rng};
+
+/// A batch of token sequences, one after the other. There is no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids of all sequences, N of them.
+    pub ids: Vec<u32>,
+    /// Number of tokens per sequence, each at least 1; they sum to N.
+    pub lengths: Vec<usize>,
+}
+
+impl Tokens {
+    /// Puts sequences into one batch.
+    ///
+    /// # Errors
+    /// No sequences, or one that the model cannot take ([`Spec::check_ids`]).
+    pub fn new<S: AsRef<[u32]>>(sequences: &[S], spec: &Spec) -> Result<Self> {
+        if sequences.is_empty() {
+            return Err(Error::new("a batch has no sequences"));
+        }
+        for (row, sequence) in sequences.iter().enumerate() {
+            spec.check_ids(sequence.as_ref()).map_err(|error| error.context(format!("sequence {row}")))?;
+        }
+        Ok(Self::packed(sequences))
+    }
+
+    /// Puts sequences into one batch that are known to be fit for the model; otherwise it will panic.
+    pub fn packed<S: AsRef<[u32]>>(sequences: &[S]) -> Self {
+        let lengths = sequences.iter().map(|sequence| sequence.as_ref().len()).collect();
+        let ids = sequences.iter().flat_map(|sequence| sequence.as_ref()).copied().collect();
+        Self { ids, lengths }
+    }
+
+    /// Rows of each sequence.
+    fn spans(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        let mut start = 0;
+        self.lengths.iter().map(move |length| {
+            start += length;
+            start - length..start
+        })
+    }
+}
+
+/// Which vector of a sequence stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The last token, which is the only one that has seen all others in a causal model.
+    Last,
+    /// The first token (`[CLS]` of BERT).
+    First,
+    /// The mean over all tokens of the sequence, as sentence encoders such as MiniLM are trained with.
+    Mean,
+}
+
+/// A transformer of any supported family. What distinguishes them is in its [`Spec`].
+#[derive(Module, Debug)]
+pub struct Transformer {
+    tokens: Embedding,
+    positions: Option<Embedding>,
+    token_types: Option<Embedding>,
+    embedding_norm: Option<Norm>,
+    blocks: Vec<Block>,
+    final_norm: Option<Norm>,
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    spec: Arc<Spec>,
+}
+
+/// Gain and bias of a normalisation; without bias it is the root-mean-square one.
+#[derive(Module, Debug)]
+struct Norm {
+    gamma: Param<Tensor<1>>,
+    beta: Option<Param<Tensor<1>>>,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    attention_norm: Norm,
+    attention: Attention,
+    mlp_norm: Norm,
+    mlp: Mlp,
+}
+
+/// `qkv` is one fused matrix or three, as in the model's files, so that optimizers with a state per matrix see the same ones.
+#[derive(Module, Debug)]
+struct Attention {
+    qkv: Vec<Linear>,
+    query_norm: Option<Norm>,
+    key_norm: Option<Norm>,
+    output: Linear,
+}
+
+/// `input` is one matrix, or gate and value.
+#[derive(Module, Debug)]
+struct Mlp {
+    input: Vec<Linear>,
+    output: Linear,
+}
+
+/// What the blocks of one forward pass share.
+struct Plan {
+    how: ops::Attention,
+    rotary: Option<ops::Rotary>,
+    /// Position of each row in its sequence.
+    keys: Vec<u32>,
+    /// The same of the rows that are asked for.
+    queries: Vec<u32>,
+    /// The one row per sequence that is asked for; all rows if `None`.
+    rows: Option<Vec<u32>>,
+}
+
+impl Transformer {
+    /// A model with fresh weights, as GPT-2 initialises them: normal with the configuration's `initializer_range` (divided by the
+    /// square root of the number of residual additions for matrices that write to the residual stream), biases 0, gains 1.
+    ///
+    /// Each parameter draws from its own stream, named by `seed` and its path, so none depends on another.
+    pub fn init(spec: &Spec, seed: u64, device: &Device) -> Result<Self> {
+        let residual = spec.initializer_range / (2.0 * spec.layers.max(1) as f64).sqrt();
+        Self::assemble(spec, device, &mut |path, shape| {
+            let count = shape.iter().product();
+            let std = match path.rsplit('.').next() {
+                Some("gamma") => return Ok(Some(vec![1.0; count])),
+                Some("beta" | "bias") => return Ok(Some(vec![0.0; count])),
+                _ if path.ends_with(".output.weight") => residual,
+                _ => spec.initializer_range,
+            };
+            let mut rng = Rng::named(seed, path);
+            Ok(Some((0..count).map(|_| (rng.normal() * std) as f32).collect()))
+        })
+    }
+
+    /// Path and shape of every parameter that a model of this kind has, in the order in which they are made.
+    pub(super) fn parameters(spec: &Spec) -> Result<Vec<(String, Vec<usize>)>> {
+        let mut all = Vec::new();
+        Self::assemble(spec, &Device::flex(), &mut |path, shape| {
+            all.push((path.to_owned(), shape.to_vec()));
+            Ok(None)
+        })?;
+        Ok(all)
+    }
+
+    /// Builds a model from values that `values` gives for each parameter's path and shape.
+    ///
+    /// With `None` the parameter is left uninitialised, which is only good for listing them.
+    pub(super) fn assemble(
+        spec: &Spec,
+        device: &Device,
+        values: &mut dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
+    ) -> Result<Self> {
+        let mut make = Maker { device, values };
+        let (hidden, inner) = (spec.hidden, spec.inner);
+        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let rms = spec.norm == spec::Norm::Rms;
+        let post = spec.residual == Residual::Post;
+        let tokens = make.embedding("tokens", spec.vocab, hidden)?;
+        let positions = match spec.positions {
+            Positions::Learned { offset } => Some(make.embedding("positions", spec.max_positions + offset, hidden)?),
+            Positions::Rotary { .. } => None,
+        };
+        let token_types = match spec.token_types {
+            0 => None,
+            types => Some(make.embedding("token_types", types, hidden)?),
+        };
+        let embedding_norm = if post { Some(make.norm("embedding_norm", hidden, rms)?) } else { None };
+        let mut blocks = Vec::with_capacity(spec.layers);
+        for layer in 0..spec.layers {
+            let at = |part: &str| format!("blocks.{layer}.{part}");
+            let widths = if spec.fused_qkv { vec![queries + 2 * keys] } else { vec![queries, keys, keys] };
+            let attention_norm = make.norm(&at("attention_norm"), hidden, rms)?;
+            let mut qkv = Vec::with_capacity(widths.len());
+            for (part, width) in widths.into_iter().enumerate() {
+                qkv.push(make.linear(&at(&format!("attention.qkv.{part}")), hidden, width, spec.bias.qkv)?);
+            }
+            let mut qk_norm = |name: &str| match spec.qk_norm {
+                true => make.norm(&at(name), spec.head_dim, rms).map(Some),
+                false => Ok(None),
+            };
+            let query_norm = qk_norm("attention.query_norm")?;
+            let key_norm = qk_norm("attention.key_norm")?;
+            let output = make.linear(&at("attention.output"), queries, hidden, spec.bias.output)?;
+            let attention = Attention { qkv, query_norm, key_norm, output };
+            let mlp_norm = make.norm(&at("mlp_norm"), hidden, rms)?;
+            let mut input = vec![make.linear(&at("mlp.input.0"), hidden, inner, spec.bias.mlp)?];
+            if spec.gated {
+                input.push(make.linear(&at("mlp.input.1"), hidden, inner, spec.bias.mlp)?);
+            }
+            let mlp = Mlp { input, output: make.linear(&at("mlp.output"), inner, hidden, spec.bias.mlp)? };
+            blocks.push(Block { attention_norm, attention, mlp_norm, mlp });
+        }
+        let final_norm = if post { None } else { Some(make.norm("final_norm", hidden, rms)?) };
+        let lm_head = match spec.lm_head {
+            LmHead::Separate => Some(make.linear("lm_head", hidden, spec.vocab, false)?),
+            LmHead::Tied | LmHead::Absent => None,
+        };
+        let spec = Arc::new(spec.clone());
+        Ok(Self { tokens, positions, token_types, embedding_norm, blocks, final_norm, lm_head, spec })
+    }
+
+    /// What the model looks like.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Where the parameters are; also says whether they take part in differentiation.
+    pub fn device(&self) -> Device {
+        self.tokens.weight.val().device()
+    }
+
+    /// Hidden states `[N, H]` of all tokens, after the final norm.
+    pub fn hidden(&self, tokens: &Tokens) -> Tensor<2> {
+        let plan = self.plan(tokens, None);
+        let x = self.blocks.iter().fold(self.embed(tokens, &plan), |x, block| block.forward(x, &plan, &self.spec));
+        self.finish(x)
+    }
+
+    /// The states that transformers calls `hidden_states`: embeddings, then after each block; the final norm has seen none of them.
+    #[cfg(test)]
+    pub(super) fn states(&self, tokens: &Tokens) -> Vec<Tensor<2>> {
+        let plan = self.plan(tokens, None);
+        let mut states = vec![self.embed(tokens, &plan)];
+        for (index, block) in self.blocks.iter().enumerate() {
+            states.push(block.forward(states[index].clone(), &plan, &self.spec));
+        }
+        states
+    }
+
+    /// One vector `[B, H]` per sequence, after the final norm.
+    ///
+    /// For a single token per sequence, the last block computes keys and values for all tokens and everything else for that one.
+    pub fn pooled(&self, tokens: &Tokens, pooling: Pooling) -> Tensor<2> {
+        let places: Vec<usize> = match pooling {
+            Pooling::Last => tokens.lengths.iter().map(|length| length - 1).collect(),
+            Pooling::First => vec![0; tokens.lengths.len()],
+            Pooling::Mean => return mean_of_tokens(self.hidden(tokens), tokens),
+        };
+        let every = self.plan(tokens, None);
+        let one = self.plan(tokens, Some(&places));
+        let x = self.embed(tokens, &every);
+        self.finish(match self.blocks.split_last() {
+            Some((last, rest)) => {
+                let x = rest.iter().fold(x, |x, block| block.forward(x, &every, &self.spec));
+                last.forward(x, &one, &self.spec)
+            }
+            None => one.select(x),
+        })
+    }
+
+    /// Logits over the vocabulary from hidden states of any rank: `[.., H]` gives `[.., V]`.
+    ///
+    /// # Errors
+    /// The model has no language-model head ([`LmHead::Absent`]).
+    pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
+        match (&self.lm_head, self.spec.lm_head) {
+            (Some(head), _) => Ok(linear(head, hidden)),
+            (None, LmHead::Tied) => Ok(ops::linear_tied(hidden, self.tokens.weight.val())),
+            (None, _) => Err(self.no_lm_head()),
+        }
+    }
+
+    /// Rows of the language-model head's matrix, `[tokens, H]`, detached.
+    ///
+    /// # Errors
+    /// The model has no language-model head, or a token is outside the vocabulary.
+    pub fn unembedding(&self, tokens: &[u32]) -> Result<Tensor<2>> {
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.spec.vocab) {
+            let message = format!("token id {id} is outside the model's vocabulary of {} ids", self.spec.vocab);
+            return Err(Error::new(message));
+        }
+        let matrix = match (&self.lm_head, self.spec.lm_head) {
+            (Some(head), _) => head.weight.val().transpose(),
+            (None, LmHead::Tied) => self.tokens.weight.val(),
+            (None, _) => return Err(self.no_lm_head()),
+        };
+        let rows: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
+        let rows = Tensor::from_data(TensorData::new(rows, [tokens.len()]), &matrix.device());
+        Ok(matrix.detach().select(0, rows))
+    }
+
+    fn no_lm_head(&self) -> Error {
+        Error::new(format!("this `{}` model has no language-model head", self.spec.architecture))
+    }
+
+    /// Embeddings `[N, H]`: what the first block sees.
+    fn embed(&self, tokens: &Tokens, plan: &Plan) -> Tensor<2> {
+        let mut x = ops::lookup(self.tokens.weight.val(), &tokens.ids);
+        if let (Some(table), Positions::Learned { offset }) = (&self.positions, self.spec.positions) {
+            let rows: Vec<u32> = plan.keys.iter().map(|position| position + offset as u32).collect();
+            x = x + ops::lookup(table.weight.val(), &rows);
+        }
+        if let Some(table) = &self.token_types {
+            x = x + table.weight.val().narrow(0, 0, 1);
+        }
+        match &self.embedding_norm {
+            Some(norm) => norm.forward(x, self.spec.norm_eps),
+            None => x,
+        }
+    }
+
+    fn finish(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.final_norm {
+            Some(norm) => norm.forward(x, self.spec.norm_eps),
+            None => x,
+        }
+    }
+
+    /// Plans a pass over all tokens, or one that asks for the token at `places` of each sequence.
+    fn plan(&self, tokens: &Tokens, places: Option<&[usize]>) -> Plan {
+        let spec = &self.spec;
+        let keys: Vec<u32> = tokens.lengths.iter().flat_map(|&length| 0..length as u32).collect();
+        let rotary = match spec.positions {
+            Positions::Rotary { dims, base } => {
+                let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
+                // Float32 as transformers computes them.
+                let frequency = |pair| (base as f32).powf((2 * pair) as f32 / dims as f32).recip();
+                let frequencies: Vec<f32> = (0..dims / 2).map(frequency).collect();
+                Some(ops::Rotary::new(&frequencies, longest, 1.0))
+            }
+            Positions::Learned { .. } => None,
+        };
+        let scale = (spec.head_dim as f64).sqrt().recip();
+        let mut how = ops::Attention {
+            heads: spec.heads,
+            kv_heads: spec.kv_heads,
+            scale,
+            causal: spec.causal,
+            spans: Vec::new(),
+        };
+        let Some(places) = places else {
+            how.spans = tokens.spans().map(|span| ops::Span { queries: span.clone(), keys: span }).collect();
+            return Plan { how, rotary, queries: keys.clone(), keys, rows: None };
+        };
+        for (query, (keys, &place)) in tokens.spans().zip(places).enumerate() {
+            // A lone query counts as the last of its keys: causally, it sees none of those that follow it.
+            let end = if spec.causal { keys.start + place + 1 } else { keys.end };
+            how.spans.push(ops::Span { queries: query..query + 1, keys: keys.start..end });
+        }
+        let rows = tokens.spans().zip(places).map(|(span, place)| (span.start + place) as u32).collect();
+        Plan { how, rotary, keys, queries: places.iter().map(|&place| place as u32).collect(), rows: Some(rows) }
+    }
+}
+
+/// Mean over the tokens of each sequence, `[N, H]` to `[B, H]`, as one product with the weights `1 / length`.
+fn mean_of_tokens(hidden: Tensor<2>, tokens: &Tokens) -> Tensor<2> {
+    let [count, _] = hidden.dims();
+    let mut weights = vec![0.0_f32; tokens.lengths.len() * count];
+    for (row, span) in weights.chunks_exact_mut(count).zip(tokens.spans()) {
+        row[span.clone()].fill(1.0 / span.len() as f32);
+    }
+    let weights = TensorData::new(weights, [tokens.lengths.len(), count]);
+    Tensor::<2>::from_data(weights, &hidden.device()).matmul(hidden)
+}
+
+impl Plan {
+    /// The rows that are asked for.
+    fn select(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.rows {
+            None => x,
+            Some(rows) => ops::lookup(x, rows),
+        }
+    }
+}
+
+impl Norm {
+    fn forward<const D: usize>(&self, x: Tensor<D>, eps: f64) -> Tensor<D> {
+        match &self.beta {
+            Some(beta) => ops::layer_norm(x, self.gamma.val(), beta.val(), eps),
+            None => ops::rms_norm(x, self.gamma.val(), eps),
+        }
+    }
+}
+
+impl Block {
+    /// `[N, H]` to the rows that `plan` asks for.
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
+        let (attention, mlp) = (&self.attention, &self.mlp);
+        let norm = |norm: &Norm, x| norm.forward(x, spec.norm_eps);
+        match spec.residual {
+            Residual::Pre => {
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let x = residual(&attention.output, seen, plan.select(x));
+                residual(&mlp.output, mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
+            }
+            Residual::Parallel => {
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let x = plan.select(x);
+                let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
+                residual(&mlp.output, inner, residual(&attention.output, seen, x))
+            }
+            Residual::Post => {
+                let seen = attention.forward(x.clone(), plan, spec);
+                let x = norm(&self.attention_norm, residual(&attention.output, seen, plan.select(x)));
+                norm(&self.mlp_norm, residual(&mlp.output, mlp.forward(x.clone(), spec), x))
+            }
+        }
+    }
+}
+
+impl Attention {
+    /// What each row that is asked for sees, `[rows, heads * width]`; the output projection is the caller's, with the residual.
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
+        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let (query, key, value) = match self.qkv.as_slice() {
+            [query, key, value] => (linear(query, plan.select(x.clone())), linear(key, x.clone()), linear(value, x)),
+            fused if plan.rows.is_some() => {
+                let query = columns(&fused[0], 0, queries, plan.select(x.clone()));
+                let rest = columns(&fused[0], queries, 2 * keys, x);
+                (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
+            }
+            fused => {
+                let all = linear(&fused[0], x);
+                if plan.rotary.is_none() {
+                    return ops::self_attention(all, &plan.how);
+                }
+                let part = |start, width| all.clone().narrow(1, start, width);
+                (part(0, queries), part(queries, keys), part(queries + keys, keys))
+            }
+        };
+        let (query, key) = match &plan.rotary {
+            None => (query, key),
+            Some(rotary) => {
+                let query = per_head(&self.query_norm, query, spec);
+                let key = per_head(&self.key_norm, key, spec);
+                (
+                    ops::rotate(query, spec.heads, &plan.queries, rotary),
+                    ops::rotate(key, spec.kv_heads, &plan.keys, rotary),
+                )
+            }
+        };
+        ops::attention(query, key, value, &plan.how)
+    }
+}
+
+impl Mlp {
+    /// `[N, H]` to `[N, inner]`; the output projection is the caller's, with the residual.
+    fn forward(&self, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
+        let f = match spec.activation {
+            Activation::GeluTanh => Some(ops::Activation::GeluTanh),
+            Activation::GeluErf => Some(ops::Activation::GeluErf),
+            Activation::Silu => Some(ops::Activation::Silu),
+            Activation::Relu => None,
+        };
+        match (self.input.as_slice(), f) {
+            ([gate, up], Some(ops::Activation::Silu)) => ops::gated_silu(linear(gate, x.clone()), linear(up, x)),
+            ([gate, up], _) => activated(gate, x.clone(), f) * linear(up, x),
+            (only, _) => activated(&only[0], x, f),
+        }
+    }
+}
+
+fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
+    ops::linear(x, layer.weight.val(), bias(layer))
+}
+
+/// A linear layer and an activation; `None` is max(x, 0).
+fn activated(layer: &Linear, x: Tensor<2>, f: Option<ops::Activation>) -> Tensor<2> {
+    let x = ops::linear_then(x, layer.weight.val(), bias(layer), f);
+    if f.is_none() { relu(x) } else { x }
+}
+
+/// A linear layer added to the residual stream.
+fn residual(layer: &Linear, x: Tensor<2>, stream: Tensor<2>) -> Tensor<2> {
+    ops::linear_residual(x, layer.weight.val(), bias(layer), stream)
+}
+
+/// The outputs `start..start + width` of a linear layer.
+fn columns(layer: &Linear, start: usize, width: usize, x: Tensor<2>) -> Tensor<2> {
+    let bias = bias(layer).map(|bias| bias.narrow(0, start, width));
+    ops::linear(x, layer.weight.val().narrow(1, start, width), bias)
+}
+
+fn bias(layer: &Linear) -> Option<Tensor<1>> {
+    layer.bias.as_ref().map(|bias| bias.val())
+}
+
+/// Normalises each head of `[N, heads * width]` by itself.
+fn per_head(norm: &Option<Norm>, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
+    let Some(norm) = norm else { return x };
+    let [rows, width] = x.dims();
+    let heads = x.reshape([rows, width / spec.head_dim, spec.head_dim]);
+    norm.forward(heads, spec.norm_eps).reshape([rows, width])
+}
+
+/// Makes parameters, none of them lazy: the order of first use must not matter.
+struct Maker<'a> {
+    device: &'a Device,
+    values: &'a mut dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
+}
+
+impl Maker<'_> {
+    fn param<const D: usize>(&mut self, path: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
+        Ok(match (self.values)(path, &shape)? {
+            Some(values) => Param::from_data(TensorData::new(values, shape), self.device),
+            None => {
+                let init = move |device: &Device, _: bool| Tensor::zeros(shape, device);
+                Param::uninitialized(ParamId::new(), init, self.device.clone(), true, Shape::new(shape))
+            }
+        })
+    }
+
+    fn embedding(&mut self, path: &str, rows: usize, width: usize) -> Result<Embedding> {
+        Ok(Embedding { weight: self.param(&format!("{path}.weight"), [rows, width])? })
+    }
+
+    fn linear(&mut self, path: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear> {
+        let weight = self.param(&format!("{path}.weight"), [inputs, outputs])?;
+        let bias = if bias { Some(self.param(&format!("{path}.bias"), [outputs])?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    fn norm(&mut self, path: &str, width: usize, rms: bool) -> Result<Norm> {
+        let gamma = self.param(&format!("{path}.gamma"), [width])?;
+        let beta = if rms { None } else { Some(self.param(&format!("{path}.beta"), [width])?) };
+        Ok(Norm { gamma, beta })
+    }
+}

@@ -1,0 +1,323 @@
+//! Tensors in safetensors files: found, checked, read and written.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use safetensors::{
+    Dtype, View,
+    tensor::{Metadata, TensorInfo},
+};
+use serde::Deserialize;
+
+use super::arch::Layout;
+use crate::{Error, Result, error::IoContext};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The limit of the format's own implementation.
+const LARGEST_HEADER: u64 = 100_000_000;
+
+/// Where every tensor of a model's folder is. Headers are read and checked; values are read when asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Weights {
+    tensors: BTreeMap<String, Place>,
+    files: Vec<PathBuf>,
+}
+
+/// One tensor in one file.
+#[derive(Clone, Debug)]
+struct Place {
+    file: usize,
+    /// Byte offset from the start of the file.
+    start: u64,
+    info: TensorInfo,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    /// Reads the headers of `model.safetensors`, or of all files that `model.safetensors.index.json` names.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+        let mut weights = Self { tensors: BTreeMap::new(), files: Vec::new() };
+        if single.exists() {
+            weights.add(single, None)?;
+            return Ok(weights);
+        }
+        if !index.exists() {
+            return Err(Error::new(format!("there is neither `{SINGLE}` nor `{INDEX}`"))
+                .in_file(folder)
+                .help("other formats are not read; `save_pretrained` of transformers writes safetensors"));
+        }
+        let text = fs::read_to_string(&index).path("read the index of the weights", &index)?;
+        let map: Index = serde_json::from_str(&text)
+            .map_err(|cause| Error::new(format!("the index of the weights cannot be read: {cause}")).in_file(&index))?;
+        let mut expected: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (tensor, file) in &map.weight_map {
+            if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
+                let message = format!("`{file}` is not the name of a file in the model's folder");
+                return Err(Error::new(message).in_file(index));
+            }
+            expected.entry(file).or_default().push(tensor);
+        }
+        for (file, tensors) in expected {
+            weights.add(folder.join(file), Some(&tensors))?;
+        }
+        Ok(weights)
+    }
+
+    /// Adds the tensors of one file; those in `expected` must be there.
+    fn add(&mut self, path: PathBuf, expected: Option<&[&str]>) -> Result<()> {
+        let (data_start, metadata) = read_header(&path)?;
+        for name in expected.unwrap_or_default() {
+            if metadata.info(name).is_none() {
+                let message = format!("tensor `{name}` is missing, though the index says it is here");
+                return Err(Error::new(message).in_file(path));
+            }
+        }
+        let file = self.files.len();
+        let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
+        for (name, info) in tensors {
+            let place = Place { file, start: data_start + info.data_offsets.0 as u64, info: info.clone() };
+            if let Some(other) = self.tensors.insert(name.clone(), place) {
+                let message = format!("tensor `{name}` is also in `{}`", self.files[other.file].display());
+                return Err(Error::new(message).in_file(path));
+            }
+        }
+        self.files.push(path);
+        Ok(())
+    }
+
+    /// Files the tensors are in.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Names of all tensors, sorted, with their files.
+    pub fn names(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.tensors.iter().map(|(name, place)| (name.as_str(), self.files[place.file].as_path()))
+    }
+
+    /// The first of some names that is there.
+    pub fn find<'a>(&self, names: &'a [String]) -> Option<&'a str> {
+        names.iter().find(|name| self.tensors.contains_key(*name)).map(String::as_str)
+    }
+
+    /// Shape of a tensor, as in the file.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|place| place.info.shape.as_slice())
+    }
+
+    /// An error about a tensor that is there.
+    pub fn blame(&self, name: &str, message: String) -> Error {
+        let error = Error::new(message);
+        match self.tensors.get(name) {
+            Some(place) => error.in_file(&self.files[place.file]),
+            None => error,
+        }
+    }
+
+    /// Checks type and shape of a tensor against the parameter's.
+    pub fn check(&self, name: &str, shape: &[usize], layout: Layout) -> Result<()> {
+        let Some(place) = self.tensors.get(name) else {
+            return Err(Error::new(format!("tensor `{name}` is missing")));
+        };
+        let expected = layout.shape(shape);
+        if place.info.shape != expected {
+            let message =
+                format!("tensor `{name}` has shape {:?}, the configuration asks for {expected:?}", place.info.shape);
+            return Err(self.blame(name, message).help("do `config.json` and the weights belong to the same model?"));
+        }
+        if !matches!(place.info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let message = format!("tensor `{name}` holds {} values; only F32, F16 and BF16 are read", place.info.dtype);
+            return Err(self.blame(name, message));
+        }
+        Ok(())
+    }
+
+    /// Values of a tensor that was [checked](Self::check), as the parameter wants them.
+    pub fn read(&self, name: &str, shape: &[usize], layout: Layout, heads: usize) -> Result<Vec<f32>> {
+        self.check(name, shape, layout)?;
+        let place = &self.tensors[name];
+        let path = &self.files[place.file];
+        let mut bytes = vec![0; place.info.data_offsets.1 - place.info.data_offsets.0];
+        File::open(path)
+            .and_then(|mut file| {
+                file.seek(SeekFrom::Start(place.start))?;
+                file.read_exact(&mut bytes)
+            })
+            .path(&format!("read tensor `{name}`"), path)?;
+        let values: Vec<f32> = match place.info.dtype {
+            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::F16 => halves(&bytes, f16::from_bits).to_f32_vec(),
+            _ => halves(&bytes, bf16::from_bits).to_f32_vec(),
+        };
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            let message = format!("tensor `{name}` holds {} at element {at}", values[at]);
+            return Err(self
+                .blame(name, message)
+                .help("the file is damaged, or training diverged before it was saved"));
+        }
+        Ok(layout.to_ours(values, shape, heads))
+    }
+}
+
+fn halves<T>(bytes: &[u8], from: impl Fn(u16) -> T) -> Vec<T> {
+    bytes.chunks_exact(2).map(|b| from(u16::from_le_bytes([b[0], b[1]]))).collect()
+}
+
+/// Reads and checks the header of a file: every tensor lies inside the file, none overlaps, nothing is left over.
+fn read_header(path: &Path) -> Result<(u64, Metadata)> {
+    let damaged = |what: String| Error::new(format!("not a whole safetensors file: {what}")).in_file(path);
+    let mut file = File::open(path).path("open the weights", path)?;
+    let size = file.metadata().path("read the size of the weights", path)?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| damaged("it is shorter than 8 bytes".to_owned()))?;
+    let length = u64::from_le_bytes(length);
+    if length > LARGEST_HEADER || length > size - 8 {
+        return Err(damaged(format!("its header claims {length} bytes of a file of {size}")));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).path("read the header of the weights", path)?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|cause| damaged(format!("its header is wrong: {cause}")))?;
+    let expected = 8 + length + metadata.data_len() as u64;
+    if expected != size {
+        return Err(damaged(format!("it has {size} bytes and its header describes {expected}")));
+    }
+    Ok((8 + length, metadata))
+}
+
+impl Layout {
+    /// Shape in the files of a parameter of shape `ours`.
+    fn shape(self, ours: &[usize]) -> Vec<usize> {
+        match (self, ours) {
+            (Layout::Linear | Layout::LinearPerHead, &[inputs, outputs]) => vec![outputs, inputs],
+            _ => ours.to_vec(),
+        }
+    }
+
+    /// Brings values from the files into the model's order; `shape` is the model's, `heads` the number of attention heads.
+    fn to_ours(self, values: Vec<f32>, shape: &[usize], heads: usize) -> Vec<f32> {
+        let outputs = shape[shape.len() - 1];
+        let values = match self {
+            Layout::LinearPerHead => permute(&values, values.len() / outputs, |row| from_per_head(row, outputs, heads)),
+            _ => values,
+        };
+        match (self, shape) {
+            (Layout::Linear | Layout::LinearPerHead, &[inputs, outputs]) => transpose(&values, outputs, inputs),
+            _ => values,
+        }
+    }
+
+    /// The inverse of [`to_ours`](Self::to_ours).
+    fn to_theirs(self, values: Vec<f32>, shape: &[usize], heads: usize) -> Vec<f32> {
+        let outputs = shape[shape.len() - 1];
+        let values = match (self, shape) {
+            (Layout::Linear | Layout::LinearPerHead, &[inputs, outputs]) => transpose(&values, inputs, outputs),
+            _ => values,
+        };
+        match self {
+            Layout::LinearPerHead => permute(&values, values.len() / outputs, |row| to_per_head(row, outputs, heads)),
+            _ => values,
+        }
+    }
+}
+
+/// Where row (part, head, dimension) comes from in the order (head, part, dimension), of `rows` with 3 parts.
+fn from_per_head(row: usize, rows: usize, heads: usize) -> usize {
+    let width = rows / 3 / heads;
+    let (part, head, dimension) = (row / width / heads, row / width % heads, row % width);
+    (head * 3 + part) * width + dimension
+}
+
+/// The inverse of [`from_per_head`].
+fn to_per_head(row: usize, rows: usize, heads: usize) -> usize {
+    let width = rows / 3 / heads;
+    let (head, part, dimension) = (row / width / 3, row / width % 3, row % width);
+    (part * heads + head) * width + dimension
+}
+
+/// Rows of `width` values, row i taken from row `source(i)`.
+fn permute(values: &[f32], width: usize, source: impl Fn(usize) -> usize) -> Vec<f32> {
+    (0..values.len() / width).flat_map(|row| &values[source(row) * width..][..width]).copied().collect()
+}
+
+/// Transposes a matrix of `rows` rows, block by block for the sake of the cache.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const BLOCK: usize = 32;
+    let mut out = vec![0.0; values.len()];
+    for top in (0..rows).step_by(BLOCK) {
+        for left in (0..columns).step_by(BLOCK) {
+            for row in top..rows.min(top + BLOCK) {
+                for column in left..columns.min(left + BLOCK) {
+                    out[column * rows + row] = values[row * columns + column];
+                }
+            }
+        }
+    }
+    out
+}
+
+/// A parameter on its way into a file; its values are fetched when they are written, so that only one is in memory twice.
+pub(super) struct Outgoing {
+    /// Name in the file.
+    pub name: String,
+    /// Shape in the model.
+    pub shape: Vec<usize>,
+    /// How values lie in the file.
+    pub layout: Layout,
+    /// Number of attention heads.
+    pub heads: usize,
+    /// The values in the model's order.
+    pub values: Box<dyn Fn() -> Vec<f32>>,
+}
+
+/// An [`Outgoing`] with the shape it has in the file.
+struct Written(Outgoing, Vec<usize>);
+
+impl View for Written {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.1
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let Outgoing { shape, layout, heads, values, .. } = &self.0;
+        layout
+            .to_theirs(values(), shape, *heads)
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect::<Vec<u8>>()
+            .into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.1.iter().product::<usize>() * size_of::<f32>()
+    }
+}
+
+/// Writes `model.safetensors` in float32.
+pub(super) fn write(folder: &Path, tensors: Vec<Outgoing>) -> Result<()> {
+    let path = folder.join(SINGLE);
+    let tensors = tensors.into_iter().map(|tensor| {
+        let shape = tensor.layout.shape(&tensor.shape);
+        (tensor.name.clone(), Written(tensor, shape))
+    });
+    // transformers refuses files that do not say for whom they were written.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), &path)
+        .map_err(|cause| Error::new(format!("cannot write the weights: {cause}")).in_file(path))
+}

@@ -1,0 +1,477 @@
+//! The stages themselves: what each does, and what makes it the stage it is.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    identity::StageId,
+    predictions::Predictions,
+    store::{Begin, Finished, Store},
+};
+use crate::{
+    Error, Result,
+    error::IoContext,
+    learner::{self, Encoded, Execution, Objective, Packing, Recipe, Trained},
+    model::{Classifier, HeadConfig, Pretrained, Spec, Tokenizer, Transformer},
+    rng,
+    strategy::{
+        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role,
+        Split, Supervision,
+    },
+    task::{Example, TaskData, world::World},
+};
+
+/// Where and how a stage runs. Nothing here changes its result.
+#[derive(Debug)]
+pub struct Place {
+    /// The device, without gradients.
+    pub device: Device,
+    /// Its name in results.
+    pub name: String,
+    /// Micro-batches, progress, interruption.
+    pub execution: Execution,
+}
+
+/// A model as a stage uses it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Its name in results.
+    pub name: String,
+    /// Where its files are.
+    pub folder: PathBuf,
+    /// What its weights are: the hash of its files, or the identity of the stage that pretrains it.
+    pub fingerprint: String,
+    /// The stage that makes the folder, for a model that is pretrained in the run.
+    pub stage: Option<StageId>,
+    /// Classification head.
+    pub head: HeadConfig,
+}
+
+impl ModelRef {
+    fn identity(&self) -> Value {
+        json!({ "weights": self.fingerprint, "head": self.head })
+    }
+}
+
+/// A task's data as a stage uses them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DataRef {
+    /// Where they are.
+    pub folder: PathBuf,
+    /// Hash of their content: texts, labels, splits.
+    pub fingerprint: String,
+    /// Longest text in tokens.
+    pub max_tokens: usize,
+}
+
+/// One stage, complete: a process that is given this and a store can do it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Job {
+    /// Trains a language model from scratch on a generated world.
+    Pretrain(Box<PretrainJob>),
+    /// Lets a supervisor label the student's examples.
+    Supervise(Box<SuperviseJob>),
+    /// Fine-tunes a model on ground truth and labels every split: the weak model, and the ceiling.
+    FineTune(Box<FineTuneJob>),
+    /// Fine-tunes the strong model on weak labels.
+    Student(Box<StudentJob>),
+}
+
+/// See [`Job::Pretrain`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PretrainJob {
+    /// The world whose text is learnt.
+    pub world: World,
+    /// `config.json` of the model.
+    pub config: Map<String, Value>,
+    /// Training settings.
+    pub recipe: Recipe,
+    /// Seed of the weights and the order.
+    pub seed: u64,
+}
+
+/// See [`Job::Supervise`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SuperviseJob {
+    /// Who labels.
+    pub supervisor: Box<dyn ConfiguredSupervisor>,
+    /// The pair's weak model and its training settings.
+    pub weak: (ModelRef, Recipe),
+    /// The pair's strong model and its training settings.
+    pub strong: (ModelRef, Recipe),
+    /// The task's data.
+    pub data: DataRef,
+    /// Seed of the cell.
+    pub seed: u64,
+}
+
+/// See [`Job::FineTune`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FineTuneJob {
+    /// The model.
+    pub model: ModelRef,
+    /// Training settings.
+    pub recipe: Recipe,
+    /// The task's data.
+    pub data: DataRef,
+    /// What it is trained on.
+    pub on: Split,
+    /// Seed of the cell.
+    pub seed: u64,
+}
+
+/// See [`Job::Student`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StudentJob {
+    /// The strong model.
+    pub model: ModelRef,
+    /// Training settings.
+    pub recipe: Recipe,
+    /// The task's data.
+    pub data: DataRef,
+    /// The stage that holds the weak labels.
+    pub supervision: StageId,
+    /// Which labels are trusted.
+    pub selector: Box<dyn ConfiguredSelector>,
+    /// How labels are refined.
+    pub refiner: Box<dyn ConfiguredRefiner>,
+    /// What is minimised.
+    pub loss: Box<dyn ConfiguredLoss>,
+    /// Seed of the cell.
+    pub seed: u64,
+    /// Whether the fine-tuned model is kept.
+    pub save: bool,
+}
+
+/// A strategy's part in an identity: name, version, and parameters without those that were added later and stand at their default.
+fn strategy_identity<T: Serialize>(kind: Kind, strategy: &T) -> Value {
+    let configured = serde_json::to_value(strategy).unwrap_or_default();
+    match strategy::find(kind, &strategy_name(strategy)) {
+        Some(card) => card.identity(&configured),
+        None => configured,
+    }
+}
+
+impl Job {
+    /// Word for people.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Job::Pretrain(_) => "pretrain",
+            Job::Supervise(_) => "supervise",
+            Job::FineTune(_) => "fine-tune",
+            Job::Student(_) => "student",
+        }
+    }
+
+    /// Raised when a stage's behaviour changes, so that old results are kept apart.
+    fn version(&self) -> u32 {
+        match self {
+            Job::Pretrain(_) | Job::Supervise(_) | Job::FineTune(_) | Job::Student(_) => 1,
+        }
+    }
+
+    /// Everything that the result depends on. How it is executed (device, threads, micro-batches, folders) is not among it.
+    pub fn parameters(&self) -> Value {
+        match self {
+            Job::Pretrain(job) => json!({
+                "world": job.world,
+                "config": job.config,
+                "recipe": job.recipe,
+                "seed": job.seed,
+            }),
+            Job::Supervise(job) => json!({
+                "supervisor": strategy_identity(Kind::Supervisor, &job.supervisor),
+                "weak": { "model": job.weak.0.identity(), "recipe": job.weak.1 },
+                "strong": { "model": job.strong.0.identity(), "recipe": job.strong.1 },
+                "data": job.data.fingerprint,
+                "max_tokens": job.data.max_tokens,
+                "seed": job.seed,
+            }),
+            Job::FineTune(job) => json!({
+                "model": job.model.identity(),
+                "recipe": job.recipe,
+                "data": job.data.fingerprint,
+                "max_tokens": job.data.max_tokens,
+                "on": job.on,
+                "seed": job.seed,
+            }),
+            Job::Student(job) => {
+                let mut parameters = json!({
+                    "model": job.model.identity(),
+                    "recipe": job.recipe,
+                    "data": job.data.fingerprint,
+                    "max_tokens": job.data.max_tokens,
+                    "supervision": job.supervision,
+                    "selector": strategy_identity(Kind::Selector, &job.selector),
+                    "refiner": strategy_identity(Kind::Refiner, &job.refiner),
+                    "loss": strategy_identity(Kind::Loss, &job.loss),
+                    "seed": job.seed,
+                });
+                // Only a stage that keeps its model differs from one that does not: results without it stay valid.
+                if job.save {
+                    parameters["save"] = true.into();
+                }
+                parameters
+            }
+        }
+    }
+
+    /// Identity of the stage.
+    pub fn id(&self) -> StageId {
+        StageId::new(self.kind(), self.version(), &self.parameters())
+    }
+
+    /// Stages that must be finished before this one.
+    pub fn inputs(&self) -> Vec<StageId> {
+        let mut inputs = Vec::new();
+        match self {
+            Job::Pretrain(_) => {}
+            Job::Supervise(job) => {
+                inputs.extend(job.weak.0.stage.clone());
+                inputs.extend(job.strong.0.stage.clone());
+            }
+            Job::FineTune(job) => inputs.extend(job.model.stage.clone()),
+            Job::Student(job) => {
+                inputs.extend(job.model.stage.clone());
+                inputs.push(job.supervision.clone());
+            }
+        }
+        inputs
+    }
+
+    /// Does the stage, unless it is done already.
+    ///
+    /// # Errors
+    /// Whatever its parts refuse or fail at; the stage then stays absent.
+    pub fn run(&self, store: &Store, place: &Place) -> Result<Finished> {
+        let workspace = match store.begin(&self.id())? {
+            Begin::Finished(finished) => return Ok(*finished),
+            Begin::Ours(workspace) => workspace,
+        };
+        let folder = workspace.folder();
+        let summary = match self {
+            Job::Pretrain(job) => job.run(folder, place)?,
+            Job::Supervise(job) => job.run(folder, store, place)?,
+            Job::FineTune(job) => job.run(folder, place)?,
+            Job::Student(job) => job.run(folder, store, place)?,
+        };
+        workspace.finish(self.parameters(), summary, &place.name)
+    }
+}
+
+impl PretrainJob {
+    fn run(&self, folder: &Path, place: &Place) -> Result<Value> {
+        let world = self.world.generate();
+        let tokenizer = Tokenizer::parse(&world.tokenizer, Path::new("tokenizer.json"))?;
+        let spec = Spec::from_config(&self.config, Path::new("config.json"))?;
+        // Parameters that gradients reach live on the differentiating device.
+        let model =
+            Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &place.device.clone().autodiff())?;
+        let packing = Packing::Documents;
+        let trained = learner::train_lm(
+            model,
+            &world.corpus,
+            packing,
+            &self.recipe,
+            rng::derive(self.seed, "pretrain/order"),
+            &place.execution,
+        )?;
+        write_log(&trained, folder)?;
+        trained.model.save(&folder.join("model"), &tokenizer)?;
+        Ok(json!({ "loss": trained.final_loss() }))
+    }
+}
+
+/// One split of a task's data.
+pub fn part(data: &TaskData, split: Split) -> &[Example] {
+    match split {
+        Split::Supervise => &data.supervise,
+        Split::Transfer => &data.transfer,
+        Split::Test => &data.test,
+    }
+}
+
+/// `log.csv`: what happened step by step.
+fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
+    let path = folder.join("log.csv");
+    let fail = |error: csv::Error| Error::new(format!("cannot write the log of training: {error}")).in_file(&path);
+    let mut writer = csv::Writer::from_path(&path).map_err(fail)?;
+    writer.write_record(["step", "loss", "accuracy", "learning_rate"]).map_err(fail)?;
+    for step in &trained.log.steps {
+        let accuracy = step.accuracy.map_or_else(String::new, |accuracy| accuracy.to_string());
+        let cells = [step.step.to_string(), step.loss.to_string(), accuracy, step.learning_rate.to_string()];
+        writer.write_record(cells).map_err(fail)?;
+    }
+    writer.flush().path("write the log of training", path)
+}
+
+/// The parts of a stage that trains classifiers on one task.
+struct Bench<'a> {
+    data: TaskData,
+    place: &'a Place,
+    seed: u64,
+}
+
+impl<'a> Bench<'a> {
+    fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
+        Ok(Self { data: TaskData::read(&data.folder)?, place, seed })
+    }
+
+    fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
+        let examples = part(&self.data, split);
+        let rows = examples.iter().map(|example| model.tokenizer().encode(&example.text)).collect::<Result<Vec<_>>>();
+        rows.and_then(|rows| Encoded::new(rows, model.spec()))
+            .map_err(|error| error.context(format!("the {} split", split.name())))
+    }
+
+    /// Ground truth, one-hot.
+    fn truth(&self, split: Split) -> Labels {
+        let one_hot =
+            |label: u8| (0..self.data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
+        part(&self.data, split).iter().map(|example| one_hot(example.label)).collect()
+    }
+
+    /// Trains a fresh classifier; every method of a cell starts from the same head and sees the same order.
+    fn train(
+        &self,
+        model: &ModelRef,
+        on: Split,
+        recipe: &Recipe,
+        objective: Objective,
+    ) -> Result<(Pretrained, Trained<Classifier>)> {
+        let pretrained = Pretrained::open(&model.folder)?;
+        let backbone = pretrained.load(&self.place.device.clone().autodiff())?;
+        let head_seed = rng::derive(self.seed, "head");
+        let tokenizer = Some(pretrained.tokenizer());
+        let classifier = Classifier::new(backbone, &model.head, self.data.classes(), head_seed, tokenizer)?;
+        let data = self.encode(&pretrained, on)?;
+        let order_seed = rng::derive(self.seed, "order");
+        let trained =
+            learner::train_classifier(classifier, &data, objective, recipe, order_seed, &self.place.execution)?;
+        Ok((pretrained, trained))
+    }
+
+    /// Predicts one split into its file.
+    fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split, folder: &Path) -> Result<()> {
+        let data = self.encode(model, split)?;
+        let predicted = learner::predict(classifier, &data, &self.place.execution)?;
+        Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
+    }
+}
+
+impl FineTuneJob {
+    fn run(&self, folder: &Path, place: &Place) -> Result<Value> {
+        let bench = Bench::open(&self.data, self.seed, place)?;
+        let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
+        let objective = Objective::new(bench.truth(self.on), cross_entropy);
+        let (model, trained) = bench.train(&self.model, self.on, &self.recipe, objective)?;
+        write_log(&trained, folder)?;
+        for split in Split::ALL {
+            bench.predict(&model, &trained.model, split, folder)?;
+        }
+        Ok(json!({ "loss": trained.final_loss() }))
+    }
+}
+
+/// A registered strategy at its defaults.
+fn default_strategy<T: serde::de::DeserializeOwned>(kind: Kind, name: &str) -> Result<T> {
+    serde_json::from_value(json!({ "type": name }))
+        .map_err(|_| Error::new(format!("{kind} `{name}` is not linked into this binary")))
+}
+
+/// The laboratory of a supervisor: what it trains is a stage of its own, shared with whoever needs the same.
+struct StageLab<'a> {
+    job: &'a SuperviseJob,
+    store: &'a Store,
+    place: &'a Place,
+}
+
+impl Lab for StageLab<'_> {
+    fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
+        let (model, recipe) = match role {
+            Role::Weak => &self.job.weak,
+            Role::Strong => &self.job.strong,
+        };
+        let job = FineTuneJob {
+            model: model.clone(),
+            recipe: recipe.clone(),
+            data: self.job.data.clone(),
+            on,
+            seed: self.job.seed,
+        };
+        let finished = Job::FineTune(Box::new(job)).run(self.store, self.place)?;
+        label
+            .iter()
+            .map(|split| Ok(Predictions::read(&finished.file(&Predictions::file(*split)))?.into_rows()))
+            .collect()
+    }
+
+    fn truth(&mut self, split: Split) -> Result<Labels> {
+        Ok(Bench::open(&self.job.data, self.job.seed, self.place)?.truth(split))
+    }
+
+    fn seed(&self) -> u64 {
+        rng::derive(self.job.seed, "supervisor")
+    }
+}
+
+impl SuperviseJob {
+    fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
+        let mut lab = StageLab { job: self, store, place };
+        let Supervision { transfer, test } = self.supervisor.supervise(&mut lab)?;
+        for (split, labels) in [(Split::Transfer, transfer), (Split::Test, test)] {
+            let expected = lab.truth(split)?.len();
+            if labels.len() != expected {
+                return Err(Error::new(format!(
+                    "the supervisor gave {} labels for the {expected} examples of the {} split",
+                    labels.len(),
+                    split.name()
+                )));
+            }
+            Predictions::new(labels)?.write(&folder.join(Predictions::file(split)))?;
+        }
+        Ok(json!({}))
+    }
+}
+
+impl StudentJob {
+    fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
+        let supervision = store.find(&self.supervision)?.ok_or_else(|| {
+            Error::new("the weak labels of this student are not in the store").help("run the whole grid again")
+        })?;
+        let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
+        let bench = Bench::open(&self.data, self.seed, place)?;
+        let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&self.loss)?);
+        objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&self.selector)?);
+        objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
+        let (model, trained) = bench.train(&self.model, Split::Transfer, &self.recipe, objective)?;
+        write_log(&trained, folder)?;
+        for split in [Split::Transfer, Split::Test] {
+            bench.predict(&model, &trained.model, split, folder)?;
+        }
+        if self.save {
+            trained.model.save(&folder.join("model"), model.tokenizer())?;
+        }
+        Ok(json!({ "loss": trained.final_loss() }))
+    }
+}
+
+/// A configured strategy again, by way of its serialised form: it is plain data.
+///
+/// # Errors
+/// A strategy that does not survive being written and read, which the conformance suite refuses.
+pub fn copy<T: Serialize + serde::de::DeserializeOwned>(strategy: &T) -> Result<T> {
+    serde_json::to_value(strategy)
+        .and_then(serde_json::from_value)
+        .map_err(|error| Error::new(format!("a strategy does not survive being written and read: {error}")))
+}
+
+/// Registered name of a configured strategy.
+pub fn strategy_name<T: Serialize>(strategy: &T) -> String {
+    let configured = serde_json::to_value(strategy).unwrap_or_default();
+    configured.get("type").and_then(Value::as_str).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,799 @@
+//! What every strategy promises, as checks that run over the whole registry.
+//!
+//! A strategy cannot escape: [`check_all`] iterates the registry, so a file dropped into `plugins/` is checked by the same test as
+//! everything that comes with w2s. [`check`] runs the checks of one card, for a plugin author's own test.
+
+use std::{
+    any::Any,
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use burn::tensor::{Device, Tensor};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Batch, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId, Invalid, Kind,
+    Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all, math,
+};
+use crate::Result;
+
+/// A promise that a strategy does not keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Kind, configuration and place of the strategy.
+    pub strategy: String,
+    /// Which promise.
+    pub check: &'static str,
+    /// What was seen.
+    pub message: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} fails `{}`: {}", self.strategy, self.check, self.message)
+    }
+}
+
+/// What a check returns: nothing, or what was seen instead.
+type Outcome = Result<(), String>;
+
+/// A configuration: the table of a TOML file.
+type Table = Map<String, Value>;
+
+type Check = fn(&Card, &Table) -> Outcome;
+
+/// Checks every registered strategy.
+pub fn check_all() -> Vec<Failure> {
+    all().into_iter().flat_map(check).collect()
+}
+
+/// Checks one strategy: its card, and its behaviour in every configuration that its enumerated and boolean parameters can form.
+pub fn check(card: &Card) -> Vec<Failure> {
+    let of_card: [(&'static str, Check); 5] = [
+        ("name", name_is_kebab_case),
+        ("card", card_is_complete),
+        ("default", default_is_valid),
+        ("unknown field", unknown_field_is_refused),
+        ("wrong type", wrong_type_is_refused),
+    ];
+    let of_behaviour: &[(&'static str, Check)] = match card.kind {
+        Kind::Loss => &[
+            ("round trip", configuration_round_trip),
+            ("finite", loss_is_finite),
+            ("gradient", loss_gradient_is_the_derivative),
+            ("row independence", loss_rows_are_independent),
+            ("determinism", loss_is_deterministic),
+        ],
+        Kind::Selector => &[("round trip", configuration_round_trip), ("selection", selector_selects)],
+        Kind::Refiner => &[("round trip", configuration_round_trip), ("labels", refiner_gives_probabilities)],
+        Kind::Supervisor => &[("round trip", configuration_round_trip), ("supervision", supervisor_labels)],
+    };
+    let default = default_table(card);
+    let mut failures: Vec<Failure> = of_card.iter().filter_map(|check| run(card, &default, check)).collect();
+    for table in configurations(card) {
+        failures.extend(of_behaviour.iter().filter_map(|check| run(card, &table, check)));
+    }
+    failures
+}
+
+/// Runs one check and turns what it reports, or a panic, into a failure.
+fn run(card: &Card, table: &Table, (check, promise): &(&'static str, Check)) -> Option<Failure> {
+    let message = match catch_unwind(AssertUnwindSafe(|| promise(card, table))) {
+        Ok(Ok(())) => return None,
+        Ok(Err(message)) => message,
+        Err(panic) => format!("panicked: {}", panic_message(panic.as_ref())),
+    };
+    let strategy = format!("{} {} ({}:{})", card.kind, Value::Object(table.clone()), card.file, card.line);
+    Some(Failure { strategy, check, message })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "no message",
+    }
+}
+
+// Configuration, the same for all kinds.
+
+/// The default configuration as a table, with the strategy's name, without the options that are not set.
+fn default_table(card: &Card) -> Table {
+    let mut table = Map::from_iter([("type".to_owned(), json!(card.name))]);
+    let example = (card.example)();
+    table.extend(example.as_object().cloned().unwrap_or_default().into_iter().filter(|(_, value)| !value.is_null()));
+    table
+}
+
+/// The default and every other combination of the values that the schema enumerates, as far as `validate()` accepts it.
+fn configurations(card: &Card) -> Vec<Table> {
+    const MOST: usize = 200;
+    let schema = (card.schema)().to_value();
+    let mut tables = vec![default_table(card)];
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let mut values = Vec::new();
+        enumerated(&schema, property, &mut values);
+        let default = tables[0].get(name).cloned();
+        for table in tables.clone() {
+            for value in values.iter().filter(|value| Some(*value) != default.as_ref()) {
+                let mut other = table.clone();
+                other.insert(name.clone(), value.clone());
+                tables.push(other);
+            }
+        }
+        tables.truncate(MOST);
+    }
+    let accepted = |table: &Table| matches!(read(card.kind, table), Ok((_, Ok(()))));
+    let default = tables.remove(0);
+    // The default stays whether it is valid or not: it must be, and its failures are worth seeing.
+    std::iter::once(default).chain(tables.into_iter().filter(accepted)).collect()
+}
+
+/// The values that a property's schema lists: words of an enumeration, true and false.
+fn enumerated(schema: &Value, property: &Value, values: &mut Vec<Value>) {
+    if property["type"] == "boolean" {
+        values.extend([json!(false), json!(true)]);
+    }
+    values.extend(property.get("const").cloned());
+    values.extend(property["enum"].as_array().into_iter().flatten().filter(|value| !value.is_null()).cloned());
+    for alternative in ["oneOf", "anyOf"].iter().filter_map(|key| property[*key].as_array()).flatten() {
+        enumerated(schema, alternative, values);
+    }
+    if let Some(target) =
+        property["$ref"].as_str().and_then(|reference| schema.pointer(reference.trim_start_matches('#')))
+    {
+        enumerated(schema, target, values);
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(table: &Table) -> Result<T, String> {
+    let text = toml::to_string(table).map_err(|error| format!("cannot be written as TOML: {error}"))?;
+    toml::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// Reads a table (through TOML) as a strategy of its kind, and gives back what the strategy validates and serializes to.
+fn read(kind: Kind, table: &Table) -> Result<(Value, Result<(), Invalid>), String> {
+    macro_rules! read {
+        ($configured:ident) => {{
+            let strategy: Box<dyn $configured> = parsed(table)?;
+            (serde_json::to_value(&strategy), strategy.validate())
+        }};
+    }
+    let (value, valid) = match kind {
+        Kind::Loss => read!(ConfiguredLoss),
+        Kind::Selector => read!(ConfiguredSelector),
+        Kind::Refiner => read!(ConfiguredRefiner),
+        Kind::Supervisor => read!(ConfiguredSupervisor),
+    };
+    Ok((value.map_err(|error| error.to_string())?, valid))
+}
+
+fn name_is_kebab_case(card: &Card, _: &Table) -> Outcome {
+    let word =
+        |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let letter = card.name.starts_with(|first: char| first.is_ascii_lowercase());
+    ensure(letter && card.name.split('-').all(word), || "the name must be lower-case words joined by `-`".to_owned())
+}
+
+fn card_is_complete(card: &Card, _: &Table) -> Outcome {
+    let summary = card.summary();
+    let sentence = summary.len() > 10 && summary.ends_with('.') && !summary.trim_end_matches('.').contains(". ");
+    ensure(sentence, || format!("the doc comment's first paragraph must be one sentence, not {summary:?}"))?;
+    ensure(!card.paper.trim().is_empty(), || "`paper` is empty; say `original` if there is none".to_owned())?;
+    for parameter in card.parameters() {
+        let name = &parameter.name;
+        ensure(!parameter.text.is_empty(), || format!("parameter `{name}` has no doc comment"))?;
+        ensure(!parameter.origin.is_empty(), || format!("the doc comment of `{name}` has no line `Origin: …`"))?;
+    }
+    let known: Vec<String> = card.parameters().into_iter().map(|parameter| parameter.name).collect();
+    match card.later.iter().find(|name| !known.iter().any(|known| known == *name)) {
+        Some(name) => Err(format!("`later` names `{name}`, which is no parameter")),
+        None => Ok(()),
+    }
+}
+
+fn default_is_valid(card: &Card, table: &Table) -> Outcome {
+    let (_, valid) = read(card.kind, table)?;
+    valid.map_err(|invalid| format!("validate() refuses the default: {} {}", invalid.parameter, invalid.message))?;
+    let bare = Map::from_iter([("type".to_owned(), json!(card.name))]);
+    read(card.kind, &bare).map(drop).map_err(|error| format!("does not parse without parameters: {error}"))
+}
+
+fn configuration_round_trip(card: &Card, table: &Table) -> Outcome {
+    let (back, _) = read(card.kind, table)?;
+    let mut back = back.as_object().cloned().unwrap_or_default();
+    back.retain(|_, value| !value.is_null());
+    ensure(back == *table, || format!("{} became {}", Value::Object(table.clone()), Value::Object(back)))
+}
+
+fn unknown_field_is_refused(card: &Card, table: &Table) -> Outcome {
+    let mut table = table.clone();
+    table.insert("no-such-parameter".to_owned(), json!(1));
+    ensure(read(card.kind, &table).is_err(), || {
+        "accepts a parameter it does not have; add `#[serde(default, deny_unknown_fields)]`".to_owned()
+    })
+}
+
+fn wrong_type_is_refused(card: &Card, table: &Table) -> Outcome {
+    for parameter in card.parameters() {
+        let mut table = table.clone();
+        table.insert(parameter.name.clone(), json!({ "no-such-parameter": [1] }));
+        ensure(read(card.kind, &table).is_err(), || format!("`{}` accepts a table", parameter.name))?;
+    }
+    Ok(())
+}
+
+// Data the strategies are tried on.
+
+/// A batch with a name: logits and labels, row by row.
+struct Sample {
+    name: String,
+    logits: Vec<Vec<f32>>,
+    labels: Labels,
+}
+
+impl Sample {
+    fn new(name: impl Into<String>, logits: Vec<Vec<f32>>, labels: Labels) -> Self {
+        Self { name: name.into(), logits, labels }
+    }
+}
+
+/// A number in (0, 1) from an index.
+fn unit(index: usize) -> f32 {
+    ((math::draw(17, index as u64) >> 40) as f32 + 0.5) / (1u64 << 24) as f32
+}
+
+/// Ordinary rows: logits in (−1.5, 1.5), labels between 0.05 and 0.95, nothing equal to anything else.
+fn ordinary(rows: usize, classes: usize) -> Sample {
+    let logits = grid(rows, classes, |index| 3.0 * unit(index) - 1.5);
+    let labels = grid(rows, classes, |index| 0.1 + unit(index + 1000)).into_iter().map(normalised).collect();
+    Sample::new(format!("{rows} ordinary rows"), logits, labels)
+}
+
+/// `rows` × `classes` numbers by running index.
+fn grid(rows: usize, classes: usize, number: impl Fn(usize) -> f32) -> Vec<Vec<f32>> {
+    (0..rows).map(|row| (0..classes).map(|class| number(row * classes + class)).collect()).collect()
+}
+
+fn normalised(row: Vec<f32>) -> Vec<f32> {
+    let sum: f32 = row.iter().sum();
+    row.into_iter().map(|value| value / sum).collect()
+}
+
+fn one_hot(class: usize, classes: usize) -> Vec<f32> {
+    (0..classes).map(|other| if other == class { 1.0 } else { 0.0 }).collect()
+}
+
+/// The batches on which a loss must be finite.
+fn samples(classes: usize) -> Vec<Sample> {
+    let hard = |rows: usize| (0..rows).map(|row| one_hot(row % classes, classes)).collect::<Labels>();
+    let zero = |rows: usize| vec![vec![0.0; classes]; rows];
+    let ordinary_rows = ordinary(8, classes);
+    let mut samples = vec![
+        Sample::new("hard labels", ordinary_rows.logits.clone(), hard(8)),
+        Sample::new("the zero head", zero(6), ordinary(6, classes).labels),
+        Sample::new("the zero head with hard labels", zero(6), hard(6)),
+        Sample::new("uniform labels", ordinary_rows.logits, vec![vec![1.0 / classes as f32; classes]; 8]),
+        ordinary(8, classes),
+        ordinary(1, classes),
+        Sample::new("one row of the zero head", zero(1), hard(1)),
+    ];
+    for scale in [40.0, 1e4] {
+        // Right, wrong and undecided, against hard and soft labels.
+        let logits: Vec<Vec<f32>> = (0..8)
+            .map(|row| (0..classes).map(|class| if class == row % classes { scale } else { -scale }).collect())
+            .collect();
+        let wrong = (0..8).map(|row| one_hot((row / 2) % classes, classes)).collect();
+        let soft = ordinary(8, classes).labels;
+        samples.push(Sample::new(format!("logits of ±{scale} with hard labels"), logits.clone(), wrong));
+        samples.push(Sample::new(format!("logits of ±{scale} with soft labels"), logits, soft));
+    }
+    samples
+}
+
+/// Early, in the middle and at the end of training.
+fn moments() -> [Progress; 3] {
+    [0, 5, 9].map(|step| Progress { step, total_steps: 10, epoch: step / 5, epochs: 2 })
+}
+
+fn tensor(values: &[Vec<f32>], device: &Device) -> Tensor<2> {
+    let rows: Vec<Tensor<2>> =
+        values.iter().map(|row| Tensor::<1>::from_floats(row.as_slice(), device).unsqueeze_dim::<2>(0)).collect();
+    Tensor::cat(rows, 0)
+}
+
+fn numbers(tensor: Tensor<2>) -> Vec<Vec<f32>> {
+    let columns = tensor.dims()[1].max(1);
+    let flat: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+    flat.chunks(columns).map(<[f32]>::to_vec).collect()
+}
+
+fn pool(labels: &Labels, embeddings: bool) -> Pool {
+    Pool {
+        ids: (0..labels.len() as u32).map(ExampleId).collect(),
+        weak: labels.clone(),
+        embeddings: embeddings.then(|| grid(labels.len(), 4, |index| unit(index + 5000) - 0.5)),
+        seed: 7,
+    }
+}
+
+/// A fresh strategy that has seen the data. `Ok(None)`: it refuses tasks with this many classes, which is its right beyond two.
+macro_rules! prepared {
+    ($table:expr, $configured:ident, $labels:expr) => {{
+        let mut strategy: Box<dyn $configured> = parsed($table)?;
+        let embeddings = strategy.needs().embeddings;
+        let labels: &Labels = $labels;
+        match strategy.prepare(&pool(labels, embeddings)) {
+            Ok(()) => Some(strategy),
+            Err(_) if labels.first().is_some_and(|row| row.len() > 2) => None,
+            Err(message) => return Err(format!("prepare() refuses an ordinary data set: {message}")),
+        }
+    }};
+}
+
+// Losses.
+
+/// Targets as the engine makes them, on the device on which the loss is then taken.
+fn targets(loss: &dyn StudentLoss, sample: &Sample, at: &Progress, memory: &mut Memory, device: &Device) -> Tensor<2> {
+    let (logits, labels) = (tensor(&sample.logits, device).detach(), tensor(&sample.labels, device));
+    loss.targets(logits, labels, at, memory).detach()
+}
+
+/// Row-wise losses.
+fn values(loss: &dyn StudentLoss, logits: &[Vec<f32>], targets: Tensor<2>, at: &Progress) -> Vec<f32> {
+    let logits = tensor(logits, &targets.device());
+    math::to_host(loss.loss(logits, targets, at))
+}
+
+/// Row-wise losses, and the gradient of their sum row by row.
+type Evaluation = (Vec<f32>, Vec<Vec<f32>>);
+
+/// Row-wise losses and the gradient of their sum.
+fn values_and_gradient(
+    loss: &dyn StudentLoss,
+    sample: &Sample,
+    at: &Progress,
+    memory: &mut Memory,
+) -> Result<Evaluation, String> {
+    let device = Device::flex().autodiff();
+    let targets = targets(loss, sample, at, memory, &device);
+    let logits = tensor(&sample.logits, &device).require_grad();
+    let value = loss.loss(logits.clone(), targets, at);
+    let [rows] = value.dims();
+    ensure(rows == sample.logits.len(), || format!("{rows} losses for {} rows", sample.logits.len()))?;
+    let gradients = value.clone().sum().backward();
+    let gradient = logits.grad(&gradients).ok_or("no gradient reaches the logits")?;
+    Ok((math::to_host(value), numbers(gradient)))
+}
+
+fn loss_is_finite(_: &Card, table: &Table) -> Outcome {
+    for classes in [2, 3] {
+        for sample in samples(classes) {
+            let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { continue };
+            let mut memory = Memory::default();
+            for at in moments() {
+                let (value, gradient) = values_and_gradient(&*loss, &sample, &at, &mut memory)
+                    .map_err(|error| format!("on {}: {error}", sample.name))?;
+                let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+                ensure(finite(&value), || format!("on {}: losses {value:?}", sample.name))?;
+                ensure(gradient.iter().all(|row| finite(row)), || {
+                    format!("on {}: gradient {gradient:?}", sample.name)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Central differences with the targets held still. What a loss stops the gradient of must therefore be in its targets.
+fn loss_gradient_is_the_derivative(_: &Card, table: &Table) -> Outcome {
+    const STEP: f32 = 1e-2;
+    for classes in [2, 3] {
+        let sample = ordinary(12, classes);
+        let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { continue };
+        for at in moments() {
+            let (_, gradient) = values_and_gradient(&*loss, &sample, &at, &mut Memory::default())?;
+            let targets = targets(&*loss, &sample, &at, &mut Memory::default(), &Device::flex());
+            for class in 0..classes {
+                let moved = |by: f32| {
+                    let mut logits = sample.logits.clone();
+                    logits.iter_mut().for_each(|row| row[class] += by);
+                    values(&*loss, &logits, targets.clone(), &at)
+                };
+                let (up, down) = (moved(STEP), moved(-STEP));
+                for (row, (up, down)) in up.iter().zip(&down).enumerate() {
+                    let (difference, given) = ((up - down) / (2.0 * STEP), gradient[row][class]);
+                    ensure((difference - given).abs() <= 2e-3 * difference.abs().max(1.0), || {
+                        format!(
+                            "row {row}, class {class}: the gradient is {given}, central differences give {difference}"
+                        )
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn loss_rows_are_independent(_: &Card, table: &Table) -> Outcome {
+    let sample = ordinary(6, 2);
+    let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { return Ok(()) };
+    for at in moments() {
+        let targets = targets(&*loss, &sample, &at, &mut Memory::default(), &Device::flex());
+        let together = values(&*loss, &sample.logits, targets.clone(), &at);
+        for (row, logits) in sample.logits.iter().enumerate() {
+            let alone = values(&*loss, std::slice::from_ref(logits), targets.clone().narrow(0, row, 1), &at);
+            ensure(alone.len() == 1 && (alone[0] - together[row]).abs() <= 1e-6 * alone[0].abs().max(1.0), || {
+                format!("row {row} is {} in its batch and {alone:?} alone", together[row])
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn loss_is_deterministic(_: &Card, table: &Table) -> Outcome {
+    let run = || -> Result<Vec<Evaluation>, String> {
+        let sample = ordinary(8, 2);
+        let Some(loss) = prepared!(table, ConfiguredLoss, &sample.labels) else { return Ok(Vec::new()) };
+        let mut memory = Memory::default();
+        moments().iter().map(|at| values_and_gradient(&*loss, &sample, at, &mut memory)).collect()
+    };
+    ensure(run()? == run()?, || "two equal runs differ".to_owned())
+}
+
+// Selectors and refiners.
+
+/// Runs a check on batches of ordinary, hard and equal labels with two and three classes, and on one row alone.
+fn on_batches(needs: &Needs, mut run: impl FnMut(&Batch, &str) -> Outcome, classes: usize) -> Outcome {
+    let device = Device::flex();
+    for sample in samples(classes) {
+        let rows = sample.labels.len();
+        let ids: Vec<ExampleId> = (0..rows as u32).map(ExampleId).collect();
+        for progress in moments() {
+            let batch = Batch {
+                ids: &ids,
+                progress,
+                weak: tensor(&sample.labels, &device),
+                student: math::softmax(tensor(&sample.logits, &device)),
+                embedding: tensor(&grid(rows, 4, |index| unit(index + 5000) - 0.5), &device),
+                p_ik: needs.p_ik.then(|| Tensor::from_floats(grid(1, rows, unit)[0].as_slice(), &device)),
+                self_labels: needs.self_labels.then(|| math::one_hot_argmax(tensor(&sample.logits, &device))),
+            };
+            run(&batch, &sample.name).map_err(|error| format!("on {}: {error}", sample.name))?;
+        }
+    }
+    Ok(())
+}
+
+fn selector_selects(_: &Card, table: &Table) -> Outcome {
+    for classes in [2, 3] {
+        let labels = ordinary(40, classes).labels;
+        let Some(selector) = prepared!(table, ConfiguredSelector, &labels) else { continue };
+        let select = |batch: &Batch| {
+            let selection = selector.select(batch, &mut Memory::default());
+            (math::to_host(selection.own), math::to_host(selection.weight))
+        };
+        let check = |batch: &Batch, _: &str| {
+            let (own, weight) = select(batch);
+            ensure(own.len() == batch.len() && weight.len() == batch.len(), || {
+                format!("{} decisions and {} weights for {} rows", own.len(), weight.len(), batch.len())
+            })?;
+            ensure(own.iter().all(|own| (0.0..=1.0).contains(own)), || format!("`own` must lie in [0, 1]: {own:?}"))?;
+            ensure(weight.iter().all(|weight| *weight >= 0.0 && weight.is_finite()), || format!("weights {weight:?}"))?;
+            ensure((own, weight) == select(batch), || "two equal calls differ".to_owned())
+        };
+        on_batches(&selector.needs(), check, classes)?;
+    }
+    Ok(())
+}
+
+fn refiner_gives_probabilities(_: &Card, table: &Table) -> Outcome {
+    for classes in [2, 3] {
+        let labels = ordinary(40, classes).labels;
+        let Some(refiner) = prepared!(table, ConfiguredRefiner, &labels) else { continue };
+        let needs = Needs { self_labels: true, ..refiner.needs() };
+        let check = |batch: &Batch, _: &str| {
+            let mut selection = Selection::weak(batch);
+            selection.own =
+                math::rank(math::column(batch.weak.clone(), 0)).lower_scalar(batch.len() as f64 / 2.0).float();
+            let refine = || numbers(refiner.refine(batch, &selection, &mut Memory::default()));
+            let refined = refine();
+            probabilities(&refined, batch.len(), classes)?;
+            ensure(refined == refine(), || "two equal calls differ".to_owned())
+        };
+        on_batches(&needs, check, classes)?;
+    }
+    Ok(())
+}
+
+/// Rows of probabilities: as many as asked, each of K numbers in [0, 1] that sum to one.
+fn probabilities(labels: &[Vec<f32>], rows: usize, classes: usize) -> Outcome {
+    ensure(labels.len() == rows, || format!("{} rows of labels for {rows} examples", labels.len()))?;
+    let fine = |row: &Vec<f32>| {
+        row.len() == classes
+            && row.iter().all(|value| (-1e-6..=1.0 + 1e-5).contains(value))
+            && (row.iter().sum::<f32>() - 1.0).abs() < 1e-4
+    };
+    match labels.iter().find(|row| !fine(row)) {
+        Some(row) => Err(format!("{row:?} is not a row of {classes} probabilities")),
+        None => Ok(()),
+    }
+}
+
+// Supervisors.
+
+/// A laboratory without models: knows the truth, labels like a model that is right most of the time, and notes what was asked.
+struct MockLab {
+    classes: usize,
+    truth_of_transfer: bool,
+    trained_on_test: bool,
+}
+
+impl MockLab {
+    fn rows(split: Split) -> usize {
+        match split {
+            Split::Supervise => 12,
+            Split::Transfer => 20,
+            Split::Test => 16,
+        }
+    }
+}
+
+impl Lab for MockLab {
+    fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
+        self.truth_of_transfer |= on == Split::Transfer;
+        self.trained_on_test |= on == Split::Test;
+        let offset = 100 * role as usize + 1000 * on as usize;
+        let of = |split: &Split| {
+            let soft = grid(Self::rows(*split), self.classes, |index| 0.05 + unit(index + offset));
+            soft.into_iter().map(normalised).collect()
+        };
+        Ok(label.iter().map(of).collect())
+    }
+
+    fn truth(&mut self, split: Split) -> Result<Labels> {
+        self.truth_of_transfer |= split == Split::Transfer;
+        Ok((0..Self::rows(split)).map(|row| one_hot(row % self.classes, self.classes)).collect())
+    }
+
+    fn seed(&self) -> u64 {
+        7
+    }
+}
+
+fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
+    let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
+    for classes in [2, 3] {
+        let run = || -> Result<(Supervision, MockLab), String> {
+            let mut lab = MockLab { classes, truth_of_transfer: false, trained_on_test: false };
+            let supervision = supervisor.supervise(&mut lab).map_err(|error| error.to_string())?;
+            Ok((supervision, lab))
+        };
+        let (supervision, lab) = run()?;
+        for (split, labels) in [(Split::Transfer, &supervision.transfer), (Split::Test, &supervision.test)] {
+            probabilities(labels, MockLab::rows(split), classes)
+                .map_err(|error| format!("labels for {}: {error}", split.name()))?;
+        }
+        ensure(!lab.trained_on_test, || "fine-tunes a model on the test split".to_owned())?;
+        ensure(!lab.truth_of_transfer || supervisor.uses_truth_of_transfer(), || {
+            "uses the ground truth of the transfer split; uses_truth_of_transfer() must say so".to_owned()
+        })?;
+        ensure(run()?.0 == supervision, || "two equal runs differ".to_owned())?;
+    }
+    Ok(())
+}
+
+fn ensure(holds: bool, message: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(message()) }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The checks must be able to fail: strategies that break one promise each, with cards that no registry holds.
+
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use schemars::JsonSchema;
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::strategy::{
+        LabelRefiner, Selector, Supervisor,
+        card::{example, probe, schema},
+    };
+
+    fn card<T: JsonSchema + Serialize + Default + serde::de::DeserializeOwned>(kind: Kind, name: &'static str) -> Card {
+        let (schema, example, probe) = (schema::<T>, example::<T>, probe::<T>);
+        Card { kind, name, paper: "original", version: 1, later: &[], file: "here", line: 1, schema, example, probe }
+    }
+
+    /// The names of the checks that fail, each once.
+    fn failing(card: Card) -> Vec<&'static str> {
+        let mut failing: Vec<&'static str> = check(&card).into_iter().map(|failure| failure.check).collect();
+        failing.dedup();
+        failing
+    }
+
+    /// Declares a strategy without parameters and a card for it.
+    macro_rules! broken {
+        ($kind:ident $configured:ident $name:literal $type:ident, $imp:item) => {{
+            /// A strategy that breaks one promise.
+            #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+            #[serde(default, deny_unknown_fields)]
+            struct $type {}
+            $imp
+            #[typetag::serde(name = $name)]
+            impl $configured for $type {}
+            card::<$type>(Kind::$kind, $name)
+        }};
+    }
+
+    #[test]
+    fn a_good_loss_passes() {
+        let good = broken!(Loss ConfiguredLoss "test-good" Good, impl StudentLoss for Good {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+        });
+        assert_eq!(check(&good), []);
+    }
+
+    #[test]
+    fn a_detached_factor_is_a_wrong_gradient() {
+        let card = broken!(Loss ConfiguredLoss "test-detached" Detached, impl StudentLoss for Detached {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                let p = math::softmax(logits.clone()).detach();
+                math::cross_entropy(targets * p, logits)
+            }
+        });
+        assert_eq!(failing(card), ["gradient"]);
+    }
+
+    #[test]
+    fn a_loss_without_gradient_fails() {
+        let card = broken!(Loss ConfiguredLoss "test-blind" Blind, impl StudentLoss for Blind {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits.detach())
+            }
+        });
+        assert!(failing(card).contains(&"finite"));
+    }
+
+    #[test]
+    fn the_logarithm_of_a_softmax_is_not_finite() {
+        let card = broken!(Loss ConfiguredLoss "test-overflow" Overflow, impl StudentLoss for Overflow {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::rows(targets * math::softmax(logits).log()).neg()
+            }
+        });
+        assert_eq!(failing(card), ["finite"]);
+    }
+
+    #[test]
+    fn rows_that_see_each_other_are_found() {
+        let card = broken!(Loss ConfiguredLoss "test-crowd" Crowd, impl StudentLoss for Crowd {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                let rows = logits.dims()[0];
+                math::cross_entropy(targets, logits).mean().expand([rows])
+            }
+        });
+        assert!(failing(card).contains(&"row independence"));
+    }
+
+    #[test]
+    fn hidden_state_is_found() {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        let card = broken!(Loss ConfiguredLoss "test-moody" Moody, impl StudentLoss for Moody {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn targets(&self, _logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
+                labels * (1.0 + 0.01 * f64::from(CALLS.fetch_add(1, Ordering::Relaxed)))
+            }
+        });
+        assert!(failing(card).contains(&"determinism"));
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_message() {
+        let card = broken!(Loss ConfiguredLoss "test-panic" Panics, impl StudentLoss for Panics {
+            fn loss(&self, _logits: Tensor<2>, _targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                panic!("no such class")
+            }
+        });
+        let failures = check(&card);
+        assert!(failures.iter().any(|failure| failure.to_string().contains("panicked: no such class")), "{failures:?}");
+    }
+
+    #[test]
+    fn a_careless_card_is_found() {
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default)]
+        struct Careless {
+            factor: f64,
+            mode: serde_json::Value,
+        }
+        impl StudentLoss for Careless {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn validate(&self) -> Result<(), Invalid> {
+                Invalid::unless_within("factor", self.factor, 0.5, 1.0)
+            }
+        }
+        #[typetag::serde(name = "Test_Careless")]
+        impl ConfiguredLoss for Careless {}
+        let card = Card { paper: " ", ..card::<Careless>(Kind::Loss, "Test_Careless") };
+        let failing = failing(card);
+        for check in ["name", "card", "default", "unknown field", "wrong type"] {
+            assert!(failing.contains(&check), "{check} is not among {failing:?}");
+        }
+    }
+
+    #[test]
+    fn every_enumerated_configuration_is_tried() {
+        /// A loss that is wrong in one of its forms.
+        #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        struct TwoFaced {
+            /// Which form. Origin: original.
+            form: Form,
+            /// Whether to double. Origin: original.
+            double: bool,
+        }
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "kebab-case")]
+        enum Form {
+            #[default]
+            Right,
+            /// Wrong.
+            Wrong,
+        }
+        impl StudentLoss for TwoFaced {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                match (self.form, self.double) {
+                    (Form::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
+                    _ => math::cross_entropy(targets, logits),
+                }
+            }
+        }
+        #[typetag::serde(name = "test-two-faced")]
+        impl ConfiguredLoss for TwoFaced {}
+        let card = card::<TwoFaced>(Kind::Loss, "test-two-faced");
+        assert_eq!(configurations(&card).len(), 4);
+        let failures = check(&card);
+        assert_eq!(failures.len(), 1, "{failures:?}");
+        assert!(failures[0].strategy.contains("wrong") && failures[0].strategy.contains("true"), "{failures:?}");
+    }
+
+    #[test]
+    fn selectors_refiners_and_supervisors_are_tried() {
+        let selector = broken!(Selector ConfiguredSelector "test-negative" Negative, impl Selector for Negative {
+            fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+                let weight = math::row_max(batch.student.clone()) - 0.9;
+                Selection { weight, ..Selection::weak(batch) }
+            }
+        });
+        assert_eq!(failing(selector), ["selection"]);
+        let refiner = broken!(Refiner ConfiguredRefiner "test-doubling" Doubling, impl LabelRefiner for Doubling {
+            fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
+                selection.labels(batch) * 2.0
+            }
+        });
+        assert_eq!(failing(refiner), ["labels"]);
+        let supervisor = broken!(Supervisor ConfiguredSupervisor "test-cheat" Cheat, impl Supervisor for Cheat {
+            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
+                Ok(Supervision { transfer: lab.truth(Split::Transfer)?, test: lab.truth(Split::Test)? })
+            }
+        });
+        assert_eq!(failing(supervisor), ["supervision"]);
+        let short = broken!(Supervisor ConfiguredSupervisor "test-short" Short, impl Supervisor for Short {
+            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
+                let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &[Split::Test])?;
+                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone() })
+            }
+        });
+        assert_eq!(failing(short), ["supervision"]);
+    }
+}

@@ -1,0 +1,473 @@
+//! The task file: everything that makes a data set a classification task, so that a new data set needs no Rust.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
+
+use super::format::Formatter;
+use crate::{Error, Result, error::IoContext};
+
+/// A task: where its rows come from, how a row becomes text, and what its label is.
+///
+/// Read from `configs/tasks/NAME.toml`. Keys that no field knows are errors.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// Short name; the file is called `NAME.toml`. Lower-case letters, digits, `-` and `_`.
+    pub name: String,
+    /// Name for tables and documentation.
+    pub title: String,
+    /// What is asked, and what differs from other conversions of the same data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub about: Option<String>,
+    /// Licence of the data.
+    pub licence: String,
+    /// Whom to cite for the data.
+    pub citation: String,
+    /// The metric that tables show first. Default: `accuracy`.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Names of the classes, in the order of their indices. Empty only for a task without `label`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
+    /// The text that a model classifies, as a [minijinja](https://docs.rs/minijinja) template over the row's columns.
+    ///
+    /// A coin rule adds `answer`, `choices` and `number`. `{{ passage | context }}` marks the one part that may be shortened, from its
+    /// left, when an example is too long for a model.
+    pub template: String,
+    /// A minijinja expression; rows for which it is false are left out, before anything else happens to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Further names for columns: `new_name = "column"`, or a path such as `"question.stem"` into a nested column.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
+    /// Where the rows are.
+    pub source: Source,
+    /// Which of the source's splits are used for what.
+    pub splits: Splits,
+    /// How a row gets its label. Without it the task has prompts and reference answers only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<LabelRule>,
+    /// How a language model is asked the same question in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
+    #[serde(skip)]
+    file: TaskFile,
+}
+
+/// Where a task was read, for messages and for paths relative to it.
+#[derive(Clone, Debug, Default)]
+struct TaskFile {
+    path: PathBuf,
+    text: String,
+}
+
+/// A metric of a classification task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// Share of examples whose most probable class is the right one.
+    #[default]
+    Accuracy,
+    /// Area under the ROC curve of the probability of class 1.
+    Auroc,
+}
+
+/// Where rows come from: exactly one of `hub`, `path`, `files` alone, or `world`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Id of a data set on the Hugging Face hub, `organisation/name`. Local folders in the hub's layout are looked in first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// Configuration of the data set; the rows of several are put one after the other. Default: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<OneOrMany<String>>,
+    /// Commit, tag or branch on the hub. Default: `main`. Folders given by the user are taken as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// A folder in the hub's layout, or a single file; relative to the task file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Files of each split, relative to the data set or, without one, to the task file. Default: found by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, OneOrMany<String>>,
+    /// A generated world; the table belongs to its generator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Which of the source's splits are used for what: `train` and `test`, or `supervise`, `transfer` and `test`.
+///
+/// Several names are pooled in the order given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Splits {
+    /// Rows that are halved: the first half supervises the weak model, the second is labelled by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<OneOrMany<String>>,
+    /// Rows for testing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<OneOrMany<String>>,
+    /// Instead of `test`: this many rows are taken out of `train`, the same for every seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_from_train: Option<usize>,
+    /// Instead of `train`: rows that supervise the weak model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervise: Option<OneOrMany<String>>,
+    /// Instead of `train`: rows that the weak model labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<OneOrMany<String>>,
+}
+
+/// How a row gets its label.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelRule {
+    /// A column holds the class.
+    Column(ColumnRule),
+    /// Class 1 if a column has a certain value, else class 0.
+    Equals(EqualsRule),
+    /// One of several answers is shown; class 1 if it is the correct one.
+    Coin(CoinRule),
+}
+
+/// A column holds the class: a truth value (class 0 or 1), the number of the class, its name, or what `values` says.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnRule {
+    /// The column.
+    pub name: String,
+    /// Class name of each value that the column can have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub values: BTreeMap<String, String>,
+}
+
+/// Class 1 if a column has a certain value, else class 0.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EqualsRule {
+    /// The column.
+    pub name: String,
+    /// The value of class 1.
+    pub value: serde_json::Value,
+}
+
+/// One of several answers is shown; class 1 if it is the correct one.
+///
+/// A coin decides whether it is the correct one, then, if not, a wrong one is drawn (no draw if there is only one). The template gets
+/// `answer` (the answer shown), `choices` (all of them) and `number` (the place of the answer among the choices, from 1).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CoinRule {
+    /// Column of the correct answer. Otherwise `answer` says which choice is correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correct: Option<String>,
+    /// Columns of wrong answers, or one column that holds a list of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<OneOrMany<String>>,
+    /// Columns of all answers, or one column that holds a list of them. Those that differ from the correct one are wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<OneOrMany<String>>,
+    /// Column that says which choice is correct.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// What `answer` calls the choices: a list, or a column that holds one. Default: 0, 1, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<OneOrMany<String>>,
+    /// A correct answer that contains this is never shown as correct: no coin is drawn, and a wrong answer is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_correct: Option<String>,
+    /// Whether the choices are put in random order (after the coin, before the wrong answer is drawn). Default: false.
+    #[serde(default)]
+    pub shuffle: bool,
+}
+
+/// How a language model is asked the same question in words, for few-shot prompts, self-labels and generation.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Prompt {
+    /// What stands once before the first question.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+    /// The question as a template; it ends where the answer begins. Variables as in the task's template.
+    pub template: String,
+    /// What the model says for each class, in the order of `classes`; a list where several words mean the class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<OneOrMany<String>>,
+    /// Template of the correct free-form answer, for generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// One value, or a list.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+pub enum OneOrMany<T> {
+    /// One.
+    One(T),
+    /// A list.
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    /// As a slice.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl Task {
+    /// Reads a task file. Its stem has to be the task's name.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).path("read the task", path)?;
+        let task = Self::parse(&text, path)?;
+        if path.file_stem().is_some_and(|stem| stem != task.name.as_str()) {
+            let message = format!("the task calls itself `{}`, its file `{}`", task.name, path.display());
+            return Err(task.wrong(&["name"], message).help("call both the same"));
+        }
+        Ok(task)
+    }
+
+    /// Parses and checks a task; `path` is used in messages and for paths relative to it.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
+        let mut task: Self = toml::from_str(text).map_err(|cause| {
+            let error = Error::new(cause.message().trim_end()).context("not a task");
+            let error = match did_you_mean(cause.message()) {
+                Some(help) => error.help(help),
+                None => error,
+            };
+            match cause.span() {
+                Some(span) => error.at(path, text, span),
+                None => error.in_file(path),
+            }
+        })?;
+        task.file = TaskFile { path: path.into(), text: text.into() };
+        task.check()?;
+        Ok(task)
+    }
+
+    /// Short name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder that relative paths start from.
+    pub(super) fn folder(&self) -> &Path {
+        self.file.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// An error about a key of the task file.
+    pub(super) fn wrong(&self, keys: &[&str], message: impl Into<String>) -> Error {
+        self.locate(keys, Error::new(message))
+    }
+
+    /// Points an error at a key of the task file.
+    pub(super) fn locate(&self, keys: &[&str], error: Error) -> Error {
+        match span(&self.file.text, keys) {
+            Some(span) => error.at(&self.file.path, self.file.text.as_str(), span),
+            None => error.in_file(&self.file.path),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if self.name.is_empty() || !self.name.chars().all(plain) {
+            return Err(self
+                .wrong(&["name"], format!("`{}` is not a task's name", self.name))
+                .help("use lower-case letters, digits, `-` and `_`"));
+        }
+        self.check_source()?;
+        self.check_splits()?;
+        self.check_label()?;
+        self.check_prompt()?;
+        Formatter::new(self).map(drop)
+    }
+
+    fn check_source(&self) -> Result<()> {
+        let source = &self.source;
+        let named: Vec<&str> =
+            [("hub", source.hub.is_some()), ("path", source.path.is_some()), ("world", source.world.is_some())]
+                .into_iter()
+                .filter_map(|(name, given)| given.then_some(name))
+                .collect();
+        match named[..] {
+            [] if source.files.is_empty() => Err(self
+                .wrong(&["source"], "the source says nothing")
+                .help("give one of `hub`, `path`, `files` and `world`")),
+            [first, second, ..] => Err(self
+                .wrong(&["source", second], format!("the source gives both `{first}` and `{second}`"))
+                .help("give one of them")),
+            ["hub"] => {
+                let id = source.hub.as_deref().unwrap_or_default();
+                let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', ':']);
+                if id.split('/').count() > 2 || !id.split('/').all(part) {
+                    let message = format!("`{id}` is not the id of a data set on the hub");
+                    return Err(self.wrong(&["source", "hub"], message).help("ids look like `organisation/name`"));
+                }
+                Ok(())
+            }
+            _ => match (&source.revision, &source.world) {
+                (Some(_), _) => Err(self.wrong(&["source", "revision"], "`revision` belongs to `hub`")),
+                (None, Some(_)) if !source.files.is_empty() || source.config.is_some() => {
+                    Err(self.wrong(&["source"], "a generated world has neither `files` nor `config`"))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn check_splits(&self) -> Result<()> {
+        let splits = &self.splits;
+        let explicit = splits.supervise.is_some() && splits.transfer.is_some() && splits.test.is_some();
+        let halved = splits.train.is_some() && (splits.test.is_some() != splits.test_from_train.is_some());
+        let mixed = splits.train.is_some() || splits.test_from_train.is_some();
+        if !(halved && splits.supervise.is_none() && splits.transfer.is_none() || explicit && !mixed) {
+            return Err(self.wrong(&["splits"], "the splits do not say which rows are trained and tested on").help(
+                "give `train` and `test`, `train` and `test_from_train`, or `supervise`, `transfer` and `test`",
+            ));
+        }
+        let all = [&splits.train, &splits.test, &splits.supervise, &splits.transfer];
+        let names: Vec<&String> = all.into_iter().flatten().flat_map(OneOrMany::as_slice).collect();
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                return Err(self.wrong(&["splits"], format!("the split `{name}` is used twice")));
+            }
+        }
+        if names.is_empty() || all.into_iter().flatten().any(|names| names.as_slice().is_empty()) {
+            return Err(self.wrong(&["splits"], "a list of splits is empty"));
+        }
+        Ok(())
+    }
+
+    fn check_label(&self) -> Result<()> {
+        let Some(rule) = &self.label else {
+            return match &self.prompt {
+                Some(Prompt { reference: Some(_), .. }) if self.classes.is_empty() => Ok(()),
+                _ => Err(self
+                    .wrong(&["classes"], "the task says nowhere what a row's label is")
+                    .help("give it a `[label.column]`, `[label.equals]` or `[label.coin]`; or, for generation, no `classes` and a `reference` under `[prompt]`")),
+            };
+        };
+        if self.classes.len() < 2 || self.classes.len() > usize::from(u8::MAX) {
+            return Err(self.wrong(&["classes"], format!("{} classes are no classification", self.classes.len())));
+        }
+        if let Some(twice) = self.classes.iter().enumerate().find(|(i, name)| self.classes[..*i].contains(name)) {
+            return Err(self.wrong(&["classes"], format!("the class `{}` is there twice", twice.1)));
+        }
+        let binary = |keys: &[&str]| match self.classes.len() {
+            2 => Ok(()),
+            n => Err(self.wrong(keys, format!("this rule gives two classes, the task has {n}"))),
+        };
+        match rule {
+            LabelRule::Column(rule) => {
+                for (value, class) in &rule.values {
+                    if !self.classes.contains(class) {
+                        let message = format!("`{class}` is not a class");
+                        let help = format!("the classes are {}", quoted(&self.classes));
+                        return Err(self.wrong(&["label", "column", "values", value], message).help(help));
+                    }
+                }
+                Ok(())
+            }
+            LabelRule::Equals(rule) => {
+                if shown(&rule.value).is_none() {
+                    return Err(self.wrong(&["label", "equals", "value"], "a column cannot equal a list or a table"));
+                }
+                binary(&["label", "equals"])
+            }
+            LabelRule::Coin(rule) => {
+                binary(&["label", "coin"])?;
+                let forms = (
+                    rule.correct.is_some(),
+                    rule.wrong.is_some(),
+                    rule.choices.is_some(),
+                    rule.answer.is_some(),
+                    rule.keys.is_some(),
+                );
+                match forms {
+                    (true, true, false, false, false)
+                    | (true, false, true, false, false)
+                    | (false, false, true, true, _) => Ok(()),
+                    _ => Err(self
+                        .wrong(&["label", "coin"], "the rule does not say which answers are correct and wrong")
+                        .help("give `correct` and `wrong`, `correct` and `choices`, or `choices` and `answer` (with `keys`)")),
+                }
+            }
+        }
+    }
+
+    fn check_prompt(&self) -> Result<()> {
+        let Some(prompt) = &self.prompt else { return Ok(()) };
+        let (answers, classes) = (prompt.answers.len(), self.classes.len());
+        if answers != 0 && answers != classes {
+            let message = format!("{answers} answers for {classes} classes");
+            return Err(self
+                .wrong(&["prompt", "answers"], message)
+                .help("give one answer, or one list, for each class"));
+        }
+        if prompt.answers.iter().any(|words| words.as_slice().is_empty()) {
+            return Err(self.wrong(&["prompt", "answers"], "a class has no answer"));
+        }
+        Ok(())
+    }
+}
+
+/// Byte range of the value at `keys`, or of the nearest table that encloses it.
+fn span(text: &str, keys: &[&str]) -> Option<Range<usize>> {
+    let root = DeTable::parse(text).ok()?;
+    let mut table = root.get_ref();
+    let mut found = None;
+    for key in keys {
+        let Some(value) = table.get(*key) else { break };
+        found = Some(value.span());
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// The nearest of the alternatives that a serde message lists.
+fn did_you_mean(message: &str) -> Option<String> {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let word = names.next()?;
+    let expected: Vec<&str> = message.split_once("expected")?.1.split('`').skip(1).step_by(2).collect();
+    nearest(word, expected).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let score = |candidate: &str| strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
+    candidates
+        .into_iter()
+        .map(|candidate| (score(candidate), candidate))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Names in backticks, separated by commas.
+pub(super) fn quoted<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
+}
+
+/// A scalar as text, the same for `1`, `"1"` and `1` read from CSV.
+pub(super) fn shown(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Bool(_) | serde_json::Value::Number(_) => Some(value.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,307 @@
+//! Which rows are used, in which order, and how they are split: three protocols.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    PoolCounts, PromptStyle, Rows, TaskData,
+    definition::{OneOrMany, Task},
+    format::{Formatter, Point},
+    rng::{NumpyRng, PythonRng},
+    source::RowSource,
+};
+use crate::{
+    Error, Result,
+    rng::{Rng, derive},
+};
+
+/// Which examples are made of a task's rows. Part of every identity that depends on data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataOptions {
+    /// The protocol. Default: `openai`.
+    pub order: Order,
+    /// Seed of the order, of the answers shown and of the halves. Default: 0.
+    pub seed: u64,
+    /// At most this many training examples, both halves together. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_train: Option<usize>,
+    /// Training examples held out for validation, beside `n_train`. Default: 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub n_validation: usize,
+    /// At most this many test examples. Default: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_test: Option<usize>,
+    /// Default: what the protocol does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// How rows become an ordered, split list of examples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// openai/weak-to-strong: the first n rows, one answer each, shuffled, halved; all with the same seed. Not balanced. The same
+    /// examples in the same order as the original, bit for bit.
+    #[default]
+    Openai,
+    /// EleutherAI/w2s: shuffled, one answer each, balanced, then the first n; halved with seed 42.
+    Eleuther,
+    /// As the paper on selective weak-to-strong generalization (arXiv 2511.14166) describes its data: each question gives equally many
+    /// correct and incorrect answers, so one of each. No question is in both halves.
+    KPoints,
+}
+
+/// How classes are balanced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Not at all.
+    None,
+    /// Examples of the larger classes are dropped at random until all are as large as the smallest, as EleutherAI/w2s does.
+    Undersample,
+}
+
+impl DataOptions {
+    fn balance(&self) -> Balance {
+        self.balance.unwrap_or(match self.order {
+            Order::Openai | Order::KPoints => Balance::None,
+            Order::Eleuther => Balance::Undersample,
+        })
+    }
+
+    /// Seed of the halves.
+    fn halves_seed(&self) -> u64 {
+        match self.order {
+            Order::Eleuther => 42,
+            Order::Openai | Order::KPoints => self.seed,
+        }
+    }
+}
+
+/// Makes a task's examples from its rows.
+pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOptions) -> Result<TaskData> {
+    let prompt = task.prompt.as_ref().map(|prompt| PromptStyle {
+        instruction: prompt.instruction.clone(),
+        answers: prompt.answers.iter().map(|words| words.as_slice().to_vec()).collect(),
+    });
+    let mut data =
+        TaskData { task: task.name.clone(), class_names: task.classes.clone(), prompt, ..TaskData::default() };
+    let maker = Maker { formatter: Formatter::new(task)?, task, source, options };
+    let splits = &task.splits;
+    let n_validation = options.n_validation;
+    let mut held_out = None;
+    let (mut pool, transfer) = match (&splits.supervise, &splits.transfer) {
+        (first @ Some(_), second @ Some(_)) => {
+            let n_first = options.n_train.map(|n| (n / 2).saturating_add(n_validation));
+            let n_second = options.n_train.map(|n| n - n / 2);
+            let first = maker.pool("supervise", maker.rows(first, n_first, &mut data)?, n_first, &mut data)?;
+            let second = maker.pool("transfer", maker.rows(second, n_second, &mut data)?, n_second, &mut data)?;
+            (first, Some(second))
+        }
+        _ => {
+            let n_train = options.n_train.map(|n| n.saturating_add(n_validation));
+            let mut rows =
+                maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
+            if let Some(n) = splits.test_from_train {
+                let (there, message) = (rows.rows.len(), "test rows are to be taken from the");
+                held_out = Some(rows.take_at_random(n).ok_or_else(|| {
+                    task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
+                })?);
+            }
+            (maker.pool("train", rows, n_train, &mut data)?, None)
+        }
+    };
+    let test = match held_out {
+        Some(rows) => rows,
+        None => maker.rows(&splits.test, options.n_test, &mut data)?,
+    };
+    let test = maker.pool("test", test, options.n_test, &mut data)?;
+    let rest = pool.split_off(n_validation.min(pool.len()));
+    let validation = pool;
+    let (supervise, transfer) = match transfer {
+        Some(transfer) => (rest, transfer),
+        None => maker.halves(rest),
+    };
+
+    let questions = |parts: &[&Vec<Point>]| -> BTreeSet<u128> {
+        parts.iter().copied().flatten().map(|point| point.question).collect()
+    };
+    let shared =
+        |part: &[Point], others: &BTreeSet<u128>| part.iter().filter(|point| others.contains(&point.question)).count();
+    data.counts.transfer_in_supervise = shared(&transfer, &questions(&[&supervise]));
+    data.counts.test_in_train = shared(&test, &questions(&[&supervise, &transfer, &validation]));
+    let examples = |points: Vec<Point>| points.into_iter().map(|point| point.example).collect();
+    data.supervise = examples(supervise);
+    data.transfer = examples(transfer);
+    data.validation = examples(validation);
+    data.test = examples(test);
+    data.recount()?;
+    data.note_single_classes();
+    Ok(data)
+}
+
+/// Makes pools of examples.
+struct Maker<'a> {
+    task: &'a Task,
+    formatter: Formatter<'a>,
+    source: &'a dyn RowSource,
+    options: &'a DataOptions,
+}
+
+impl Maker<'_> {
+    /// The rows of some splits, one after the other, that the task's filter keeps. `limit`: more rows than that are not needed.
+    fn rows(&self, splits: &Option<OneOrMany<String>>, limit: Option<usize>, data: &mut TaskData) -> Result<Rows> {
+        // The other protocols choose among all rows.
+        let limit = limit.filter(|_| self.options.order == Order::Openai && self.task.filter.is_none());
+        let mut rows = Rows::default();
+        for split in splits.iter().flat_map(OneOrMany::as_slice) {
+            let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
+            if wanted == Some(0) {
+                break;
+            }
+            let more = self.source.rows(split, wanted)?;
+            if more.rows.is_empty() {
+                let error = Error::new(format!("the split `{split}` of the task `{}` has no rows", self.task.name));
+                return Err(match more.files.first() {
+                    Some(file) => error.in_file(&file.path),
+                    None => error,
+                });
+            }
+            self.formatter.check_columns(&more.columns)?;
+            rows.append(more)?;
+        }
+        data.files.extend(rows.files.iter().cloned());
+        Ok(rows)
+    }
+
+    /// Examples of some rows, in the protocol's order, at most `limit`.
+    fn pool(&self, name: &str, mut rows: Rows, limit: Option<usize>, data: &mut TaskData) -> Result<Vec<Point>> {
+        let seed = self.options.seed;
+        let mut counts = PoolCounts { read: rows.rows.len(), ..PoolCounts::default() };
+        if self.task.filter.is_some() {
+            let mut kept = Vec::with_capacity(rows.rows.len());
+            for (index, row) in std::mem::take(&mut rows.rows) {
+                if self.formatter.keeps(&row).map_err(|error| rows.at(index, error))? {
+                    kept.push((index, row));
+                }
+            }
+            rows.rows = kept;
+            counts.drop("filter", counts.read - rows.rows.len());
+        }
+        let limit = limit.unwrap_or(usize::MAX);
+        let mut rng = PythonRng::new(seed);
+        let mut points = Vec::new();
+        match self.options.order {
+            Order::Openai => {
+                counts.drop("not asked for", rows.rows.len().saturating_sub(limit));
+                rows.rows.truncate(limit);
+                for (index, row) in &rows.rows {
+                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
+                }
+            }
+            Order::Eleuther => {
+                rows.rows = permute(rows.rows, seed);
+                for (index, row) in &rows.rows {
+                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
+                }
+            }
+            Order::KPoints => {
+                let mut draws = PythonRng::new(derive(seed, "task/k-points"));
+                Rng::named(seed, "task/k-points/rows").shuffle(&mut rows.rows);
+                let mut used = 0;
+                for (index, row) in &rows.rows {
+                    let pair = self.formatter.pair(row, *index, &mut draws).map_err(|error| rows.at(*index, error))?;
+                    if points.len() + pair.len() > limit {
+                        break;
+                    }
+                    counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                    points.extend(pair);
+                    used += 1;
+                }
+                counts.drop("not asked for", rows.rows.len() - used);
+            }
+        }
+        let there = points.len();
+        points.retain(|point| !point.example.text.is_empty());
+        counts.drop("empty text", there - points.len());
+        if self.options.balance() == Balance::Undersample && self.task.label.is_some() {
+            let there = points.len();
+            points = undersample(points, &self.task.classes, seed)
+                .map_err(|error| error.context(format!("the rows for `{name}` cannot be balanced")))?;
+            counts.drop("balance", there - points.len());
+        }
+        match self.options.order {
+            Order::Openai => points = permute(points, seed),
+            Order::Eleuther => {
+                counts.drop("not asked for", points.len().saturating_sub(limit));
+                points.truncate(limit);
+            }
+            Order::KPoints => Rng::named(seed, "task/k-points/points").shuffle(&mut points),
+        }
+        counts.left = points.len();
+        if limit != usize::MAX && counts.left < limit && !counts.dropped.contains_key("not asked for") {
+            let note = format!("{limit} examples were asked for of `{name}`, there are {}: all are used", counts.left);
+            data.counts.notes.push(note);
+        }
+        data.counts.pools.insert(name.into(), counts);
+        Ok(points)
+    }
+
+    /// Half 1 (supervise) and half 2 (transfer, the larger by one if need be).
+    fn halves(&self, pool: Vec<Point>) -> (Vec<Point>, Vec<Point>) {
+        if self.options.order == Order::KPoints {
+            let mut places = BTreeMap::new();
+            for point in &pool {
+                let next = places.len();
+                places.entry(point.example.source_row).or_insert(next);
+            }
+            let half = places.len() / 2;
+            return pool.into_iter().partition(|point| places[&point.example.source_row] < half);
+        }
+        let n = pool.len();
+        let mut mixed = permute(pool, self.options.halves_seed());
+        let supervise = mixed.split_off(n.div_ceil(2));
+        (supervise, mixed)
+    }
+}
+
+/// What `Dataset.shuffle(seed)` of the `datasets` library does.
+pub(super) fn permute<T>(items: Vec<T>, seed: u64) -> Vec<T> {
+    let order = NumpyRng::new(seed).permutation(items.len());
+    let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|place| items[place].take()).collect()
+}
+
+/// Drops examples of the larger classes at random until all classes are as large as the smallest; bit for bit what EleutherAI/w2s does
+/// with two classes: the smaller class in its order, the larger shuffled and cut, then both shuffled together. Of two classes of the
+/// same size, the one seen first counts as the larger.
+fn undersample(points: Vec<Point>, classes: &[String], seed: u64) -> Result<Vec<Point>> {
+    let mut by_class: Vec<Vec<Point>> = classes.iter().map(|_| Vec::new()).collect();
+    let mut seen = Vec::new();
+    for point in points {
+        let class = usize::from(point.example.label);
+        if !seen.contains(&class) {
+            seen.push(class);
+        }
+        by_class[class].push(point);
+    }
+    if let Some(empty) = by_class.iter().position(Vec::is_empty) {
+        return Err(Error::new(format!("no example has the class `{}`", classes[empty])));
+    }
+    let Some(&smallest) = seen.iter().rev().min_by_key(|class| by_class[**class].len()) else { return Ok(Vec::new()) };
+    let mut balanced = std::mem::take(&mut by_class[smallest]);
+    let n = balanced.len();
+    for class in by_class {
+        let mut shuffled = permute(class, seed);
+        shuffled.truncate(n);
+        balanced.extend(shuffled);
+    }
+    Ok(permute(balanced, seed))
+}

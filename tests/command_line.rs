@@ -1,0 +1,233 @@
+//! The binary as a user meets it: a grid from start to table, again, killed and continued; and what it says to mistakes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+fn w2s() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_w2s"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("W2S_DATA").env_remove("W2S_MODELS");
+    command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    w2s().args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+const TINY: &str = "tests/fixtures/tiny/grid.toml";
+
+fn results(folder: &Path) -> String {
+    fs::read_to_string(folder.join("tiny/results.csv")).unwrap()
+}
+
+#[test]
+fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let first = run(&["run", TINY, "--results", place, "--device", "cpu"]);
+    assert!(first.status.success(), "{}", text(&first));
+    for part in ["Finetune", "Aux. confidence", "gce", "Ceiling", "Weak"] {
+        assert!(text(&first).contains(part), "no `{part}` in\n{}", text(&first));
+    }
+    let rows = results(folder.path());
+    for (method, count) in [("weak", 2), ("finetune", 2), ("aux-confidence", 2), ("gce", 2), ("ceiling", 2)] {
+        let found = rows.lines().filter(|row| row.contains(&format!(",{method},")) && row.contains(",test,accuracy,")).count();
+        assert_eq!(found, count, "rows of `{method}` in\n{rows}");
+    }
+
+    let again = run(&["run", TINY, "--results", place, "--device", "cpu"]);
+    assert!(again.status.success() && text(&again).contains("Nothing left to do: 6 cells"), "{}", text(&again));
+    assert_eq!(results(folder.path()), rows);
+
+    // Execution changes no bit: another store, one worker, other threads, micro-batches aside.
+    let other = tempfile::tempdir().unwrap();
+    let arguments = ["run", TINY, "--device", "cpu", "--workers", "1", "--results", other.path().to_str().unwrap()];
+    assert!(run(&arguments).status.success());
+    assert_eq!(results(other.path()), rows);
+
+    for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {
+        let table = run(&["table", TINY, "--results", place, "--format", format]);
+        let out = String::from_utf8_lossy(&table.stdout).into_owned();
+        let path = folder.path().join("tiny/results.csv");
+        let direct = run(&["table", path.to_str().unwrap(), "--format", format]);
+        let out = if table.status.success() { out } else { String::from_utf8_lossy(&direct.stdout).into_owned() };
+        assert!(out.contains(part), "{format}: {out}");
+    }
+}
+
+#[test]
+fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
+    let whole = tempfile::tempdir().unwrap();
+    let arguments = |folder: &Path| ["run", TINY, "--device", "cpu", "--results", folder.to_str().unwrap()].map(str::to_owned);
+    assert!(w2s().args(arguments(whole.path())).output().unwrap().status.success());
+
+    let killed = tempfile::tempdir().unwrap();
+    for wait in [60, 150, 300, 450, 700, 1000] {
+        let mut child =
+            w2s().args(arguments(killed.path())).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(wait));
+        // It may have finished in time; the comparison below is the same then.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    let end = w2s().args(arguments(killed.path())).output().unwrap();
+    assert!(end.status.success(), "{}", text(&end));
+    assert_eq!(results(killed.path()), results(whole.path()));
+    let left = fs::read_dir(killed.path().join("stages")).unwrap().flatten();
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().starts_with(".making")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_stage_that_fails_leaves_a_record_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    // A step of this size leaves no finite weights.
+    let change = "method.broken={ loss = { type = \"cross-entropy\" }, train = { learning_rate = 1e30, optimizer = \"sgd\" } }";
+    let output = run(&["run", TINY, "--results", place, "--device", "cpu", "methods=finetune,broken", "seeds=0", change]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("broken") && said.contains("1 stage failed"), "{said}");
+    let rows = results(folder.path());
+    assert!(rows.lines().any(|row| row.contains(",broken,") && row.contains(",failed,")), "{rows}");
+    assert!(rows.lines().any(|row| row.contains(",finetune,") && row.contains(",ok,")), "{rows}");
+}
+
+/// A mistake: arguments after `run`, and what must be said of it.
+struct Mistake {
+    name: &'static str,
+    grid: String,
+    arguments: Vec<String>,
+    says: &'static [&'static str],
+}
+
+fn grid(from: &str, to: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(TINY)).unwrap();
+    assert!(text.contains(from), "the grid has no `{from}`");
+    text.replace(from, to)
+}
+
+#[test]
+fn mistakes_end_before_anything_runs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny");
+    for kind in ["worlds", "tasks", "models"] {
+        fs::create_dir(scratch.path().join(kind)).unwrap();
+        for entry in fs::read_dir(fixtures.join(kind)).unwrap().flatten() {
+            fs::copy(entry.path(), scratch.path().join(kind).join(entry.file_name())).unwrap();
+        }
+    }
+    let write = |name: &str, text: &str| fs::write(scratch.path().join(name), text).unwrap();
+    let task = |source: &str| {
+        format!(
+            "name = \"own\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{{{ text }}}}\"\n\n[source]\n{source}\n\n\
+             [splits]\ntrain = \"train\"\ntest = \"test\"\n\n[label.column]\nname = \"label\"\n"
+        )
+    };
+    write("tasks/own.toml", &task("path = \"nowhere.csv\""));
+    write("rows.csv", "text,lable\nhello,1\nworld,0\n");
+    write("tasks/column.toml", &task("files = { train = \"../rows.csv\", test = \"../rows.csv\" }").replace("\"own\"", "\"column\""));
+    write("models/empty.toml", "title = \"nothing\"\n");
+    write("models/lost.toml", "path = \"no-such-folder\"\n");
+    let plain = grid("\"finetune\"", "\"finetune\"");
+    let with = |extra: &str| format!("{plain}\n{extra}");
+    let blocked = scratch.path().join("file");
+    fs::write(&blocked, "").unwrap();
+    let blocked = blocked.join("results").to_str().unwrap().to_owned();
+    let mistake = |name, grid: &str, says| Mistake { name, grid: grid.to_owned(), arguments: vec![], says };
+    let mistakes = [
+        mistake("unknown method", &grid("\"gce\"", "\"gcee\""), &["there is no method and no loss `gcee`", ":8:", "did you mean `gce`?"]),
+        mistake("unknown loss", &with("[method.gce]\nloss = { type = \"gcee\" }"), &["there is no loss `gcee`", "did you mean `gce`?"]),
+        mistake("unknown selector", &with("[method.gce]\nselector = { type = \"al\" }"), &["there is no selector `al`", "did you mean `all`?"]),
+        mistake("unknown parameter", &with("[method.gce]\nloss = { type = \"gce\", p = 1 }"), &["unknown key `p`", ":16:"]),
+        mistake("parameter of the wrong type", &with("[method.gce]\nloss = { type = \"gce\", q = \"x\" }"), &["invalid type", ":16:"]),
+        mistake("parameter out of range", &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"), &["`q`", ":16:"]),
+        mistake("method without a type", &with("[method.gce]\nloss = { q = 0.5 }"), &["lacks `type`"]),
+        mistake("unknown key of a method", &with("[method.gce]\nlos = { type = \"gce\" }"), &["unknown key `los`", "did you mean `loss`?"]),
+        mistake("unknown table", &with("[trian]\nepochs = 1"), &["unknown key `trian`", "did you mean `train`?"]),
+        mistake("unknown training key", &grid("epochs = 2", "epoch = 2"), &["unknown key `epoch`", "did you mean `epochs`?", ":12:"]),
+        mistake("training key out of range", &grid("batch_size = 16", "batch_size = 0"), &["`batch_size` must be at least 1", ":13:"]),
+        mistake("unknown optimizer", &with("optimizer = \"adamm\""), &["unknown variant `adamm`", "did you mean `adam`?"]),
+        mistake("unknown task", &grid("tiny-home", "tiny-hom"), &["there is no task `tiny-hom`", "did you mean `tiny-home`?", ":5:"]),
+        mistake("unknown model", &grid("weak = \"tiny-weak\"", "weak = \"tiny-wek\""), &["there is no model `tiny-wek`", "did you mean `tiny-weak`?"]),
+        mistake("model that says nothing", &grid("weak = \"tiny-weak\"", "weak = \"empty\""), &["`empty` says neither"]),
+        mistake("model whose folder is missing", &grid("weak = \"tiny-weak\"", "weak = \"lost\""), &["config.json"]),
+        mistake("missing seeds", &grid("seeds = [0, 1]", "seeds = []"), &["`seeds` is empty"]),
+        mistake("a seed twice", &grid("seeds = [0, 1]", "seeds = [0, 0]"), &["`0` stands twice in `seeds`"]),
+        mistake("a negative seed", &grid("seeds = [0, 1]", "seeds = [-1]"), &[":9:"]),
+        mistake("no methods", &grid("methods = [\"finetune\", \"aux-confidence\", \"gce\"]", "methods = []"), &["`methods` is empty"]),
+        mistake("no pairs", &grid("pairs = [", "pairs = [] # ["), &["`pairs` is empty"]),
+        mistake("pair without strong", &grid(", strong = \"tiny-strong\"", ""), &["lacks `strong`"]),
+        mistake("not TOML", &grid("[grid]", "[grid"), &[":3:"]),
+        mistake("missing data file", &grid("tiny-home", "own"), &["nowhere.csv"]),
+        mistake("missing column", &grid("tiny-home", "column"), &["label", "lable"]),
+        mistake("data set that is nowhere", &grid("tiny-home", "sst2"), &["sst2", "--data"]),
+        mistake("too many tokens for nobody", &with("[data]\nmax_tokens = 0"), &["must be at least 1"]),
+        mistake("unknown order", &with("[data]\norder = \"opnai\""), &["unknown variant `opnai`", "did you mean `openai`?"]),
+        Mistake {
+            name: "unwritable results",
+            grid: plain.clone(),
+            arguments: vec!["--results".to_owned(), blocked],
+            says: &["cannot create the results folder", "--results"],
+        },
+        Mistake {
+            name: "a GPU that is not there",
+            grid: plain.clone(),
+            arguments: vec!["--device".to_owned(), "cuda:7".to_owned()],
+            says: &["--device cpu"],
+        },
+        Mistake { name: "no such device", grid: plain.clone(), arguments: vec!["--device".to_owned(), "tpu".to_owned()], says: &["tpu", "auto"] },
+        Mistake { name: "broken change", grid: plain.clone(), arguments: vec!["train.epochs".to_owned()], says: &["key=value"] },
+        Mistake {
+            name: "change of the wrong type",
+            grid: plain.clone(),
+            arguments: vec!["train.epochs=many".to_owned()],
+            says: &["command line", "many"],
+        },
+    ];
+    let results = scratch.path().join("results");
+    let mut failures = Vec::new();
+    for Mistake { name, grid, arguments, says } in mistakes {
+        let path: PathBuf = scratch.path().join("grid.toml");
+        fs::write(&path, grid).unwrap();
+        let mut command = w2s();
+        command.args(["run", path.to_str().unwrap()]);
+        if !arguments.iter().any(|argument| argument == "--results") {
+            command.args(["--results", results.to_str().unwrap()]);
+        }
+        let output = command.args(&arguments).output().unwrap();
+        let said = text(&output);
+        let missing: Vec<_> = says.iter().filter(|part| !said.contains(**part)).collect();
+        if output.status.code() != Some(2) || !missing.is_empty() || said.contains("panicked") {
+            failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));
+        }
+        assert!(!results.join("tiny").exists(), "{name} left results behind");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn lists_and_explanations_come_from_the_cards() {
+    let list = run(&["list", "losses", "--format", "json"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let losses = list["losses"].as_array().unwrap();
+    assert!(losses.iter().any(|card| card["name"] == "js" && card["paper"].as_str().is_some_and(|paper| !paper.is_empty())));
+    let explained = text(&run(&["explain", "loss/gce"]));
+    for part in ["gce", "Source:", "q = 0.7", "Origin:", "[method.mine]"] {
+        assert!(explained.contains(part), "no `{part}` in\n{explained}");
+    }
+    let unknown = run(&["explain", "loss/gcee"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown).contains("did you mean `gce`?"));
+    for what in ["tasks", "models", "supervisors", "selectors", "refiners"] {
+        assert!(run(&["list", what]).status.success(), "{what}");
+    }
+}

@@ -1,0 +1,15 @@
+//! Integration tests: one binary, because every binary links all of Burn.
+
+// A crate that is only listed in Cargo.toml is not linked, and its strategies would not exist.
+use w2s_plugins as _;
+use w2s_strategies as _;
+
+mod command_line;
+mod conformance;
+mod golden_losses;
+mod registry;
+mod trajectories;
+
+// The example of docs/plugin.md: compiled, registered and checked like any plugin.
+#[path = "../docs/focal.rs"]
+mod focal;

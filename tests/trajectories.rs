@@ -1,0 +1,163 @@
+//! Ten steps of a tiny GPT-2 as openai/weak-to-strong takes them (`golden/golden_tiny_gpt2.json`), step by step through the learner:
+//! burn-train, the strategies as a configuration names them, and models read from files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value, json};
+use w2s_core::{
+    learner::{Encoded, Execution, Objective, Recipe, Shape, predict, train_classifier},
+    model::{Classifier, HeadConfig, Pretrained},
+    strategy::ConfiguredLoss,
+};
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("golden/golden_tiny_gpt2.json")).unwrap()
+}
+
+/// Writes the model's folder as the Hugging Face hub has it.
+fn folder(golden: &Value, run: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{run}-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let mut config = golden["config"].clone();
+    config["model_type"] = json!("gpt2");
+    config["activation_function"] = config["activation"].clone();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let vocabulary: Map<String, Value> = (0..32).map(|id| (format!("w{id}"), id.into())).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "w0" },
+    });
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+
+    let mut weights = golden["weights"].as_object().unwrap().clone();
+    for layer in 0..2 {
+        // All zero, and left out of the file.
+        weights.insert(format!("transformer.h.{layer}.attn.c_attn.bias"), json!(vec![0.0; 24]));
+    }
+    let (mut header, mut bytes) = (Map::new(), Vec::new());
+    for (name, tensor) in &weights {
+        let rows = tensor.as_array().unwrap();
+        let shape = match rows[0].as_array() {
+            Some(row) => vec![rows.len(), row.len()],
+            None => vec![rows.len()],
+        };
+        let start = bytes.len();
+        for value in rows.iter().flat_map(|row| row.as_array().cloned().unwrap_or_else(|| vec![row.clone()])) {
+            bytes.extend((value.as_f64().unwrap() as f32).to_le_bytes());
+        }
+        header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, bytes.len()] }));
+    }
+    let header = Value::Object(header).to_string();
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
+    fs::write(folder.join("model.safetensors"), file).unwrap();
+    folder
+}
+
+fn rows(split: &Value, pretrained: &Pretrained) -> (Encoded, Vec<Vec<f32>>) {
+    let (mut tokens, mut labels) = (Vec::new(), Vec::new());
+    for example in split.as_array().unwrap() {
+        tokens.push(numbers(&example["input_ids"]).into_iter().map(|id| id as u32).collect());
+        labels.push(numbers(&example["soft_label"]).into_iter().map(|label| label as f32).collect());
+    }
+    (Encoded::new(tokens, pretrained.spec()).unwrap(), labels)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+#[track_caller]
+fn assert_near(what: &str, ours: &[f32], reference: &Value, tolerance: f64) {
+    for (ours, reference) in ours.iter().zip(numbers(reference)) {
+        let far = (f64::from(*ours) - reference).abs();
+        assert!(far < tolerance, "{what}: {ours} instead of {reference}");
+    }
+}
+
+/// Trains as one of the reference's runs and compares everything that it left behind.
+fn follow(run: &str, loss: Value, recipe: Recipe, tolerance: f64) {
+    let golden = golden();
+    let folder = folder(&golden, run);
+    let pretrained = Pretrained::open(&folder).unwrap();
+    let reference = &golden["runs"][run];
+    let steps = reference["log"].as_array().unwrap();
+    // The reference takes a batch in two parts and so may we.
+    for micro_batch in [None, Some(2), Some(1)] {
+        let execution = Execution { micro_batch, ..Execution::default() };
+        let loss: Box<dyn ConfiguredLoss> = serde_json::from_value(loss.clone()).unwrap();
+        let backbone = pretrained.load(&Device::flex()).unwrap();
+        let model = Classifier::new(backbone, &HeadConfig::default(), 2, 0, None).unwrap();
+        let (data, labels) = rows(&golden["train"], &pretrained);
+        let trained = train_classifier(model, &data, Objective::new(labels, loss), &recipe, 0, &execution).unwrap();
+
+        assert_eq!(trained.log.steps.len() + 1, steps.len());
+        for (ours, reference) in trained.log.steps.iter().zip(steps) {
+            let of = |key: &str| reference[key].as_f64().unwrap();
+            assert_eq!(ours.step as f64, of("step"));
+            assert!((ours.loss - of("loss")).abs() < tolerance, "{ours:?} instead of {reference}");
+            if recipe.learning_rate == 0.01 {
+                assert!((ours.learning_rate - of("lr")).abs() < 1e-12, "{ours:?} instead of {reference}");
+            }
+            assert_eq!(ours.accuracy, reference["train_accuracy"].as_f64(), "{reference}");
+        }
+
+        let (test, truth) = rows(&golden["test"], &pretrained);
+        let tested = predict(&trained.model, &test, &execution).unwrap();
+        for (ours, reference) in tested.logits.iter().zip(reference["test_logits"].as_array().unwrap()) {
+            assert_near("test logits", ours, reference, tolerance);
+        }
+        let right =
+            tested.logits.iter().zip(&truth).filter(|(ours, truth)| (ours[1] > ours[0]) == (truth[1] > truth[0]));
+        assert_eq!(right.count() as f64 / truth.len() as f64, reference["test_acc"].as_f64().unwrap());
+
+        // The weak labels that a student would get.
+        let (other, _) = rows(&golden["inference"], &pretrained);
+        let labelled = predict(&trained.model, &other, &execution).unwrap();
+        let reference = reference["inference"].as_array().unwrap();
+        assert_eq!(labelled.probabilities.len(), reference.len());
+        for (row, reference) in reference.iter().enumerate() {
+            assert_near("weak label", &labelled.probabilities[row], &reference["soft_label"], tolerance);
+            assert_near("its logits", &labelled.logits[row], &reference["logits"], tolerance);
+            let hard = usize::from(labelled.logits[row][1] > labelled.logits[row][0]);
+            assert_eq!(Some(hard as u64), reference["hard_label"].as_u64());
+        }
+    }
+    fs::remove_dir_all(folder).ok();
+}
+
+fn recipe(more: Value) -> Recipe {
+    let mut recipe = json!({ "epochs": 2, "batch_size": 4, "learning_rate": 0.01 });
+    recipe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    serde_json::from_value(recipe).unwrap()
+}
+
+#[test]
+fn cross_entropy_with_adam_and_cosine() {
+    follow("xent_adam_cosine", json!({ "type": "cross-entropy" }), recipe(json!({})), 2e-6);
+}
+
+#[test]
+fn auxiliary_confidence_with_adam_and_cosine() {
+    follow("logconf_adam_cosine", json!({ "type": "aux-confidence" }), recipe(json!({})), 2e-6);
+}
+
+#[test]
+fn product_with_adam_and_a_constant_rate() {
+    let constant = recipe(json!({ "schedule": "constant" }));
+    follow("product_adam_const", json!({ "type": "product" }), constant.clone(), 2e-6);
+    follow("product_adam_const", json!({ "type": "product", "form": "openai" }), constant, 2e-6);
+}
+
+#[test]
+fn cross_entropy_with_adafactor_which_ignores_the_cosine() {
+    // Steps are small here, and with them the differences that matter.
+    let adafactor = recipe(json!({ "optimizer": "adafactor" }));
+    follow("xent_adafactor_cosine", json!({ "type": "cross-entropy" }), adafactor.clone(), 1e-7);
+    let other = Recipe { learning_rate: 100.0, schedule: Shape::Constant, ..adafactor };
+    follow("xent_adafactor_cosine", json!({ "type": "cross-entropy" }), other, 1e-7);
+}
