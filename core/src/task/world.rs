@@ -150,7 +150,7 @@ impl World {
     }
 
     /// Class and value of every entity, in the order of [`World::entities`].
-    fn facts(&self, attribute: &Attribute) -> Vec<(usize, &str)> {
+    fn facts<'a>(&self, attribute: &'a Attribute) -> Vec<(usize, &'a str)> {
         let values: Vec<(usize, &str)> = (attribute.classes.values().enumerate())
             .flat_map(|(class, values)| values.iter().map(move |value| (class, value.as_str())))
             .collect();
