@@ -132,7 +132,7 @@ fn mistakes_end_before_anything_runs() {
     let write = |name: &str, text: &str| fs::write(scratch.path().join(name), text).unwrap();
     let task = |source: &str| {
         format!(
-            "name = \"own\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{{{ text }}}}\"\n\n[source]\n{source}\n\n\
+            "name = \"own\"\ntitle = \"x\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{{{ text }}}}\"\n\n[source]\n{source}\n\n\
              [splits]\ntrain = \"train\"\ntest = \"test\"\n\n[label.column]\nname = \"label\"\n"
         )
     };
@@ -169,14 +169,18 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "unknown parameter",
             &with("[method.gce]\nloss = { type = \"gce\", p = 1 }"),
-            &["unknown key `p`", ":16:"],
+            &["unknown key `p`", ":15:24"],
         ),
         mistake(
             "parameter of the wrong type",
             &with("[method.gce]\nloss = { type = \"gce\", q = \"x\" }"),
-            &["invalid type", ":16:"],
+            &["invalid type", ":15:28"],
         ),
-        mistake("parameter out of range", &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"), &["`q`", ":16:"]),
+        mistake(
+            "parameter out of range",
+            &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"),
+            &["`q`", ":15:28"],
+        ),
         mistake("method without a type", &with("[method.gce]\nloss = { q = 0.5 }"), &["lacks `type`"]),
         mistake(
             "unknown key of a method",
@@ -187,12 +191,12 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "unknown training key",
             &grid("epochs = 2", "epoch = 2"),
-            &["unknown key `epoch`", "did you mean `epochs`?", ":12:"],
+            &["unknown key `epoch`", "did you mean `epochs`?", ":11:1"],
         ),
         mistake(
             "training key out of range",
             &grid("batch_size = 16", "batch_size = 0"),
-            &["`batch_size` must be at least 1", ":13:"],
+            &["`batch_size` must be at least 1", ":12:14"],
         ),
         mistake(
             "unknown optimizer",
@@ -217,7 +221,7 @@ fn mistakes_end_before_anything_runs() {
         mistake("model whose folder is missing", &grid("weak = \"tiny-weak\"", "weak = \"lost\""), &["config.json"]),
         mistake("missing seeds", &grid("seeds = [0, 1]", "seeds = []"), &["`seeds` is empty"]),
         mistake("a seed twice", &grid("seeds = [0, 1]", "seeds = [0, 0]"), &["`0` stands twice in `seeds`"]),
-        mistake("a negative seed", &grid("seeds = [0, 1]", "seeds = [-1]"), &[":9:"]),
+        mistake("a negative seed", &grid("seeds = [0, 1]", "seeds = [-1]"), &[":8:10"]),
         mistake(
             "no methods",
             &grid("methods = [\"finetune\", \"aux-confidence\", \"gce\"]", "methods = []"),

@@ -63,7 +63,13 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
     let target: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
     let cargo = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
-        command.current_dir(&scratch).args(arguments).arg("--release").arg("--offline").arg("--target-dir").arg(&target);
+        command
+            .current_dir(&scratch)
+            .args(arguments)
+            .arg("--release")
+            .arg("--offline")
+            .arg("--target-dir")
+            .arg(&target);
         for package in ["w2s", "w2s-core", "w2s-strategies", "w2s-plugins"] {
             // What is looked at here is not speed.
             command.args(["--config", &format!("profile.release.package.{package}.opt-level=1")]);
@@ -83,7 +89,15 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
     let run = done(
         Command::new(&binary)
             .current_dir(&scratch)
-            .args(["run", "tests/fixtures/tiny/grid.toml", "methods=dropped-in", "seeds=0", "--device", "cpu", "--results"])
+            .args([
+                "run",
+                "tests/fixtures/tiny/grid.toml",
+                "methods=dropped-in",
+                "seeds=0",
+                "--device",
+                "cpu",
+                "--results",
+            ])
             .arg(results.path()),
     );
     assert!(String::from_utf8_lossy(&run.stdout).contains("dropped-in"));
