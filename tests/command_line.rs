@@ -154,7 +154,7 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "unknown method",
             &grid("\"gce\"", "\"gcee\""),
-            &["there is no method and no loss `gcee`", ":8:", "did you mean `gce`?"],
+            &["there is no method and no loss `gcee`", ":7:42", "did you mean `gce`?"],
         ),
         mistake(
             "unknown loss",
