@@ -1,4 +1,4 @@
-//! Build script of `core`, `strategies` and `plugins`: a file in the right folder is enough to exist.
+//! Build script of `core`, `strategies` and `plugins`: a file in the right folder is enough to exist. For the binary it finds the commit.
 //!
 //! A registry that needs a `mod` line beside the file can lose a strategy silently. So every `.rs` file of `strategies` and
 //! `plugins`, and every architecture of `core`, becomes a module by being there; and `core` carries `configs/` inside.
@@ -16,7 +16,12 @@ fn main() {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
     let write = |name: &str, text: String| fs::write(out.join(name), text).expect("OUT_DIR is writable");
-    let core = env::var("CARGO_PKG_NAME").is_ok_and(|name| name == "w2s-core");
+    let package = env::var("CARGO_PKG_NAME").unwrap_or_default();
+    if package == "w2s" {
+        // Here and not in a library: every commit would compile that again.
+        return commit(&root);
+    }
+    let core = package == "w2s-core";
     let folder = if core { root.join("src/model/arch") } else { root.clone() };
     let mut modules = String::new();
     declare(&folder, &folder, &mut modules);
@@ -27,7 +32,6 @@ fn main() {
         embed(&configs, &configs, &mut entries);
         entries.push(']');
         write("configs.rs", entries);
-        commit(&root);
     }
 }
 

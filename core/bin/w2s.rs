@@ -6,5 +6,5 @@ use w2s_strategies as _;
 
 fn main() -> std::process::ExitCode {
     w2s_core::alloc::keep_freed_memory();
-    w2s_core::cli::main()
+    w2s_core::cli::main(option_env!("W2S_COMMIT"))
 }

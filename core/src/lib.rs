@@ -20,7 +20,9 @@ pub mod task;
 
 pub use error::{Error, Result};
 
+static COMMIT: std::sync::OnceLock<&'static str> = std::sync::OnceLock::new();
+
 /// Commit that this binary was built from, with `+` when files had been changed; `unknown` outside a git checkout.
 pub fn commit() -> &'static str {
-    option_env!("W2S_COMMIT").unwrap_or("unknown")
+    COMMIT.get().copied().unwrap_or("unknown")
 }

@@ -118,9 +118,10 @@ enum ListFormat {
     Json,
 }
 
-/// Runs the command line and returns the process's exit code.
-pub fn main() -> ExitCode {
+/// Runs the command line and returns the process's exit code. `commit` is what the binary was built from, if that is known.
+pub fn main(commit: Option<&'static str>) -> ExitCode {
     crate::alloc::keep_freed_memory();
+    crate::COMMIT.get_or_init(|| commit.unwrap_or("unknown"));
     let cli = Cli::parse();
     let result = crate::strategy::check_registry().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
