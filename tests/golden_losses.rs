@@ -196,7 +196,7 @@ fn compute(case: &Case, said: &Said, input: &Input) -> (f64, Vec<Vec<f64>>) {
     loss.validate().unwrap_or_else(|invalid| panic!("{}: {} {}", case.id, invalid.parameter, invalid.message));
     let weak = input.labels.iter().map(|row| row.map(|value| value as f32).to_vec()).collect();
     let ids = (0..input.labels.len() as u32).map(ExampleId).collect();
-    loss.prepare(&Pool { ids, weak, embeddings: None, seed: 0 }).unwrap();
+    loss.prepare(&Pool { ids, weak, ..Pool::default() }).unwrap();
     let mut memory = Memory::default();
     memory.push("p0", &said.window, usize::MAX);
 

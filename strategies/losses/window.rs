@@ -82,7 +82,7 @@ mod tests {
     fn midweak_is_the_lower_median_of_the_distance_from_one_half() {
         let mut window = Window { radius: Radius::Measured(Midweak::Midweak), measured: None };
         let weak = vec![vec![0.9, 0.1], vec![0.25, 0.75], vec![0.5, 0.5], vec![0.375, 0.625]];
-        let pool = Pool { ids: Vec::new(), weak, embeddings: None, seed: 0 };
+        let pool = Pool { ids: Vec::new(), weak, ..Pool::default() };
         window.prepare(&pool).unwrap();
         assert_eq!(window.measured, Some(0.125));
     }

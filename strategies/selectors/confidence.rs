@@ -103,7 +103,7 @@ mod tests {
 
     fn pool(weak: &[[f32; 2]]) -> Pool {
         let ids = (0..weak.len() as u32).map(ExampleId).collect();
-        Pool { ids, weak: weak.iter().map(|row| row.to_vec()).collect(), embeddings: None, seed: 0 }
+        Pool { ids, weak: weak.iter().map(|row| row.to_vec()).collect(), ..Pool::default() }
     }
 
     const WEAK: [[f32; 2]; 6] = [[0.1, 0.9], [0.2, 0.8], [0.25, 0.75], [0.4, 0.6], [0.8, 0.2], [0.05, 0.95]];

@@ -59,8 +59,8 @@ mod tests {
         let pool = |ids: Vec<u32>, seed: u64| Pool {
             weak: vec![vec![0.5, 0.5]; ids.len()],
             ids: ids.into_iter().map(ExampleId).collect(),
-            embeddings: None,
             seed,
+            ..Pool::default()
         };
         let kept = |pool: Pool| {
             let mut random = Random { fraction: 0.3, ..Random::default() };

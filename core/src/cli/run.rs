@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
+use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
@@ -86,7 +87,7 @@ fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
 }
 
-fn headline(plan: &Plan, finished: &BTreeMap<StageId, Finished>) -> String {
+fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>) -> String {
     let grid = &plan.grid;
     format!(
         "{}: {} × {} × {} × {} = {}; {}, {} done, {} to do",
@@ -120,13 +121,14 @@ pub fn plan(args: &GridArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_plan(plan: &Plan, finished: &BTreeMap<StageId, Finished>) {
+fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>) {
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
     println!("{}", headline(plan, finished));
-    let labels = plan.labels();
-    for (id, label) in &labels {
+    for (id, label) in &plan.labels() {
         let state = if finished.contains_key(id) { "done " } else { "to do" };
-        println!("  {state}  {label}");
+        let uses = plan.cells.iter().filter(|cell| cell.stages().contains(&id)).count();
+        let shared = if uses > 1 { format!("  for {uses} cells") } else { String::new() };
+        println!("  {state}  {label}{shared}");
     }
 }
 
@@ -263,7 +265,7 @@ struct Screen {
     bars: MultiProgress,
     whole: ProgressBar,
     running: BTreeMap<StageId, ProgressBar>,
-    labels: BTreeMap<StageId, String>,
+    labels: IndexMap<StageId, String>,
     watched: bool,
 }
 

@@ -165,12 +165,7 @@ pub struct Method {
 impl Method {
     /// What all its parts together ask of the engine.
     pub fn needs(&self) -> Needs {
-        let parts = [self.selector.needs(), self.refiner.needs(), self.loss.needs()];
-        Needs {
-            embeddings: parts.iter().any(|needs| needs.embeddings),
-            p_ik: parts.iter().any(|needs| needs.p_ik),
-            self_labels: parts.iter().any(|needs| needs.self_labels),
-        }
+        self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
     }
 }
 

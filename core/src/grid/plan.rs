@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
@@ -41,8 +42,8 @@ pub struct Plan {
     pub grid: Grid,
     /// Every task with every pair, method and seed, in the order of tables.
     pub cells: Vec<Cell>,
-    /// Every stage, by identity.
-    pub jobs: BTreeMap<StageId, Job>,
+    /// Every stage, inputs before what needs them and otherwise in the order of cells.
+    pub jobs: IndexMap<StageId, Job>,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
 }
@@ -71,8 +72,12 @@ pub struct Cell {
 impl Cell {
     /// Identity of the cell, from those of its stages.
     pub fn id(&self) -> String {
-        let stages = json!([self.supervision, self.ceiling, self.student]);
-        crate::stage::hash(&stages)[..16].to_owned()
+        crate::stage::hash(&json!(self.stages()))[..16].to_owned()
+    }
+
+    /// The stages whose results it compares: weak labels, ceiling, student.
+    pub fn stages(&self) -> [&StageId; 3] {
+        [&self.supervision, &self.ceiling, &self.student]
     }
 }
 
@@ -91,7 +96,7 @@ impl Plan {
     /// # Errors
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
-        let mut plan = Self { grid, cells: Vec::new(), jobs: BTreeMap::new(), notes: Vec::new() };
+        let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new() };
         let mut models = BTreeMap::new();
         for pair in &plan.grid.pairs {
             for model in [&pair.weak, &pair.strong] {
@@ -181,8 +186,8 @@ impl Plan {
     ///
     /// # Errors
     /// A store that cannot be read.
-    pub fn finished(&self, store: &Store) -> Result<BTreeMap<StageId, Finished>> {
-        let mut finished = BTreeMap::new();
+    pub fn finished(&self, store: &Store) -> Result<IndexMap<StageId, Finished>> {
+        let mut finished = IndexMap::new();
         for id in self.jobs.keys() {
             if let Some(stage) = store.find(id)? {
                 finished.insert(id.clone(), stage);
@@ -197,7 +202,7 @@ fn find_model(
     library: &Library,
     places: &Places,
     store: &Store,
-    jobs: &mut BTreeMap<StageId, Job>,
+    jobs: &mut IndexMap<StageId, Job>,
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
         let folder = model_folder(model, places)?;

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use indexmap::IndexMap;
 use serde_json::json;
 
 use super::{
@@ -31,7 +32,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Books {
     folder: PathBuf,
-    finished: BTreeMap<StageId, Finished>,
+    finished: IndexMap<StageId, Finished>,
     stages: usize,
     /// Rows of finished entries, by their place in the table.
     rows: BTreeMap<usize, Vec<ResultRow>>,
@@ -52,7 +53,7 @@ impl Books {
     ///
     /// # Errors
     /// A folder that cannot be written.
-    pub fn open(plan: &Plan, folder: &Path, finished: BTreeMap<StageId, Finished>) -> Result<Self> {
+    pub fn open(plan: &Plan, folder: &Path, finished: IndexMap<StageId, Finished>) -> Result<Self> {
         std::fs::create_dir_all(folder).path("create the results folder", folder)?;
         let record = json!({
             "name": plan.grid.name,
@@ -93,7 +94,7 @@ impl Books {
     }
 
     /// The jobs whose stages are not finished.
-    pub fn pending<'p>(&self, plan: &'p Plan) -> BTreeMap<StageId, &'p Job> {
+    pub fn pending<'p>(&self, plan: &'p Plan) -> IndexMap<StageId, &'p Job> {
         let open = plan.jobs.iter().filter(|(id, _)| !self.finished.contains_key(*id));
         open.map(|(id, job)| (id.clone(), job)).collect()
     }
@@ -124,8 +125,8 @@ impl Books {
         self.write()?;
         let labels = plan.labels();
         let mut timings = String::from("stage,what,seconds,device,commit\n");
-        for (id, finished) in &self.finished {
-            let Finished { manifest, .. } = finished;
+        for id in plan.jobs.keys() {
+            let Some(Finished { manifest, .. }) = self.finished.get(id) else { continue };
             let what = labels.get(id).map_or("", String::as_str);
             timings.push_str(&format!(
                 "{id},\"{what}\",{:.1},{},{}\n",
@@ -266,9 +267,9 @@ impl Plan {
         stage::strategy_name(&method.supervisor)
     }
 
-    /// What every stage is, for people: `student world-home js seed 0`.
-    pub fn labels(&self) -> BTreeMap<StageId, String> {
-        let mut labels = BTreeMap::new();
+    /// What every stage is, for people and in the order of the plan: `student world-home js seed 0`.
+    pub fn labels(&self) -> IndexMap<StageId, String> {
+        let mut known = BTreeMap::new();
         for cell in &self.cells {
             let (pair, method) = (&self.grid.pairs[cell.pair], &self.grid.methods[cell.method]);
             let task = self.grid.tasks[cell.task].name();
@@ -277,12 +278,21 @@ impl Plan {
                 (&cell.ceiling, format!("ceiling  {task}  {}", pair.strong.name)),
                 (&cell.student, format!("student  {task}  {}", method.name)),
             ] {
-                labels.entry(id.clone()).or_insert_with(|| format!("{what}  seed {}", cell.seed));
+                known.entry(id).or_insert_with(|| format!("{what}  seed {}", cell.seed));
             }
         }
-        for (id, job) in &self.jobs {
-            labels.entry(id.clone()).or_insert_with(|| job.kind().to_owned());
+        for job in self.jobs.values() {
+            let model = match job {
+                Job::FineTune(job) => &job.model,
+                Job::Supervise(job) => &job.weak.0,
+                Job::Student(_) | Job::Pretrain(_) => continue,
+            };
+            if let Some(id) = &model.stage {
+                known.insert(id, format!("pretrain  {}", model.name));
+            }
         }
-        labels
+        let label =
+            |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.kind().to_owned()));
+        self.jobs.iter().map(label).collect()
     }
 }

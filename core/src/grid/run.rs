@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use indexmap::IndexMap;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 
@@ -135,7 +136,7 @@ struct Running {
 /// # Errors
 /// A process that cannot be started, or a store that cannot be read. A stage that fails is no error here: see [`Outcome::failed`].
 pub fn run(
-    jobs: &BTreeMap<StageId, &Job>,
+    jobs: &IndexMap<StageId, &Job>,
     store: &Store,
     logs: &Path,
     options: &RunOptions,
@@ -144,7 +145,7 @@ pub fn run(
 ) -> Result<Outcome> {
     std::fs::create_dir_all(logs).path("create the folder of logs", logs)?;
     let mut outcome = Outcome::default();
-    let mut waiting: BTreeMap<StageId, BTreeSet<StageId>> = jobs
+    let mut waiting: IndexMap<StageId, BTreeSet<StageId>> = jobs
         .iter()
         .map(|(id, job)| (id.clone(), job.inputs().into_iter().filter(|input| jobs.contains_key(input)).collect()))
         .collect();
@@ -158,7 +159,7 @@ pub fn run(
             let Some(id) = waiting.iter().find(|(_, inputs)| inputs.is_empty()).map(|(id, _)| id.clone()) else {
                 break;
             };
-            waiting.remove(&id);
+            waiting.shift_remove(&id);
             let child = start(jobs[&id], &id, store, logs, options, sender.clone())?;
             running.insert(id.clone(), child);
             on(Event::Started(&id))?;

@@ -75,7 +75,13 @@ impl Objective {
         unmet("loss", self.loss.needs())?;
         self.selector.as_ref().map_or(Ok(()), |selector| unmet("selector", selector.needs()))?;
         self.refiner.as_ref().map_or(Ok(()), |refiner| unmet("refiner", refiner.needs()))?;
-        let pool = Pool { ids: data.ids(), weak: self.labels.clone(), embeddings: self.embeddings.take(), seed };
+        let pool = Pool {
+            ids: data.ids(),
+            weak: self.labels.clone(),
+            embeddings: self.embeddings.take(),
+            seed,
+            ..Pool::default()
+        };
         self.loss.prepare(&pool).map_err(refused("the loss"))?;
         if let Some(selector) = &mut self.selector {
             selector.prepare(&pool).map_err(refused("the selector"))?;

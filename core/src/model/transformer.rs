@@ -418,11 +418,17 @@ impl Attention {
                 let rest = columns(&fused[0], queries, 2 * keys, x);
                 (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
             }
+            fused if self.query_norm.is_none() && self.key_norm.is_none() => {
+                let all = linear(&fused[0], x);
+                let (turned, heads) = (spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads);
+                let all = match &plan.rotary {
+                    None => all,
+                    Some(rotary) => ops::rotate(all, heads, turned, &plan.keys, rotary),
+                };
+                return ops::self_attention(all, &plan.how);
+            }
             fused => {
                 let all = linear(&fused[0], x);
-                if plan.rotary.is_none() {
-                    return ops::self_attention(all, &plan.how);
-                }
                 let part = |start, width| all.clone().narrow(1, start, width);
                 (part(0, queries), part(queries, keys), part(queries + keys, keys))
             }
@@ -433,8 +439,8 @@ impl Attention {
                 let query = per_head(&self.query_norm, query, spec);
                 let key = per_head(&self.key_norm, key, spec);
                 (
-                    ops::rotate(query, spec.heads, &plan.queries, rotary),
-                    ops::rotate(key, spec.kv_heads, &plan.keys, rotary),
+                    ops::rotate(query, spec.heads, spec.heads, &plan.queries, rotary),
+                    ops::rotate(key, spec.kv_heads, spec.kv_heads, &plan.keys, rotary),
                 )
             }
         };

@@ -131,7 +131,7 @@ pub(super) fn attention(query: Tensor<2>, key: Tensor<2>, value: Tensor<2>, how:
     queries.collect(weights.matmul(value))
 }
 
-pub(super) fn rotate(x: Tensor<2>, heads: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
+pub(super) fn rotate(x: Tensor<2>, heads: usize, rotated: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
     let [rows, total] = x.dims();
     let device = x.device();
     let (width, half) = (total / heads, rotary.rotated() / 2);
@@ -141,14 +141,19 @@ pub(super) fn rotate(x: Tensor<2>, heads: usize, positions: &[u32], rotary: &Rot
     };
     let (cosines, sines) = rotary.tables();
     let (cosines, sines) = (table(cosines), table(sines));
-    let x = x.reshape([rows, heads, width]);
+    let all = x.reshape([rows, heads, width]);
+    let x = all.clone().narrow(1, 0, rotated);
     let (first, second) = (x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half));
     let mut parts =
         vec![first.clone() * cosines.clone() - second.clone() * sines.clone(), second * cosines + first * sines];
     if width > 2 * half {
         parts.push(x.narrow(2, 2 * half, width - 2 * half));
     }
-    Tensor::cat(parts, 2).reshape([rows, total])
+    let mut heads_of_all = vec![Tensor::cat(parts, 2)];
+    if heads > rotated {
+        heads_of_all.push(all.narrow(1, rotated, heads - rotated));
+    }
+    Tensor::cat(heads_of_all, 1).reshape([rows, total])
 }
 
 pub(super) fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {

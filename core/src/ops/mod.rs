@@ -179,16 +179,17 @@ pub fn self_attention(rows: Tensor<2>, how: &Attention) -> Tensor<2> {
     Tensor::from_dispatch(run::<Attend, 1>(how.clone(), [rows.into_dispatch()]))
 }
 
-/// Rotates the `heads` of each row of `x` `[N, heads * width]` to the row's position.
+/// Rotates the first `rotated` of the `heads` of each row of `x` `[N, heads * width]` to the row's position. With queries, keys and
+/// values side by side, the values are last and stay as they are.
 ///
 /// # Panics
 /// If a position is beyond the tables, or shapes do not fit.
-pub fn rotate(x: Tensor<2>, heads: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
+pub fn rotate(x: Tensor<2>, heads: usize, rotated: usize, positions: &[u32], rotary: &Rotary) -> Tensor<2> {
     if !fusable(&x) {
-        return composed::rotate(x, heads, positions, rotary);
+        return composed::rotate(x, heads, rotated, positions, rotary);
     }
     let width = x.dims()[1] / heads;
-    let kernel = rotary::Rotate { rotary: rotary.clone(), width, positions: positions.into() };
+    let kernel = rotary::Rotate { rotary: rotary.clone(), width, heads: rotated, positions: positions.into() };
     Tensor::from_dispatch(run(kernel, [x.into_dispatch()]))
 }
 

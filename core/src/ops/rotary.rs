@@ -46,11 +46,12 @@ impl Rotary {
     }
 }
 
-/// Rows of heads of `width` elements, each row rotated to its position.
+/// Rows of heads of `width` elements, the first `heads` of each row rotated to its position.
 #[derive(Debug, Clone)]
 pub(super) struct Rotate {
     pub(super) rotary: Rotary,
     pub(super) width: usize,
+    pub(super) heads: usize,
     pub(super) positions: Arc<[u32]>,
 }
 
@@ -65,6 +66,9 @@ vectorised! {
         for ((x, out), &position) in x.chunks_exact(row).zip(out.chunks_exact_mut(row)).zip(positions) {
             let at = position as usize * half;
             let (cosines, sines) = (&how.rotary.cosines[at..at + half], &how.rotary.sines[at..at + half]);
+            let (x, kept) = x.split_at(how.heads * how.width);
+            let (out, out_kept) = out.split_at_mut(x.len());
+            out_kept.write_copy_of_slice(kept);
             for (x, out) in x.chunks_exact(how.width).zip(out.chunks_exact_mut(how.width)) {
                 let ((first, x), (out_first, out)) = (x.split_at(half), out.split_at_mut(half));
                 let ((second, rest), (out_second, out_rest)) = (x.split_at(half), out.split_at_mut(half));
@@ -85,6 +89,7 @@ impl Rotate {
         let input = values(x);
         assert!(
             row.is_multiple_of(self.width)
+                && self.heads * self.width <= row
                 && self.rotary.rotated <= self.width
                 && input.len() == row * self.positions.len(),
             "rotary rows must hold heads of one width and have a position each"

@@ -295,7 +295,7 @@ fn overlapping_rows_are_refused() {
 #[test]
 fn rotation_matches() {
     // All of the head, and part of it (GPT-NeoX).
-    for (heads, width, rotated) in [(3, 8, 8), (2, 10, 4)] {
+    for (heads, first, width, rotated) in [(3, 3, 8, 8), (2, 2, 10, 4), (6, 4, 10, 4)] {
         let frequencies: Vec<f32> =
             (0..rotated / 2).map(|i| 10_000_f32.powf(-2.0 * i as f32 / rotated as f32)).collect();
         let rotary = Rotary::new(&frequencies, 50, 1.0);
@@ -303,14 +303,14 @@ fn rotation_matches() {
         let positions: Vec<u32> = (0..200).map(|i| (i * 7) % 50).collect();
         check(
             vec![matrix(22, 200, heads * width, 1.0)],
-            |x| rotate(x[0].clone(), heads, &positions, &rotary),
-            |x| composed::rotate(x[0].clone(), heads, &positions, &rotary),
+            |x| rotate(x[0].clone(), heads, first, &positions, &rotary),
+            |x| composed::rotate(x[0].clone(), heads, first, &positions, &rotary),
         );
     }
     // A quarter turn of the pair (first half, second half).
     let quarter = Rotary::new(&[std::f32::consts::FRAC_PI_2], 2, 1.0);
     let x = Tensor::<2>::from_floats([[1.0, 2.0], [1.0, 2.0]], &Device::flex());
-    let y = rotate(x, 1, &[0, 1], &quarter).into_data().try_to_vec::<f32>().unwrap();
+    let y = rotate(x, 1, 1, &[0, 1], &quarter).into_data().try_to_vec::<f32>().unwrap();
     assert_close("rotation", &y, &[1.0, 2.0, -2.0, 1.0], 1e-6);
 }
 

@@ -86,7 +86,7 @@ impl Selection {
 }
 
 /// Everything that will be trained on, for strategies that look at the data set as a whole. N examples, K classes, H hidden size.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pool {
     /// Which examples, in the order of the other fields.
     pub ids: Vec<ExampleId>,
@@ -94,8 +94,23 @@ pub struct Pool {
     pub weak: Vec<Vec<f32>>,
     /// Embeddings of the pretrained strong model, N rows of H, when [`Needs::embeddings`] asked for them.
     pub embeddings: Option<Vec<Vec<f32>>>,
+    /// The strong model's own answers, N rows of K, when [`Needs::self_labels`] asked for them and they do not change while it trains.
+    pub self_labels: Option<Vec<Vec<f32>>>,
+    /// True classes, when [`Needs::truth`] asked for them.
+    pub truth: Option<Vec<u8>>,
+    /// Examples with known truth, apart from the others, when [`Needs::calibration`] asked for them.
+    pub calibration: Option<Calibration>,
     /// Seed of this stage, for a strategy that draws at random.
     pub seed: u64,
+}
+
+/// Examples that nobody trains on, with what the weak supervisor says of them and the truth. M examples, K classes.
+#[derive(Clone, Debug, Default)]
+pub struct Calibration {
+    /// Weak soft labels, M rows of K.
+    pub weak: Vec<Vec<f32>>,
+    /// True classes.
+    pub truth: Vec<u8>,
 }
 
 impl Pool {
@@ -125,4 +140,22 @@ pub struct Needs {
     pub p_ik: bool,
     /// The strong model's own answers, in [`Batch::self_labels`].
     pub self_labels: bool,
+    /// Ground truth of what is trained on, in [`Pool::truth`]: for controls alone (an oracle), and flagged in the results.
+    pub truth: bool,
+    /// Examples held out of the supervisor's ground truth, in [`Pool::calibration`].
+    pub calibration: bool,
+}
+
+impl Needs {
+    /// What two parts of a method need together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            embeddings: self.embeddings || other.embeddings,
+            p_ik: self.p_ik || other.p_ik,
+            self_labels: self.self_labels || other.self_labels,
+            truth: self.truth || other.truth,
+            calibration: self.calibration || other.calibration,
+        }
+    }
 }

@@ -13,8 +13,9 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Batch, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId, Invalid, Kind,
-    Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all, math,
+    Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId,
+    Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all,
+    math,
 };
 use crate::Result;
 
@@ -309,11 +310,20 @@ fn numbers(tensor: Tensor<2>) -> Vec<Vec<f32>> {
     flat.chunks(columns).map(<[f32]>::to_vec).collect()
 }
 
-fn pool(labels: &Labels, embeddings: bool) -> Pool {
+/// A data set with what a strategy asked for, and nothing else.
+fn pool(labels: &Labels, needs: &Needs) -> Pool {
+    let (rows, classes) = (labels.len(), labels.first().map_or(2, Vec::len));
+    let truth = |from: usize| (0..rows).map(|row| (unit(row + from) * classes as f32) as u8).collect::<Vec<u8>>();
     Pool {
-        ids: (0..labels.len() as u32).map(ExampleId).collect(),
+        ids: (0..rows as u32).map(ExampleId).collect(),
         weak: labels.clone(),
-        embeddings: embeddings.then(|| grid(labels.len(), 4, |index| unit(index + 5000) - 0.5)),
+        embeddings: needs.embeddings.then(|| grid(rows, 4, |index| unit(index + 5000) - 0.5)),
+        self_labels: needs.self_labels.then(|| {
+            let one_hot = |class: &u8| (0..classes).map(|k| f32::from(k == usize::from(*class))).collect();
+            truth(6000).iter().map(one_hot).collect()
+        }),
+        truth: needs.truth.then(|| truth(7000)),
+        calibration: needs.calibration.then(|| Calibration { weak: labels.clone(), truth: truth(8000) }),
         seed: 7,
     }
 }
@@ -322,9 +332,9 @@ fn pool(labels: &Labels, embeddings: bool) -> Pool {
 macro_rules! prepared {
     ($table:expr, $configured:ident, $labels:expr) => {{
         let mut strategy: Box<dyn $configured> = parsed($table)?;
-        let embeddings = strategy.needs().embeddings;
+        let needs = strategy.needs();
         let labels: &Labels = $labels;
-        match strategy.prepare(&pool(labels, embeddings)) {
+        match strategy.prepare(&pool(labels, &needs)) {
             Ok(()) => Some(strategy),
             Err(_) if labels.first().is_some_and(|row| row.len() > 2) => None,
             Err(message) => return Err(format!("prepare() refuses an ordinary data set: {message}")),

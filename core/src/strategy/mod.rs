@@ -12,7 +12,7 @@ mod supervisor;
 
 use burn::tensor::Tensor;
 
-pub use batch::{Batch, ExampleId, Needs, Pool, Progress, Selection};
+pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
 pub use memory::Memory;
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
