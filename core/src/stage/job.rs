@@ -124,6 +124,9 @@ pub struct FineTuneJob {
     pub seed: u64,
 }
 
+/// What a fine-tuned model labels: the student's examples and the test, not those that the weak model was trained on itself.
+const LABELLED: [Split; 2] = [Split::Transfer, Split::Test];
+
 /// See [`Job::Student`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StudentJob {
@@ -370,7 +373,7 @@ impl FineTuneJob {
         let objective = Objective::new(bench.truth(self.on), cross_entropy);
         let (model, trained) = bench.train(&self.model, self.on, &self.recipe, objective)?;
         write_log(&trained, folder)?;
-        for split in Split::ALL {
+        for split in LABELLED {
             bench.predict(&model, &trained.model, split, folder)?;
         }
         Ok(json!({ "loss": trained.final_loss() }))
@@ -392,6 +395,9 @@ struct StageLab<'a> {
 
 impl Lab for StageLab<'_> {
     fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
+        if let Some(split) = label.iter().find(|split| !LABELLED.contains(split)) {
+            return Err(Error::new(format!("a fine-tuned model labels no examples of the {} split", split.name())));
+        }
         let (model, recipe) = match role {
             Role::Weak => &self.job.weak,
             Role::Strong => &self.job.strong,
@@ -450,9 +456,7 @@ impl StudentJob {
         objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
         let (model, trained) = bench.train(&self.model, Split::Transfer, &self.recipe, objective)?;
         write_log(&trained, folder)?;
-        for split in [Split::Transfer, Split::Test] {
-            bench.predict(&model, &trained.model, split, folder)?;
-        }
+        bench.predict(&model, &trained.model, Split::Test, folder)?;
         if self.save {
             trained.model.save(&folder.join("model"), model.tokenizer())?;
         }

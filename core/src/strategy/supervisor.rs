@@ -52,7 +52,8 @@ pub struct Supervision {
 
 /// The laboratory a supervisor works in: it trains and labels, and keeps the books.
 pub trait Lab {
-    /// Fine-tunes a model of the pair on the ground truth of `on` with the grid's recipe, then returns its soft labels for `label`.
+    /// Fine-tunes a model of the pair on the ground truth of `on` with the grid's recipe, then returns its soft labels for
+    /// `label`: transfer, test, or both.
     ///
     /// # Errors
     /// Data or model that cannot be read, or a loss that is not finite.
