@@ -109,6 +109,9 @@ struct Mlp {
     output: Linear,
 }
 
+/// Gives the values of a parameter from its path and shape; `None` leaves it uninitialised.
+type Values<'a> = dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>> + 'a;
+
 /// What the blocks of one forward pass share.
 struct Plan {
     how: ops::Attention,
@@ -154,11 +157,7 @@ impl Transformer {
     /// Builds a model from values that `values` gives for each parameter's path and shape.
     ///
     /// With `None` the parameter is left uninitialised, which is only good for listing them.
-    pub(super) fn assemble(
-        spec: &Spec,
-        device: &Device,
-        values: &mut dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
-    ) -> Result<Self> {
+    pub(super) fn assemble(spec: &Spec, device: &Device, values: &mut Values) -> Result<Self> {
         let mut make = Maker { device, values };
         let (hidden, inner) = (spec.hidden, spec.inner);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
@@ -499,12 +498,12 @@ fn per_head(norm: &Option<Norm>, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
 }
 
 /// Makes parameters, none of them lazy: the order of first use must not matter.
-struct Maker<'a> {
+struct Maker<'a, 'v> {
     device: &'a Device,
-    values: &'a mut dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>>,
+    values: &'a mut Values<'v>,
 }
 
-impl Maker<'_> {
+impl Maker<'_, '_> {
     fn param<const D: usize>(&mut self, path: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
         Ok(match (self.values)(path, &shape)? {
             Some(values) => Param::from_data(TensorData::new(values, shape), self.device),
