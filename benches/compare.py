@@ -1,97 +1,117 @@
 """Times w2s-bench and PyTorch in turn on the same shapes, and prints a table of medians and ratios.
 
-usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--steps N] [--rounds N]
+usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N]
 
-Each round runs both programs one after the other, so that a busy machine slows both. Needs torch and transformers.
+Each round runs both programs one after the other, so that a busy machine slows both. Speed counts real tokens, not padding. `processor` is
+the time of all threads, which other programs on the machine disturb less than wall time. Needs torch and transformers.
 """
-import argparse, os, random, statistics, subprocess, sys
 
-SHAPES = {  # vocab, width, layers, heads, batch, shortest, longest, language model
-    "world": (700, 128, 2, 4, 32, 12, 32, True),
-    "world-classify": (700, 128, 2, 4, 32, 12, 32, False),
-    "minilm-128": (30522, 384, 6, 12, 32, 128, 128, False),
-    "minilm-sst2": (30522, 384, 6, 12, 32, 8, 40, False),
-    "gpt2": (50257, 768, 12, 12, 4, 64, 64, True),
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+
+GPT2_WORLD = dict(vocab_size=700, n_embd=128, n_layer=2, n_head=4, n_positions=128)
+GPT2 = dict(vocab_size=50257, n_embd=768, n_layer=12, n_head=12, n_positions=128)
+MINILM = dict(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+SHAPES = {  # configuration, batch, shortest, longest, language model; as in main.rs
+    "world-pretrain": (GPT2_WORLD, 32, 12, 32, True),
+    "world-finetune": (GPT2_WORLD, 32, 12, 32, False),
+    "minilm-128": (MINILM, 32, 128, 128, False),
+    "minilm-sst2": (MINILM, 32, 8, 40, False),
+    "gpt2": (GPT2, 4, 64, 64, True),
 }
 
 
-def torch_side(name, phase, steps, threads):
-    import time, torch, transformers
+def pytorch(name, phase, steps, repeats, threads):
+    """What w2s-bench does, with transformers' own models, attention and losses, and PyTorch's AdamW."""
+    import torch
+    import transformers
+
     torch.set_num_threads(threads)
-    vocab, d, layers, heads, batch, short, long, lm = SHAPES[name]
     torch.manual_seed(0)
     random.seed(2)
-    if name.startswith("minilm"):
-        config = transformers.BertConfig(vocab_size=vocab, hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads,
-            intermediate_size=4 * d, hidden_dropout_prob=0, attention_probs_dropout_prob=0, num_labels=2)
-        model = transformers.BertForSequenceClassification(config)
+    settings, batch, short, long, language = SHAPES[name]
+    if settings is MINILM:
+        dropout = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**settings, **dropout, num_labels=2))
     else:
-        config = transformers.GPT2Config(vocab_size=vocab, n_embd=d, n_layer=layers, n_head=heads, n_positions=max(long, 64),
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, num_labels=2, pad_token_id=0)
-        model = transformers.GPT2LMHeadModel(config) if lm else transformers.GPT2ForSequenceClassification(config)
+        dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+        config = transformers.GPT2Config(**settings, **dropout, num_labels=2, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+        model = (transformers.GPT2LMHeadModel if language else transformers.GPT2ForSequenceClassification)(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     model.train(phase == "train")
-    for step in range(steps + 3):
-        lengths = [random.randint(short, long) for _ in range(batch)]
-        width = max(lengths)
-        ids = torch.randint(1, vocab, (batch, width))
-        mask = torch.tensor([[1] * n + [0] * (width - n) for n in lengths])
-        ids = ids * mask
-        arguments = {"input_ids": ids}
-        if short != long:
-            arguments["attention_mask"] = mask
+    lengths = [random.randint(short, long) for _ in range(steps * batch)]
+    if phase == "predict":
+        lengths.sort()
+    batches = []
+    for start in range(0, len(lengths), batch):
+        part = lengths[start : start + batch]
+        mask = torch.tensor([[1] * n + [0] * (max(part) - n) for n in part])
+        ids = torch.randint(1, settings["vocab_size"], mask.shape) * mask
+        batches.append(({"input_ids": ids} if short == long else {"input_ids": ids, "attention_mask": mask}, mask))
+    for repeat in range(repeats + 1):
         start, start_cpu = time.perf_counter(), time.process_time()
-        if phase == "train":
-            labels = torch.where(mask == 1, ids, -100) if lm else torch.randint(0, 2, (batch,))
-            loss = model(**arguments, labels=labels).loss
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        else:
-            with torch.inference_mode():
-                model(**arguments)
-        elapsed, cpu = (time.perf_counter() - start) * 1e3, (time.process_time() - start_cpu) * 1e3
-        if step >= 3:
-            print(f"{elapsed:.3f} {cpu:.3f} {sum(lengths)}")
+        for arguments, mask in batches:
+            if phase == "train":
+                ids = arguments["input_ids"]
+                labels = torch.where(mask == 1, ids, -100) if language else torch.randint(0, 2, (batch,))
+                loss = model(**arguments, labels=labels).loss
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            else:
+                with torch.inference_mode():
+                    model(**arguments)
+        if repeat > 0:
+            wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+            print(f"{wall * 1e3:.3f} {cpu * 1e3:.3f} {sum(lengths)}")
 
 
 def read(command, threads):
-    environment = dict(os.environ, RAYON_NUM_THREADS=str(threads), OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    lines = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split("\n")
-    return [tuple(map(float, line.split())) for line in lines if line]
+    """Rows of (wall, processor) microseconds per token."""
+    count = str(threads)
+    environment = dict(os.environ, RAYON_NUM_THREADS=count, OMP_NUM_THREADS=count, MKL_NUM_THREADS=count)
+    lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    rows = [tuple(map(float, line.split())) for line in lines.stdout.split("\n") if line]
+    return [(wall / tokens * 1e3, cpu / tokens * 1e3) for wall, cpu, tokens in rows]
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
-    parser.add_argument("shapes", nargs="*", default=[])
+    parser.add_argument("shapes", nargs="*")
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--phases", default="train,infer")
+    parser.add_argument("--phases", default="train,predict")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    if options.program == "--torch":
-        return
-    print("| shape | phase | threads | w2s ms/step | PyTorch ms/step | w2s tokens/s | PyTorch tokens/s | speed of w2s |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| shape | phase | threads | w2s tokens/s | PyTorch tokens/s | speed by wall time | speed by processor time |")
+    print("|---|---|---|---|---|---|---|")
     for name in options.shapes or SHAPES:
         for phase in options.phases.split(","):
+            if phase == "predict" and SHAPES[name][4]:
+                continue
             for threads in map(int, options.threads.split(",")):
-                ours, theirs, ratios = [], [], []
+                ours, theirs = [], []
+                work = [name, phase, str(options.steps), str(options.repeats)]
                 for _ in range(options.rounds):
-                    a = read([options.program, name, phase, str(options.steps)], threads)
-                    b = read([sys.executable, __file__, "TORCH", name, phase, str(options.steps), str(threads)], threads)
-                    speed = lambda rows: statistics.median(tokens / ms * 1e3 for ms, tokens in rows)
-                    ours += a
-                    theirs += b
-                    ratios.append(speed(a) / speed(b))
-                ms = lambda rows: statistics.median(ms for ms, _ in rows)
-                speed = lambda rows: statistics.median(tokens / ms * 1e3 for ms, tokens in rows)
-                print(f"| {name} | {phase} | {threads} | {ms(ours):.1f} | {ms(theirs):.1f} | {speed(ours):,.0f} | {speed(theirs):,.0f} "
-                      f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |", flush=True)
+                    ours.append(read([options.program, *work], threads))
+                    theirs.append(read([sys.executable, __file__, "--pytorch", *work, str(threads)], threads))
+                median = lambda rows, column: statistics.median(row[column] for row in rows)
+                columns = []
+                for column in (0, 1):
+                    ratios = [median(b, column) / median(a, column) for a, b in zip(ours, theirs)]
+                    columns.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
+                speeds = [f"{1e6 / median(sum(rows, []), 0):,.0f}" for rows in (ours, theirs)]
+                print(f"| {name} | {phase} | {threads} | {' | '.join(speeds + columns)} |", flush=True)
 
 
-if len(sys.argv) > 1 and sys.argv[1] == "TORCH":
-    torch_side(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+if sys.argv[1:2] == ["--pytorch"]:
+    pytorch(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:7]))
 else:
     main()

@@ -83,7 +83,7 @@ fn prepare(args: &GridArgs) -> Result<Prepared> {
 }
 
 fn count(n: usize, what: &str) -> String {
-    let many = if what.ends_with('y') { format!("{}ies", &what[..what.len() - 1]) } else { format!("{what}s") };
+    let many = what.strip_suffix('y').map_or_else(|| format!("{what}s"), |stem| format!("{stem}ies"));
     if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
 }
 

@@ -297,10 +297,6 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
 
 impl Plan {
     /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is one thing that decides what the data are, or where they are"
-    )]
     fn find_data(
         &mut self,
         task: usize,

@@ -158,7 +158,7 @@ pub fn train_classifier(
 }
 
 /// Whether no parameter of a module is trained.
-fn is_frozen(module: &(impl Module + Clone)) -> bool {
+fn is_frozen(module: &impl Module) -> bool {
     struct Trained(bool);
     impl ModuleVisitor for Trained {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

@@ -108,6 +108,7 @@ struct Left<'a> {
 /// # Safety
 /// `left`, `right` and `out` must point to the tile's first elements, and every element of the tile must lie inside their slices.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "raw pointers with their strides; a struct would be taken apart again")]
 unsafe fn tile<const M: usize>(
     depth: usize,
     left: *const f32,
@@ -146,6 +147,7 @@ unsafe fn tile<const M: usize>(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 #[inline]
+#[expect(clippy::too_many_arguments, reason = "raw pointers with their strides; a struct would be taken apart again")]
 unsafe fn wide_tile<const M: usize>(
     depth: usize,
     left: *const f32,
