@@ -36,8 +36,8 @@ pub struct Grid {
     pub methods: Vec<Method>,
     /// Seeds.
     pub seeds: Vec<u64>,
-    /// How data are read, ordered and split.
-    pub data: Data,
+    /// How the data of each task are read, ordered and split.
+    pub data: Vec<Data>,
     /// Whether fine-tuned students are kept on disk.
     pub save_students: bool,
     /// The grid's own training settings, which go before a model's.
@@ -55,7 +55,7 @@ pub struct Pair {
     pub strong: ModelConfig,
 }
 
-/// `[data]`: how data are read, ordered, split and cut.
+/// `[data]`, and `[task.NAME]` over it: how data are read, ordered, split and cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
@@ -176,7 +176,7 @@ impl Grid {
     /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
-        root.only(&["grid", "data", "train", "method", "model", "output"])?;
+        root.only(&["grid", "data", "task", "train", "method", "model", "output"])?;
         let grid = root.need("grid")?;
         grid.only(&["name", "title", "tasks", "pairs", "methods", "seeds"])?;
 
@@ -189,10 +189,6 @@ impl Grid {
         no_repetition(&grid, "seeds", &seeds)?;
 
         let train = recipe_table(&root)?;
-        let data = root.get("data").map(|section| section.read::<Data>()).transpose()?.unwrap_or_default();
-        if data.max_tokens == 0 || data.n_train == Some(0) || data.n_test == Some(0) {
-            return Err(root.need("data")?.error("`max_tokens`, `n_train` and `n_test` must be at least 1"));
-        }
         let output = root.get("output");
         if let Some(output) = &output {
             output.only(&["save_students"])?;
@@ -208,7 +204,8 @@ impl Grid {
                 let document = library.open("tasks", &name).map_err(|error| at.place(error))?;
                 Task::parse(document.source_text(), document.file())
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
+        let data = data_of_tasks(&root, &tasks, library)?;
         let pairs = grid
             .need("pairs")?
             .items()?
@@ -284,6 +281,33 @@ impl Grid {
         }
         Ok(())
     }
+}
+
+/// Settings of each task's data: the defaults, then `[data]`, then `[task.NAME]`.
+fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Vec<Data>> {
+    let read = |section: &Section| {
+        let data: Data = section.read()?;
+        if data.max_tokens == 0 || data.n_train == Some(0) || data.n_test == Some(0) {
+            return Err(section.error("`max_tokens`, `n_train` and `n_test` must be at least 1"));
+        }
+        section.to_table()
+    };
+    let all = root.get("data").as_ref().map(read).transpose()?.unwrap_or_default();
+    let own = root.get("task");
+    for (name, section) in own.iter().flat_map(Section::entries) {
+        // A task that this run leaves out may keep its settings; one that does not exist is a slip.
+        if !tasks.iter().any(|task| task.name() == name) {
+            library.open("tasks", &name).map_err(|error| At(section).place(error))?;
+        }
+    }
+    let settings = |task: &Task| {
+        let mut table = all.clone();
+        if let Some(own) = own.as_ref().and_then(|own| own.get(task.name())) {
+            table.extend(read(&own)?);
+        }
+        table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))
+    };
+    tasks.iter().map(settings).collect()
 }
 
 /// A name with the place it was written at, for errors about what it names.

@@ -139,7 +139,7 @@ impl Plan {
             model: strong.reference.clone(),
             recipe: strong_recipe.clone(),
             data: data.clone(),
-            on: grid.data.ceiling_split,
+            on: grid.data[task].ceiling_split,
             seed,
         }));
         let ceiling_id = ceiling.id();
@@ -307,7 +307,7 @@ impl Plan {
         store: &Store,
     ) -> Result<DataRef> {
         let Grid { data: settings, tasks, .. } = &self.grid;
-        let task = &tasks[task];
+        let (task, settings) = (&tasks[task], &settings[task]);
         let max_tokens = models.iter().map(|model| model.limit).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
             order: settings.order,
