@@ -14,6 +14,7 @@ use crate::{
     document::{Document, Section, did_you_mean},
     learner::Recipe,
     model::HeadConfig,
+    stage::{KnownLabel, PikBalance, PikInput},
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
         Needs, Selector, Split, StudentLoss, Supervisor,
@@ -30,6 +31,8 @@ pub struct Grid {
     pub title: String,
     /// Tasks, in the order of the file.
     pub tasks: Vec<Task>,
+    /// Auxiliary tasks of P(IK), by name.
+    pub auxiliary: BTreeMap<String, Task>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
     /// Methods, in the order of the file.
@@ -158,8 +161,161 @@ pub struct Method {
     pub refiner: Box<dyn ConfiguredRefiner>,
     /// What the student minimises.
     pub loss: Box<dyn ConfiguredLoss>,
+    /// How the strong model learns to know what it knows, if the method asks for that.
+    pub p_ik: Option<Pik>,
+    /// Where the strong model's own labels come from, if the method uses them.
+    pub self_labels: Option<SelfLabels>,
     /// Training settings of this method.
     pub train: toml::Table,
+}
+
+/// `p_ik` of a method or a grid: P(IK), the probability that the model knows (Selective W2SG, arXiv 2511.14166, section 3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pik {
+    /// The auxiliary task that P(IK) is learnt on. Origin: the paper takes ARC.
+    pub task: String,
+    /// Rows of its training split; all when absent.
+    pub n_train: Option<usize>,
+    /// λ: what the P(IK) loss counts. Origin: the paper, 1.
+    pub lambda: f64,
+    /// Answered examples before each question. Origin: the paper, 4, "only for format".
+    pub shots: usize,
+    /// Answers drawn for each question; 0 takes the likeliest. Origin: the paper draws one.
+    pub samples: usize,
+    /// Temperature of the draws. Origin: Kadavath et al. 2022, 1.
+    pub temperature: f64,
+    /// `language-model`: the pretrained model answers by itself. `classifier`: it is first fine-tuned on half of the auxiliary task and
+    /// answers the other half, for models without a language-model head.
+    pub answers: AnswersBy,
+    /// `hard`, or the `fraction` of right answers. Origin: the paper, hard.
+    pub label: KnownLabel,
+    /// `none` or `undersample`. Origin: the paper does not say.
+    pub balance: PikBalance,
+    /// `text`, `prompt` or `few-shot-prompt`. Origin: the paper's Table 1 scores the text; its section 3.2 reads like the last.
+    pub input: PikInput,
+    /// `joint`, `pretrain-then-joint` or `pretrain-then-freeze`. Origin: the paper trains jointly.
+    pub schedule: PikSchedule,
+    /// Part of the steps during which nothing counts as known. Origin: the paper has none.
+    pub warmup_fraction: f64,
+    /// Passes over the auxiliary examples when P(IK) is trained first; the strong model's own when absent.
+    pub epochs: Option<usize>,
+    /// P(IK) examples in each step. Origin: the paper's batch size, 32.
+    pub batch_size: usize,
+    /// `cycle` or `truncate`: what happens when the auxiliary examples are used up. Origin: the paper does not say.
+    pub epoch_mismatch: Mismatch,
+    /// Parts of the auxiliary task that are learnt from; its `test` shows how well. With `answers = "classifier"`, `transfer` alone.
+    /// Origin: the paper takes its training split.
+    pub splits: Vec<Split>,
+    /// Allows the evaluated task to be the auxiliary one, whose ground truth then reaches the student. Results say so.
+    pub allow_leakage: bool,
+}
+
+impl Default for Pik {
+    fn default() -> Self {
+        Self {
+            task: String::new(),
+            n_train: None,
+            lambda: 1.0,
+            shots: 4,
+            samples: 1,
+            temperature: 1.0,
+            answers: AnswersBy::default(),
+            label: KnownLabel::default(),
+            balance: PikBalance::default(),
+            input: PikInput::default(),
+            schedule: PikSchedule::default(),
+            warmup_fraction: 0.0,
+            epochs: None,
+            batch_size: 32,
+            epoch_mismatch: Mismatch::default(),
+            splits: vec![Split::Supervise, Split::Transfer],
+            allow_leakage: false,
+        }
+    }
+}
+
+/// Who answers the auxiliary task's questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswersBy {
+    /// The pretrained language model.
+    #[default]
+    LanguageModel,
+    /// A classifier, fine-tuned on half of the auxiliary task.
+    Classifier,
+}
+
+/// When P(IK) is learnt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PikSchedule {
+    /// Along with the student, from its first step.
+    #[default]
+    Joint,
+    /// First alone, then along with the student, which starts from it.
+    PretrainThenJoint,
+    /// Alone; the student is told what that model says.
+    PretrainThenFreeze,
+}
+
+/// What happens when the auxiliary examples are used up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mismatch {
+    /// They start again in another order.
+    #[default]
+    Cycle,
+    /// P(IK) is trained no further.
+    Truncate,
+}
+
+/// `self_labels` of a method or a grid: the strong model's own labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelfLabels {
+    /// `precomputed-generation`: what the pretrained language model answers. `current-head`: what the student says now. `ema-head`: what
+    /// a moving average of its head says. `pik-stage-head`: what the strong model says when fine-tuned on the auxiliary task.
+    /// Origin: the paper says "generated by the strong model".
+    pub source: SelfSource,
+    /// `hard` (the likeliest class) or `soft`. Origin: the paper does not say.
+    pub kind: Hardness,
+    /// Answered examples before each question, of the supervisor's half. Origin: as for P(IK).
+    pub shots: usize,
+    /// Decay per step of `ema-head`.
+    pub decay: f64,
+}
+
+impl Default for SelfLabels {
+    fn default() -> Self {
+        Self { source: SelfSource::default(), kind: Hardness::default(), shots: 4, decay: 0.99 }
+    }
+}
+
+/// Where self-labels come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SelfSource {
+    /// The pretrained language model's answer.
+    #[default]
+    PrecomputedGeneration,
+    /// The student's head now.
+    CurrentHead,
+    /// A moving average of the student's head.
+    EmaHead,
+    /// The strong model, fine-tuned on the auxiliary task.
+    PikStageHead,
+}
+
+/// Whether labels are classes or probabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hardness {
+    /// The likeliest class.
+    #[default]
+    Hard,
+    /// Probabilities.
+    Soft,
 }
 
 impl Method {
@@ -176,7 +332,7 @@ impl Grid {
     /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
-        root.only(&["grid", "data", "task", "train", "method", "model", "output"])?;
+        root.only(&["grid", "data", "task", "train", "method", "model", "output", "p_ik", "self_labels"])?;
         let grid = root.need("grid")?;
         grid.only(&["name", "title", "tasks", "pairs", "methods", "seeds"])?;
 
@@ -227,14 +383,17 @@ impl Grid {
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
         }
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+        let shared = Shared { p_ik: root.get("p_ik"), self_labels: root.get("self_labels") };
         let methods = names(&grid, "methods")?
             .into_iter()
-            .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at))
-            .collect::<Result<_>>()?;
+            .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at, &shared))
+            .collect::<Result<Vec<_>>>()?;
+        let auxiliary = auxiliary_tasks(&root, &methods, &tasks, library)?;
         let grid = Self {
             name,
             title: grid.read_key("title")?.unwrap_or_default(),
             tasks,
+            auxiliary,
             pairs,
             methods,
             seeds,
@@ -424,12 +583,18 @@ impl ModelConfig {
 
 impl Method {
     /// Reads a method: the grid's own `[method.NAME]`, one of `configs/methods.toml`, or a loss by its own name.
-    fn read(name: &str, own: Option<&Section>, shelf: Option<&Document>, at: &At) -> Result<Self> {
+    fn read(
+        name: &str,
+        own: Option<&Section>,
+        shelf: Option<&Document>,
+        at: &At,
+        shared: &Shared,
+    ) -> Result<Self> {
         let on_shelf = shelf.and_then(|document| document.root().get("method"));
         let section = own.and_then(|own| own.get(name)).or_else(|| on_shelf.as_ref().and_then(|shelf| shelf.get(name)));
         let Some(section) = section else {
             if strategy::find(Kind::Loss, name).is_some() {
-                return Self::assemble(name, None, Some(name));
+                return Self::assemble(name, None, Some(name), shared);
             }
             let mut known: Vec<String> = Vec::new();
             for methods in [own, on_shelf.as_ref()].into_iter().flatten() {
@@ -439,35 +604,160 @@ impl Method {
             let help = did_you_mean(name, known.iter().map(String::as_str));
             return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
         };
-        section.only(&["title", "supervisor", "selector", "refiner", "loss", "train"])?;
-        Self::assemble(name, Some(&section), None)
+        section.only(&["title", "supervisor", "selector", "refiner", "loss", "train", "p_ik", "self_labels"])?;
+        Self::assemble(name, Some(&section), None, shared)
     }
 
-    fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>) -> Result<Self> {
+    fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>, shared: &Shared) -> Result<Self> {
         let part = |key: &str| section.and_then(|section| section.get(key));
         let title = section.map(|section| section.read_key("title")).transpose()?.flatten();
-        let method = Self {
+        let mut method = Self {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
             selector: configured(Kind::Selector, part("selector"), "all", Selector::validate)?,
             refiner: configured(Kind::Refiner, part("refiner"), "identity", LabelRefiner::validate)?,
             loss: configured(Kind::Loss, part("loss"), loss.unwrap_or("cross-entropy"), StudentLoss::validate)?,
+            p_ik: None,
+            self_labels: None,
             train: section.map(recipe_table).transpose()?.unwrap_or_default(),
         };
         let needs = method.needs();
-        for (wanted, what) in [
-            (needs.p_ik, "P(IK)"),
-            (needs.self_labels, "the strong model's own labels"),
-            (needs.embeddings, "embeddings of the whole data set"),
-        ] {
-            if wanted {
-                let message = format!("method `{name}` needs {what}, which this version does not compute");
-                return Err(section.map_or_else(|| Error::new(&message), |section| section.error(&message)));
-            }
+        // What a method spells out it gets, what its parts need it gets too; the grid's own tables say how.
+        let (p_ik, self_labels) = (part("p_ik"), part("self_labels"));
+        if needs.p_ik || p_ik.is_some() {
+            method.p_ik = Some(shared.p_ik(name, section, p_ik.as_ref())?);
+        }
+        if needs.self_labels || self_labels.is_some() {
+            method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
+        }
+        if needs.calibration {
+            let message = format!("method `{name}` needs held-out examples with their truth, and no grid holds any out");
+            return Err(section.map_or_else(|| Error::new(&message), |section| section.error(&message)));
         }
         Ok(method)
     }
+}
+
+/// What a grid says once for all methods that use P(IK) or self-labels.
+struct Shared<'a> {
+    p_ik: Option<Section<'a>>,
+    self_labels: Option<Section<'a>>,
+}
+
+/// The tables of a setting, the later over the earlier, and the place to point at.
+fn over<'a, T: DeserializeOwned>(tables: [Option<&Section<'a>>; 2]) -> Result<(T, Option<Section<'a>>)> {
+    let mut table = toml::Table::new();
+    for section in tables.into_iter().flatten() {
+        section.read::<T>()?;
+        table.extend(section.to_table()?);
+    }
+    let settings = table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
+    Ok((settings, tables.into_iter().flatten().next_back().cloned()))
+}
+
+impl Shared<'_> {
+    fn p_ik(&self, name: &str, method: Option<&Section>, own: Option<&Section>) -> Result<Pik> {
+        let (mut settings, at): (Pik, _) = over([self.p_ik.as_ref(), own])?;
+        let place = |key: &str, message: String| {
+            let section = [own, self.p_ik.as_ref()].into_iter().flatten().find_map(|table| table.get(key)).or(at.clone());
+            match section.as_ref().or(method) {
+                Some(section) => section.error(message),
+                None => Error::new(message),
+            }
+        };
+        if settings.task.is_empty() {
+            return Err(place("task", format!("method `{name}` uses P(IK), and no task says what that is learnt on"))
+                .help("add `[p_ik]` with `task = \"NAME\"` to the grid: a task that is not evaluated"));
+        }
+        for (key, value, low, high) in [
+            ("lambda", settings.lambda, 0.0, f64::INFINITY),
+            ("temperature", settings.temperature, f64::MIN_POSITIVE, f64::INFINITY),
+            ("warmup_fraction", settings.warmup_fraction, 0.0, 1.0),
+        ] {
+            Invalid::unless_within("", value, low, high)
+                .map_err(|invalid| place(key, format!("`{key}` {}", invalid.message)))?;
+        }
+        for (key, value) in [("batch_size", Some(settings.batch_size)), ("epochs", settings.epochs), ("n_train", settings.n_train)] {
+            if value == Some(0) {
+                return Err(place(key, format!("`{key}` must be at least 1")));
+            }
+        }
+        if settings.label == KnownLabel::Fraction && settings.samples < 2 {
+            return Err(place("samples", "a `fraction` of right answers needs more than one answer".to_owned())
+                .help("set `samples = 30` as Kadavath et al. 2022, or `label = \"hard\"`"));
+        }
+        if settings.splits.is_empty() || settings.splits.contains(&Split::Test) {
+            return Err(place("splits", "P(IK) is learnt from `supervise`, `transfer`, or both".to_owned()));
+        }
+        if settings.answers == AnswersBy::Classifier {
+            // What a classifier was trained on it knows anyway.
+            settings.splits = vec![Split::Transfer];
+        }
+        if settings.answers == AnswersBy::Classifier && settings.input != PikInput::Text {
+            return Err(place("input", "a classifier reads texts, not prompts".to_owned())
+                .help("leave `input` at `text`"));
+        }
+        Ok(settings)
+    }
+
+    fn self_labels(
+        &self,
+        name: &str,
+        section: Option<&Section>,
+        own: Option<&Section>,
+        method: &Method,
+    ) -> Result<SelfLabels> {
+        let (settings, at): (SelfLabels, _) = over([self.self_labels.as_ref(), own])?;
+        let place = |key: &str, message: String| {
+            let tables = [own, self.self_labels.as_ref()].into_iter().flatten();
+            let section = tables.filter_map(|table| table.get(key)).next().or(at.clone()).or(section.cloned());
+            section.map_or_else(|| Error::new(&message), |section| section.error(&message))
+        };
+        if settings.source == SelfSource::CurrentHead && settings.kind == Hardness::Soft {
+            let message = format!(
+                "method `{name}` trains towards the soft labels of its own head in the same step: their gradient is exactly zero"
+            );
+            return Err(place("kind", message)
+                .help("use `kind = \"hard\"`, or a source that is not the head itself (`ema-head`, `precomputed-generation`)"));
+        }
+        if !(0.0..1.0).contains(&settings.decay) {
+            return Err(place("decay", format!("`decay` must be at least 0 and below 1, not {}", settings.decay)));
+        }
+        if settings.source == SelfSource::PikStageHead && method.p_ik.is_none() {
+            return Err(place("source", format!("method `{name}` has no P(IK), so there is no head of its stage"))
+                .help("add `p_ik = { task = \"NAME\" }` to the method, or take another source"));
+        }
+        Ok(settings)
+    }
+}
+
+/// The tasks that P(IK) is learnt on, none of them evaluated unless that was allowed.
+fn auxiliary_tasks(
+    root: &Section,
+    methods: &[Method],
+    tasks: &[Task],
+    library: &Library,
+) -> Result<BTreeMap<String, Task>> {
+    let mut auxiliary = BTreeMap::new();
+    for method in methods {
+        let Some(p_ik) = &method.p_ik else { continue };
+        let at = root.get("method").and_then(|methods| methods.get(&method.name)).and_then(|method| method.get("p_ik"));
+        let at = at.filter(|table| table.get("task").is_some()).or_else(|| root.get("p_ik"));
+        let at = at.and_then(|table| table.get("task"));
+        let place = |error: Error| match &at {
+            Some(at) => At(at.clone()).place(error),
+            None => error,
+        };
+        if tasks.iter().any(|task| task.name() == p_ik.task) && !p_ik.allow_leakage {
+            let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", p_ik.task);
+            return Err(place(Error::new(message)
+                .help("take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so")));
+        }
+        let document = library.open("tasks", &p_ik.task).map_err(place)?;
+        auxiliary.insert(p_ik.task.clone(), Task::parse(document.source_text(), document.file())?);
+    }
+    Ok(auxiliary)
 }
 
 /// A strategy from its table, or the default of its kind; places errors inside the table exactly.

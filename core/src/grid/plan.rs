@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
-    config::{Grid, ModelConfig},
+    config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, SelfSource},
     library::Library,
 };
 use crate::{
@@ -17,11 +17,12 @@ use crate::{
     learner::Recipe,
     model::{Pretrained, Spec, Tokenizer},
     stage::{
-        Begin, DataRef, FineTuneJob, Finished, Job, ModelRef, PretrainJob, StageId, Store, StudentJob, SuperviseJob,
-        copy,
+        AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
+        PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
     },
+    strategy::Split,
     task::{
-        CountTokens, DataOptions, Sources, fit,
+        CountTokens, DataOptions, Sources, Task, fit,
         hub::{Kind, Repo},
         world::World,
     },
@@ -131,7 +132,20 @@ impl Plan {
         store: &Store,
     ) -> Result<()> {
         let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
-        let data = self.find_data(task, [weak, strong], seed, library, places, store)?;
+        let desk = Desk { library, places, store };
+        let data = {
+            let Grid { data, tasks, .. } = &self.grid;
+            desk.data(&tasks[task], &data[task], [weak, strong], seed, &mut self.notes)?
+        };
+        let mut auxiliary = BTreeMap::new();
+        for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
+            let key = (p_ik.task.clone(), p_ik.n_train);
+            if !auxiliary.contains_key(&key) {
+                let settings = Data { n_train: p_ik.n_train, ..self.grid.data[task].clone() };
+                let task = &self.grid.auxiliary[&p_ik.task];
+                auxiliary.insert(key, desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
+            }
+        }
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
         let strong_recipe = grid.recipe(strong_config, None)?;
@@ -141,6 +155,7 @@ impl Plan {
             data: data.clone(),
             on: grid.data[task].ceiling_split,
             seed,
+            save: false,
         }));
         let ceiling_id = ceiling.id();
         let mut made = vec![ceiling];
@@ -153,6 +168,15 @@ impl Plan {
                 seed,
             }));
             let supervision = supervise.id();
+            let knowledge = Knowledge { strong: &strong.reference, recipe: &strong_recipe, data: &data, seed };
+            let auxiliary = method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task.clone(), p_ik.n_train)]);
+            let p_ik = method.p_ik.as_ref().zip(auxiliary).map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made));
+            let self_labels = method
+                .self_labels
+                .as_ref()
+                .map(|own| knowledge.self_labels(own, method.p_ik.as_ref().zip(auxiliary), &mut made));
+            let needs = method.needs();
+            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made));
             let student = Job::Student(Box::new(StudentJob {
                 model: strong.reference.clone(),
                 recipe: grid.recipe(strong_config, Some(method))?,
@@ -161,6 +185,10 @@ impl Plan {
                 selector: copy(&method.selector)?,
                 refiner: copy(&method.refiner)?,
                 loss: copy(&method.loss)?,
+                self_labels,
+                p_ik,
+                embeddings,
+                truth: needs.truth,
                 seed,
                 save: grid.save_students,
             }));
@@ -295,19 +323,129 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
     folder.ok_or_else(|| Error::new(format!("`{hub}` on the hub has no `config.json`")))
 }
 
-impl Plan {
+/// Makes the stages from which a student learns what it knows, and tells the student where they are.
+struct Knowledge<'a> {
+    strong: &'a ModelRef,
+    recipe: &'a Recipe,
+    data: &'a DataRef,
+    seed: u64,
+}
+
+impl Knowledge<'_> {
+    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> StudentPik {
+        let answers = self.answers(self.answerer(settings, auxiliary, made), auxiliary, made);
+        let examples = PikExamples {
+            answers,
+            data: auxiliary.clone(),
+            splits: settings.splits.clone(),
+            label: settings.label,
+            balance: settings.balance,
+            input: settings.input,
+            seed: self.seed,
+        };
+        let first = (settings.schedule != PikSchedule::Joint).then(|| {
+            let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
+            let recipe = Recipe { epochs, ..self.recipe.clone() };
+            let job = PikJob { model: self.strong.clone(), recipe, examples: examples.clone(), seed: self.seed };
+            push(made, Job::Pik(Box::new(job)))
+        });
+        match (settings.schedule, first) {
+            (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
+                let job = PikScoreJob { p_ik, data: self.data.clone() };
+                StudentPik::Frozen { scores: push(made, Job::PikScore(Box::new(job))) }
+            }
+            (_, start) => StudentPik::Joint {
+                examples,
+                lambda: settings.lambda,
+                batch_size: settings.batch_size,
+                once: settings.epoch_mismatch == Mismatch::Truncate,
+                warmup_fraction: settings.warmup_fraction,
+                start,
+            },
+        }
+    }
+
+    /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
+    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> Answerer {
+        match settings.answers {
+            AnswersBy::LanguageModel => Answerer::LanguageModel {
+                model: self.strong.clone(),
+                shots: settings.shots,
+                samples: settings.samples,
+                temperature: settings.temperature,
+            },
+            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) },
+        }
+    }
+
+    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Vec<Job>) -> StageId {
+        let job = FineTuneJob {
+            model: self.strong.clone(),
+            recipe: self.recipe.clone(),
+            data: auxiliary.clone(),
+            on: Split::Supervise,
+            seed: self.seed,
+            save: true,
+        };
+        push(made, Job::FineTune(Box::new(job)))
+    }
+
+    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Vec<Job>) -> StageId {
+        push(made, Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
+    }
+
+    fn self_labels(
+        &self,
+        settings: &config::SelfLabels,
+        p_ik: Option<(&Pik, &DataRef)>,
+        made: &mut Vec<Job>,
+    ) -> SelfLabels {
+        let hard = settings.kind == Hardness::Hard;
+        let answerer = match (settings.source, p_ik) {
+            (SelfSource::CurrentHead, _) => return SelfLabels::CurrentHead { hard, decay: 0.0 },
+            (SelfSource::EmaHead, _) => return SelfLabels::CurrentHead { hard, decay: settings.decay },
+            (SelfSource::PikStageHead, Some((_, auxiliary))) => {
+                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) }
+            }
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => Answerer::LanguageModel {
+                model: self.strong.clone(),
+                shots: settings.shots,
+                samples: 0,
+                temperature: 1.0,
+            },
+        };
+        SelfLabels::Answers { stage: self.answers(answerer, self.data, made), hard }
+    }
+
+    fn embeddings(&self, made: &mut Vec<Job>) -> StageId {
+        push(made, Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
+    }
+}
+
+fn push(made: &mut Vec<Job>, job: Job) -> StageId {
+    let id = job.id();
+    made.push(job);
+    id
+}
+
+/// Where a plan looks things up.
+struct Desk<'a> {
+    library: &'a Library,
+    places: &'a Places,
+    store: &'a Store,
+}
+
+impl Desk<'_> {
     /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
-    fn find_data(
-        &mut self,
-        task: usize,
+    fn data(
+        &self,
+        task: &Task,
+        settings: &Data,
         models: [&FoundModel; 2],
         seed: u64,
-        library: &Library,
-        places: &Places,
-        store: &Store,
+        notes: &mut Vec<String>,
     ) -> Result<DataRef> {
-        let Grid { data: settings, tasks, .. } = &self.grid;
-        let (task, settings) = (&tasks[task], &settings[task]);
+        let Self { library, places, store } = self;
         let max_tokens = models.iter().map(|model| model.limit).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
             order: settings.order,
@@ -347,7 +485,7 @@ impl Plan {
         for (part, counts) in summary["counts"]["fit"]["parts"].as_object().into_iter().flatten() {
             for (what, words) in [("shortened", "shortened to"), ("dropped", "dropped: longer than")] {
                 if let Some(n) = counts[what].as_u64().filter(|n| *n > 0) {
-                    self.notes.push(format!(
+                    notes.push(format!(
                         "{} (seed {seed}, {part}): {n} examples {words} {max_tokens} tokens",
                         task.name()
                     ));

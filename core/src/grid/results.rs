@@ -285,7 +285,7 @@ impl Plan {
             let model = match job {
                 Job::FineTune(job) => &job.model,
                 Job::Supervise(job) => &job.weak.0,
-                Job::Student(_) | Job::Pretrain(_) => continue,
+                _ => continue,
             };
             if let Some(id) = &model.stage {
                 known.insert(id, format!("pretrain  {}", model.name));

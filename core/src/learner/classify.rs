@@ -18,13 +18,13 @@ use super::{
     encoded::{Encoded, parts},
     predict::embed,
     recipe::Recipe,
-    run::{DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
-    sampler::{Minibatch, Sampler},
+    run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
+    sampler::{Minibatch, Order, Sampler},
 };
 use crate::{
     Error, Result,
     model::Classifier,
-    strategy::{Batch, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
+    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
 };
 
 /// What a student learns from: labels, and what a method does with them.
@@ -32,8 +32,14 @@ use crate::{
 pub struct Objective {
     /// Soft labels, one row of K probabilities per example.
     pub labels: Vec<Vec<f32>>,
-    /// The strong model's own answers, in the same form, if a strategy needs them.
-    pub self_labels: Option<Vec<Vec<f32>>>,
+    /// The strong model's own answers, if a strategy needs them.
+    pub self_labels: Option<OwnLabels>,
+    /// Whether the model knows each answer, if a strategy needs it or it is trained along.
+    pub p_ik: Option<Knowing>,
+    /// True classes, if a control needs them.
+    pub truth: Option<Vec<u8>>,
+    /// Examples apart from these, with their truth, if a strategy needs them.
+    pub calibration: Option<Calibration>,
     /// Embeddings of the pretrained strong model, one row per example, if a strategy needs them.
     pub embeddings: Option<Vec<Vec<f32>>>,
     /// Whose label is trusted; without one, the weak label of every row.
@@ -44,16 +50,70 @@ pub struct Objective {
     pub loss: Box<dyn StudentLoss>,
 }
 
+/// The strong model's own answers to the student's examples.
+#[derive(Clone, Debug)]
+pub enum OwnLabels {
+    /// Known before training, in the form of the labels.
+    Given(Vec<Vec<f32>>),
+    /// Those of the model while it trains.
+    Current {
+        /// 1 for the likeliest class, instead of the probabilities.
+        hard: bool,
+        /// The head is an exponential moving average with this decay per step; 0 is the head itself.
+        decay: f64,
+    },
+}
+
+/// Probabilities that the model knows the answers to the student's examples.
+#[derive(Clone, Debug)]
+pub enum Knowing {
+    /// Known before training, one per example.
+    Given(Vec<f32>),
+    /// Those of a head that is trained along, on examples of its own (Selective W2SG, stage 2).
+    Trained {
+        /// The examples that P(IK) is learnt from.
+        data: Encoded,
+        /// Per example the probabilities `[IDK, IK]` that it should have.
+        labels: Vec<Vec<f32>>,
+        /// λ: what its loss counts against the student's. With 0 the head is there and not trained.
+        lambda: f64,
+        /// Examples of each step.
+        batch_size: usize,
+        /// Stop training P(IK) when its examples have been seen once, instead of starting again.
+        once: bool,
+        /// Part of the steps in which strategies are told 0: the head has not learnt yet.
+        warmup_fraction: f64,
+    },
+}
+
 impl Objective {
     /// Labels and a loss, nothing else.
     pub fn new(labels: Vec<Vec<f32>>, loss: Box<dyn StudentLoss>) -> Self {
-        Self { labels, self_labels: None, embeddings: None, selector: None, refiner: None, loss }
+        Self {
+            labels,
+            self_labels: None,
+            p_ik: None,
+            truth: None,
+            calibration: None,
+            embeddings: None,
+            selector: None,
+            refiner: None,
+            loss,
+        }
     }
 
     /// Checks what comes from outside and lets the strategies look at the whole data set.
     fn prepare(&mut self, data: &Encoded, seed: u64) -> Result<()> {
         check_labels("label", &self.labels, data.len())?;
-        if let Some(own) = &self.self_labels {
+        match &self.p_ik {
+            Some(Knowing::Given(p_ik)) if p_ik.len() != data.len() => {
+                let (given, needed) = (p_ik.len(), data.len());
+                return Err(Error::new(format!("there are {given} values of P(IK) for {needed} examples")));
+            }
+            Some(Knowing::Trained { data, labels, .. }) => check_labels("P(IK) label", labels, data.len())?,
+            _ => {}
+        }
+        if let Some(OwnLabels::Given(own)) = &self.self_labels {
             check_labels("self-label", own, data.len())?;
             if own.first().map(Vec::len) != self.labels.first().map(Vec::len) {
                 return Err(Error::new("self-labels and labels have different numbers of classes"));
@@ -67,8 +127,14 @@ impl Objective {
             Needs { self_labels: true, .. } if self.self_labels.is_none() => {
                 Err(Error::new(format!("the {part} needs self-labels, which were not provided")))
             }
-            Needs { p_ik: true, .. } => {
+            Needs { p_ik: true, .. } if self.p_ik.is_none() => {
                 Err(Error::new(format!("the {part} needs a P(IK) head, which this training does not have")))
+            }
+            Needs { truth: true, .. } if self.truth.is_none() => {
+                Err(Error::new(format!("the {part} needs ground truth, which was not provided")))
+            }
+            Needs { calibration: true, .. } if self.calibration.is_none() => {
+                Err(Error::new(format!("the {part} needs held-out examples, which were not provided")))
             }
             _ => Ok(()),
         };
@@ -79,8 +145,13 @@ impl Objective {
             ids: data.ids(),
             weak: self.labels.clone(),
             embeddings: self.embeddings.take(),
+            self_labels: match &self.self_labels {
+                Some(OwnLabels::Given(own)) => Some(own.clone()),
+                _ => None,
+            },
+            truth: self.truth.take(),
+            calibration: self.calibration.take(),
             seed,
-            ..Pool::default()
         };
         self.loss.prepare(&pool).map_err(refused("the loss"))?;
         if let Some(selector) = &mut self.selector {
@@ -89,7 +160,6 @@ impl Objective {
         if let Some(refiner) = &mut self.refiner {
             refiner.prepare(&pool).map_err(refused("the refiner"))?;
         }
-        self.embeddings = pool.embeddings;
         Ok(())
     }
 }
@@ -141,10 +211,29 @@ pub fn train_classifier(
         true => Some(Table::new(&embed(&model, data, execution)?)),
         false => None,
     };
+    let model = match &objective.p_ik {
+        Some(Knowing::Trained { .. }) if model.p_ik.is_none() => model.with_p_ik(None),
+        _ => model,
+    };
+    let p_ik = match objective.p_ik {
+        None => Knowledge::None,
+        Some(Knowing::Given(p_ik)) => Knowledge::Given(Table { width: 1, values: p_ik }),
+        Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction }) => {
+            // As many passes as there are steps to fill.
+            let passes = if once { 1 } else { (sampler.steps() * batch_size).div_ceil(data.len().max(1)).max(1) };
+            let order = Sampler::new(&data.lengths(), batch_size.min(data.len()), passes, Order::Shuffled, seed)
+                .map_err(|error| error.context("P(IK)"))?;
+            Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
+        }
+    };
     let work = Classification {
         data: data.clone(),
         labels: Table::new(&objective.labels),
-        self_labels: objective.self_labels.as_deref().map(Table::new),
+        self_labels: objective.self_labels.map(|own| match own {
+            OwnLabels::Given(own) => Own::Given(Table::new(&own)),
+            OwnLabels::Current { hard, decay } => Own::Current { hard, decay },
+        }),
+        p_ik,
         fixed,
         selector: objective.selector,
         refiner: objective.refiner,
@@ -200,13 +289,31 @@ struct Memories {
     selector: Memory,
     refiner: Memory,
     loss: Memory,
+    /// The moving average of the head `[H, K]`, once there is one.
+    head: Option<Tensor<2>>,
+}
+
+/// [`OwnLabels`] as training uses them.
+#[derive(Debug)]
+enum Own {
+    Given(Table),
+    Current { hard: bool, decay: f64 },
+}
+
+/// [`Knowing`] as training uses it.
+#[derive(Debug)]
+enum Knowledge {
+    None,
+    Given(Table),
+    Trained { data: Encoded, labels: Table, lambda: f64, order: Sampler, warmup_fraction: f64 },
 }
 
 #[derive(Debug)]
 struct Classification {
     data: Encoded,
     labels: Table,
-    self_labels: Option<Table>,
+    self_labels: Option<Own>,
+    p_ik: Knowledge,
     /// Embeddings of all rows, when the backbone is not trained.
     fixed: Option<Table>,
     selector: Option<Box<dyn Selector>>,
@@ -239,14 +346,19 @@ struct Decision {
     targets: Tensor<2>,
     /// `[B]`
     weights: Tensor<1>,
+    /// For the record.
+    choices: Vec<Choice>,
 }
 
 impl Decision {
     /// What belongs to some rows of the batch.
     fn part(&self, rows: &Range<usize>) -> Self {
-        let Self { targets, weights } = self;
-        let (targets, weights) = (targets.clone(), weights.clone());
-        Self { targets: targets.narrow(0, rows.start, rows.len()), weights: weights.narrow(0, rows.start, rows.len()) }
+        let (targets, weights) = (self.targets.clone(), self.weights.clone());
+        Self {
+            targets: targets.narrow(0, rows.start, rows.len()),
+            weights: weights.narrow(0, rows.start, rows.len()),
+            choices: Vec::new(),
+        }
     }
 
     fn equals(&self, other: &Self) -> bool {
@@ -265,18 +377,95 @@ impl Classification {
         Output { logits, embedding }
     }
 
+    /// The model's own labels of a batch, by the head or its moving average.
+    fn own_labels(&self, model: &Classifier, rows: &[u32], seen: &Output) -> Option<Tensor<2>> {
+        let (hard, decay) = match self.self_labels.as_ref()? {
+            Own::Given(table) => return Some(table.tensor(rows, &self.device)),
+            Own::Current { hard, decay } => (*hard, *decay),
+        };
+        let logits = if decay > 0.0 {
+            let now = model.head.weight.val().inner();
+            let mut memory = lock(&self.memory);
+            let head = match memory.head.take() {
+                Some(head) => head.mul_scalar(decay) + now.mul_scalar(1.0 - decay),
+                None => now,
+            };
+            memory.head = Some(head.clone());
+            seen.embedding.clone().matmul(head)
+        } else {
+            seen.logits.clone()
+        };
+        Some(if hard { math::one_hot_argmax(logits) } else { math::softmax(logits) })
+    }
+
+    /// Probability of knowing `[B]`, as strategies are told it.
+    fn knows(&self, model: &Classifier, minibatch: &Minibatch, seen: &Output) -> Option<Tensor<1>> {
+        match &self.p_ik {
+            Knowledge::None => None,
+            Knowledge::Given(table) => Some(table.tensor(&minibatch.rows, &self.device).squeeze_dim(1)),
+            Knowledge::Trained { warmup_fraction, .. } => {
+                if minibatch.progress.fraction() < *warmup_fraction {
+                    return Some(Tensor::zeros([minibatch.rows.len()], &self.device));
+                }
+                let weight = model.p_ik.as_ref()?.weight.val().inner();
+                let logits = seen.embedding.clone().matmul(weight).cast(FloatDType::F32);
+                Some(math::column(math::softmax(logits), 1))
+            }
+        }
+    }
+
+    /// Gradients of λ L_ik on this step's P(IK) examples, if there are any, and the number of their tokens.
+    fn learn_to_know(&self, model: &Classifier, step: usize) -> Option<(GradientsParams, usize)> {
+        let Knowledge::Trained { data, labels, lambda, order, .. } = &self.p_ik else { return None };
+        if *lambda == 0.0 {
+            return None;
+        }
+        let rows = order.minibatch(step)?.rows;
+        let tokens = data.tokens(&rows);
+        let count = tokens.ids.len();
+        let logits = model.p_ik_logits(model.embed(&tokens))?.cast(FloatDType::F32);
+        let losses = math::cross_entropy(labels.tensor(&rows, &self.device), logits);
+        let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
+        Some((GradientsParams::from_grads(loss.backward(), model), count))
+    }
+
+    /// What selector and refiner decided, for the record.
+    fn choices(&self, rows: &[u32], batch: &Batch, selection: &Selection, refined: &Tensor<2>) -> Vec<Choice> {
+        if matches!((&self.self_labels, &self.p_ik), (None, Knowledge::None)) && self.refiner.is_none() {
+            return Vec::new();
+        }
+        let table = |tensor: &Tensor<2>| -> Vec<Vec<f32>> {
+            let width = tensor.dims()[1];
+            tensor.to_data().iter::<f32>().collect::<Vec<f32>>().chunks(width).map(<[f32]>::to_vec).collect()
+        };
+        let (own, weight) = (math::to_host(selection.own.clone()), math::to_host(selection.weight.clone()));
+        let p_ik = batch.p_ik.clone().map(math::to_host);
+        let self_labels = batch.self_labels.as_ref().map(table);
+        let choice = |(place, refined): (usize, Vec<f32>)| Choice {
+            row: rows[place],
+            own: own[place] > 0.5,
+            weight: weight[place],
+            p_ik: p_ik.as_ref().map(|p_ik| p_ik[place]),
+            self_label: self_labels.as_ref().map(|labels| labels[place].clone()),
+            refined,
+        };
+        table(refined).into_iter().enumerate().map(choice).collect()
+    }
+
     /// Selector, refiner and the loss's targets, over the whole batch.
-    fn decide(&self, minibatch: &Minibatch, seen: Output, labels: &Tensor<2>) -> Decision {
+    fn decide(&self, model: &Classifier, minibatch: &Minibatch, seen: Output, labels: &Tensor<2>) -> Decision {
         let ids: Vec<ExampleId> = minibatch.rows.iter().map(|&row| ExampleId(row)).collect();
         let at = &minibatch.progress;
+        let p_ik = self.knows(model, minibatch, &seen);
+        let self_labels = self.own_labels(model, &minibatch.rows, &seen);
         let batch = Batch {
             ids: &ids,
             progress: *at,
             weak: labels.clone(),
             student: math::softmax(seen.logits.clone()),
             embedding: seen.embedding,
-            p_ik: None,
-            self_labels: self.self_labels.as_ref().map(|own| own.tensor(&minibatch.rows, &self.device)),
+            p_ik,
+            self_labels,
         };
         let memory = &mut *lock(&self.memory);
         let selection = match &self.selector {
@@ -287,8 +476,9 @@ impl Classification {
             Some(refiner) => refiner.refine(&batch, &selection, &mut memory.refiner),
             None => selection.labels(&batch),
         };
+        let choices = self.choices(&minibatch.rows, &batch, &selection, &labels);
         let targets = self.loss.targets(seen.logits, labels, at, &mut memory.loss);
-        Decision { targets: targets.inner(), weights: selection.weight.inner() }
+        Decision { targets: targets.inner(), weights: selection.weight.inner(), choices }
     }
 
     /// Loss of each row and the gradient of `Σ wᵢ lᵢ / total`.
@@ -352,26 +542,31 @@ impl Work for Classification {
         let at = &minibatch.progress;
         let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
-        let (logits, weights, losses, grads) = if parts.len() == 1 {
+        let (logits, weights, losses, mut grads, choices) = if parts.len() == 1 {
             let output = self.forward(model, &minibatch.rows);
             let seen = output.detached();
             let logits = seen.logits.clone();
-            let decision = self.decide(minibatch, seen, &labels);
+            let mut decision = self.decide(model, minibatch, seen, &labels);
             let (weights, total) = (decision.weights.clone(), total(&decision.weights));
+            let choices = std::mem::take(&mut decision.choices);
             let (losses, grads) = self.backward(model, output.logits, decision, total, at);
-            (logits, weights, losses, grads)
+            (logits, weights, losses, grads, choices)
         } else {
             // Targets may depend on the whole batch, so they come first. For as long as they turned out to be the labels
             // themselves, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
             let assumed =
-                Decision { targets: labels.clone(), weights: Tensor::ones([minibatch.rows.len()], &self.device) };
+                Decision {
+                    targets: labels.clone(),
+                    weights: Tensor::ones([minibatch.rows.len()], &self.device),
+                    choices: Vec::new(),
+                };
             let guess = self.labels_are_targets.load(Ordering::Relaxed);
             let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed));
             let seen = match &guessed {
                 Some((seen, ..)) => seen.detached(),
                 None => self.observe(model, minibatch, &parts),
             };
-            let decision = self.decide(minibatch, seen, &labels);
+            let decision = self.decide(model, minibatch, seen, &labels);
             let (seen, losses, grads) = match guessed {
                 Some(done) if decision.equals(&assumed) => done,
                 _ => {
@@ -379,15 +574,22 @@ impl Work for Classification {
                     self.accumulate(model, minibatch, &parts, &decision)
                 }
             };
-            (seen.logits, decision.weights, losses, grads)
+            (seen.logits, decision.weights, losses, grads, decision.choices)
         };
+        let mut tokens: usize = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).sum();
+        if let Some((more, count)) = self.learn_to_know(model, at.step) {
+            let mut accumulator = GradientsAccumulator::new();
+            accumulator.accumulate(model, grads);
+            accumulator.accumulate(model, more);
+            grads = accumulator.grads();
+            tokens += count;
+        }
         // Everything that the host looks at, in one transfer.
         let columns = vec![logits, losses.unsqueeze_dim(1), weights.unsqueeze_dim(1)];
         let table = Tensor::cat(columns, 1).into_data();
         let table: Vec<f32> = table.iter().collect();
         let (loss, accuracy) = self.check(minibatch, &table)?;
-        let tokens = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).sum();
-        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens })
+        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens, choices })
     }
 }
 
@@ -422,7 +624,7 @@ impl Classification {
 }
 
 /// First of the largest values.
-pub(super) fn argmax(values: &[f32]) -> usize {
+pub fn argmax(values: &[f32]) -> usize {
     let mut best = 0;
     for (place, value) in values.iter().enumerate() {
         if *value > values[best] {

@@ -98,6 +98,6 @@ impl Work for NextToken {
         if !loss.is_finite() {
             return Err(Error::new(format!("the loss is {loss}")).help(DIVERGED));
         }
-        Ok(Step { grads: accumulator.grads(), loss, accuracy: None, tokens: total })
+        Ok(Step { grads: accumulator.grads(), loss, accuracy: None, tokens: total, choices: Vec::new() })
     }
 }

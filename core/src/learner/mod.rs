@@ -12,6 +12,7 @@
 //! optimizer, the learning rate and interruption; the log is ours, because results are computed from stored predictions and
 //! nothing may reach the disk but through a stage.
 
+mod answers;
 mod classify;
 mod encoded;
 mod language;
@@ -25,12 +26,13 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
-pub use classify::{Objective, train_classifier};
+pub use answers::score;
+pub use classify::{argmax, Knowing, Objective, OwnLabels, train_classifier};
 pub use encoded::Encoded;
 pub use language::{Packing, train_lm};
-pub use predict::{Predictions, embed, predict};
+pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};
-pub use run::{Execution, StepLog, TrainLog, Trained};
+pub use run::{Choice, Execution, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};

@@ -33,6 +33,21 @@ pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Res
     Ok(Predictions { logits, probabilities })
 }
 
+/// Probabilities of not knowing and knowing, one row per example, of a model with a P(IK) head.
+///
+/// # Errors
+/// No P(IK) head, a number that is not finite, a panic inside of Burn, or an interruption.
+pub fn predict_p_ik(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
+    if model.p_ik.is_none() {
+        return Err(Error::new("the model has no P(IK) head"));
+    }
+    let logits = map(model, data, execution, |model, tokens| {
+        let embedding = model.embed(tokens);
+        model.p_ik_logits(embedding.clone()).unwrap_or(embedding)
+    })?;
+    Ok(logits.iter().map(|row| softmax(row)).collect())
+}
+
 /// The pooled hidden state of every example: what the head sees.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! The composition on burn-train: what every kind of training shares.
 
 use std::{
+    collections::BTreeMap,
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -72,6 +73,23 @@ pub struct StepLog {
     pub gradient_norm: Option<f64>,
 }
 
+/// What a student's method made of one example, the last time it came up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Row of the example.
+    pub row: u32,
+    /// Whether the strong model's own label was trusted instead of the weak one.
+    pub own: bool,
+    /// How much the example counted.
+    pub weight: f32,
+    /// Probability that the model knows the answer, with a P(IK) head.
+    pub p_ik: Option<f32>,
+    /// The strong model's own label `[K]`, if the method has one.
+    pub self_label: Option<Vec<f32>>,
+    /// What the refiner made of the trusted label `[K]`.
+    pub refined: Vec<f32>,
+}
+
 /// What happened while training; the same on every run of the same recipe on a CPU.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainLog {
@@ -79,6 +97,9 @@ pub struct TrainLog {
     pub steps: Vec<StepLog>,
     /// Tokens that went through the model, without padding.
     pub tokens: u64,
+    /// The last decision about every example, by row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub choices: BTreeMap<u32, Choice>,
 }
 
 /// A trained model.
@@ -123,6 +144,8 @@ pub(super) struct Step {
     pub(super) accuracy: Option<f64>,
     /// Tokens without padding.
     pub(super) tokens: usize,
+    /// What the method decided about each example.
+    pub(super) choices: Vec<Choice>,
 }
 
 /// What the steps leave behind: the log, and why they stopped.
@@ -187,6 +210,7 @@ impl<W: Work> Run<W> {
             Ok(done) => {
                 let mut meter = lock(&self.meter);
                 meter.log.tokens += done.tokens as u64;
+                meter.log.choices.extend(done.choices.into_iter().map(|choice| (choice.row, choice)));
                 meter.log.steps.push(StepLog {
                     step,
                     loss: done.loss,

@@ -22,6 +22,8 @@ use crate::{Error, Result, ops, rng::Rng};
 
 /// Names of a head's matrix `[classes, hidden]` in the files: where transformers has the same head, and elsewhere.
 pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
+/// Name of the P(IK) head's matrix `[2, hidden]` in the files.
+pub(super) const P_IK_NAME: &str = "w2s_p_ik.weight";
 /// Key of our own settings in `config.json`.
 const KEY: &str = "w2s";
 
@@ -69,6 +71,8 @@ pub struct Classifier {
     pub backbone: Transformer,
     /// `[H, K]`, no bias.
     pub head: Linear,
+    /// `[H, 2]`, no bias: whether the model does not know (0) or knows (1), if it is asked.
+    pub p_ik: Option<Linear>,
     #[module(skip)]
     pooling: Pooling,
 }
@@ -116,7 +120,21 @@ impl Classifier {
         };
         let pooling = config.pooling.unwrap_or(if backbone.spec().causal { Pooling::Last } else { Pooling::Mean });
         let backbone = if config.freeze_backbone { backbone.no_grad() } else { backbone };
-        Ok(Self { backbone, head: linear(weights, hidden, classes, &device), pooling })
+        Ok(Self { backbone, head: linear(weights, hidden, classes, &device), p_ik: None, pooling })
+    }
+
+    /// Puts a P(IK) head beside the other one: zeros, or the weights of a head that has been trained, `[H, 2]` row by row.
+    #[must_use]
+    pub fn with_p_ik(self, weights: Option<Vec<f32>>) -> Self {
+        let hidden = self.backbone.spec().hidden;
+        let weights = weights.filter(|weights| weights.len() == 2 * hidden).unwrap_or_else(|| vec![0.0; 2 * hidden]);
+        let device = self.backbone.device();
+        Self { p_ik: Some(linear(weights, hidden, 2, &device)), ..self }
+    }
+
+    /// Logits `[B, 2]` of not knowing and knowing, from embeddings; `None` without a P(IK) head.
+    pub fn p_ik_logits(&self, embedding: Tensor<2>) -> Option<Tensor<2>> {
+        self.p_ik.as_ref().map(|head| ops::linear(embedding, head.weight.val(), None))
     }
 
     /// Which vector of a sequence the head sees.
@@ -181,7 +199,18 @@ impl Classifier {
             heads: 1,
             values: Box::new(move || floats(&weight)),
         };
-        self.backbone.save_with(folder, tokenizer, Extra { tensors: vec![head], config })
+        let mut tensors = vec![head];
+        if let Some(p_ik) = &self.p_ik {
+            let weight = p_ik.weight.val();
+            tensors.push(Outgoing {
+                name: P_IK_NAME.to_owned(),
+                shape: weight.dims().to_vec(),
+                layout: Layout::Linear,
+                heads: 1,
+                values: Box::new(move || floats(&weight)),
+            });
+        }
+        self.backbone.save_with(folder, tokenizer, Extra { tensors, config })
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -198,7 +227,9 @@ impl Classifier {
         for name in HEAD_NAMES {
             if let Some((values, classes)) = pretrained.head(name)? {
                 let backbone = pretrained.load(device)?;
-                return Ok(Self { backbone, head: linear(values, spec.hidden, classes, device), pooling });
+                let head = linear(values, spec.hidden, classes, device);
+                let p_ik = pretrained.head(P_IK_NAME)?.map(|(values, _)| linear(values, spec.hidden, 2, device));
+                return Ok(Self { backbone, head, p_ik, pooling });
             }
         }
         Err(fault(format!("there is no tensor `{}`", HEAD_NAMES.join("` or `"))))

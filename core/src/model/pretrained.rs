@@ -199,7 +199,8 @@ impl Pretrained {
             .weights
             .names()
             .filter(|&(name, _)| {
-                let head = super::classifier::HEAD_NAMES.contains(&name) || tied.iter().any(|tied| tied == name);
+                let ours = [super::classifier::HEAD_NAMES.as_slice(), &[super::classifier::P_IK_NAME]].concat();
+                let head = ours.contains(&name) || tied.iter().any(|tied| tied == name);
                 !used.contains(name) && !head && !architecture.ignores(name)
             })
             .collect();

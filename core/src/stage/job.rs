@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     identity::StageId,
+    knowledge::{AnswerJob, EmbedJob, PikExamples, PikJob, PikScoreJob, finished, read_embeddings},
     predictions::Predictions,
-    store::{Begin, Finished, Store},
+    store::{Begin, Finished, Store, write_atomically},
 };
 use crate::{
     Error, Result,
     error::IoContext,
-    learner::{self, Encoded, Execution, Objective, Packing, Recipe, Trained},
+    learner::{self, Choice, Encoded, Execution, Knowing, Objective, OwnLabels, Packing, Recipe, Trained},
     model::{Classifier, HeadConfig, Pretrained, Spec, Tokenizer, Transformer},
     rng,
     strategy::{
@@ -51,7 +52,7 @@ pub struct ModelRef {
 }
 
 impl ModelRef {
-    fn identity(&self) -> Value {
+    pub(super) fn identity(&self) -> Value {
         json!({ "weights": self.fingerprint, "head": self.head })
     }
 }
@@ -77,6 +78,14 @@ pub enum Job {
     Supervise(Box<SuperviseJob>),
     /// Fine-tunes a model on ground truth and labels every split: the weak model, and the ceiling.
     FineTune(Box<FineTuneJob>),
+    /// Lets the strong model answer a task's questions.
+    Answer(Box<AnswerJob>),
+    /// Trains the strong model on P(IK) alone.
+    Pik(Box<PikJob>),
+    /// Asks a trained P(IK) model about a task's examples.
+    PikScore(Box<PikScoreJob>),
+    /// Embeds the student's examples with the pretrained strong model.
+    Embed(Box<EmbedJob>),
     /// Fine-tunes the strong model on weak labels.
     Student(Box<StudentJob>),
 }
@@ -122,6 +131,9 @@ pub struct FineTuneJob {
     pub on: Split,
     /// Seed of the cell.
     pub seed: u64,
+    /// Whether the fine-tuned model is kept.
+    #[serde(default)]
+    pub save: bool,
 }
 
 /// What a fine-tuned model labels: the student's examples and the test, not those that the weak model was trained on itself.
@@ -144,10 +156,94 @@ pub struct StudentJob {
     pub refiner: Box<dyn ConfiguredRefiner>,
     /// What is minimised.
     pub loss: Box<dyn ConfiguredLoss>,
+    /// The strong model's own labels, if the method uses them.
+    #[serde(default)]
+    pub self_labels: Option<SelfLabels>,
+    /// Whether the model knows, if the method uses it.
+    #[serde(default)]
+    pub p_ik: Option<StudentPik>,
+    /// The stage that holds embeddings of the pretrained strong model, if the method uses them.
+    #[serde(default)]
+    pub embeddings: Option<StageId>,
+    /// Whether the method is a control that sees ground truth.
+    #[serde(default)]
+    pub truth: bool,
     /// Seed of the cell.
     pub seed: u64,
     /// Whether the fine-tuned model is kept.
     pub save: bool,
+}
+
+/// Where a student's self-labels come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum SelfLabels {
+    /// The model's answers before training.
+    Answers {
+        /// The stage that holds them.
+        stage: StageId,
+        /// 1 for the likeliest class instead of the probabilities.
+        hard: bool,
+    },
+    /// The student's own head while it trains.
+    CurrentHead {
+        /// 1 for the likeliest class instead of the probabilities.
+        hard: bool,
+        /// Decay per step of the head's moving average; 0 is the head itself.
+        decay: f64,
+    },
+}
+
+/// Where a student's P(IK) comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum StudentPik {
+    /// A second head, trained along.
+    Joint {
+        /// What it learns from.
+        examples: PikExamples,
+        /// λ.
+        lambda: f64,
+        /// Examples per step.
+        batch_size: usize,
+        /// Whether its examples are seen once only.
+        once: bool,
+        /// Part of the steps in which nothing counts as known.
+        warmup_fraction: f64,
+        /// A P(IK) model that backbone and head start from.
+        start: Option<StageId>,
+    },
+    /// A P(IK) model that stays as it is.
+    Frozen {
+        /// The stage that holds what it says of the student's examples.
+        scores: StageId,
+    },
+}
+
+impl StudentPik {
+    fn identity(&self) -> Value {
+        match self {
+            StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start } => json!({
+                "from": "joint",
+                "examples": examples.identity(),
+                "lambda": lambda,
+                "batch_size": batch_size,
+                "once": once,
+                "warmup_fraction": warmup_fraction,
+                "start": start,
+            }),
+            StudentPik::Frozen { scores } => json!({ "from": "frozen", "scores": scores }),
+        }
+    }
+
+    fn inputs(&self) -> Vec<StageId> {
+        match self {
+            StudentPik::Joint { examples, start, .. } => {
+                [examples.answers.clone()].into_iter().chain(start.clone()).collect()
+            }
+            StudentPik::Frozen { scores } => vec![scores.clone()],
+        }
+    }
 }
 
 /// A strategy's part in an identity: name, version, and parameters without those that were added later and stand at their default.
@@ -166,15 +262,18 @@ impl Job {
             Job::Pretrain(_) => "pretrain",
             Job::Supervise(_) => "supervise",
             Job::FineTune(_) => "fine-tune",
+            Job::Answer(_) => "answers",
+            Job::Pik(_) => "p-ik",
+            Job::PikScore(_) => "p-ik-scores",
+            Job::Embed(_) => "embeddings",
             Job::Student(_) => "student",
         }
     }
 
     /// Raised when a stage's behaviour changes, so that old results are kept apart.
     fn version(&self) -> u32 {
-        match self {
-            Job::Pretrain(_) | Job::Supervise(_) | Job::FineTune(_) | Job::Student(_) => 1,
-        }
+        // Match on the kind to raise one of them.
+        1
     }
 
     /// Everything that the result depends on. How it is executed (device, threads, micro-batches, folders) is not among it.
@@ -194,14 +293,24 @@ impl Job {
                 "max_tokens": job.data.max_tokens,
                 "seed": job.seed,
             }),
-            Job::FineTune(job) => json!({
-                "model": job.model.identity(),
-                "recipe": job.recipe,
-                "data": job.data.fingerprint,
-                "max_tokens": job.data.max_tokens,
-                "on": job.on,
-                "seed": job.seed,
-            }),
+            Job::FineTune(job) => {
+                let mut parameters = json!({
+                    "model": job.model.identity(),
+                    "recipe": job.recipe,
+                    "data": job.data.fingerprint,
+                    "max_tokens": job.data.max_tokens,
+                    "on": job.on,
+                    "seed": job.seed,
+                });
+                if job.save {
+                    parameters["save"] = true.into();
+                }
+                parameters
+            }
+            Job::Answer(job) => job.parameters(),
+            Job::Pik(job) => job.parameters(),
+            Job::PikScore(job) => job.parameters(),
+            Job::Embed(job) => job.parameters(),
             Job::Student(job) => {
                 let mut parameters = json!({
                     "model": job.model.identity(),
@@ -214,7 +323,16 @@ impl Job {
                     "loss": strategy_identity(Kind::Loss, &job.loss),
                     "seed": job.seed,
                 });
-                // Only a stage that keeps its model differs from one that does not: results without it stay valid.
+                // What a method does not use is not among them: results from before it existed stay valid.
+                if let Some(own) = &job.self_labels {
+                    parameters["self_labels"] = json!(own);
+                }
+                if let Some(p_ik) = &job.p_ik {
+                    parameters["p_ik"] = p_ik.identity();
+                }
+                if let Some(embeddings) = &job.embeddings {
+                    parameters["embeddings"] = json!(embeddings);
+                }
                 if job.save {
                     parameters["save"] = true.into();
                 }
@@ -241,7 +359,16 @@ impl Job {
             Job::Student(job) => {
                 inputs.extend(job.model.stage.clone());
                 inputs.push(job.supervision.clone());
+                if let Some(SelfLabels::Answers { stage, .. }) = &job.self_labels {
+                    inputs.push(stage.clone());
+                }
+                inputs.extend(job.p_ik.iter().flat_map(StudentPik::inputs));
+                inputs.extend(job.embeddings.clone());
             }
+            Job::Answer(job) => inputs.extend(job.inputs()),
+            Job::Pik(job) => inputs.extend(job.inputs()),
+            Job::PikScore(job) => inputs.extend(job.inputs()),
+            Job::Embed(job) => inputs.extend(job.inputs()),
         }
         inputs
     }
@@ -260,6 +387,10 @@ impl Job {
             Job::Pretrain(job) => job.run(folder, place)?,
             Job::Supervise(job) => job.run(folder, store, place)?,
             Job::FineTune(job) => job.run(folder, place)?,
+            Job::Answer(job) => job.run(folder, store, place)?,
+            Job::Pik(job) => job.run(folder, store, place)?,
+            Job::PikScore(job) => job.run(folder, store, place)?,
+            Job::Embed(job) => job.run(folder, place)?,
             Job::Student(job) => job.run(folder, store, place)?,
         };
         workspace.finish(self.parameters(), summary, &place.name)
@@ -299,7 +430,7 @@ pub fn part(data: &TaskData, split: Split) -> &[Example] {
 }
 
 /// `log.csv`: what happened step by step.
-fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
+pub(super) fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
     let path = folder.join("log.csv");
     let fail = |error: csv::Error| Error::new(format!("cannot write the log of training: {error}")).in_file(&path);
     let mut writer = csv::Writer::from_path(&path).map_err(fail)?;
@@ -313,18 +444,22 @@ fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
 }
 
 /// The parts of a stage that trains classifiers on one task.
-struct Bench<'a> {
-    data: TaskData,
+pub(super) struct Bench<'a> {
+    pub(super) data: TaskData,
     place: &'a Place,
     seed: u64,
 }
 
 impl<'a> Bench<'a> {
-    fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
-        Ok(Self { data: TaskData::read(&data.folder)?, place, seed })
+    pub(super) fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
+        Ok(Self::with(TaskData::read(&data.folder)?, place, seed))
     }
 
-    fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
+    pub(super) fn with(data: TaskData, place: &'a Place, seed: u64) -> Self {
+        Self { data, place, seed }
+    }
+
+    pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
         let examples = part(&self.data, split);
         let rows = examples.iter().map(|example| model.tokenizer().encode(&example.text)).collect::<Result<Vec<_>>>();
         rows.and_then(|rows| Encoded::new(rows, model.spec()))
@@ -338,28 +473,42 @@ impl<'a> Bench<'a> {
         part(&self.data, split).iter().map(|example| one_hot(example.label)).collect()
     }
 
-    /// Trains a fresh classifier; every method of a cell starts from the same head and sees the same order.
-    fn train(
+    /// A model with a fresh head: every method of a cell starts from the same one. With `start`, the stage's backbone and P(IK) head.
+    pub(super) fn classifier(
         &self,
         model: &ModelRef,
-        on: Split,
+        pretrained: &Pretrained,
+        classes: usize,
+        start: Option<&Finished>,
+    ) -> Result<Classifier> {
+        let device = self.place.device.clone().autodiff();
+        let (backbone, p_ik) = match start {
+            None => (pretrained.load(&device)?, None),
+            Some(stage) => {
+                let known = Classifier::load(&Pretrained::open(&stage.folder.join("model"))?, &device)?;
+                let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
+                (known.backbone, Some(head))
+            }
+        };
+        let head_seed = rng::derive(self.seed, "head");
+        let classifier = Classifier::new(backbone, &model.head, classes, head_seed, Some(pretrained.tokenizer()))?;
+        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
+    }
+
+    /// Trains a classifier; every method of a cell sees the same order.
+    pub(super) fn train_on(
+        &self,
+        classifier: Classifier,
+        data: &Encoded,
         recipe: &Recipe,
         objective: Objective,
-    ) -> Result<(Pretrained, Trained<Classifier>)> {
-        let pretrained = Pretrained::open(&model.folder)?;
-        let backbone = pretrained.load(&self.place.device.clone().autodiff())?;
-        let head_seed = rng::derive(self.seed, "head");
-        let tokenizer = Some(pretrained.tokenizer());
-        let classifier = Classifier::new(backbone, &model.head, self.data.classes(), head_seed, tokenizer)?;
-        let data = self.encode(&pretrained, on)?;
+    ) -> Result<Trained<Classifier>> {
         let order_seed = rng::derive(self.seed, "order");
-        let trained =
-            learner::train_classifier(classifier, &data, objective, recipe, order_seed, &self.place.execution)?;
-        Ok((pretrained, trained))
+        learner::train_classifier(classifier, data, objective, recipe, order_seed, &self.place.execution)
     }
 
     /// Predicts one split into its file.
-    fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split, folder: &Path) -> Result<()> {
+    pub(super) fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split, folder: &Path) -> Result<()> {
         let data = self.encode(model, split)?;
         let predicted = learner::predict(classifier, &data, &self.place.execution)?;
         Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
@@ -371,17 +520,22 @@ impl FineTuneJob {
         let bench = Bench::open(&self.data, self.seed, place)?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let objective = Objective::new(bench.truth(self.on), cross_entropy);
-        let (model, trained) = bench.train(&self.model, self.on, &self.recipe, objective)?;
+        let model = Pretrained::open(&self.model.folder)?;
+        let classifier = bench.classifier(&self.model, &model, bench.data.classes(), None)?;
+        let trained = bench.train_on(classifier, &bench.encode(&model, self.on)?, &self.recipe, objective)?;
         write_log(&trained, folder)?;
         for split in LABELLED {
             bench.predict(&model, &trained.model, split, folder)?;
+        }
+        if self.save {
+            trained.model.save(&folder.join("model"), model.tokenizer())?;
         }
         Ok(json!({ "loss": trained.final_loss() }))
     }
 }
 
 /// A registered strategy at its defaults.
-fn default_strategy<T: serde::de::DeserializeOwned>(kind: Kind, name: &str) -> Result<T> {
+pub(super) fn default_strategy<T: serde::de::DeserializeOwned>(kind: Kind, name: &str) -> Result<T> {
     serde_json::from_value(json!({ "type": name }))
         .map_err(|_| Error::new(format!("{kind} `{name}` is not linked into this binary")))
 }
@@ -408,6 +562,7 @@ impl Lab for StageLab<'_> {
             data: self.job.data.clone(),
             on,
             seed: self.job.seed,
+            save: false,
         };
         let finished = Job::FineTune(Box::new(job)).run(self.store, self.place)?;
         label
@@ -446,22 +601,103 @@ impl SuperviseJob {
 
 impl StudentJob {
     fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
-        let supervision = store.find(&self.supervision)?.ok_or_else(|| {
-            Error::new("the weak labels of this student are not in the store").help("run the whole grid again")
-        })?;
+        let supervision = finished(store, &self.supervision)?;
         let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
         let bench = Bench::open(&self.data, self.seed, place)?;
         let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&self.loss)?);
         objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&self.selector)?);
         objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
-        let (model, trained) = bench.train(&self.model, Split::Transfer, &self.recipe, objective)?;
+        let model = Pretrained::open(&self.model.folder)?;
+        let mut summary = json!({});
+        objective.self_labels = match &self.self_labels {
+            None => None,
+            Some(SelfLabels::CurrentHead { hard, decay }) => {
+                Some(OwnLabels::Current { hard: *hard, decay: *decay })
+            }
+            Some(SelfLabels::Answers { stage, hard }) => {
+                let answers = finished(store, stage)?.file(&Predictions::file(Split::Transfer));
+                let rows = Predictions::read(&answers)?.into_rows();
+                Some(OwnLabels::Given(if *hard { rows.iter().map(|row| one_hot(row)).collect() } else { rows }))
+            }
+        };
+        let mut start = None;
+        objective.p_ik = match &self.p_ik {
+            None => None,
+            Some(StudentPik::Frozen { scores }) => {
+                let scores = finished(store, scores)?.file(&Predictions::file(Split::Transfer));
+                Some(Knowing::Given(Predictions::read(&scores)?.rows().iter().map(|row| row[1]).collect()))
+            }
+            Some(StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start: from }) => {
+                start = from.as_ref().map(|stage| finished(store, stage)).transpose()?;
+                let (data, labels, counts) = examples.read(store, &model)?;
+                summary["p_ik"] = counts;
+                let (lambda, batch_size, once, warmup_fraction) = (*lambda, *batch_size, *once, *warmup_fraction);
+                Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction })
+            }
+        };
+        if let Some(stage) = &self.embeddings {
+            objective.embeddings = Some(read_embeddings(&finished(store, stage)?)?);
+        }
+        if self.truth {
+            objective.truth = Some(part(&bench.data, Split::Transfer).iter().map(|example| example.label).collect());
+        }
+        let classifier = bench.classifier(&self.model, &model, bench.data.classes(), start.as_ref())?;
+        let trained =
+            bench.train_on(classifier, &bench.encode(&model, Split::Transfer)?, &self.recipe, objective)?;
         write_log(&trained, folder)?;
         bench.predict(&model, &trained.model, Split::Test, folder)?;
+        if trained.model.p_ik.is_some() {
+            let data = bench.encode(&model, Split::Test)?;
+            let p_ik = learner::predict_p_ik(&trained.model, &data, &place.execution)?;
+            Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
+        } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
+            let scores = finished(store, scores)?.file(&Predictions::file(Split::Test));
+            Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
+        }
+        let changes = strategy_name(&self.refiner) != "identity";
+        if changes || self.p_ik.is_some() || self.self_labels.is_some() {
+            write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
+        }
         if self.save {
             trained.model.save(&folder.join("model"), model.tokenizer())?;
         }
-        Ok(json!({ "loss": trained.final_loss() }))
+        summary["loss"] = json!(trained.final_loss());
+        Ok(summary)
     }
+}
+
+/// File of a student with `[P(IDK), P(IK)]` of the test split.
+pub const P_IK_TEST: &str = "p-ik-test.csv";
+/// File of a student with the last decision about each of its examples.
+pub const DECISIONS: &str = "decisions.csv";
+
+/// 1 for the first of the largest values.
+fn one_hot(row: &[f32]) -> Vec<f32> {
+    let best = learner::argmax(row);
+    (0..row.len()).map(|class| f32::from(class == best)).collect()
+}
+
+/// Columns `row, own, weight, p_ik, self_0 …, refined_0 …`; empty where the method has no such thing.
+fn write_decisions<'a>(choices: impl Iterator<Item = &'a Choice>, path: &Path) -> Result<()> {
+    let mut text = String::new();
+    for choice in choices {
+        let classes = choice.refined.len();
+        if text.is_empty() {
+            let columns = |name: &str| (0..classes).map(|class| format!(",{name}_{class}")).collect::<String>();
+            text = format!("row,own,weight,p_ik{}{}\n", columns("self"), columns("refined"));
+        }
+        let p_ik = choice.p_ik.map_or_else(String::new, |p_ik| p_ik.to_string());
+        text.push_str(&format!("{},{},{},{p_ik}", choice.row, u8::from(choice.own), choice.weight));
+        for class in 0..classes {
+            let own = choice.self_label.as_ref().map_or_else(String::new, |own| own[class].to_string());
+            text.push_str(&format!(",{own}"));
+        }
+        for value in &choice.refined {
+            text.push_str(&format!(",{value}"));
+        }
+        text.push('\n');
+    }
+    write_atomically(path, text.as_bytes())
 }
 
 /// A configured strategy again, by way of its serialised form: it is plain data.

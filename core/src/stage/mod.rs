@@ -2,12 +2,18 @@
 
 mod identity;
 mod job;
+mod knowledge;
 mod predictions;
 mod store;
 
 pub use identity::{StageId, canonical, hash};
 pub use job::{
-    DataRef, FineTuneJob, Job, ModelRef, Place, PretrainJob, StudentJob, SuperviseJob, copy, part, strategy_name,
+    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, SelfLabels, StudentJob, StudentPik,
+    SuperviseJob, copy, part, strategy_name,
+};
+pub use knowledge::{
+    AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,
+    read_known,
 };
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Manifest, Store, Workspace, hash_file, write_atomically};

@@ -1,0 +1,90 @@
+//! What a language model would answer, by the probabilities of given answers.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+
+use super::{
+    encoded::Encoded,
+    run::{DIVERGED, Execution, guard, interrupted},
+};
+use crate::{Error, Result, model::Transformer, ops};
+
+/// Log-probability of each answer after each prompt, in nats: prompts × answers. An answer is its tokens, at least one.
+///
+/// Answers that differ in their last token alone share one pass through the model.
+///
+/// # Errors
+/// A model without a language-model head, a prompt and answer that are too long, a number that is not finite, an interruption.
+pub fn score(
+    model: &Transformer,
+    prompts: &Encoded,
+    answers: &[Vec<u32>],
+    execution: &Execution,
+) -> Result<Vec<Vec<f32>>> {
+    // Answers by what stands before their last token.
+    let mut beginnings: BTreeMap<&[u32], Vec<(usize, u32)>> = BTreeMap::new();
+    for (index, answer) in answers.iter().enumerate() {
+        let Some((last, beginning)) = answer.split_last() else { return Err(Error::new("an answer has no token")) };
+        beginnings.entry(beginning).or_default().push((index, *last));
+    }
+    let mut order: Vec<usize> = (0..prompts.len()).collect();
+    order.sort_by_key(|&row| prompts.row(row).len());
+    if let Some(bar) = &execution.bar {
+        bar.set_length((prompts.len() * beginnings.len()) as u64);
+        bar.set_position(0);
+        bar.set_message("asking");
+    }
+    let mut scores = vec![vec![0.0_f32; answers.len()]; prompts.len()];
+    for (beginning, ends) in &beginnings {
+        for rows in order.chunks(execution.predict_batch.max(1)) {
+            if execution.stopped() {
+                return Err(interrupted());
+            }
+            let sequences = rows.iter().map(|&row| [prompts.row(row), beginning].concat()).collect();
+            let sequences = Encoded::new(sequences, model.spec())
+                .map_err(|error| error.context("a prompt with its answer"))?;
+            let found = ask(model, &sequences, beginning.len(), ends)?;
+            for (&row, found) in rows.iter().zip(found.chunks_exact(beginning.len() + ends.len())) {
+                if found.iter().any(|value| !value.is_finite()) {
+                    return Err(Error::new(format!("the model's answer to prompt {row} is not finite")).help(DIVERGED));
+                }
+                let (shared, last) = found.split_at(beginning.len());
+                let shared: f32 = shared.iter().sum();
+                for ((index, _), value) in ends.iter().zip(last) {
+                    scores[row][*index] = shared + value;
+                }
+            }
+            if let Some(bar) = &execution.bar {
+                bar.inc(rows.len() as u64);
+            }
+        }
+    }
+    Ok(scores)
+}
+
+/// Per sequence the log-probabilities of its last `shared` tokens, and of each of `ends` after it.
+fn ask(model: &Transformer, sequences: &Encoded, shared: usize, ends: &[(usize, u32)]) -> Result<Vec<f32>> {
+    let all: Vec<u32> = (0..sequences.len() as u32).collect();
+    let tokens = sequences.tokens(&all);
+    let (mut places, mut targets) = (Vec::new(), Vec::new());
+    let mut end = 0;
+    for (row, length) in sequences.lengths().into_iter().enumerate() {
+        end += length;
+        for back in (0..shared).rev() {
+            places.push((end - back) as i64 - 2);
+            targets.push(sequences.row(row)[length - 1 - back]);
+        }
+        for (_, target) in ends {
+            places.push(end as i64 - 1);
+            targets.push(*target);
+        }
+    }
+    guard(|| {
+        let hidden = model.hidden(&tokens);
+        let count = places.len();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &hidden.device());
+        let logits = model.lm_logits(hidden.select(0, places))?.cast(FloatDType::F32);
+        Ok(ops::cross_entropy(logits, &targets).neg().into_data().iter::<f32>().collect())
+    })?
+}
