@@ -319,6 +319,18 @@ pub enum Hardness {
 }
 
 impl Method {
+    /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
+    pub fn uses_truth(&self, task: &str) -> bool {
+        let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task == task);
+        self.supervisor.uses_truth_of_transfer() || self.needs().truth || leaks
+    }
+
+    /// Whether the strong model must answer in words.
+    pub fn asks_language_model(&self) -> bool {
+        self.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration)
+            || self.p_ik.as_ref().is_some_and(|p_ik| p_ik.answers == AnswersBy::LanguageModel)
+    }
+
     /// What all its parts together ask of the engine.
     pub fn needs(&self) -> Needs {
         self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
@@ -388,12 +400,30 @@ impl Grid {
             .into_iter()
             .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at, &shared))
             .collect::<Result<Vec<_>>>()?;
-        let auxiliary = auxiliary_tasks(&root, &methods, &tasks, library)?;
+        let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
+        let prompted = |task: &Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
+        for method in &methods {
+            let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
+            let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
+            let evaluated = tasks.iter().filter(|_| asked);
+            let mut silent =
+                evaluated.chain(auxiliary.map(|p_ik| &auxiliary_by_name[&p_ik.task])).filter(|task| !prompted(task));
+            if let Some(task) = silent.next() {
+                let message = format!(
+                    "method `{}` asks a language model, and task `{}` does not say how",
+                    method.name,
+                    task.name()
+                );
+                return Err(grid.error(message).help(
+                    "give the task a `[prompt]` with `template` and `answers`, or use `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
+                ));
+            }
+        }
         let grid = Self {
             name,
             title: grid.read_key("title")?.unwrap_or_default(),
             tasks,
-            auxiliary,
+            auxiliary: auxiliary_by_name,
             pairs,
             methods,
             seeds,
@@ -583,13 +613,7 @@ impl ModelConfig {
 
 impl Method {
     /// Reads a method: the grid's own `[method.NAME]`, one of `configs/methods.toml`, or a loss by its own name.
-    fn read(
-        name: &str,
-        own: Option<&Section>,
-        shelf: Option<&Document>,
-        at: &At,
-        shared: &Shared,
-    ) -> Result<Self> {
+    fn read(name: &str, own: Option<&Section>, shelf: Option<&Document>, at: &At, shared: &Shared) -> Result<Self> {
         let on_shelf = shelf.and_then(|document| document.root().get("method"));
         let section = own.and_then(|own| own.get(name)).or_else(|| on_shelf.as_ref().and_then(|shelf| shelf.get(name)));
         let Some(section) = section else {
@@ -632,7 +656,8 @@ impl Method {
             method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
         }
         if needs.calibration {
-            let message = format!("method `{name}` needs held-out examples with their truth, and no grid holds any out");
+            let message =
+                format!("method `{name}` needs held-out examples with their truth, and no grid holds any out");
             return Err(section.map_or_else(|| Error::new(&message), |section| section.error(&message)));
         }
         Ok(method)
@@ -660,7 +685,8 @@ impl Shared<'_> {
     fn p_ik(&self, name: &str, method: Option<&Section>, own: Option<&Section>) -> Result<Pik> {
         let (mut settings, at): (Pik, _) = over([self.p_ik.as_ref(), own])?;
         let place = |key: &str, message: String| {
-            let section = [own, self.p_ik.as_ref()].into_iter().flatten().find_map(|table| table.get(key)).or(at.clone());
+            let section =
+                [own, self.p_ik.as_ref()].into_iter().flatten().find_map(|table| table.get(key)).or(at.clone());
             match section.as_ref().or(method) {
                 Some(section) => section.error(message),
                 None => Error::new(message),
@@ -678,7 +704,9 @@ impl Shared<'_> {
             Invalid::unless_within("", value, low, high)
                 .map_err(|invalid| place(key, format!("`{key}` {}", invalid.message)))?;
         }
-        for (key, value) in [("batch_size", Some(settings.batch_size)), ("epochs", settings.epochs), ("n_train", settings.n_train)] {
+        for (key, value) in
+            [("batch_size", Some(settings.batch_size)), ("epochs", settings.epochs), ("n_train", settings.n_train)]
+        {
             if value == Some(0) {
                 return Err(place(key, format!("`{key}` must be at least 1")));
             }
@@ -695,8 +723,9 @@ impl Shared<'_> {
             settings.splits = vec![Split::Transfer];
         }
         if settings.answers == AnswersBy::Classifier && settings.input != PikInput::Text {
-            return Err(place("input", "a classifier reads texts, not prompts".to_owned())
-                .help("leave `input` at `text`"));
+            return Err(
+                place("input", "a classifier reads texts, not prompts".to_owned()).help("leave `input` at `text`")
+            );
         }
         Ok(settings)
     }
@@ -718,8 +747,9 @@ impl Shared<'_> {
             let message = format!(
                 "method `{name}` trains towards the soft labels of its own head in the same step: their gradient is exactly zero"
             );
-            return Err(place("kind", message)
-                .help("use `kind = \"hard\"`, or a source that is not the head itself (`ema-head`, `precomputed-generation`)"));
+            return Err(place("kind", message).help(
+                "use `kind = \"hard\"`, or a source that is not the head itself (`ema-head`, `precomputed-generation`)",
+            ));
         }
         if !(0.0..1.0).contains(&settings.decay) {
             return Err(place("decay", format!("`decay` must be at least 0 and below 1, not {}", settings.decay)));
@@ -751,8 +781,9 @@ fn auxiliary_tasks(
         };
         if tasks.iter().any(|task| task.name() == p_ik.task) && !p_ik.allow_leakage {
             let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", p_ik.task);
-            return Err(place(Error::new(message)
-                .help("take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so")));
+            return Err(place(Error::new(message).help(
+                "take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so",
+            )));
         }
         let document = library.open("tasks", &p_ik.task).map_err(place)?;
         auxiliary.insert(p_ik.task.clone(), Task::parse(document.source_text(), document.file())?);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     learner::Recipe,
-    model::{Pretrained, Spec, Tokenizer},
+    model::{Pretrained, Spec, Tokenizer, spec::LmHead},
     stage::{
         AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
         PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
@@ -88,6 +88,8 @@ struct FoundModel {
     tokenizer: Tokenizer,
     /// Longest text it can read, in tokens.
     limit: usize,
+    /// Whether it is a language model.
+    speaks: bool,
 }
 
 impl Plan {
@@ -132,6 +134,15 @@ impl Plan {
         store: &Store,
     ) -> Result<()> {
         let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
+        if let Some(method) =
+            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.speaks)
+        {
+            return Err(Error::new(format!(
+                "method `{}` asks `{}` in words, and that is no language model",
+                method.name, strong.reference.name
+            ))
+            .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
+        }
         let desk = Desk { library, places, store };
         let data = {
             let Grid { data, tasks, .. } = &self.grid;
@@ -243,7 +254,8 @@ fn find_model(
             folder,
         };
         let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
-        return Ok(FoundModel { reference, limit, tokenizer });
+        let speaks = pretrained.spec().causal && pretrained.spec().lm_head != LmHead::Absent;
+        return Ok(FoundModel { reference, limit, tokenizer, speaks });
     };
     let mut world = open_world(library, &pretrain.world)?;
     if let Some(tokens) = pretrain.tokens {
@@ -278,7 +290,7 @@ fn find_model(
         head: model.file.head.clone(),
     };
     jobs.entry(id).or_insert(job);
-    Ok(FoundModel { reference, tokenizer, limit })
+    Ok(FoundModel { reference, tokenizer, limit, speaks: true })
 }
 
 fn open_world(library: &Library, name: &str) -> Result<World> {
@@ -493,7 +505,7 @@ impl Desk<'_> {
             }
         }
         let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
-        Ok(DataRef { folder: finished.folder, fingerprint, max_tokens })
+        Ok(DataRef { task: task.name().to_owned(), folder: finished.folder, fingerprint, max_tokens })
     }
 }
 

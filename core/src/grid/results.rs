@@ -16,11 +16,11 @@ use crate::{
     Error, Result,
     error::IoContext,
     report::{
-        Measure, Predictions,
+        Measure, Predictions, knowledge,
         metrics::{self, ACCURACY},
         results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, write},
     },
-    stage::{self, Finished, Job, StageId, Store, write_atomically},
+    stage::{self, Finished, Job, SelfLabels, StageId, Store, write_atomically},
     strategy::Split,
     task::TaskData,
 };
@@ -187,7 +187,44 @@ impl Books {
             measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
         }
         let row = blank(plan, entry, Some(&self.finished[entry.stage]));
-        Ok(measures.iter().map(|measure| row.with(measure)).collect())
+        let mut rows: Vec<ResultRow> = measures.iter().map(|measure| row.with(measure)).collect();
+        if entry.stage == &cell.student {
+            rows.extend(self.knowledge(plan, entry, &row)?);
+        }
+        Ok(rows)
+    }
+
+    /// What a method knew, trusted and changed, if it is of that kind.
+    fn knowledge(&self, plan: &Plan, entry: &Entry, row: &ResultRow) -> Result<Vec<ResultRow>> {
+        let (cell, student) = (entry.cell, &self.finished[entry.stage]);
+        let mut rows = Vec::new();
+        let answers = match plan.jobs.get(&cell.student) {
+            Some(Job::Student(job)) => match &job.self_labels {
+                Some(SelfLabels::Answers { stage, .. }) => stage,
+                // Without answers of its own, what the student itself says in the end.
+                _ => &cell.student,
+            },
+            _ => return Ok(rows),
+        };
+        let truths = &self.truths[&cell.data.fingerprint];
+        let path = student.file(stage::P_IK_TEST);
+        if path.is_file() {
+            let knows = stage::Predictions::read(&path)?.into_rows();
+            let own = self.predictions(answers, Split::Test)?;
+            let right: Vec<u8> =
+                own.iter().zip(truths).map(|(row, truth)| u8::from(metrics::argmax(row) == *truth)).collect();
+            rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));
+        }
+        let path = student.file(stage::DECISIONS);
+        if path.is_file() {
+            let data = TaskData::read(&cell.data.folder)?;
+            let truth: Vec<u8> = stage::part(&data, Split::Transfer).iter().map(|example| example.label).collect();
+            let weak = self.predictions(&cell.supervision, Split::Transfer)?;
+            let row = ResultRow { split: Split::Transfer, ..row.clone() };
+            let measures = knowledge::decisions(&stage::read_decisions(&path)?, &weak, &truth);
+            rows.extend(measures.iter().map(|measure| row.with(measure)));
+        }
+        Ok(rows)
     }
 }
 
@@ -256,7 +293,7 @@ fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
         commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
         config_hash: entry.stage.to_string(),
         data_hash: cell.data.fingerprint.clone(),
-        truth_used: is_student && method.supervisor.uses_truth_of_transfer(),
+        truth_used: is_student && method.uses_truth(plan.grid.tasks[cell.task].name()),
         schema_version: SCHEMA_VERSION,
     }
 }
@@ -291,8 +328,7 @@ impl Plan {
                 known.insert(id, format!("pretrain  {}", model.name));
             }
         }
-        let label =
-            |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.kind().to_owned()));
+        let label = |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.title()));
         self.jobs.iter().map(label).collect()
     }
 }

@@ -42,8 +42,8 @@ pub fn score(
                 return Err(interrupted());
             }
             let sequences = rows.iter().map(|&row| [prompts.row(row), beginning].concat()).collect();
-            let sequences = Encoded::new(sequences, model.spec())
-                .map_err(|error| error.context("a prompt with its answer"))?;
+            let sequences =
+                Encoded::new(sequences, model.spec()).map_err(|error| error.context("a prompt with its answer"))?;
             let found = ask(model, &sequences, beginning.len(), ends)?;
             for (&row, found) in rows.iter().zip(found.chunks_exact(beginning.len() + ends.len())) {
                 if found.iter().any(|value| !value.is_finite()) {

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     Error, Result,
     model::Classifier,
-    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss, math},
+    strategy::{
+        Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss,
+        math,
+    },
 };
 
 /// What a student learns from: labels, and what a method does with them.
@@ -421,12 +424,18 @@ impl Classification {
             return None;
         }
         let rows = order.minibatch(step)?.rows;
-        let tokens = data.tokens(&rows);
-        let count = tokens.ids.len();
-        let logits = model.p_ik_logits(model.embed(&tokens))?.cast(FloatDType::F32);
-        let losses = math::cross_entropy(labels.tensor(&rows, &self.device), logits);
-        let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
-        Some((GradientsParams::from_grads(loss.backward(), model), count))
+        let mut accumulator = GradientsAccumulator::new();
+        let mut count = 0;
+        for part in parts(rows.len(), self.micro_batch) {
+            let part = &rows[part];
+            let tokens = data.tokens(part);
+            count += tokens.ids.len();
+            let logits = model.p_ik_logits(model.embed(&tokens))?.cast(FloatDType::F32);
+            let losses = math::cross_entropy(labels.tensor(part, &self.device), logits);
+            let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
+            accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+        }
+        Some((accumulator.grads(), count))
     }
 
     /// What selector and refiner decided, for the record.
@@ -554,12 +563,11 @@ impl Work for Classification {
         } else {
             // Targets may depend on the whole batch, so they come first. For as long as they turned out to be the labels
             // themselves, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
-            let assumed =
-                Decision {
-                    targets: labels.clone(),
-                    weights: Tensor::ones([minibatch.rows.len()], &self.device),
-                    choices: Vec::new(),
-                };
+            let assumed = Decision {
+                targets: labels.clone(),
+                weights: Tensor::ones([minibatch.rows.len()], &self.device),
+                choices: Vec::new(),
+            };
             let guess = self.labels_are_targets.load(Ordering::Relaxed);
             let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed));
             let seen = match &guessed {

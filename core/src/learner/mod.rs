@@ -27,7 +27,7 @@ mod schedule;
 mod tests;
 
 pub use answers::score;
-pub use classify::{argmax, Knowing, Objective, OwnLabels, train_classifier};
+pub use classify::{Knowing, Objective, OwnLabels, argmax, train_classifier};
 pub use encoded::Encoded;
 pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict, predict_p_ik};

@@ -249,7 +249,7 @@ fn micro_batches_change_nothing() {
         match selective {
             false => objective,
             true => Objective {
-                self_labels: Some(own),
+                self_labels: Some(OwnLabels::Given(own)),
                 selector: Some(Box::new(UpperHalf)),
                 refiner: Some(Box::new(Neighbours)),
                 ..objective
@@ -635,4 +635,109 @@ fn the_loss_of_a_language_model_counts_every_token_once_and_no_padding() {
     assert_eq!(trained.log.tokens, 6);
     let error = train_lm(start(), &[vec![1, 99]], Packing::Documents, &recipe, 0, &Execution::default()).unwrap_err();
     assert!(error.message().contains("99"), "{error}");
+}
+
+/// Trusts every own label.
+#[derive(Debug)]
+struct Own;
+
+impl Selector for Own {
+    fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+        let weak = Selection::weak(batch);
+        Selection { own: weak.weight.clone(), ..weak }
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { self_labels: true, ..Needs::default() }
+    }
+}
+
+#[test]
+fn soft_labels_of_the_own_head_carry_no_gradient_and_hard_ones_do() {
+    let recipe = Recipe { optimizer: Optimizer::Sgd, learning_rate: 1.0, epochs: 1, ..recipe() };
+    let moved = |own: OwnLabels| {
+        let objective = Objective { self_labels: Some(own), selector: Some(Box::new(Own)), ..cross_entropy(32) };
+        let trained = train(objective, &recipe, &Execution::default()).unwrap();
+        distance(&numbers(&trained.model), &numbers(&classifier()))
+    };
+    assert!(moved(OwnLabels::Current { hard: false, decay: 0.0 }) < 1e-6);
+    assert!(moved(OwnLabels::Current { hard: true, decay: 0.0 }) > 1e-3);
+    // The average lags behind the head, so there is something to learn from it.
+    assert!(moved(OwnLabels::Current { hard: true, decay: 0.9 }) > 1e-3);
+}
+
+/// What the model knows are the examples whose last token is in the lower half of the vocabulary.
+fn knowing(count: usize, lambda: f64, once: bool) -> Knowing {
+    let (data, _) = examples(count);
+    let known = |row: usize| data.row(row).last().is_some_and(|token| (*token as usize) < VOCABULARY / 2);
+    let labels = (0..count).map(|row| if known(row) { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
+    Knowing::Trained { data, labels, lambda, batch_size: 8, once, warmup_fraction: 0.0 }
+}
+
+#[test]
+fn p_ik_is_learnt_along() {
+    let recipe = Recipe { epochs: 20, ..recipe() };
+    let objective = Objective { p_ik: Some(knowing(96, 1.0, false)), ..cross_entropy(64) };
+    let trained = train(objective, &recipe, &Execution::default()).unwrap();
+    let (data, _) = examples(96);
+    let knows = predict_p_ik(&trained.model, &data, &Execution::default()).unwrap();
+    let right = (0..96)
+        .filter(|&row| (knows[row][1] > 0.5) == ((*data.row(row).last().unwrap() as usize) < VOCABULARY / 2))
+        .count();
+    assert!(right > 90, "{right} of 96");
+    // Micro-batches add up to the same.
+    let objective = |lambda| Objective { p_ik: Some(knowing(32, lambda, false)), ..cross_entropy(32) };
+    let recipe = Recipe { optimizer: Optimizer::Sgd, epochs: 2, ..recipe };
+    let whole = train(objective(1.0), &recipe, &Execution::default()).unwrap();
+    let parts = train(objective(1.0), &recipe, &Execution { micro_batch: Some(3), ..Execution::default() }).unwrap();
+    assert!(distance(&numbers(&whole.model), &numbers(&parts.model)) < 1e-5);
+    // λ counts.
+    let double = train(objective(2.0), &recipe, &Execution::default()).unwrap();
+    assert!(distance(&numbers(&whole.model), &numbers(&double.model)) > 1e-3);
+}
+
+#[test]
+fn p_ik_that_counts_nothing_changes_nothing() {
+    let plain = train(cross_entropy(32), &recipe(), &Execution::default()).unwrap();
+    let objective = Objective { p_ik: Some(knowing(32, 0.0, false)), ..cross_entropy(32) };
+    let beside = train(objective, &recipe(), &Execution::default()).unwrap();
+    assert_eq!(numbers(&plain.model.backbone), numbers(&beside.model.backbone));
+    assert_eq!(numbers(&plain.model.head), numbers(&beside.model.head));
+    assert_eq!(plain.log.steps, beside.log.steps);
+}
+
+#[test]
+fn p_ik_examples_are_seen_once_or_again() {
+    let tokens = |once| {
+        let recipe = Recipe { epochs: 8, ..recipe() };
+        let objective = Objective { p_ik: Some(knowing(16, 1.0, once)), ..cross_entropy(32) };
+        train(objective, &recipe, &Execution::default()).unwrap().log.tokens
+    };
+    let of = |count: usize| examples(count).0.lengths().iter().sum::<usize>() as u64;
+    assert_eq!(tokens(true), 8 * of(32) + of(16));
+    // 32 steps of 8 are 16 passes over 16 examples.
+    assert_eq!(tokens(false), 8 * of(32) + 16 * of(16));
+}
+
+#[test]
+fn answers_have_the_probability_that_the_model_gives_them() {
+    let model = Transformer::init(&spec(8, 2), 1, &Device::flex()).unwrap();
+    let (prompts, _) = examples(9);
+    let answers = vec![vec![3], vec![5], vec![4, 6], vec![4, 7]];
+    let scores = score(&model, &prompts, &answers, &Execution { predict_batch: 4, ..Execution::default() }).unwrap();
+    for (row, scores) in scores.iter().enumerate() {
+        for (answer, score) in answers.iter().zip(scores) {
+            // Token by token, each after all before it.
+            let mut tokens = prompts.row(row).to_vec();
+            let mut expected = 0.0;
+            for &next in answer {
+                let packed = Encoded::new(vec![tokens.clone()], model.spec()).unwrap().tokens(&[0]);
+                let logits = model.lm_logits(model.hidden(&packed)).unwrap();
+                let values: Vec<f32> = math::log_softmax(logits).into_data().iter().collect();
+                expected += values[values.len() - VOCABULARY + next as usize];
+                tokens.push(next);
+            }
+            assert!((score - expected).abs() < 1e-5, "{score} {expected}");
+        }
+    }
 }

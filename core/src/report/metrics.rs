@@ -20,7 +20,7 @@ impl Estimate {
         (n > 0).then(|| Self { value, standard_error: binomial_standard_error(value, n), n })
     }
 
-    fn of(hits: impl IntoIterator<Item = bool>) -> Option<Self> {
+    pub(super) fn of(hits: impl IntoIterator<Item = bool>) -> Option<Self> {
         let (mut successes, mut n) = (0, 0);
         for hit in hits {
             successes += usize::from(hit);
@@ -63,7 +63,7 @@ const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool
 }
 
 /// Every metric that [`measure`] may give, in its order, and [`PGR`].
-pub static METRICS: [Metric; 21] = [
+pub static METRICS: [Metric; 33] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -95,6 +95,43 @@ pub static METRICS: [Metric; 21] = [
     ),
     metric(GAIN_SE, true, None, "paired standard error of accuracy minus the weak model's accuracy on the same items"),
     metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
+    metric(
+        "p_ik_auroc",
+        true,
+        Some(true),
+        "how well P(IK) separates the strong model's right answers from its wrong ones",
+    ),
+    metric("p_ik_brier", false, Some(false), "Brier score of P(IK) against whether the answer is right"),
+    metric("p_ik_ece", true, Some(false), "expected calibration error of P(IK), 10 bins of equal mass"),
+    metric("self_label_accuracy", true, Some(true), "share of items that the strong model answers right by itself"),
+    metric("coverage", true, None, "share of the student's examples whose own label was trusted, at its last decision"),
+    metric("trusted_accuracy", true, Some(true), "accuracy of the strong model's own labels where they were trusted"),
+    metric("self_accuracy_rest", true, None, "accuracy of the strong model's own labels where they were not"),
+    metric(
+        "weak_accuracy_trusted",
+        true,
+        None,
+        "accuracy of the weak labels where the strong model's own were trusted",
+    ),
+    metric("weak_accuracy_rest", true, None, "accuracy of the weak labels elsewhere"),
+    metric(
+        "refined_right_to_wrong",
+        true,
+        Some(false),
+        "share of the student's examples whose right label refining made wrong",
+    ),
+    metric(
+        "refined_wrong_to_right",
+        true,
+        Some(true),
+        "share of the student's examples whose wrong label refining made right",
+    ),
+    metric(
+        "label_accuracy",
+        true,
+        Some(true),
+        "accuracy of the labels that the student was trained towards, after refining",
+    ),
 ];
 
 /// The metric of that name.
@@ -204,6 +241,11 @@ impl<'a> Predictions<'a> {
     /// Share of correct items.
     pub fn accuracy(&self) -> Estimate {
         self.rate(self.correct())
+    }
+
+    /// Share of items of class 1.
+    pub fn truth_rate(&self) -> f64 {
+        self.truth.iter().filter(|class| **class == 1).count() as f64 / self.truth.len() as f64
     }
 
     /// Share of the most frequent true class.

@@ -60,6 +60,8 @@ impl ModelRef {
 /// A task's data as a stage uses them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DataRef {
+    /// Name of the task.
+    pub task: String,
     /// Where they are.
     pub folder: PathBuf,
     /// Hash of their content: texts, labels, splits.
@@ -267,6 +269,23 @@ impl Job {
             Job::PikScore(_) => "p-ik-scores",
             Job::Embed(_) => "embeddings",
             Job::Student(_) => "student",
+        }
+    }
+
+    /// What it is, for people: kind, data and seed.
+    pub fn title(&self) -> String {
+        let data = match self {
+            Job::Pretrain(_) | Job::PikScore(_) => None,
+            Job::Supervise(job) => Some((&job.data, job.seed)),
+            Job::FineTune(job) => Some((&job.data, job.seed)),
+            Job::Answer(job) => Some((&job.data, job.seed)),
+            Job::Pik(job) => Some((&job.examples.data, job.seed)),
+            Job::Embed(job) => Some((&job.data, 0)),
+            Job::Student(job) => Some((&job.data, job.seed)),
+        };
+        match data {
+            Some((data, seed)) => format!("{}  {}  seed {seed}", self.kind(), data.task),
+            None => self.kind().to_owned(),
         }
     }
 
@@ -508,7 +527,13 @@ impl<'a> Bench<'a> {
     }
 
     /// Predicts one split into its file.
-    pub(super) fn predict(&self, model: &Pretrained, classifier: &Classifier, split: Split, folder: &Path) -> Result<()> {
+    pub(super) fn predict(
+        &self,
+        model: &Pretrained,
+        classifier: &Classifier,
+        split: Split,
+        folder: &Path,
+    ) -> Result<()> {
         let data = self.encode(model, split)?;
         let predicted = learner::predict(classifier, &data, &self.place.execution)?;
         Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
@@ -611,9 +636,7 @@ impl StudentJob {
         let mut summary = json!({});
         objective.self_labels = match &self.self_labels {
             None => None,
-            Some(SelfLabels::CurrentHead { hard, decay }) => {
-                Some(OwnLabels::Current { hard: *hard, decay: *decay })
-            }
+            Some(SelfLabels::CurrentHead { hard, decay }) => Some(OwnLabels::Current { hard: *hard, decay: *decay }),
             Some(SelfLabels::Answers { stage, hard }) => {
                 let answers = finished(store, stage)?.file(&Predictions::file(Split::Transfer));
                 let rows = Predictions::read(&answers)?.into_rows();
@@ -642,8 +665,7 @@ impl StudentJob {
             objective.truth = Some(part(&bench.data, Split::Transfer).iter().map(|example| example.label).collect());
         }
         let classifier = bench.classifier(&self.model, &model, bench.data.classes(), start.as_ref())?;
-        let trained =
-            bench.train_on(classifier, &bench.encode(&model, Split::Transfer)?, &self.recipe, objective)?;
+        let trained = bench.train_on(classifier, &bench.encode(&model, Split::Transfer)?, &self.recipe, objective)?;
         write_log(&trained, folder)?;
         bench.predict(&model, &trained.model, Split::Test, folder)?;
         if trained.model.p_ik.is_some() {
@@ -698,6 +720,36 @@ fn write_decisions<'a>(choices: impl Iterator<Item = &'a Choice>, path: &Path) -
         text.push('\n');
     }
     write_atomically(path, text.as_bytes())
+}
+
+/// The decisions that a student left behind, in the order of its examples.
+///
+/// # Errors
+/// A file that is missing or not of that form.
+pub fn read_decisions(path: &Path) -> Result<Vec<Choice>> {
+    let wrong = |message: String| Error::new(format!("not a student's decisions: {message}")).in_file(path);
+    let mut reader = csv::Reader::from_path(path).map_err(|error| wrong(error.to_string()))?;
+    let classes = reader.headers().map_err(|error| wrong(error.to_string()))?.len().saturating_sub(4) / 2;
+    let row = |record: csv::StringRecord| -> Option<Choice> {
+        let number = |place: usize| record.get(place)?.parse::<f32>().ok();
+        let numbers = |from: usize| (from..from + classes).map(number).collect::<Option<Vec<f32>>>();
+        Some(Choice {
+            row: record.get(0)?.parse().ok()?,
+            own: record.get(1)? == "1",
+            weight: number(2)?,
+            p_ik: number(3),
+            self_label: numbers(4),
+            refined: numbers(4 + classes)?,
+        })
+    };
+    reader
+        .records()
+        .map(|record| {
+            let record = record.map_err(|error| wrong(error.to_string()))?;
+            let line = record.position().map_or(0, csv::Position::line);
+            row(record).ok_or_else(|| wrong(format!("line {line}")))
+        })
+        .collect()
 }
 
 /// A configured strategy again, by way of its serialised form: it is plain data.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
+    StageId,
     job::{Bench, DataRef, ModelRef, Place, part, write_log},
     predictions::Predictions,
     store::{Finished, Store, write_atomically},
-    StageId,
 };
 use crate::{
     Error, Result,
@@ -369,8 +369,7 @@ impl PikExamples {
     pub(super) fn read(&self, store: &Store, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
         let answers = finished(store, &self.answers)?;
         let data = TaskData::read(&self.data.folder)?;
-        let shots: Vec<usize> =
-            serde_json::from_value(answers.manifest.summary["shots"].clone()).unwrap_or_default();
+        let shots: Vec<usize> = serde_json::from_value(answers.manifest.summary["shots"].clone()).unwrap_or_default();
         let tokenizer = model.tokenizer();
         let words = match self.input {
             PikInput::Text => None,
@@ -542,10 +541,8 @@ pub(super) fn read_embeddings(stage: &Finished) -> Result<Vec<Vec<f32>>> {
     let path = stage.file(EMBEDDINGS);
     let bytes = std::fs::read(&path).path("read embeddings", &path)?;
     let width = stage.manifest.summary["width"].as_u64().unwrap_or(0) as usize;
-    let values: Vec<f32> = bytes
-        .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect();
+    let values: Vec<f32> =
+        bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
     Ok(values.chunks_exact(width.max(1)).map(<[f32]>::to_vec).collect())
 }
 

@@ -9,7 +9,7 @@ mod store;
 pub use identity::{StageId, canonical, hash};
 pub use job::{
     DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, SelfLabels, StudentJob, StudentPik,
-    SuperviseJob, copy, part, strategy_name,
+    SuperviseJob, copy, part, read_decisions, strategy_name,
 };
 pub use knowledge::{
     AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,

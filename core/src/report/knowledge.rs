@@ -1,0 +1,112 @@
+//! What a method knew, trusted and changed: measures of Selective W2SG and its kind.
+
+use super::metrics::{Bins, Estimate, Measure, Predictions, argmax};
+use crate::{Result, learner::Choice};
+
+/// How well P(IK) says which of the strong model's own answers are right; N items of the test split.
+///
+/// # Errors
+/// Unequal lengths, or a value that is no probability.
+pub fn p_ik(knows: &[Vec<f32>], right: &[u8]) -> Result<Vec<Measure>> {
+    let n = right.len();
+    let knows = Predictions::new(knows, right)?;
+    let rate = knows.truth_rate();
+    let auroc = knows.binary().and_then(|binary| binary.auroc());
+    Ok(vec![
+        Measure { metric: "p_ik_auroc", value: auroc, n },
+        Measure { metric: "p_ik_brier", value: Some(knows.brier()), n },
+        Measure { metric: "p_ik_ece", value: Some(knows.calibration_error(Bins::EqualMass(10))), n },
+        Measure { metric: "self_label_accuracy", value: Some(rate), n },
+    ])
+}
+
+/// What the last decisions about the student's examples were worth. `truth` and `weak` have a row per example; `choices` name theirs.
+pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], truth: &[u8]) -> Vec<Measure> {
+    let rows = || choices.iter().filter(|choice| (choice.row as usize) < truth.len().min(weak.len()));
+    let right = |label: &[f32], choice: &Choice| argmax(label) == truth[choice.row as usize];
+    let weak_of = |choice: &Choice| weak[choice.row as usize].as_slice();
+    let share = |metric, estimate: Option<Estimate>| Measure {
+        metric,
+        value: estimate.map(|estimate| estimate.value),
+        n: estimate.map_or(0, |estimate| estimate.n),
+    };
+    let own = |choice: &&Choice| choice.own;
+    let theirs = |choice: &&Choice| !choice.own;
+    let mut measures = vec![
+        share("coverage", Estimate::of(rows().map(|choice| choice.own))),
+        share("weak_accuracy_trusted", Estimate::of(rows().filter(own).map(|choice| right(weak_of(choice), choice)))),
+        share("weak_accuracy_rest", Estimate::of(rows().filter(theirs).map(|choice| right(weak_of(choice), choice)))),
+    ];
+    let with_own = || rows().filter_map(|choice| Some((choice, choice.self_label.as_deref()?)));
+    if with_own().next().is_some() {
+        let trusted = with_own().filter(|(choice, _)| choice.own);
+        measures.push(share("trusted_accuracy", Estimate::of(trusted.map(|(choice, label)| right(label, choice)))));
+        let rest = with_own().filter(|(choice, _)| !choice.own);
+        measures.push(share("self_accuracy_rest", Estimate::of(rest.map(|(choice, label)| right(label, choice)))));
+    }
+    // What refining did to the labels that were selected.
+    let selected = |choice: &Choice| -> Vec<f32> {
+        match (&choice.self_label, choice.own) {
+            (Some(label), true) => label.clone(),
+            _ => weak_of(choice).to_vec(),
+        }
+    };
+    let flips = |from: bool| {
+        Estimate::of(
+            rows().map(|choice| right(&selected(choice), choice) == from && right(&choice.refined, choice) != from),
+        )
+    };
+    measures.push(share("refined_right_to_wrong", flips(true)));
+    measures.push(share("refined_wrong_to_right", flips(false)));
+    measures.push(share("label_accuracy", Estimate::of(rows().map(|choice| right(&choice.refined, choice)))));
+    measures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(measures: &[Measure], metric: &str) -> Option<f64> {
+        measures.iter().find(|measure| measure.metric == metric).unwrap_or_else(|| panic!("{metric}")).value
+    }
+
+    #[test]
+    fn p_ik_that_orders_the_answers_has_an_auroc_of_one() {
+        let knows = [vec![0.9, 0.1], vec![0.4, 0.6], vec![0.7, 0.3], vec![0.2, 0.8]];
+        let measures = p_ik(&knows, &[0, 1, 0, 1]).unwrap();
+        assert_eq!(value(&measures, "p_ik_auroc"), Some(1.0));
+        assert_eq!(value(&measures, "self_label_accuracy"), Some(0.5));
+        assert_eq!(value(&p_ik(&knows, &[1, 0, 1, 0]).unwrap(), "p_ik_auroc"), Some(0.0));
+        assert_eq!(value(&p_ik(&knows, &[1, 1, 1, 1]).unwrap(), "p_ik_auroc"), None);
+    }
+
+    #[test]
+    fn decisions_are_counted_against_the_truth() {
+        let choice = |row: u32, own: bool, own_class: usize, refined: [f32; 2]| {
+            let label = [vec![1.0, 0.0], vec![0.0, 1.0]][own_class].clone();
+            let refined = refined.to_vec();
+            Choice { row, own, weight: 1.0, p_ik: Some(0.5), self_label: Some(label), refined }
+        };
+        let weak = vec![vec![0.9, 0.1], vec![0.8, 0.2], vec![0.4, 0.6], vec![0.45, 0.55]];
+        let truth = [0, 1, 1, 0];
+        let choices = [
+            choice(0, true, 0, [1.0, 0.0]),    // trusted and right; so is the weak label
+            choice(1, true, 0, [1.0, 0.0]),    // trusted and wrong; so is the weak label
+            choice(2, false, 0, [0.6, 0.4]),   // weak label right, refining turns it
+            choice(3, false, 1, [0.55, 0.45]), // weak label wrong, refining turns it
+        ];
+        let measures = decisions(&choices, &weak, &truth);
+        for (metric, expected) in [
+            ("coverage", 0.5),
+            ("weak_accuracy_trusted", 0.5),
+            ("weak_accuracy_rest", 0.5),
+            ("trusted_accuracy", 0.5),
+            ("self_accuracy_rest", 0.0),
+            ("refined_right_to_wrong", 0.25),
+            ("refined_wrong_to_right", 0.25),
+            ("label_accuracy", 0.5),
+        ] {
+            assert_eq!(value(&measures, metric), Some(expected), "{metric}");
+        }
+    }
+}
