@@ -1,6 +1,7 @@
 //! The command line: the only place that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod analyse;
 mod list;
 mod run;
 mod show;
@@ -46,6 +47,8 @@ enum Command {
     Plan(GridArgs),
     /// Prints a grid's table from its results.csv
     Table(run::TableArgs),
+    /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
+    Analyse(analyse::AnalyseArgs),
     /// Lists what a grid can name
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
@@ -128,6 +131,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Check(args) => run::check(&args),
         Command::Plan(args) => run::plan(&args),
         Command::Table(args) => run::table(&args),
+        Command::Analyse(args) => analyse::analyse(&args),
         Command::List(args) => list::list(&args),
         Command::Explain(args) => list::explain(&args),
         Command::Stage => Ok(run::stage()),

@@ -204,20 +204,22 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
 /// `w2s table`.
 pub fn table(args: &TableArgs) -> Result<ExitCode> {
-    let given = &args.config;
-    let path = if given.extension().is_some_and(|extension| extension == "csv") {
-        given.clone()
-    } else {
-        let stem = given.file_stem().unwrap_or_default();
-        args.results.join(stem).join("results.csv")
-    };
-    if !path.is_file() {
-        return Err(Error::new("there are no results yet")
-            .in_file(&path)
-            .help(format!("run `w2s run {}` first", given.display())));
-    }
-    print_table(&path, args.format)?;
+    print_table(&results_of(&args.config, &args.results)?, args.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The results of a grid, or the results.csv that was given itself.
+pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
+    let path = if given.extension().is_some_and(|extension| extension == "csv") {
+        given.to_owned()
+    } else {
+        results.join(given.file_stem().unwrap_or_default()).join("results.csv")
+    };
+    if path.is_file() {
+        return Ok(path);
+    }
+    let help = format!("run `w2s run {}` first", given.display());
+    Err(Error::new("there are no results yet").in_file(&path).help(help))
 }
 
 fn print_table(path: &Path, format: TableFormat) -> Result<()> {

@@ -70,6 +70,8 @@ impl Books {
                 "method": plan.grid.methods[cell.method].name,
                 "seed": cell.seed,
                 "data": cell.data.fingerprint,
+                "data_stage": cell.data.folder.file_name().map(|name| name.to_string_lossy()),
+                "answers": answers_of(plan, cell),
                 "supervision": cell.supervision,
                 "ceiling": cell.ceiling,
                 "student": cell.student,
@@ -198,14 +200,7 @@ impl Books {
     fn knowledge(&self, plan: &Plan, entry: &Entry, row: &ResultRow) -> Result<Vec<ResultRow>> {
         let (cell, student) = (entry.cell, &self.finished[entry.stage]);
         let mut rows = Vec::new();
-        let answers = match plan.jobs.get(&cell.student) {
-            Some(Job::Student(job)) => match &job.self_labels {
-                Some(SelfLabels::Answers { stage, .. }) => stage,
-                // Without answers of its own, what the student itself says in the end.
-                _ => &cell.student,
-            },
-            _ => return Ok(rows),
-        };
+        let answers = answers_of(plan, cell);
         let truths = &self.truths[&cell.data.fingerprint];
         let path = student.file(stage::P_IK_TEST);
         if path.is_file() {
@@ -225,6 +220,17 @@ impl Books {
             rows.extend(measures.iter().map(|measure| row.with(measure)));
         }
         Ok(rows)
+    }
+}
+
+/// The stage that holds the strong model's own answers in a cell: what the student itself says in the end, where there is no other.
+fn answers_of<'p>(plan: &'p Plan, cell: &'p Cell) -> &'p StageId {
+    match plan.jobs.get(&cell.student) {
+        Some(Job::Student(job)) => match &job.self_labels {
+            Some(SelfLabels::Answers { stage, .. }) => stage,
+            _ => &cell.student,
+        },
+        _ => &cell.student,
     }
 }
 

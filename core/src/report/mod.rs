@@ -4,6 +4,7 @@
 //! seeds and compares methods, and [`table`] renders. Everything here is a pure function over plain data; a table sees the rows of
 //! `results.csv` and nothing else. docs/results.md describes schema and rules.
 
+pub mod analysis;
 pub mod knowledge;
 pub mod metrics;
 pub mod results;

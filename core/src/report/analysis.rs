@@ -1,0 +1,184 @@
+//! Looking into a finished run: what P(IK) was worth, and what went wrong, in words.
+
+use std::collections::BTreeMap;
+
+use super::results::{CEILING, ResultRow, Status, WEAK};
+use crate::strategy::Split;
+
+/// Coverage and accuracy at one threshold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AtGamma {
+    /// Threshold γ.
+    pub gamma: f64,
+    /// Share of items with P(IK) > γ.
+    pub coverage: f64,
+    /// Share of those that the strong model answers right; `None` without any.
+    pub accuracy: Option<f64>,
+}
+
+/// What trusting the strong model above a threshold would mean, for each threshold. Items: P(IK), and whether the answer is right.
+pub fn over_gamma(items: &[(f32, bool)], gammas: &[f64]) -> Vec<AtGamma> {
+    let at = |&gamma: &f64| {
+        let trusted = items.iter().filter(|(p_ik, _)| f64::from(*p_ik) > gamma);
+        let (n, right) = trusted.fold((0, 0), |(n, right), (_, is_right)| (n + 1, right + usize::from(*is_right)));
+        AtGamma {
+            gamma,
+            coverage: n as f64 / items.len().max(1) as f64,
+            accuracy: (n > 0).then(|| right as f64 / n as f64),
+        }
+    };
+    gammas.iter().map(at).collect()
+}
+
+/// Numbers of wrong and right answers in bins of equal width over P(IK), the first from 0 on.
+pub fn histogram(items: &[(f32, bool)], bins: usize) -> Vec<[usize; 2]> {
+    let mut counts = vec![[0, 0]; bins.max(1)];
+    let last = counts.len() - 1;
+    for (p_ik, right) in items {
+        let bin = ((f64::from(*p_ik) * bins as f64) as usize).min(last);
+        counts[bin][usize::from(*right)] += 1;
+    }
+    counts
+}
+
+/// What a run's own numbers say went wrong, one sentence per finding: task, method, what, and the likely reason.
+///
+/// Sources: the failure modes named by Selective W2SG (arXiv 2511.14166), section 5 and its limitations.
+pub fn signatures(rows: &[ResultRow]) -> Vec<String> {
+    let mut means: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.status == Status::Ok) {
+        let on_transfer = row.split == Split::Transfer;
+        if on_transfer || row.split == Split::Test {
+            means.entry((&row.task, &row.method, &row.metric)).or_default().extend(row.value);
+        }
+    }
+    let mean = |task: &str, method: &str, metric: &str| {
+        means
+            .get(&(task, method, metric))
+            .filter(|values| !values.is_empty())
+            .map(|values| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for row in rows {
+        let key = (row.task.as_str(), row.method.as_str());
+        if row.method == WEAK || row.method == CEILING || seen.contains(&key) {
+            continue;
+        }
+        seen.push(key);
+        let get = |metric: &str| mean(key.0, key.1, metric);
+        let percent = |value: f64| format!("{:.1} %", 100.0 * value);
+        let mut say = |what: String| found.push(format!("{}, {}: {what}", row.task, row.method));
+        let asks = get("p_ik_auroc").is_some();
+        match get("coverage") {
+            Some(coverage) if asks && coverage == 0.0 => say(
+                "no example was trusted: P(IK) never passes the threshold, so this is training on weak labels. P(IK) is \
+                 underconfident; lower `gamma`, or look at the known share of the auxiliary task"
+                    .to_owned(),
+            ),
+            Some(coverage) if asks && coverage < 0.05 => say(format!(
+                "only {} of the examples were trusted: the selector hardly ever selects. Lower `gamma`, or train P(IK) longer",
+                percent(coverage)
+            )),
+            Some(coverage) if asks && coverage > 0.98 => say(format!(
+                "{} of the examples were trusted: P(IK) says yes to nearly everything. Is the auxiliary task known almost \
+                 completely (`p_ik.balance = \"undersample\"`)?",
+                percent(coverage)
+            )),
+            _ => {}
+        }
+        if let (Some(own), Some(weak)) = (get("trusted_accuracy"), get("weak_accuracy_trusted")) {
+            if own < weak {
+                say(format!(
+                    "where it was trusted, the strong model was right in {}, the weak labels it replaced in {}: selection lost \
+                     right labels",
+                    percent(own),
+                    percent(weak)
+                ));
+            }
+        }
+        if let Some(auroc) = get("p_ik_auroc").filter(|auroc| *auroc < 0.6) {
+            say(format!("P(IK) hardly separates right from wrong answers (AUROC {auroc:.2}); 0.5 is chance"));
+        }
+        if let (Some(lost), Some(won)) = (get("refined_right_to_wrong"), get("refined_wrong_to_right")) {
+            if lost > won {
+                say(format!(
+                    "refining made {} of the labels wrong and {} right: over-smoothing. A larger `alpha`, or a smaller `tau`, \
+                     changes less",
+                    percent(lost),
+                    percent(won)
+                ));
+            } else if lost == 0.0 && won == 0.0 {
+                say("refining changed the class of no label; at most their confidence".to_owned());
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Measure, results::SCHEMA_VERSION};
+
+    const ITEMS: [(f32, bool); 5] = [(0.95, true), (0.85, false), (0.6, true), (0.25, false), (1.0, true)];
+
+    #[test]
+    fn coverage_falls_with_gamma() {
+        let curve = over_gamma(&ITEMS, &[0.0, 0.8, 0.9, 1.0]);
+        let told: Vec<_> = curve.iter().map(|at| (at.coverage, at.accuracy)).collect();
+        assert_eq!(told, [(1.0, Some(0.6)), (0.6, Some(2.0 / 3.0)), (0.4, Some(1.0)), (0.0, None)]);
+    }
+
+    #[test]
+    fn every_item_is_in_one_bin() {
+        let bins = histogram(&ITEMS, 4);
+        assert_eq!(bins, [[0, 0], [1, 0], [0, 1], [1, 2]]);
+    }
+
+    fn rows(measures: &[(&'static str, f64)]) -> Vec<ResultRow> {
+        let row = ResultRow {
+            run: "r".into(),
+            cell: "c".into(),
+            task: "task".into(),
+            weak: "w".into(),
+            strong: "s".into(),
+            supervisor: "fine-tuned".into(),
+            selector: "p-ik".into(),
+            refiner: "graph-smoothing".into(),
+            loss: "cross-entropy".into(),
+            method: "selective".into(),
+            seed: 0,
+            split: Split::Transfer,
+            metric: String::new(),
+            value: None,
+            n: 0,
+            status: Status::Undefined,
+            device: "cpu".into(),
+            commit: "x".into(),
+            config_hash: "x".into(),
+            data_hash: "x".into(),
+            truth_used: false,
+            schema_version: SCHEMA_VERSION,
+        };
+        measures.iter().map(|&(metric, value)| row.with(&Measure { metric, value: Some(value), n: 10 })).collect()
+    }
+
+    #[test]
+    fn failures_are_said_in_words() {
+        let said = |measures: &[(&'static str, f64)]| signatures(&rows(measures)).join("\n");
+        assert!(said(&[("p_ik_auroc", 0.8), ("coverage", 0.0)]).contains("no example was trusted"));
+        assert!(said(&[("p_ik_auroc", 0.55), ("coverage", 0.5)]).contains("hardly separates"));
+        assert!(said(&[("trusted_accuracy", 0.7), ("weak_accuracy_trusted", 0.8)]).contains("lost right labels"));
+        assert!(said(&[("refined_right_to_wrong", 0.1), ("refined_wrong_to_right", 0.05)]).contains("over-smoothing"));
+        assert_eq!(
+            said(&[
+                ("p_ik_auroc", 0.9),
+                ("coverage", 0.5),
+                ("refined_wrong_to_right", 0.1),
+                ("refined_right_to_wrong", 0.05)
+            ]),
+            ""
+        );
+    }
+}
