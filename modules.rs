@@ -2,6 +2,7 @@
 //!
 //! A registry that needs a `mod` line beside the file can lose a strategy silently. So every `.rs` file of `strategies` and
 //! `plugins`, and every architecture of `core`, becomes a module by being there; and `core` carries `configs/` inside.
+#![allow(clippy::print_stdout)] // How a build script talks to cargo.
 
 use std::{
     env,

@@ -39,7 +39,8 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     }
     let rows = results(folder.path());
     for (method, count) in [("weak", 2), ("finetune", 2), ("aux-confidence", 2), ("gce", 2), ("ceiling", 2)] {
-        let found = rows.lines().filter(|row| row.contains(&format!(",{method},")) && row.contains(",test,accuracy,")).count();
+        let found =
+            rows.lines().filter(|row| row.contains(&format!(",{method},")) && row.contains(",test,accuracy,")).count();
         assert_eq!(found, count, "rows of `{method}` in\n{rows}");
     }
 
@@ -66,7 +67,8 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
 #[test]
 fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
     let whole = tempfile::tempdir().unwrap();
-    let arguments = |folder: &Path| ["run", TINY, "--device", "cpu", "--results", folder.to_str().unwrap()].map(str::to_owned);
+    let arguments =
+        |folder: &Path| ["run", TINY, "--device", "cpu", "--results", folder.to_str().unwrap()].map(str::to_owned);
     assert!(w2s().args(arguments(whole.path())).output().unwrap().status.success());
 
     let killed = tempfile::tempdir().unwrap();
@@ -91,8 +93,10 @@ fn a_stage_that_fails_leaves_a_record_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().to_str().unwrap();
     // A step of this size leaves no finite weights.
-    let change = "method.broken={ loss = { type = \"cross-entropy\" }, train = { learning_rate = 1e30, optimizer = \"sgd\" } }";
-    let output = run(&["run", TINY, "--results", place, "--device", "cpu", "methods=finetune,broken", "seeds=0", change]);
+    let change =
+        "method.broken={ loss = { type = \"cross-entropy\" }, train = { learning_rate = 1e30, optimizer = \"sgd\" } }";
+    let output =
+        run(&["run", TINY, "--results", place, "--device", "cpu", "methods=finetune,broken", "seeds=0", change]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("broken") && said.contains("1 stage failed"), "{said}");
@@ -128,13 +132,16 @@ fn mistakes_end_before_anything_runs() {
     let write = |name: &str, text: &str| fs::write(scratch.path().join(name), text).unwrap();
     let task = |source: &str| {
         format!(
-            "name = \"own\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{{{ text }}}}\"\n\n[source]\n{source}\n\n\
+            "name = \"own\"\ntitle = \"x\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{{{ text }}}}\"\n\n[source]\n{source}\n\n\
              [splits]\ntrain = \"train\"\ntest = \"test\"\n\n[label.column]\nname = \"label\"\n"
         )
     };
     write("tasks/own.toml", &task("path = \"nowhere.csv\""));
     write("rows.csv", "text,lable\nhello,1\nworld,0\n");
-    write("tasks/column.toml", &task("files = { train = \"../rows.csv\", test = \"../rows.csv\" }").replace("\"own\"", "\"column\""));
+    write(
+        "tasks/column.toml",
+        &task("files = { train = \"../rows.csv\", test = \"../rows.csv\" }").replace("\"own\"", "\"column\""),
+    );
     write("models/empty.toml", "title = \"nothing\"\n");
     write("models/lost.toml", "path = \"no-such-folder\"\n");
     let plain = grid("\"finetune\"", "\"finetune\"");
@@ -144,26 +151,82 @@ fn mistakes_end_before_anything_runs() {
     let blocked = blocked.join("results").to_str().unwrap().to_owned();
     let mistake = |name, grid: &str, says| Mistake { name, grid: grid.to_owned(), arguments: vec![], says };
     let mistakes = [
-        mistake("unknown method", &grid("\"gce\"", "\"gcee\""), &["there is no method and no loss `gcee`", ":8:", "did you mean `gce`?"]),
-        mistake("unknown loss", &with("[method.gce]\nloss = { type = \"gcee\" }"), &["there is no loss `gcee`", "did you mean `gce`?"]),
-        mistake("unknown selector", &with("[method.gce]\nselector = { type = \"al\" }"), &["there is no selector `al`", "did you mean `all`?"]),
-        mistake("unknown parameter", &with("[method.gce]\nloss = { type = \"gce\", p = 1 }"), &["unknown key `p`", ":16:"]),
-        mistake("parameter of the wrong type", &with("[method.gce]\nloss = { type = \"gce\", q = \"x\" }"), &["invalid type", ":16:"]),
-        mistake("parameter out of range", &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"), &["`q`", ":16:"]),
+        mistake(
+            "unknown method",
+            &grid("\"gce\"", "\"gcee\""),
+            &["there is no method and no loss `gcee`", ":7:42", "did you mean `gce`?"],
+        ),
+        mistake(
+            "unknown loss",
+            &with("[method.gce]\nloss = { type = \"gcee\" }"),
+            &["there is no loss `gcee`", "did you mean `gce`?"],
+        ),
+        mistake(
+            "unknown selector",
+            &with("[method.gce]\nselector = { type = \"al\" }"),
+            &["there is no selector `al`", "did you mean `all`?"],
+        ),
+        mistake(
+            "unknown parameter",
+            &with("[method.gce]\nloss = { type = \"gce\", p = 1 }"),
+            &["unknown key `p`", ":15:24"],
+        ),
+        mistake(
+            "parameter of the wrong type",
+            &with("[method.gce]\nloss = { type = \"gce\", q = \"x\" }"),
+            &["invalid type", ":15:28"],
+        ),
+        mistake(
+            "parameter out of range",
+            &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"),
+            &["`q`", ":15:28"],
+        ),
         mistake("method without a type", &with("[method.gce]\nloss = { q = 0.5 }"), &["lacks `type`"]),
-        mistake("unknown key of a method", &with("[method.gce]\nlos = { type = \"gce\" }"), &["unknown key `los`", "did you mean `loss`?"]),
+        mistake(
+            "unknown key of a method",
+            &with("[method.gce]\nlos = { type = \"gce\" }"),
+            &["unknown key `los`", "did you mean `loss`?"],
+        ),
         mistake("unknown table", &with("[trian]\nepochs = 1"), &["unknown key `trian`", "did you mean `train`?"]),
-        mistake("unknown training key", &grid("epochs = 2", "epoch = 2"), &["unknown key `epoch`", "did you mean `epochs`?", ":12:"]),
-        mistake("training key out of range", &grid("batch_size = 16", "batch_size = 0"), &["`batch_size` must be at least 1", ":13:"]),
-        mistake("unknown optimizer", &with("optimizer = \"adamm\""), &["unknown variant `adamm`", "did you mean `adam`?"]),
-        mistake("unknown task", &grid("tiny-home", "tiny-hom"), &["there is no task `tiny-hom`", "did you mean `tiny-home`?", ":5:"]),
-        mistake("unknown model", &grid("weak = \"tiny-weak\"", "weak = \"tiny-wek\""), &["there is no model `tiny-wek`", "did you mean `tiny-weak`?"]),
-        mistake("model that says nothing", &grid("weak = \"tiny-weak\"", "weak = \"empty\""), &["`empty` says neither"]),
+        mistake(
+            "unknown training key",
+            &grid("epochs = 2", "epoch = 2"),
+            &["unknown key `epoch`", "did you mean `epochs`?", ":11:1"],
+        ),
+        mistake(
+            "training key out of range",
+            &grid("batch_size = 16", "batch_size = 0"),
+            &["`batch_size` must be at least 1", ":12:14"],
+        ),
+        mistake(
+            "unknown optimizer",
+            &with("optimizer = \"adamm\""),
+            &["unknown variant `adamm`", "did you mean `adam`?"],
+        ),
+        mistake(
+            "unknown task",
+            &grid("tiny-home", "tiny-hom"),
+            &["there is no task `tiny-hom`", "did you mean `tiny-home`?", ":5:"],
+        ),
+        mistake(
+            "unknown model",
+            &grid("weak = \"tiny-weak\"", "weak = \"tiny-wek\""),
+            &["there is no model `tiny-wek`", "did you mean `tiny-weak`?"],
+        ),
+        mistake(
+            "model that says nothing",
+            &grid("weak = \"tiny-weak\"", "weak = \"empty\""),
+            &["`empty` says neither"],
+        ),
         mistake("model whose folder is missing", &grid("weak = \"tiny-weak\"", "weak = \"lost\""), &["config.json"]),
         mistake("missing seeds", &grid("seeds = [0, 1]", "seeds = []"), &["`seeds` is empty"]),
         mistake("a seed twice", &grid("seeds = [0, 1]", "seeds = [0, 0]"), &["`0` stands twice in `seeds`"]),
-        mistake("a negative seed", &grid("seeds = [0, 1]", "seeds = [-1]"), &[":9:"]),
-        mistake("no methods", &grid("methods = [\"finetune\", \"aux-confidence\", \"gce\"]", "methods = []"), &["`methods` is empty"]),
+        mistake("a negative seed", &grid("seeds = [0, 1]", "seeds = [-1]"), &[":8:10"]),
+        mistake(
+            "no methods",
+            &grid("methods = [\"finetune\", \"aux-confidence\", \"gce\"]", "methods = []"),
+            &["`methods` is empty"],
+        ),
         mistake("no pairs", &grid("pairs = [", "pairs = [] # ["), &["`pairs` is empty"]),
         mistake("pair without strong", &grid(", strong = \"tiny-strong\"", ""), &["lacks `strong`"]),
         mistake("not TOML", &grid("[grid]", "[grid"), &[":3:"]),
@@ -171,7 +234,11 @@ fn mistakes_end_before_anything_runs() {
         mistake("missing column", &grid("tiny-home", "column"), &["label", "lable"]),
         mistake("data set that is nowhere", &grid("tiny-home", "sst2"), &["sst2", "--data"]),
         mistake("too many tokens for nobody", &with("[data]\nmax_tokens = 0"), &["must be at least 1"]),
-        mistake("unknown order", &with("[data]\norder = \"opnai\""), &["unknown variant `opnai`", "did you mean `openai`?"]),
+        mistake(
+            "unknown order",
+            &with("[data]\norder = \"opnai\""),
+            &["unknown variant `opnai`", "did you mean `openai`?"],
+        ),
         Mistake {
             name: "unwritable results",
             grid: plain.clone(),
@@ -184,8 +251,18 @@ fn mistakes_end_before_anything_runs() {
             arguments: vec!["--device".to_owned(), "cuda:7".to_owned()],
             says: &["--device cpu"],
         },
-        Mistake { name: "no such device", grid: plain.clone(), arguments: vec!["--device".to_owned(), "tpu".to_owned()], says: &["tpu", "auto"] },
-        Mistake { name: "broken change", grid: plain.clone(), arguments: vec!["train.epochs".to_owned()], says: &["key=value"] },
+        Mistake {
+            name: "no such device",
+            grid: plain.clone(),
+            arguments: vec!["--device".to_owned(), "tpu".to_owned()],
+            says: &["tpu", "auto"],
+        },
+        Mistake {
+            name: "broken change",
+            grid: plain.clone(),
+            arguments: vec!["train.epochs".to_owned()],
+            says: &["key=value"],
+        },
         Mistake {
             name: "change of the wrong type",
             grid: plain.clone(),
@@ -219,7 +296,9 @@ fn lists_and_explanations_come_from_the_cards() {
     let list = run(&["list", "losses", "--format", "json"]);
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
     let losses = list["losses"].as_array().unwrap();
-    assert!(losses.iter().any(|card| card["name"] == "js" && card["paper"].as_str().is_some_and(|paper| !paper.is_empty())));
+    assert!(
+        losses.iter().any(|card| card["name"] == "js" && card["paper"].as_str().is_some_and(|paper| !paper.is_empty()))
+    );
     let explained = text(&run(&["explain", "loss/gce"]));
     for part in ["gce", "Source:", "q = 0.7", "Origin:", "[method.mine]"] {
         assert!(explained.contains(part), "no `{part}` in\n{explained}");

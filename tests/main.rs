@@ -7,6 +7,7 @@ use w2s_strategies as _;
 mod command_line;
 mod conformance;
 mod golden_losses;
+mod plugin_file;
 mod registry;
 mod trajectories;
 

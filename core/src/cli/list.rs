@@ -93,7 +93,7 @@ fn card_json(card: &Card) -> Value {
         "version": card.version,
         "parameters": card.parameters(),
         "example": (card.example)(),
-        "source": format!("{}:{}", card.file, card.line),
+        "source": card.source(),
     })
 }
 
@@ -173,7 +173,7 @@ fn card_text(card: &Card) -> String {
         text.push_str(&format!("      Origin: {}\n", parameter.origin));
     }
     text.push_str(&format!("\nExample:\n  [method.mine]\n  {} = {}\n", card.kind, example(card)));
-    text.push_str(&format!("\nDefined in {}:{}\n", card.file, card.line));
+    text.push_str(&format!("\nDefined in {}\n", card.source()));
     text
 }
 

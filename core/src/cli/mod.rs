@@ -120,6 +120,7 @@ enum ListFormat {
 
 /// Runs the command line and returns the process's exit code.
 pub fn main() -> ExitCode {
+    crate::alloc::keep_freed_memory();
     let cli = Cli::parse();
     let result = crate::strategy::check_registry().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),

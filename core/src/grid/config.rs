@@ -119,6 +119,9 @@ pub struct ModelFile {
 pub struct Pretrain {
     /// Name of the world, `configs/worlds/NAME.toml`.
     pub world: String,
+    /// How much of the world's text is read, in tokens from its beginning; all of it when absent.
+    #[serde(default)]
+    pub tokens: Option<usize>,
     /// The model's `config.json`; the vocabulary size comes from the world.
     pub config: toml::Table,
     /// Training settings.

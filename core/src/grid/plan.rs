@@ -212,7 +212,17 @@ fn find_model(
         let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
         return Ok(FoundModel { reference, limit, tokenizer });
     };
-    let world = open_world(library, &pretrain.world)?;
+    let mut world = open_world(library, &pretrain.world)?;
+    if let Some(tokens) = pretrain.tokens {
+        if !(world.document..=world.tokens).contains(&tokens) {
+            return Err(Error::new(format!(
+                "`pretrain.tokens` must be between {} and {}",
+                world.document, world.tokens
+            )));
+        }
+        // The text is written from its beginning, so a shorter world is a part of the longer one.
+        world.tokens = tokens;
+    }
     let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
     let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
         return Err(Error::new("`pretrain.config` is not a table"));

@@ -231,7 +231,12 @@ fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
     let part = |name: String, there: bool| if there { name } else { String::new() };
     ResultRow {
         run: plan.grid.name.clone(),
-        cell: if is_student { cell.id() } else { entry.stage.to_string() },
+        // Pairs may share a ceiling or a weak model; their rows are rows of their own.
+        cell: if is_student {
+            cell.id()
+        } else {
+            stage::hash(&json!([entry.stage, entry.method, pair.weak.name, pair.strong.name]))[..16].to_owned()
+        },
         task: plan.grid.tasks[cell.task].name().to_owned(),
         weak: pair.weak.name.clone(),
         strong: pair.strong.name.clone(),

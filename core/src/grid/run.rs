@@ -189,7 +189,7 @@ pub fn run(
                     }
                     outcome.done.insert(id.clone());
                     on(Event::Done(&id, child.started.elapsed()))?;
-                } else if outcome.interrupted {
+                } else if outcome.interrupted || was_interrupted(&status, stop) {
                     outcome.left.insert(id);
                 } else {
                     let (message, help) = child.failure.take().unwrap_or_else(|| died(&status));
@@ -205,6 +205,15 @@ pub fn run(
     outcome.interrupted |= stop.load(Ordering::SeqCst);
     outcome.left.extend(waiting.into_keys());
     Ok(outcome)
+}
+
+/// Whether a child went the way of an interruption: a terminal sends it to parent and children alike, in no order.
+fn was_interrupted(status: &std::process::ExitStatus, stop: &AtomicBool) -> bool {
+    #[cfg(unix)]
+    if matches!(std::os::unix::process::ExitStatusExt::signal(status), Some(libc::SIGINT | libc::SIGTERM)) {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stop.load(Ordering::SeqCst)
 }
 
 /// What to say of a process that ended without a word.

@@ -62,7 +62,7 @@ const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool
     Metric { name, percent, higher_is_better, about }
 }
 
-/// Every metric that [`measure`] may give, in its order.
+/// Every metric that [`measure`] may give, in its order, and [`PGR`].
 pub static METRICS: [Metric; 21] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
@@ -93,8 +93,8 @@ pub static METRICS: [Metric; 21] = [
         None,
         "confident agreement with weak labels among the method's errors (EleutherAI)",
     ),
-    metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
     metric(GAIN_SE, true, None, "paired standard error of accuracy minus the weak model's accuracy on the same items"),
+    metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
 ];
 
 /// The metric of that name.
@@ -667,7 +667,9 @@ mod tests {
         let predictions = Predictions::new(&rows, &[0, 1]).unwrap();
         let measures = measure(&predictions, Some(&predictions)).unwrap();
         let names: Vec<_> = measures.iter().map(|m| m.metric).collect();
-        assert_eq!(names, METRICS.map(|m| m.name));
+        // PGR needs the ceiling too, which is measured elsewhere.
+        assert_eq!(names, METRICS.map(|m| m.name)[..METRICS.len() - 1]);
+        assert_eq!(METRICS.last().unwrap().name, PGR);
         // No confident error and no weak error: no value, not a made-up one.
         for name in ["agreement_weak_wrong", "car_given_incorrect"] {
             let measure = measures.iter().find(|m| m.metric == name).unwrap();

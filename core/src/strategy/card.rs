@@ -118,6 +118,14 @@ impl Card {
         self.text().split("\n\n").next().unwrap_or_default().replace('\n', " ")
     }
 
+    /// Where it is registered, from the root of the repository: `file:line`.
+    pub fn source(&self) -> String {
+        // The compiler knows the file by the path that the build script gave it.
+        let folders = ["/strategies/", "/plugins/", "/core/", "/docs/"];
+        let start = folders.iter().filter_map(|folder| self.file.rfind(folder)).max();
+        format!("{}:{}", start.map_or(self.file, |start| &self.file[start + 1..]), self.line)
+    }
+
     /// The struct's whole doc comment.
     pub fn text(&self) -> String {
         let schema = (self.schema)();
@@ -198,8 +206,11 @@ pub fn check_names(cards: &[&Card]) -> Result<()> {
         let [first, second] = pair else { continue };
         if (first.kind, first.name) == (second.kind, second.name) {
             return Err(Error::new(format!(
-                "two strategies are registered as {} `{}`: at {}:{} and at {}:{}",
-                first.kind, first.name, first.file, first.line, second.file, second.line
+                "two strategies are registered as {} `{}`: at {} and at {}",
+                first.kind,
+                first.name,
+                first.source(),
+                second.source()
             ))
             .help("rename one of them in its `register!` line"));
         }

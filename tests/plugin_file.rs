@@ -1,0 +1,110 @@
+//! A file dropped into `plugins/` is enough: in a copy of the repository, the example of docs/plugin.md is added under another name; then
+//! it is listed, runs in a grid and passes the conformance tests, with nothing else edited.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+/// Copies a folder, leaving alone what is the same already: cargo goes by the time of a file.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            write(&to, &fs::read(&from).unwrap());
+        }
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    if fs::read(path).ok().as_deref() != Some(bytes) {
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+fn done(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+#[test]
+fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scratch-copy");
+    for folder in ["core", "strategies", "plugins", "benches", "configs", "tests", "docs"] {
+        copy(&repository.join(folder), &scratch.join(folder));
+    }
+    for file in ["modules.rs", "Cargo.lock"] {
+        write(&scratch.join(file), &fs::read(repository.join(file)).unwrap());
+    }
+    // Another name for the binary, so that the dependencies' build can be shared without overwriting the one under test.
+    let manifest = fs::read_to_string(repository.join("Cargo.toml")).unwrap();
+    let manifest = manifest.replace("[[bin]]\nname = \"w2s\"", "[[bin]]\nname = \"w2s-scratch\"");
+    write(&scratch.join("Cargo.toml"), manifest.as_bytes());
+    // The command line's tests are about the binary of the other name.
+    let tests = fs::read_to_string(repository.join("tests/main.rs")).unwrap();
+    let tests = tests.replace("mod command_line;\n", "").replace("mod plugin_file;\n", "");
+    write(&scratch.join("tests/main.rs"), tests.as_bytes());
+
+    let example = fs::read_to_string(repository.join("docs/focal.rs")).unwrap();
+    assert!(example.lines().count() < 60, "the example has grown");
+    write(&scratch.join("plugins/dropped_in.rs"), example.replace("\"focal\"", "\"dropped-in\"").as_bytes());
+
+    let target: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .current_dir(&scratch)
+            .args(arguments)
+            .arg("--release")
+            .arg("--offline")
+            .arg("--target-dir")
+            .arg(&target);
+        for package in ["w2s", "w2s-core", "w2s-strategies", "w2s-plugins"] {
+            // What is looked at here is not speed.
+            command.args(["--config", &format!("profile.release.package.{package}.opt-level=1")]);
+        }
+        command
+    };
+    done(&mut cargo(&["build", "--bin", "w2s-scratch"]));
+    let binary = target.join("release/w2s-scratch");
+
+    let list = done(Command::new(&binary).current_dir(&scratch).args(["list", "losses", "--format", "json"]));
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    let card = list["losses"].as_array().unwrap().iter().find(|card| card["name"] == "dropped-in").unwrap();
+    assert_eq!(card["paper"], "Lin et al. 2017, Focal Loss for Dense Object Detection");
+    assert!(card["source"].as_str().unwrap().starts_with("plugins/dropped_in.rs:"), "{card}");
+
+    let results = tempfile::tempdir().unwrap();
+    let run = done(
+        Command::new(&binary)
+            .current_dir(&scratch)
+            .args([
+                "run",
+                "tests/fixtures/tiny/grid.toml",
+                "methods=dropped-in",
+                "seeds=0",
+                "--device",
+                "cpu",
+                "--results",
+            ])
+            .arg(results.path()),
+    );
+    assert!(String::from_utf8_lossy(&run.stdout).contains("dropped-in"));
+    let rows = fs::read_to_string(results.path().join("tiny/results.csv")).unwrap();
+    assert!(rows.lines().any(|row| row.contains(",dropped-in,") && row.contains(",accuracy,")), "{rows}");
+
+    let tests = done(cargo(&["test", "--test", "integration"]).args(["conformance::"]));
+    let said = String::from_utf8_lossy(&tests.stdout).into_owned();
+    assert!(said.contains("test result: ok") && !said.contains(" 0 passed"), "{said}");
+}
