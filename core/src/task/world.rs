@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Row, RowSource, Rows};
+use super::{OneOrMany, Row, RowSource, Rows};
 use crate::{Error, Result, rng::Rng};
 
 /// `configs/worlds/NAME.toml`.
@@ -33,8 +33,18 @@ pub struct World {
     pub document: usize,
     /// Share of sentences that say which class a value belongs to. Without them a weak model learns whole values backwards.
     pub about_values: f64,
+    /// Share of the entities that are kept for auxiliary tasks, such as the data of P(IK). They occur in the text like all others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reserved: f64,
     /// What is known about every entity.
     pub attributes: Vec<Attribute>,
+    /// Passages in which facts are told about entities that are not named again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passages: Vec<Passage>,
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// One attribute of every entity.
@@ -47,6 +57,20 @@ pub struct Attribute {
     pub phrases: Vec<String>,
     /// Class names, each with its values. Every entity gets one value at random.
     pub classes: BTreeMap<String, Vec<String>>,
+}
+
+/// A sentence about two entities, then a fact about one of them, who has to be found in the sentence: reading, then knowing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Passage {
+    /// Its name.
+    pub name: String,
+    /// Share of the text's sentences.
+    pub share: f64,
+    /// First sentences; `{}` is the entity that the fact is about, `{other}` any other one.
+    pub openings: Vec<String>,
+    /// What stands for the entity in the phrase of the fact; an article before it in the phrase is left out.
+    pub subject: String,
 }
 
 /// Text and tokenizer of a world.
@@ -65,8 +89,16 @@ struct Question {
     /// Name of the world; whoever opens the world reads it.
     #[serde(rename = "name")]
     _name: String,
-    /// Attribute that is asked for.
-    attribute: String,
+    /// Attributes that are asked for, one or a list.
+    #[serde(alias = "attribute")]
+    attributes: OneOrMany<String>,
+    /// Passage in which the question stands; without one it is asked directly.
+    passage: Option<String>,
+    /// Ask about the entities kept for auxiliary tasks, instead of about all others.
+    #[serde(default)]
+    reserved: bool,
+    /// At most so many phrases per fact, the first ones (with a passage: so many passages). Default: all.
+    phrases: Option<usize>,
 }
 
 /// Sentences about values, `{}` being the value.
@@ -93,6 +125,29 @@ impl World {
         Ok(world)
     }
 
+    /// The passage of a name.
+    fn passage(&self, name: &str) -> Result<&Passage> {
+        self.passages.iter().find(|passage| passage.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.passages.iter().map(|passage| passage.name.as_str()).collect();
+            let help = match names[..] {
+                [] => "it has none".to_owned(),
+                _ => format!("choose from {}", names.join(", ")),
+            };
+            Error::new(format!("[source.world]: the world has no passage `{name}`")).help(help)
+        })
+    }
+
+    /// Which entities are kept for auxiliary tasks, in the order of [`World::entities`].
+    fn reserved(&self) -> Vec<bool> {
+        let mut order: Vec<usize> = (0..self.entities).collect();
+        Rng::named(self.seed, "world/reserved").shuffle(&mut order);
+        let mut reserved = vec![false; self.entities];
+        for entity in order.into_iter().take((self.reserved * self.entities as f64).round() as usize) {
+            reserved[entity] = true;
+        }
+        reserved
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |message: String| Err(Error::new(message));
         if !(8..=9_000).contains(&self.entities) {
@@ -103,6 +158,36 @@ impl World {
         }
         if !(8..=4_096).contains(&self.document) || !(self.document..=1_000_000_000).contains(&self.tokens) {
             return refuse("`document` must be between 8 and 4096, and `tokens` at least one document".to_owned());
+        }
+        let shares = self.passages.iter().map(|passage| passage.share);
+        let total = shares.clone().sum::<f64>() + self.about_values;
+        if !shares.clone().all(|share| (0.0..1.0).contains(&share)) || total >= 1.0 {
+            return refuse(
+                "shares of passages and `about_values` must be at least 0 and add up to less than 1".to_owned(),
+            );
+        }
+        if !(0.0..1.0).contains(&self.reserved) {
+            return refuse("`reserved` must be at least 0 and less than 1".to_owned());
+        }
+        let longest = self.attributes.iter().flat_map(|attribute| &attribute.phrases).map(|phrase| words(phrase));
+        let longest = longest.max().unwrap_or(0);
+        let mut names = std::collections::BTreeSet::new();
+        for Passage { name, openings, subject, .. } in &self.passages {
+            if !names.insert(name) {
+                return refuse(format!("two passages are called `{name}`"));
+            }
+            if subject.trim().is_empty() || openings.is_empty() {
+                return refuse(format!("passage `{name}` needs a subject and at least one opening"));
+            }
+            for opening in openings {
+                let times = |slot: &str| opening.split(' ').filter(|word| *word == slot).count();
+                if times("{}") != 1 || times("{other}") != 1 {
+                    return refuse(format!("opening `{opening}` must hold `{{}}` and `{{other}}` once, as words"));
+                }
+                if words(opening) + words(subject) + longest + 1 > self.document {
+                    return refuse(format!("passage `{name}` does not fit a document with `{opening}`"));
+                }
+            }
         }
         if self.attributes.is_empty() {
             return refuse("a world needs at least one [[attributes]]".to_owned());
@@ -164,7 +249,11 @@ impl World {
         let mut vocabulary = vec![UNKNOWN.to_owned(), STOP.to_owned()];
         let mut known: std::collections::BTreeSet<String> = vocabulary.iter().cloned().collect();
         let phrases = self.attributes.iter().flat_map(|attribute| &attribute.phrases).map(String::as_str);
-        let spoken = phrases.chain(ABOUT).flat_map(|phrase| phrase.split(' ')).filter(|word| *word != "{}");
+        let passages = (self.passages.iter())
+            .flat_map(|passage| passage.openings.iter().chain([&passage.subject]))
+            .map(String::as_str);
+        let spoken = phrases.chain(ABOUT).chain(passages).flat_map(|phrase| phrase.split(' '));
+        let spoken = spoken.filter(|word| !["{}", "{other}"].contains(word));
         let classes = self.attributes.iter().flat_map(|attribute| &attribute.classes);
         let valued = classes.flat_map(|(class, values)| values.iter().chain([class])).map(String::as_str);
         let entities = self.entities();
@@ -205,8 +294,14 @@ impl World {
 
     /// The text and its tokenizer. The same world gives the same bits everywhere.
     pub fn generate(&self) -> Generated {
+        Generated { corpus: self.write().0, tokenizer: self.tokenizer_json() }
+    }
+
+    /// The text, and how often it tells each fact: by attribute, then entity.
+    fn write(&self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
         let ids: BTreeMap<String, u32> = self.vocabulary().into_iter().zip(0..).collect();
         let (entities, facts) = (self.entities(), self.attributes.iter().map(|a| self.facts(a)).collect::<Vec<_>>());
+        let mut told = vec![vec![0; self.entities]; self.attributes.len()];
         let mut reach = 0.0;
         let reaches: Vec<f64> = (1..=self.entities)
             .map(|rank| {
@@ -219,18 +314,29 @@ impl World {
         while written < self.tokens {
             let number = rng.below(self.attributes.len());
             let attribute = &self.attributes[number];
-            let (beginning, subject, end) = if rng.uniform() < self.about_values {
+            let mut kind = rng.uniform();
+            let said = if kind < self.about_values {
                 let classes: Vec<_> = attribute.classes.iter().collect();
                 let (class, values) = classes[rng.below(classes.len())];
-                (ABOUT[rng.below(ABOUT.len())], values[rng.below(values.len())].as_str(), class.as_str())
+                let beginning = ABOUT[rng.below(ABOUT.len())].replace("{}", &values[rng.below(values.len())]);
+                format!("{beginning} {class}")
             } else {
+                kind -= self.about_values;
                 let at = rng.uniform() * reach;
                 let entity = reaches.partition_point(|reach| *reach <= at).min(self.entities - 1);
-                let phrase = attribute.phrases[rng.below(attribute.phrases.len())].as_str();
-                (phrase, entities[entity].as_str(), facts[number][entity].1)
+                told[number][entity] += 1;
+                let phrase = &attribute.phrases[rng.below(attribute.phrases.len())];
+                let passage = self.passages.iter().find(|passage| {
+                    kind -= passage.share;
+                    kind < 0.0
+                });
+                let beginning = match passage {
+                    Some(passage) => passage.tell(phrase, entity, &entities, &mut rng),
+                    None => phrase.replace("{}", &entities[entity]),
+                };
+                format!("{beginning} {}", facts[number][entity].1)
             };
-            let said = beginning.split(' ').map(|word| if word == "{}" { subject } else { word }).chain([end, STOP]);
-            let sentence: Vec<u32> = said.map(|word| ids[word]).collect();
+            let sentence: Vec<u32> = said.split(' ').chain([STOP]).map(|word| ids[word]).collect();
             if document.len() + sentence.len() > self.document {
                 corpus.push(std::mem::take(&mut document));
             }
@@ -238,55 +344,112 @@ impl World {
             document.extend(sentence);
         }
         corpus.push(document);
-        Generated { corpus, tokenizer: self.tokenizer_json() }
+        (corpus, told)
     }
 
     /// The rows of a task on this world. `seed` decides which facts are in which part.
     ///
-    /// Splits are `supervise`, `transfer` and `test`; columns `prompt`, `class`, `value`, `entity` and `rank` (1 is the most frequent).
+    /// Splits are `supervise`, `transfer` and `test`; columns `prompt`, `attribute`, `class`, `value`, `entity`, `rank` (1 is the most
+    /// frequent) and `told` (how often the text tells the fact).
     ///
     /// # Errors
-    /// A table that names no attribute of this world.
+    /// A table that names no attribute or passage of this world.
     pub fn source(&self, question: &Map<String, Value>, seed: u64) -> Result<Box<dyn RowSource>> {
         let question: Question = serde_json::from_value(Value::Object(question.clone()))
             .map_err(|cause| Error::new(format!("[source.world]: {cause}")))?;
-        let attribute =
-            self.attributes.iter().find(|attribute| attribute.name == question.attribute).ok_or_else(|| {
+        let mut asked = Vec::new();
+        for name in question.attributes.as_slice() {
+            let number = self.attributes.iter().position(|attribute| attribute.name == *name).ok_or_else(|| {
                 let names: Vec<_> = self.attributes.iter().map(|attribute| attribute.name.as_str()).collect();
-                Error::new(format!("[source.world]: the world has no attribute `{}`", question.attribute))
+                Error::new(format!("[source.world]: the world has no attribute `{name}`"))
                     .help(format!("choose from {}", names.join(", ")))
             })?;
-        let (entities, facts) = (self.entities(), self.facts(attribute));
-        let classes: Vec<&String> = attribute.classes.keys().collect();
-        let mut order: Vec<usize> = (0..self.entities).collect();
-        Rng::named(seed, &format!("world/parts/{}", attribute.name)).shuffle(&mut order);
+            if asked.contains(&number) {
+                return Err(Error::new(format!("[source.world]: `{name}` is asked for twice")));
+            }
+            asked.push(number);
+        }
+        if asked.is_empty() || question.phrases == Some(0) {
+            return Err(Error::new("[source.world]: a task asks for at least one attribute, in at least one phrase"));
+        }
+        let passage = question.passage.as_deref().map(|name| self.passage(name)).transpose()?;
+        let (entities, reserved, (_, told)) = (self.entities(), self.reserved(), self.write());
+        let facts: Vec<_> = self.attributes.iter().map(|attribute| self.facts(attribute)).collect();
+        // Names of random streams; a task that asks for one attribute directly has the attribute's name.
+        let mut stream = question.attributes.as_slice().join("+");
+        stream.extend(question.passage.iter().flat_map(|name| ["/", name.as_str()]));
+        let mut order: Vec<(usize, usize)> = (asked.iter())
+            .flat_map(|number| (0..self.entities).map(move |entity| (*number, entity)))
+            .filter(|(_, entity)| reserved[*entity] == question.reserved)
+            .collect();
+        if order.is_empty() {
+            return Err(
+                Error::new("[source.world]: the world has no reserved entities").help("set `reserved` in the world")
+            );
+        }
+        Rng::named(seed, &format!("world/parts/{stream}")).shuffle(&mut order);
         let mut parts = BTreeMap::new();
-        let mut rest = order.as_slice();
+        let (total, mut rest) = (order.len(), order.as_slice());
         for (name, share) in
             ["supervise", "transfer", "test"].into_iter().zip(PARTS.into_iter().map(Some).chain([None]))
         {
-            let n = share.map_or(rest.len(), |share| (share * self.entities as f64) as usize);
-            let (part, others) = rest.split_at(n);
-            rest = others;
+            let n = share.map_or(rest.len(), |share| (share * total as f64) as usize);
+            let (part, after) = rest.split_at(n);
+            rest = after;
             let mut rows: Vec<Row> = Vec::new();
-            for &entity in part {
-                let (class, value) = facts[entity];
-                for phrase in &attribute.phrases {
+            for &(number, entity) in part {
+                let attribute = &self.attributes[number];
+                let (class, value) = facts[number][entity];
+                // The other entities of a fact's passages are the same for every seed: a seed moves the split alone.
+                let mut others = Rng::named(self.seed, &format!("world/others/{stream}/{number}/{entity}"));
+                for phrase in attribute.phrases.iter().take(question.phrases.unwrap_or(usize::MAX)) {
+                    let prompt = match passage {
+                        Some(passage) => passage.tell(phrase, entity, &entities, &mut others),
+                        None => phrase.replace("{}", &entities[entity]),
+                    };
                     let row = json!({
-                        "prompt": phrase.replace("{}", &entities[entity]),
-                        "class": classes[class],
+                        "prompt": prompt,
+                        "attribute": attribute.name,
+                        "class": attribute.classes.keys().nth(class),
                         "value": value,
                         "entity": entities[entity],
                         "rank": entity + 1,
+                        "told": told[number][entity],
                     });
                     rows.extend(row.as_object().cloned());
                 }
             }
             // Paraphrases of a fact do not stand side by side in a batch.
-            Rng::named(seed, &format!("world/order/{}/{name}", attribute.name)).shuffle(&mut rows);
+            Rng::named(seed, &format!("world/order/{stream}/{name}")).shuffle(&mut rows);
             parts.insert(name, rows);
         }
         Ok(Box::new(Parts(parts)))
+    }
+}
+
+impl Passage {
+    /// An opening and the beginning of the fact, with another entity drawn uniformly.
+    fn tell(&self, phrase: &str, entity: usize, entities: &[String], rng: &mut Rng) -> String {
+        let other = (entity + 1 + rng.below(entities.len() - 1)) % entities.len();
+        let opening = &self.openings[rng.below(self.openings.len())];
+        let opening = opening.replace("{other}", &entities[other]).replace("{}", &entities[entity]);
+        format!("{opening} {}", self.subject_in(phrase))
+    }
+
+    /// The phrase about the subject: `the {} eats` becomes `it eats`.
+    fn subject_in(&self, phrase: &str) -> String {
+        let mut said: Vec<&str> = Vec::new();
+        for word in phrase.split(' ') {
+            if word == "{}" {
+                if ["a", "the"].contains(&said.last().copied().unwrap_or_default()) {
+                    said.pop();
+                }
+                said.push(&self.subject);
+            } else {
+                said.push(word);
+            }
+        }
+        said.join(" ")
     }
 }
 
@@ -332,6 +495,115 @@ mod tests {
 
     fn world() -> World {
         World::parse(TEXT, Path::new("world.toml")).unwrap()
+    }
+
+    const PASSAGES: &str = r#"
+        [[passages]]
+        name = "first"
+        share = 0.2
+        openings = ["the {} met the {other} .", "the {} saw the {other} ."]
+        subject = "it"
+
+        [[passages]]
+        name = "second"
+        share = 0.1
+        openings = ["the {other} met the {} ."]
+        subject = "the other"
+    "#;
+
+    fn larger() -> World {
+        let text = TEXT.replace(
+            "[[attributes]]\n        name = \"home\"",
+            "reserved = 0.2\n\n        [[attributes]]\n        name = \"home\"",
+        );
+        World::parse(&format!("{text}{PASSAGES}"), Path::new("world.toml")).unwrap()
+    }
+
+    fn rows(world: &World, table: Value, split: &str, seed: u64) -> Vec<Row> {
+        let source = world.source(table.as_object().unwrap(), seed).unwrap();
+        source.rows(split, None).unwrap().rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    fn said(world: &World) -> String {
+        let vocabulary = world.vocabulary();
+        let ids = world.generate().corpus.concat();
+        ids.iter().map(|id| vocabulary[*id as usize].as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_world_that_gains_nothing_keeps_its_identity() {
+        let json = serde_json::to_value(world()).unwrap();
+        assert!(json.get("passages").is_none() && json.get("reserved").is_none(), "{json}");
+        let json = serde_json::to_value(larger()).unwrap();
+        assert_eq!((json["reserved"].as_f64(), json["passages"].as_array().unwrap().len()), (Some(0.2), 2));
+    }
+
+    #[test]
+    fn passages_stand_in_the_text_as_often_as_asked_and_as_in_the_prompts() {
+        let world = larger();
+        let said = said(&world);
+        let sentences = world.generate().corpus.concat().iter().filter(|id| **id == 1).count() as f64;
+        let first = said.matches(" met the ").count() + said.matches(" saw the ").count();
+        // A passage has two stops; 0.3 of all sentences are passages.
+        let share = first as f64 / (sentences - first as f64);
+        assert!((share - 0.3).abs() < 0.015, "{share}");
+        let tokenizer: tokenizers::Tokenizer = world.tokenizer_json().parse().unwrap();
+        for (name, subject) in [("first", "it"), ("second", "the other")] {
+            for row in rows(&world, json!({ "name": "w", "attribute": ["home", "food"], "passage": name }), "test", 0) {
+                let prompt = text(&row, "prompt");
+                let entity = text(&row, "entity");
+                let place = if name == "first" { 1 } else { 4 };
+                assert_eq!(prompt.split(' ').nth(place), Some(entity.as_str()), "{prompt}");
+                let fact = prompt.split_once(" . ").unwrap().1;
+                assert!(fact.contains(subject) && !fact.contains(&entity), "{prompt}");
+                assert!(said.contains(&format!(" . {fact} ")), "{fact}");
+                assert!(!tokenizer.encode(prompt, true).unwrap().get_ids().contains(&0), "{row:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn told_counts_the_text() {
+        let world = world();
+        let said = said(&world);
+        let mut total = 0;
+        for row in rows(&world, json!({ "name": "w", "attribute": "home", "phrases": 1 }), "transfer", 1) {
+            let all = ["the {} lives in the", "home of the {} is the"]
+                .map(|phrase| said.matches(&phrase.replace("{}", &text(&row, "entity"))).count() as u64);
+            assert_eq!(row["told"].as_u64(), Some(all.iter().sum()), "{row:?}");
+            total += all.iter().sum::<u64>();
+        }
+        assert!(total > 500, "{total}");
+    }
+
+    #[test]
+    fn several_attributes_make_one_task_and_no_fact_is_in_two_parts() {
+        let world = larger();
+        let mut seen = BTreeMap::new();
+        let mut classes = BTreeMap::new();
+        for split in ["supervise", "transfer", "test"] {
+            for row in rows(&world, json!({ "name": "w", "attributes": ["home", "food"], "phrases": 1 }), split, 3) {
+                let fact = (text(&row, "attribute"), text(&row, "entity"));
+                assert!(seen.insert(fact, split).is_none(), "{row:?}");
+                *classes.entry(text(&row, "class")).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(seen.len(), 320);
+        // Values are drawn uniformly: 160 facts per attribute, half of them in each class up to 4 standard deviations.
+        assert_eq!(classes.len(), 4);
+        assert!(classes.values().all(|n| (55..=105).contains(n)), "{classes:?}");
+    }
+
+    #[test]
+    fn reserved_entities_are_in_no_other_task() {
+        let world = larger();
+        let entities = |reserved: bool| -> BTreeSet<String> {
+            let table = json!({ "name": "w", "attribute": "food", "reserved": reserved });
+            let parts = ["supervise", "transfer", "test"].map(|split| rows(&world, table.clone(), split, 0));
+            parts.concat().iter().map(|row| text(row, "entity")).collect()
+        };
+        assert_eq!((entities(true).len(), entities(false).len()), (40, 160));
+        assert!(entities(true).is_disjoint(&entities(false)));
     }
 
     fn question(attribute: &str) -> Map<String, Value> {
@@ -438,8 +710,28 @@ mod tests {
             ("the {} eats", "the eats", "must hold `{}` once"),
             ("\"figs\"", "\"reef\"", "value `reef` belongs to"),
             ("zipf = 1.0", "zipfs = 1.0", "not a world: unknown field `zipfs`"),
+            ("zipf = 1.0", "zipf = 1.0\nreserved = 1.0", "`reserved` must be"),
         ] {
             let error = World::parse(&TEXT.replace(from, to), Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (from, to, message) in [
+            ("share = 0.2", "share = 0.8", "add up to less than 1"),
+            ("the {} saw the {other} .", "the {} saw one .", "must hold `{}` and `{other}` once"),
+            ("\"second\"", "\"first\"", "two passages are called `first`"),
+        ] {
+            let text = format!("{TEXT}{}", PASSAGES.replace(from, to));
+            let error = World::parse(&text, Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (key, value, message) in [
+            ("passage", json!("third"), "no passage `third`"),
+            ("phrases", json!(0), "at least one attribute"),
+            ("attribute", json!(["home", "home"]), "asked for twice"),
+        ] {
+            let mut table = question("home");
+            table.insert(key.to_owned(), value);
+            let error = larger().source(&table, 0).err().unwrap();
             assert!(error.message().contains(message), "{error}");
         }
         assert!(world().source(&question("color"), 0).err().unwrap().remedy().unwrap().contains("home, food"));
