@@ -1,6 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
@@ -31,8 +30,7 @@ impl Default for Confidence {
 impl Selector for Confidence {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         let weight = if self.balanced {
-            let kept: Vec<f32> = batch.ids.iter().map(|id| f32::from(u8::from(self.kept.contains(id)))).collect();
-            Tensor::from_floats(kept.as_slice(), &batch.weak.device())
+            math::among(batch, &self.kept)
         } else {
             math::row_max(batch.weak.clone()).greater_equal_scalar(self.threshold as f32).float()
         };
@@ -43,7 +41,8 @@ impl Selector for Confidence {
         // Per class: (confidence, example), the most confident first, earlier examples first among equals.
         let mut confident: BTreeMap<usize, Vec<(f32, ExampleId)>> = BTreeMap::new();
         for (row, id) in pool.weak.iter().zip(&pool.ids) {
-            let (class, confidence) = likeliest(row);
+            let class = math::likeliest(row);
+            let confidence = row.get(class).copied().unwrap_or_default();
             if confidence >= self.threshold as f32 {
                 confident.entry(class).or_default().push((confidence, *id));
             }
@@ -70,16 +69,11 @@ impl Selector for Confidence {
     }
 }
 
-/// A row's likeliest class, the lowest of equals, and its probability.
-fn likeliest(row: &[f32]) -> (usize, f32) {
-    row.iter().copied().enumerate().fold((0, f32::MIN), |best, entry| if entry.1 > best.1 { entry } else { best })
-}
-
 register!(selector "confidence" for Confidence, paper = "confidence filter of the weak-to-strong deception study; balancing is original");
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, Tensor};
     use w2s_core::strategy::Progress;
 
     use super::*;

@@ -318,9 +318,10 @@ fn pool(labels: &Labels, needs: &Needs) -> Pool {
         ids: (0..rows as u32).map(ExampleId).collect(),
         weak: labels.clone(),
         embeddings: needs.embeddings.then(|| grid(rows, 4, |index| unit(index + 5000) - 0.5)),
+        // Soft, because a strategy may work with how sure the strong model is.
         self_labels: needs.self_labels.then(|| {
-            let one_hot = |class: &u8| (0..classes).map(|k| f32::from(k == usize::from(*class))).collect();
-            truth(6000).iter().map(one_hot).collect()
+            let soft = grid(rows, classes, |index| 0.05 + unit(index + 6000));
+            soft.into_iter().map(normalised).collect()
         }),
         truth: needs.truth.then(|| truth(7000)),
         calibration: needs.calibration.then(|| Calibration { weak: labels.clone(), truth: truth(8000) }),

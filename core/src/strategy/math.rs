@@ -3,19 +3,33 @@
 //! B examples, K classes. Tensor functions run on the device of their arguments, without reading anything back, and
 //! differentiate through whatever is tracked. Probabilities are handled as logarithms wherever they can underflow.
 
+mod neighbours;
+mod probe;
+
 use std::collections::BTreeSet;
 
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, activation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::Progress;
+use super::{Batch, ExampleId, Progress};
+
+pub use neighbours::{Nearness, Neighbours, Points, nearest};
+pub use probe::{
+    LabelTable, Logistic, disagreement, farthest, knn_labels, likeliest, topo_cc, topo_filter, topo_labels, where_weak,
+};
+
+/// A matrix in at least f32: half-precision numbers are widened.
+pub fn widen(matrix: Tensor<2>) -> Tensor<2> {
+    match matrix.dtype() {
+        DType::F16 | DType::BF16 => matrix.cast(FloatDType::F32),
+        _ => matrix,
+    }
+}
 
 /// Log-probabilities `[B, K]` from logits `[B, K]`; half-precision logits are widened to f32 first.
 pub fn log_softmax(logits: Tensor<2>) -> Tensor<2> {
-    let logits = match logits.dtype() {
-        DType::F16 | DType::BF16 => logits.cast(FloatDType::F32),
-        _ => logits,
-    };
-    activation::log_softmax(logits, 1)
+    activation::log_softmax(widen(logits), 1)
 }
 
 /// Probabilities `[B, K]` from logits `[B, K]`, in at least f32.
@@ -169,6 +183,50 @@ pub fn quantile_of(values: &[f32], q: f32) -> f32 {
 /// Numbers of a tensor on the host, in f32. Waits for the device.
 pub fn to_host(values: Tensor<1>) -> Vec<f32> {
     values.into_data().iter::<f32>().collect()
+}
+
+/// [`to_host`] for a matrix, row by row.
+pub fn rows_to_host(matrix: Tensor<2>) -> Vec<f32> {
+    matrix.into_data().iter::<f32>().collect()
+}
+
+/// 1 for the batch's examples that are among `kept`, 0 for the others `[B]`.
+pub fn among(batch: &Batch, kept: &BTreeSet<ExampleId>) -> Tensor<1> {
+    let kept: Vec<f32> = batch.ids.iter().map(|id| f32::from(u8::from(kept.contains(id)))).collect();
+    Tensor::from_floats(kept.as_slice(), &batch.weak.device())
+}
+
+/// Which side of a threshold the threshold itself is on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Compare {
+    /// Above the threshold.
+    #[default]
+    #[serde(rename = ">")]
+    Above,
+    /// The threshold or above.
+    #[serde(rename = ">=")]
+    AtLeast,
+}
+
+impl Compare {
+    /// 1 where a value passes the threshold, 0 elsewhere `[B]`.
+    pub fn passes(self, values: Tensor<1>, threshold: f64) -> Tensor<1> {
+        // In f32 like the values, so that a value of exactly the threshold equals it.
+        let threshold = threshold as f32;
+        match self {
+            Compare::Above => values.greater_scalar(threshold).float(),
+            Compare::AtLeast => values.greater_equal_scalar(threshold).float(),
+        }
+    }
+}
+
+/// Share of attention rows `[B, M]` that put 99 % or more of their weight on one column; 0 for no rows.
+pub fn one_hot_share(attention: Tensor<2>) -> f32 {
+    let [queries, keys] = attention.dims();
+    if queries * keys == 0 {
+        return 0.0;
+    }
+    row_max(attention).greater_equal_scalar(0.99f32).float().mean().into_scalar()
 }
 
 /// Linear warm-up: rises from 0 to 1 while `done` rises from 0 to `end`, then stays at 1; 1 throughout when `end` is 0.
@@ -346,6 +404,21 @@ mod tests {
         assert_eq!(chosen.len(), 30);
         assert_eq!(chosen, choose(5, (0..100).rev(), 30));
         assert_ne!(chosen, choose(6, 0..100, 30));
+    }
+
+    #[test]
+    fn one_hot_rows_are_counted() {
+        let device = Device::flex();
+        let attention = Tensor::<2>::from_floats([[0.99, 0.01], [0.98, 0.02], [0.0, 1.0], [0.0, 0.0]], &device);
+        assert_eq!(one_hot_share(attention), 0.5);
+        assert_eq!(one_hot_share(Tensor::zeros([3, 0], &device)), 0.0);
+    }
+
+    #[test]
+    fn a_threshold_is_compared_in_single_precision() {
+        let values = || vector(&[0.8, 0.800_001, 0.799_999]);
+        assert_eq!(to_host(Compare::Above.passes(values(), 0.8)), [0.0, 1.0, 0.0]);
+        assert_eq!(to_host(Compare::AtLeast.passes(values(), 0.8)), [1.0, 1.0, 0.0]);
     }
 
     #[test]
