@@ -9,7 +9,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, value::ValueKi
 use serde_json::Value as Json;
 
 use super::{
-    Example, PromptText, Row,
+    Example, PromptText, Row, Rows,
     definition::{CoinRule, ColumnRule, LabelRule, OneOrMany, Task, nearest, quoted, shown},
     rng::PythonRng,
 };
@@ -26,6 +26,8 @@ pub(super) struct Formatter<'a> {
     templates: Environment<'static>,
     /// Variables that the templates use, by template.
     variables: BTreeMap<&'static str, BTreeSet<String>>,
+    /// Computed columns with the variables that they use, each after those that it needs.
+    computed: Vec<(&'a str, BTreeSet<String>)>,
 }
 
 /// One example, and what tells whether another one asks the same.
@@ -82,7 +84,20 @@ impl<'a> Formatter<'a> {
             let used = templates.get_template(name).map_err(explain)?.undeclared_variables(false);
             variables.insert(name, used.into_iter().filter(|name| !globals.contains(name)).collect());
         }
-        let formatter = Self { task, templates, variables };
+        let mut waiting = Vec::new();
+        for (name, expression) in &task.compute {
+            let explain = |cause: minijinja::Error| {
+                task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause)))
+            };
+            let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
+            let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
+            waiting.push((name.as_str(), used));
+        }
+        let computed = in_order(waiting).map_err(|name| {
+            let message = format!("`{name}` is computed from itself, by way of others or directly");
+            task.wrong(&["compute", name], message)
+        })?;
+        let formatter = Self { task, templates, variables, computed };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -98,6 +113,16 @@ impl<'a> Formatter<'a> {
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
             {
                 return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))));
+            }
+        }
+        for (name, variables) in &self.computed {
+            let values: BTreeMap<&str, &str> = variables.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let tried = self.templates.compile_expression(&self.task.compute[*name]).and_then(|tried| tried.eval(values));
+            if let Err(cause) = tried
+                && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
+            {
+                let message = format!("not an expression: {}", detail(&cause));
+                return Err(self.task.wrong(&["compute", name], message));
             }
         }
         Ok(())
@@ -134,7 +159,7 @@ impl<'a> Formatter<'a> {
         };
         let known = |path: &str| {
             let first = path.split('.').next().unwrap_or(path);
-            columns.iter().any(|column| column == path || column == first)
+            columns.iter().any(|column| column == path || column == first) || task.compute.contains_key(first)
         };
         for (name, path) in &task.columns {
             if !known(path) {
@@ -142,6 +167,15 @@ impl<'a> Formatter<'a> {
             }
         }
         let named = |path: &str| task.columns.contains_key(path) || known(path);
+        for (name, used) in &self.computed {
+            if columns.iter().any(|column| column == name) {
+                let message = format!("the data already have a column `{name}`");
+                return Err(task.wrong(&["compute", name], message).help("compute it under another name"));
+            }
+            if let Some(path) = used.iter().find(|path| !named(path)) {
+                return missing(&["compute", name], path);
+            }
+        }
         for (name, used) in &self.variables {
             let keys = keys(name);
             let drawn = coin && *name != "filter";
@@ -172,6 +206,29 @@ impl<'a> Formatter<'a> {
             Some((keys, path)) => missing(keys, path),
             None => Ok(()),
         }
+    }
+
+    /// Adds the computed columns to rows.
+    pub fn compute(&self, rows: &mut Rows) -> Result<()> {
+        for (name, used) in &self.computed {
+            let wrong = |cause: minijinja::Error| {
+                Error::new(format!("computing `{name}` fails: {}", detail(&cause)))
+                    .help("`| default(\"\")` gives a value to what has none")
+            };
+            let expression = self.templates.compile_expression(&self.task.compute[*name]).map_err(wrong)?;
+            for place in 0..rows.rows.len() {
+                let (index, row) = &rows.rows[place];
+                let values: BTreeMap<&str, Value> = used
+                    .iter()
+                    .filter_map(|variable| Some((variable.as_str(), value(self.value(row, variable)?))))
+                    .collect();
+                let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
+                let computed = computed.map_err(|cause| rows.at(*index, wrong(cause)))?;
+                rows.rows[place].1.insert((*name).to_owned(), computed);
+            }
+            rows.columns.push((*name).to_owned());
+        }
+        Ok(())
     }
 
     /// Whether the filter lets a row through.
@@ -396,6 +453,19 @@ impl<'a> Formatter<'a> {
     }
 }
 
+/// Names in an order in which each comes after those that it uses; the name of one that cannot.
+fn in_order<'a>(mut waiting: Vec<(&'a str, BTreeSet<String>)>) -> Result<Vec<(&'a str, BTreeSet<String>)>, &'a str> {
+    let mut ordered = Vec::new();
+    while let Some((first, _)) = waiting.first() {
+        let needs = |used: &BTreeSet<String>| waiting.iter().any(|(name, _)| used.contains(*name));
+        match waiting.iter().position(|(_, used)| !needs(used)) {
+            Some(place) => ordered.push(waiting.remove(place)),
+            None => return Err(first),
+        }
+    }
+    Ok(ordered)
+}
+
 /// Where a template stands in the task file.
 fn keys(template: &str) -> &'static [&'static str] {
     match template {
@@ -456,4 +526,21 @@ fn value(json: &Json) -> Value {
             Value::from(fields.iter().map(|(name, field)| (name.clone(), value(field))).collect::<BTreeMap<_, _>>())
         }
     }
+}
+
+/// A computed value as one of a row.
+fn json(value: &Value) -> Result<Json, minijinja::Error> {
+    Ok(match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Json::Null,
+        ValueKind::Bool => Json::Bool(value.is_true()),
+        ValueKind::Number if value.is_integer() => Json::from(i64::try_from(value.clone())?),
+        ValueKind::Number => Json::from(f64::try_from(value.clone())?),
+        ValueKind::Seq | ValueKind::Iterable => {
+            Json::Array(value.try_iter()?.map(|item| json(&item)).collect::<Result<_, _>>()?)
+        }
+        _ => match value.as_str() {
+            Some(text) => Json::from(text),
+            None => return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "the result is no text, number or list")),
+        },
+    })
 }
