@@ -296,8 +296,9 @@ fn text(report: &Report) -> String {
         });
         out.push(table(&["files", "rows", ""], rows));
     }
-    let rows = counts.pools.iter().map(|(name, pool)| {
-        vec![name.clone(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
+    let pools = ["train", "supervise", "transfer", "test"].into_iter();
+    let rows = pools.filter_map(|name| Some((name, counts.pools.get(name)?))).map(|(name, pool)| {
+        vec![name.to_owned(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
     });
     out.push(table(&["rows for", "read", "examples", "dropped"], rows));
     if !classes.is_empty() {

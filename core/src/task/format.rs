@@ -25,9 +25,26 @@ pub(super) struct Formatter<'a> {
     task: &'a Task,
     templates: Environment<'static>,
     /// Variables that the templates use, by template.
-    variables: BTreeMap<&'static str, BTreeSet<String>>,
+    variables: BTreeMap<&'static str, Variables>,
     /// Computed columns with the variables that they use, each after those that it needs.
-    computed: Vec<(&'a str, BTreeSet<String>)>,
+    computed: Vec<(&'a str, Variables)>,
+}
+
+/// The variables of a template or an expression.
+struct Variables {
+    /// Those that it certainly uses.
+    used: BTreeSet<String>,
+    /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
+    mentioned: BTreeSet<String>,
+}
+
+impl Variables {
+    fn new(source: &str, used: impl IntoIterator<Item = String>, globals: &BTreeSet<String>) -> Self {
+        let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
+        let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
+        Self { used, mentioned }
+    }
 }
 
 /// One example, and what tells whether another one asks the same.
@@ -81,8 +98,9 @@ impl<'a> Formatter<'a> {
             let explain =
                 |cause: minijinja::Error| task.wrong(keys(name), format!("not a template: {}", detail(&cause)));
             templates.add_template_owned(name, source).map_err(explain)?;
-            let used = templates.get_template(name).map_err(explain)?.undeclared_variables(false);
-            variables.insert(name, used.into_iter().filter(|name| !globals.contains(name)).collect());
+            let template = templates.get_template(name).map_err(explain)?;
+            let used = Variables::new(template.source(), template.undeclared_variables(false), &globals);
+            variables.insert(name, used);
         }
         let mut waiting = Vec::new();
         for (name, expression) in &task.compute {
@@ -90,8 +108,7 @@ impl<'a> Formatter<'a> {
                 task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause)))
             };
             let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
-            let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
-            waiting.push((name.as_str(), used));
+            waiting.push((name.as_str(), Variables::new(expression, used, &globals)));
         }
         let computed = in_order(waiting).map_err(|name| {
             let message = format!("`{name}` is computed from itself, by way of others or directly");
@@ -107,7 +124,7 @@ impl<'a> Formatter<'a> {
     fn check_names(&self) -> Result<()> {
         use ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
         for (name, variables) in &self.variables {
-            let values: BTreeMap<&str, &str> = variables.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let values: BTreeMap<&str, &str> = variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
             let tried = self.templates.get_template(name).and_then(|template| template.render(Value::from(values)));
             if let Err(cause) = tried
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
@@ -116,7 +133,7 @@ impl<'a> Formatter<'a> {
             }
         }
         for (name, variables) in &self.computed {
-            let values: BTreeMap<&str, &str> = variables.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let values: BTreeMap<&str, &str> = variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
             let tried = self.templates.compile_expression(&self.task.compute[*name]).and_then(|tried| tried.eval(values));
             if let Err(cause) = tried
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
@@ -132,7 +149,7 @@ impl<'a> Formatter<'a> {
     fn check_answer_is_shown(&self) -> Result<()> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(()) };
         for name in ["template", "prompt"] {
-            let Some(used) = self.variables.get(name) else { continue };
+            let Some(Variables { used, .. }) = self.variables.get(name) else { continue };
             if !used.contains("answer") && !used.contains("number") {
                 let message = "the template shows neither `answer` nor `number`, so nothing in it tells the label";
                 return Err(self.task.wrong(keys(name), message));
@@ -172,11 +189,11 @@ impl<'a> Formatter<'a> {
                 let message = format!("the data already have a column `{name}`");
                 return Err(task.wrong(&["compute", name], message).help("compute it under another name"));
             }
-            if let Some(path) = used.iter().find(|path| !named(path)) {
+            if let Some(path) = used.used.iter().find(|path| !named(path)) {
                 return missing(&["compute", name], path);
             }
         }
-        for (name, used) in &self.variables {
+        for (name, Variables { used, .. }) in &self.variables {
             let keys = keys(name);
             let drawn = coin && *name != "filter";
             if let Some(path) = used.iter().find(|path| !(named(path) || drawn && CHOSEN.contains(&path.as_str()))) {
@@ -211,19 +228,15 @@ impl<'a> Formatter<'a> {
     /// Adds the computed columns to rows.
     pub fn compute(&self, rows: &mut Rows) -> Result<()> {
         for (name, used) in &self.computed {
-            let wrong = |cause: minijinja::Error| {
-                Error::new(format!("computing `{name}` fails: {}", detail(&cause)))
-                    .help("`| default(\"\")` gives a value to what has none")
-            };
-            let expression = self.templates.compile_expression(&self.task.compute[*name]).map_err(wrong)?;
+            let what = format!("computing `{name}`");
+            let expression = self.templates.compile_expression(&self.task.compute[*name]);
+            let expression = expression.map_err(|cause| Error::new(format!("{what} fails: {}", detail(&cause))))?;
             for place in 0..rows.rows.len() {
                 let (index, row) = &rows.rows[place];
-                let values: BTreeMap<&str, Value> = used
-                    .iter()
-                    .filter_map(|variable| Some((variable.as_str(), value(self.value(row, variable)?))))
-                    .collect();
+                let values = self.values(row, used, None);
+                let absent = absent(used, &values);
                 let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
-                let computed = computed.map_err(|cause| rows.at(*index, wrong(cause)))?;
+                let computed = computed.map_err(|cause| rows.at(*index, explain(&what, &absent, &cause)))?;
                 rows.rows[place].1.insert((*name).to_owned(), computed);
             }
             rows.columns.push((*name).to_owned());
@@ -424,41 +437,59 @@ impl<'a> Formatter<'a> {
         })
     }
 
+    /// What a row gives a template.
+    fn values<'v>(&self, row: &Row, used: &'v Variables, chosen: Option<&Chosen>) -> BTreeMap<&'v str, Value> {
+        let drawn = |variable: &str| match (chosen?, variable) {
+            (chosen, "answer") => Some(Value::from(chosen.answer)),
+            (chosen, "choices") => Some(Value::from(chosen.choices.to_vec())),
+            (chosen, "number") => Some(Value::from(chosen.number)),
+            _ => None,
+        };
+        let find = |variable: &'v String| {
+            let found = drawn(variable).or_else(|| self.value(row, variable).map(value));
+            Some((variable.as_str(), found?))
+        };
+        used.mentioned.iter().filter_map(find).collect()
+    }
+
     /// Renders a template; returns the text and the byte range that may be shortened.
     fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Result<(String, Range<usize>)> {
         let used = &self.variables[name];
-        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
-        for variable in used {
-            let drawn = chosen.and_then(|chosen| match variable.as_str() {
-                "answer" => Some(Value::from(chosen.answer)),
-                "choices" => Some(Value::from(chosen.choices.to_vec())),
-                "number" => Some(Value::from(chosen.number)),
-                _ => None,
-            });
-            if let Some(value) = drawn.or_else(|| self.value(row, variable).map(value)) {
-                variables.insert(variable, value);
-            }
-        }
-        let absent: Vec<&String> = used.iter().filter(|name| !variables.contains_key(name.as_str())).collect();
-        let explain = |cause: minijinja::Error| {
-            let message = match (cause.kind(), &absent[..]) {
-                (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(&absent)),
-                _ => format!("the {name} fails: {}", detail(&cause)),
-            };
-            Error::new(message).help("`| default(\"\")` in a template gives a value to what has none")
-        };
+        let values = self.values(row, used, chosen);
+        let absent = absent(used, &values);
+        let explain = |cause: minijinja::Error| explain(&format!("the {name}"), &absent, &cause);
         let template = self.templates.get_template(name).map_err(explain)?;
-        let text = template.render(Value::from(variables)).map_err(explain)?;
+        let text = template.render(Value::from(values)).map_err(explain)?;
         unmark(text)
     }
 }
 
-/// Names in an order in which each comes after those that it uses; the name of one that cannot.
-fn in_order<'a>(mut waiting: Vec<(&'a str, BTreeSet<String>)>) -> Result<Vec<(&'a str, BTreeSet<String>)>, &'a str> {
+/// Variables that are used and have no value.
+fn absent<'a>(used: &'a Variables, values: &BTreeMap<&str, Value>) -> Vec<&'a String> {
+    used.used.iter().filter(|name| !values.contains_key(name.as_str())).collect()
+}
+
+/// Why a template or an expression fails on a row.
+fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
+    let message = match (cause.kind(), absent) {
+        (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(absent)),
+        _ => format!("{what} fails: {}", detail(cause)),
+    };
+    Error::new(message).help("`| default(\"\")` in a template gives a value to what has none")
+}
+
+/// Names in an order in which each comes after those that it uses, and if possible after those that it mentions; the name of one that
+/// cannot.
+fn in_order<'a>(mut waiting: Vec<(&'a str, Variables)>) -> Result<Vec<(&'a str, Variables)>, &'a str> {
     let mut ordered = Vec::new();
     while let Some((first, _)) = waiting.first() {
-        let needs = |used: &BTreeSet<String>| waiting.iter().any(|(name, _)| used.contains(*name));
-        match waiting.iter().position(|(_, used)| !needs(used)) {
+        let free = |(name, variables): &(&str, Variables)| {
+            let others = || waiting.iter().map(|(other, _)| *other);
+            let mentions = others().any(|other| other != *name && variables.mentioned.contains(other));
+            (!others().any(|other| variables.used.contains(other)), mentions)
+        };
+        let place = waiting.iter().position(|entry| free(entry) == (true, false));
+        match place.or_else(|| waiting.iter().position(|entry| free(entry).0)) {
             Some(place) => ordered.push(waiting.remove(place)),
             None => return Err(first),
         }

@@ -16,6 +16,10 @@ mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bad_data;
+#[cfg(test)]
+mod tests_library;
 pub mod world;
 
 pub use self::{

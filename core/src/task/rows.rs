@@ -328,3 +328,27 @@ fn csv(input: impl BufRead, delimiter: u8, limit: usize) -> Result<Content> {
     }
     Ok(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_unpacks_to_impossibly_much_is_an_error() {
+        let unpack = |packed: u64| {
+            let mut bomb = Unpacked { inner: io::repeat(b' ').take(LARGE + (1 << 20)), packed, read: 0 };
+            io::copy(&mut bomb, &mut io::sink())
+        };
+        let error = unpack(LARGE / 1000).unwrap_err();
+        assert!(error.to_string().contains("more than 200 times its size"), "{error}");
+        assert_eq!(unpack(LARGE / 20).unwrap(), LARGE + (1 << 20));
+    }
+
+    #[test]
+    fn a_line_without_end_is_an_error() {
+        let endless = BufReader::with_capacity(1 << 20, io::repeat(b'x').take(LONGEST_LINE + 9));
+        let error = json_lines(endless, 1).err().unwrap();
+        assert_eq!(error.message(), "line 1 is no row: it is longer than 64 MiB");
+        assert!(error.remedy().is_some());
+    }
+}
