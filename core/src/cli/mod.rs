@@ -5,6 +5,7 @@ mod analyse;
 mod list;
 mod run;
 mod show;
+mod task;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -35,7 +36,9 @@ const EXAMPLES: &str = "Examples:
   w2s run configs/quickstart.toml seeds=0,1,2,3,4     change a key from the command line
   w2s check configs/quickstart.toml                   find mistakes without running anything
   w2s table configs/quickstart.toml --format latex    the table of the paper
-  w2s explain loss/js                                 what a loss computes and where it comes from";
+  w2s explain loss/js                                 what a loss computes and where it comes from
+  w2s task check sst2 --data DATA                     what a task's data look like
+  w2s task new tickets.csv                            a task file for new data";
 
 #[derive(Subcommand)]
 enum Command {
@@ -53,6 +56,9 @@ enum Command {
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
     Explain(list::ExplainArgs),
+    /// Looks at a task's data, or writes a task file for new data
+    #[command(subcommand)]
+    Task(task::TaskCommand),
     /// Does one stage; for w2s itself
     #[command(hide = true)]
     Stage,
@@ -134,6 +140,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Analyse(args) => analyse::analyse(&args),
         Command::List(args) => list::list(&args),
         Command::Explain(args) => list::explain(&args),
+        Command::Task(command) => task::task(&command),
         Command::Stage => Ok(run::stage()),
     });
     result.unwrap_or_else(|error| {

@@ -564,7 +564,7 @@ fn invalid_at(table: &Section, invalid: &Invalid) -> Error {
 
 impl ModelConfig {
     /// Reads a model by name, with the grid's own `[model.NAME]` over it. A model may stand in the grid alone.
-    fn read(name: &str, library: &Library, own: Option<Section>, at: &Section) -> Result<Self> {
+    pub(super) fn read(name: &str, library: &Library, own: Option<Section>, at: &Section) -> Result<Self> {
         let at = At(at.clone());
         let shelf = match library.open("models", name) {
             Ok(document) => Some(document),

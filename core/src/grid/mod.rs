@@ -8,5 +8,5 @@ mod run;
 
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Pretrain};
 pub use library::{Library, embedded_grid};
-pub use plan::{Cell, Places, Plan};
+pub use plan::{Cell, Places, Plan, find_tokenizer, open_world};
 pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, Word, obey, run};

@@ -3,17 +3,19 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use indexmap::IndexMap;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
-    config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, SelfSource},
+    config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, Pretrain, SelfSource},
     library::Library,
 };
 use crate::{
     Error, Result,
+    document::Document,
     learner::Recipe,
     model::{Pretrained, Spec, Tokenizer, spec::LmHead},
     stage::{
@@ -22,7 +24,7 @@ use crate::{
     },
     strategy::Split,
     task::{
-        CountTokens, DataOptions, Sources, Task, fit,
+        CountTokens, DataOptions, Sources, Task, TokenCounts, fit,
         hub::{Kind, Repo},
         world::World,
     },
@@ -86,10 +88,25 @@ impl Cell {
 struct FoundModel {
     reference: ModelRef,
     tokenizer: Tokenizer,
+    /// Hash of the tokenizer's files.
+    tokens: String,
+    /// Shared by the models with the same tokenizer.
+    counts: Arc<TokenCounts>,
     /// Longest text it can read, in tokens.
     limit: usize,
     /// Whether it is a language model.
     speaks: bool,
+}
+
+impl FoundModel {
+    fn new(reference: ModelRef, tokenizer: Tokenizer, limit: usize, speaks: bool) -> Self {
+        let tokens = fingerprint(&tokenizer);
+        Self { reference, tokenizer, tokens, counts: Arc::default(), limit, speaks }
+    }
+
+    fn count_tokens(&self, text: &str) -> Result<usize> {
+        self.counts.get(text, |text| self.tokenizer.encode(text).map(|ids| ids.len()))
+    }
 }
 
 impl Plan {
@@ -100,12 +117,15 @@ impl Plan {
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
         let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new() };
-        let mut models = BTreeMap::new();
+        let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         for pair in &plan.grid.pairs {
             for model in [&pair.weak, &pair.strong] {
                 if !models.contains_key(&model.name) {
-                    let found = find_model(model, library, places, store, &mut plan.jobs)
+                    let mut found = find_model(model, library, places, store, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)))?;
+                    if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
+                        found.counts = other.counts.clone();
+                    }
                     models.insert(model.name.clone(), found);
                 }
             }
@@ -253,10 +273,32 @@ fn find_model(
             head: model.file.head.clone(),
             folder,
         };
-        let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
         let speaks = pretrained.spec().causal && pretrained.spec().lm_head != LmHead::Absent;
-        return Ok(FoundModel { reference, limit, tokenizer, speaks });
+        let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
+        return Ok(FoundModel::new(reference, tokenizer, limit, speaks));
     };
+    let (world, config, tokenizer, limit) = world_model(pretrain, library)?;
+    let recipe: Recipe = pretrain
+        .train
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
+    recipe.validate().map_err(|error| error.context("`pretrain.train`"))?;
+    let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
+    let id = job.id();
+    let reference = ModelRef {
+        name: model.name.clone(),
+        folder: store.root().join(id.as_str()).join("model"),
+        fingerprint: id.to_string(),
+        stage: Some(id.clone()),
+        head: model.file.head.clone(),
+    };
+    jobs.entry(id).or_insert(job);
+    Ok(FoundModel::new(reference, tokenizer, limit, true))
+}
+
+/// The world, the `config.json`, the tokenizer and the longest text, in tokens, of a model that is pretrained in the run.
+fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Map<String, Value>, Tokenizer, usize)> {
     let mut world = open_world(library, &pretrain.world)?;
     if let Some(tokens) = pretrain.tokens {
         if !(world.document..=world.tokens).contains(&tokens) {
@@ -274,26 +316,31 @@ fn find_model(
     };
     config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
     let limit = Spec::from_config(&config, Path::new("pretrain.config"))?.max_positions;
-    let recipe: Recipe = pretrain
-        .train
-        .clone()
-        .try_into()
-        .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
-    recipe.validate().map_err(|error| error.context("`pretrain.train`"))?;
-    let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
-    let id = job.id();
-    let reference = ModelRef {
-        name: model.name.clone(),
-        folder: store.root().join(id.as_str()).join("model"),
-        fingerprint: id.to_string(),
-        stage: Some(id.clone()),
-        head: model.file.head.clone(),
-    };
-    jobs.entry(id).or_insert(job);
-    Ok(FoundModel { reference, tokenizer, limit, speaks: true })
+    Ok((world, config, tokenizer, limit))
 }
 
-fn open_world(library: &Library, name: &str) -> Result<World> {
+/// A model's tokenizer and the longest text it reads, in tokens, by the name that grids give it.
+///
+/// # Errors
+/// No such model, or files that are missing or damaged.
+pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<(Tokenizer, usize)> {
+    let document = Document::parse("command line", &format!("model = {}", toml::Value::from(name)))?;
+    let model = ModelConfig::read(name, library, None, &document.root().need("model")?)?;
+    let find = || match &model.file.pretrain {
+        None => {
+            let pretrained = Pretrained::open(&model_folder(&model, places)?)?;
+            Ok((pretrained.tokenizer().clone(), pretrained.spec().max_positions))
+        }
+        Some(pretrain) => world_model(pretrain, library).map(|(_, _, tokenizer, limit)| (tokenizer, limit)),
+    };
+    find().map_err(|error: Error| error.context(format!("model `{name}`")))
+}
+
+/// A generated world, by its name.
+///
+/// # Errors
+/// No such world, or a file that does not describe one.
+pub fn open_world(library: &Library, name: &str) -> Result<World> {
     let document = library.open("worlds", name)?;
     World::parse(document.source_text(), document.file())
 }
@@ -478,14 +525,17 @@ impl Desk<'_> {
             "data": data.fingerprint(),
             "max_tokens": max_tokens,
             "over_long": settings.over_long,
-            "tokenizers": models.iter().map(|model| fingerprint(&model.tokenizer)).collect::<Vec<_>>(),
+            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
         });
         let id = StageId::new("data", 1, &parameters);
         let finished = match store.begin(&id)? {
             Begin::Finished(finished) => *finished,
             Begin::Ours(workspace) => {
-                let counters = models.map(|model| |text: &str| model.tokenizer.encode(text).map(|ids| ids.len()));
-                let counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
+                let counters = models.map(|model| |text: &str| model.count_tokens(text));
+                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
+                if models[0].tokens == models[1].tokens {
+                    counters.truncate(1);
+                }
                 let cut = fit(&mut data, &counters, max_tokens, settings.over_long)?;
                 data.counts.fit = Some(cut);
                 data.write(workspace.folder())?;

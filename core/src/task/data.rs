@@ -11,7 +11,11 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::order::{DataOptions, Order};
 use crate::{Error, Result, error::IoContext};
+
+/// From this many examples on, a part with a single class is a mistake and not chance.
+const ONE_CLASS: usize = 32;
 
 /// One example.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -215,14 +219,23 @@ impl TaskData {
         Ok(())
     }
 
-    /// Notes parts in which every example has the same class.
-    pub(super) fn note_single_classes(&mut self) {
+    /// A part of which every example has the same class: an error where that cannot be chance, a note where it can.
+    pub(super) fn check_classes(&mut self, options: &DataOptions) -> Result<()> {
         for (name, labels) in &self.counts.labels {
-            if let Some(only) = labels.iter().position(|count| *count > 0 && *count == labels.iter().sum::<usize>()) {
-                let class = &self.class_names[only];
-                self.counts.notes.push(format!("every example of `{name}` has the class `{class}`"));
+            let total: usize = labels.iter().sum();
+            let Some(only) = labels.iter().position(|count| *count > 0 && *count == total) else { continue };
+            let message = format!("every example of `{name}` has the class `{}`", self.class_names[only]);
+            if total >= ONE_CLASS {
+                let sorted = options.order == Order::Openai && (options.n_train.is_some() || options.n_test.is_some());
+                return Err(Error::new(format!("{message}, all {total} of them")).help(if sorted {
+                    "is the file sorted by label? Order `openai` takes its first rows: leave out `n_train` and `n_test`, or use `order = \"eleuther\"`"
+                } else {
+                    "does the label rule name the right column and value?"
+                }));
             }
+            self.counts.notes.push(message);
         }
+        Ok(())
     }
 
     /// BLAKE3, in hexadecimal, of everything that can change a result: classes, prompt style and the examples in their order. Not of

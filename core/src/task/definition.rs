@@ -48,6 +48,10 @@ pub struct Task {
     /// Further names for columns: `new_name = "column"`, or a path such as `"question.stem"` into a nested column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
+    /// Columns made from a row's own: `name = "expression"`, a minijinja expression over columns and other columns made so. Made before
+    /// the filter sees the row.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub compute: BTreeMap<String, String>,
     /// Where the rows are.
     pub source: Source,
     /// Which of the source's splits are used for what.

@@ -3,7 +3,11 @@
 //! The reference drops what is too long for one tokenizer, so that weak and strong models are trained and tested on different examples
 //! (their data differ as their tokenizers do). Here an example is shortened until all tokenizers accept it, or dropped for all.
 
-use std::ops::Range;
+use std::{
+    collections::HashMap,
+    ops::Range,
+    sync::{PoisonError, RwLock},
+};
 
 use rayon::prelude::*;
 
@@ -12,6 +16,38 @@ use crate::Result;
 
 /// Number of tokens that one model's tokenizer makes of a text, special tokens included.
 pub type CountTokens<'a> = &'a (dyn Fn(&str) -> Result<usize> + Sync);
+
+/// How many tokens one tokenizer makes of texts that were counted before.
+///
+/// Several seeds and pairs of models ask for the same texts again and again, and a tokenizer is slow.
+#[derive(Debug, Default)]
+pub struct TokenCounts(RwLock<HashMap<u128, usize>>);
+
+impl TokenCounts {
+    /// What `count` says of a text; it is asked only once.
+    ///
+    /// # Errors
+    /// Those of `count`, which are not remembered.
+    pub fn get(&self, text: &str, count: impl FnOnce(&str) -> Result<usize>) -> Result<usize> {
+        let hash = blake3::hash(text.as_bytes());
+        let key = u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(*known);
+        }
+        let tokens = count(text)?;
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(key, tokens);
+        Ok(tokens)
+    }
+}
+
+/// The tokens of every example, part after part, in one tokenizer's count.
+///
+/// # Errors
+/// Those of the tokenizer.
+pub fn lengths(data: &TaskData, count_tokens: CountTokens) -> Result<Vec<usize>> {
+    let texts: Vec<&str> = data.parts().into_iter().flat_map(|(_, part)| part).map(|e| e.text.as_str()).collect();
+    texts.par_iter().map(|text| count_tokens(text)).collect()
+}
 
 /// What [`shorten`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

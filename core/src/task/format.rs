@@ -9,7 +9,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, value::ValueKi
 use serde_json::Value as Json;
 
 use super::{
-    Example, PromptText, Row,
+    Example, PromptText, Row, Rows,
     definition::{CoinRule, ColumnRule, LabelRule, OneOrMany, Task, nearest, quoted, shown},
     rng::PythonRng,
 };
@@ -25,7 +25,26 @@ pub(super) struct Formatter<'a> {
     task: &'a Task,
     templates: Environment<'static>,
     /// Variables that the templates use, by template.
-    variables: BTreeMap<&'static str, BTreeSet<String>>,
+    variables: BTreeMap<&'static str, Variables>,
+    /// Computed columns with the variables that they use, each after those that it needs.
+    computed: Vec<(&'a str, Variables)>,
+}
+
+/// The variables of a template or an expression.
+struct Variables {
+    /// Those that it certainly uses.
+    used: BTreeSet<String>,
+    /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
+    mentioned: BTreeSet<String>,
+}
+
+impl Variables {
+    fn new(source: &str, used: impl IntoIterator<Item = String>, globals: &BTreeSet<String>) -> Self {
+        let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
+        let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
+        Self { used, mentioned }
+    }
 }
 
 /// One example, and what tells whether another one asks the same.
@@ -79,10 +98,23 @@ impl<'a> Formatter<'a> {
             let explain =
                 |cause: minijinja::Error| task.wrong(keys(name), format!("not a template: {}", detail(&cause)));
             templates.add_template_owned(name, source).map_err(explain)?;
-            let used = templates.get_template(name).map_err(explain)?.undeclared_variables(false);
-            variables.insert(name, used.into_iter().filter(|name| !globals.contains(name)).collect());
+            let template = templates.get_template(name).map_err(explain)?;
+            let used = Variables::new(template.source(), template.undeclared_variables(false), &globals);
+            variables.insert(name, used);
         }
-        let formatter = Self { task, templates, variables };
+        let mut waiting = Vec::new();
+        for (name, expression) in &task.compute {
+            let explain = |cause: minijinja::Error| {
+                task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause)))
+            };
+            let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
+            waiting.push((name.as_str(), Variables::new(expression, used, &globals)));
+        }
+        let computed = in_order(waiting).map_err(|name| {
+            let message = format!("`{name}` is computed from itself, by way of others or directly");
+            task.wrong(&["compute", name], message)
+        })?;
+        let formatter = Self { task, templates, variables, computed };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -92,12 +124,25 @@ impl<'a> Formatter<'a> {
     fn check_names(&self) -> Result<()> {
         use ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
         for (name, variables) in &self.variables {
-            let values: BTreeMap<&str, &str> = variables.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let values: BTreeMap<&str, &str> =
+                variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
             let tried = self.templates.get_template(name).and_then(|template| template.render(Value::from(values)));
             if let Err(cause) = tried
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
             {
                 return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))));
+            }
+        }
+        for (name, variables) in &self.computed {
+            let values: BTreeMap<&str, &str> =
+                variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
+            let tried =
+                self.templates.compile_expression(&self.task.compute[*name]).and_then(|tried| tried.eval(values));
+            if let Err(cause) = tried
+                && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
+            {
+                let message = format!("not an expression: {}", detail(&cause));
+                return Err(self.task.wrong(&["compute", name], message));
             }
         }
         Ok(())
@@ -107,7 +152,7 @@ impl<'a> Formatter<'a> {
     fn check_answer_is_shown(&self) -> Result<()> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(()) };
         for name in ["template", "prompt"] {
-            let Some(used) = self.variables.get(name) else { continue };
+            let Some(Variables { used, .. }) = self.variables.get(name) else { continue };
             if !used.contains("answer") && !used.contains("number") {
                 let message = "the template shows neither `answer` nor `number`, so nothing in it tells the label";
                 return Err(self.task.wrong(keys(name), message));
@@ -134,7 +179,7 @@ impl<'a> Formatter<'a> {
         };
         let known = |path: &str| {
             let first = path.split('.').next().unwrap_or(path);
-            columns.iter().any(|column| column == path || column == first)
+            columns.iter().any(|column| column == path || column == first) || task.compute.contains_key(first)
         };
         for (name, path) in &task.columns {
             if !known(path) {
@@ -142,7 +187,16 @@ impl<'a> Formatter<'a> {
             }
         }
         let named = |path: &str| task.columns.contains_key(path) || known(path);
-        for (name, used) in &self.variables {
+        for (name, used) in &self.computed {
+            if columns.iter().any(|column| column == name) {
+                let message = format!("the data already have a column `{name}`");
+                return Err(task.wrong(&["compute", name], message).help("compute it under another name"));
+            }
+            if let Some(path) = used.used.iter().find(|path| !named(path)) {
+                return missing(&["compute", name], path);
+            }
+        }
+        for (name, Variables { used, .. }) in &self.variables {
             let keys = keys(name);
             let drawn = coin && *name != "filter";
             if let Some(path) = used.iter().find(|path| !(named(path) || drawn && CHOSEN.contains(&path.as_str()))) {
@@ -172,6 +226,25 @@ impl<'a> Formatter<'a> {
             Some((keys, path)) => missing(keys, path),
             None => Ok(()),
         }
+    }
+
+    /// Adds the computed columns to rows.
+    pub fn compute(&self, rows: &mut Rows) -> Result<()> {
+        for (name, used) in &self.computed {
+            let what = format!("computing `{name}`");
+            let expression = self.templates.compile_expression(&self.task.compute[*name]);
+            let expression = expression.map_err(|cause| Error::new(format!("{what} fails: {}", detail(&cause))))?;
+            for place in 0..rows.rows.len() {
+                let (index, row) = &rows.rows[place];
+                let values = self.values(row, used, None);
+                let absent = absent(used, &values);
+                let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
+                let computed = computed.map_err(|cause| rows.at(*index, explain(&what, &absent, &cause)))?;
+                rows.rows[place].1.insert((*name).to_owned(), computed);
+            }
+            rows.columns.push((*name).to_owned());
+        }
+        Ok(())
     }
 
     /// Whether the filter lets a row through.
@@ -367,33 +440,64 @@ impl<'a> Formatter<'a> {
         })
     }
 
+    /// What a row gives a template.
+    fn values<'v>(&self, row: &Row, used: &'v Variables, chosen: Option<&Chosen>) -> BTreeMap<&'v str, Value> {
+        let drawn = |variable: &str| match (chosen?, variable) {
+            (chosen, "answer") => Some(Value::from(chosen.answer)),
+            (chosen, "choices") => Some(Value::from(chosen.choices.to_vec())),
+            (chosen, "number") => Some(Value::from(chosen.number)),
+            _ => None,
+        };
+        let find = |variable: &'v String| {
+            let found = drawn(variable).or_else(|| self.value(row, variable).map(value));
+            Some((variable.as_str(), found?))
+        };
+        used.mentioned.iter().filter_map(find).collect()
+    }
+
     /// Renders a template; returns the text and the byte range that may be shortened.
     fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Result<(String, Range<usize>)> {
         let used = &self.variables[name];
-        let mut variables: BTreeMap<&str, Value> = BTreeMap::new();
-        for variable in used {
-            let drawn = chosen.and_then(|chosen| match variable.as_str() {
-                "answer" => Some(Value::from(chosen.answer)),
-                "choices" => Some(Value::from(chosen.choices.to_vec())),
-                "number" => Some(Value::from(chosen.number)),
-                _ => None,
-            });
-            if let Some(value) = drawn.or_else(|| self.value(row, variable).map(value)) {
-                variables.insert(variable, value);
-            }
-        }
-        let absent: Vec<&String> = used.iter().filter(|name| !variables.contains_key(name.as_str())).collect();
-        let explain = |cause: minijinja::Error| {
-            let message = match (cause.kind(), &absent[..]) {
-                (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(&absent)),
-                _ => format!("the {name} fails: {}", detail(&cause)),
-            };
-            Error::new(message).help("`| default(\"\")` in a template gives a value to what has none")
-        };
+        let values = self.values(row, used, chosen);
+        let absent = absent(used, &values);
+        let explain = |cause: minijinja::Error| explain(&format!("the {name}"), &absent, &cause);
         let template = self.templates.get_template(name).map_err(explain)?;
-        let text = template.render(Value::from(variables)).map_err(explain)?;
+        let text = template.render(Value::from(values)).map_err(explain)?;
         unmark(text)
     }
+}
+
+/// Variables that are used and have no value.
+fn absent<'a>(used: &'a Variables, values: &BTreeMap<&str, Value>) -> Vec<&'a String> {
+    used.used.iter().filter(|name| !values.contains_key(name.as_str())).collect()
+}
+
+/// Why a template or an expression fails on a row.
+fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
+    let message = match (cause.kind(), absent) {
+        (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(absent)),
+        _ => format!("{what} fails: {}", detail(cause)),
+    };
+    Error::new(message).help("`| default(\"\")` in a template gives a value to what has none")
+}
+
+/// Names in an order in which each comes after those that it uses, and if possible after those that it mentions; the name of one that
+/// cannot.
+fn in_order<'a>(mut waiting: Vec<(&'a str, Variables)>) -> Result<Vec<(&'a str, Variables)>, &'a str> {
+    let mut ordered = Vec::new();
+    while let Some((first, _)) = waiting.first() {
+        let free = |(name, variables): &(&str, Variables)| {
+            let others = || waiting.iter().map(|(other, _)| *other);
+            let mentions = others().any(|other| other != *name && variables.mentioned.contains(other));
+            (!others().any(|other| variables.used.contains(other)), mentions)
+        };
+        let place = waiting.iter().position(|entry| free(entry) == (true, false));
+        match place.or_else(|| waiting.iter().position(|entry| free(entry).0)) {
+            Some(place) => ordered.push(waiting.remove(place)),
+            None => return Err(first),
+        }
+    }
+    Ok(ordered)
 }
 
 /// Where a template stands in the task file.
@@ -456,4 +560,23 @@ fn value(json: &Json) -> Value {
             Value::from(fields.iter().map(|(name, field)| (name.clone(), value(field))).collect::<BTreeMap<_, _>>())
         }
     }
+}
+
+/// A computed value as one of a row.
+fn json(value: &Value) -> Result<Json, minijinja::Error> {
+    Ok(match value.kind() {
+        ValueKind::Undefined | ValueKind::None => Json::Null,
+        ValueKind::Bool => Json::Bool(value.is_true()),
+        ValueKind::Number if value.is_integer() => Json::from(i64::try_from(value.clone())?),
+        ValueKind::Number => Json::from(f64::try_from(value.clone())?),
+        ValueKind::Seq | ValueKind::Iterable => {
+            Json::Array(value.try_iter()?.map(|item| json(&item)).collect::<Result<_, _>>()?)
+        }
+        _ => match value.as_str() {
+            Some(text) => Json::from(text),
+            None => {
+                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "the result is no text, number or list"));
+            }
+        },
+    })
 }

@@ -6,6 +6,7 @@
 
 mod data;
 mod definition;
+mod draft;
 mod fit;
 mod format;
 pub mod hub;
@@ -15,12 +16,17 @@ mod rows;
 mod source;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_bad_data;
+#[cfg(test)]
+mod tests_library;
 pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
     definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
-    fit::{CountTokens, Shortened, fit, shorten},
+    draft::{DraftOptions, draft},
+    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
     hub::Hub,
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},

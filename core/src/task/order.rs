@@ -143,7 +143,7 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
     data.validation = examples(validation);
     data.test = examples(test);
     data.recount()?;
-    data.note_single_classes();
+    data.check_classes(options)?;
     Ok(data)
 }
 
@@ -166,15 +166,17 @@ impl Maker<'_> {
             if wanted == Some(0) {
                 break;
             }
-            let more = self.source.rows(split, wanted)?;
+            let mut more = self.source.rows(split, wanted)?;
             if more.rows.is_empty() {
                 let error = Error::new(format!("the split `{split}` of the task `{}` has no rows", self.task.name));
+                let error = error.help("is it the right file, and is it complete?");
                 return Err(match more.files.first() {
                     Some(file) => error.in_file(&file.path),
                     None => error,
                 });
             }
             self.formatter.check_columns(&more.columns)?;
+            self.formatter.compute(&mut more)?;
             rows.append(more)?;
         }
         data.files.extend(rows.files.iter().cloned());

@@ -246,7 +246,19 @@ fn list(folder: &Path) -> Vec<String> {
     found
 }
 
-const EXTENSIONS: [&str; 6] = [".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv"];
+const EXTENSIONS: [&str; 11] = [
+    ".parquet",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".jsonl.gz",
+    ".ndjson.gz",
+    ".json.gz",
+    ".csv.gz",
+    ".tsv.gz",
+];
 
 /// `CONFIG/SPLIT` of a data file's name, for messages.
 fn data_stem(file: &str) -> Option<String> {

@@ -1,0 +1,473 @@
+//! `w2s task check` and `w2s task new`: what a task's data look like, and a task file for data that have none.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Component, Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::{CellAlignment, Table, TableStyle};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::PlaceArgs;
+use crate::{
+    Error, Result,
+    document::Document,
+    error::IoContext,
+    grid::{Library, Places, find_tokenizer, open_world},
+    task::{Counts, DataOptions, DraftOptions, Example, Sources, Task, TaskData, TokenCounts, draft, lengths},
+};
+
+#[derive(Subcommand)]
+pub enum TaskCommand {
+    /// Reads tasks' data and reports what there is: rows, labels, lengths, repetitions, examples
+    Check(CheckArgs),
+    /// Writes a task file for a Parquet, JSONL, JSON, CSV or TSV file
+    New(NewArgs),
+}
+
+#[derive(Args)]
+pub struct CheckArgs {
+    /// Tasks, by name or file; and changes of keys, of how data are read (n_train=1000 order=eleuther) or of the tasks
+    /// (splits.test=validation)
+    #[arg(required = true, value_name = "TASK|KEY=VALUE")]
+    what: Vec<String>,
+    /// Folder of data sets in hub layout, looked in before the hub; may be given several times [env: W2S_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
+    /// Folder of models, looked in before the hub; may be given several times [env: W2S_MODELS]
+    #[arg(long, value_name = "DIR")]
+    models: Vec<PathBuf>,
+    /// Count the tokens of this model; may be given several times. Words and characters are counted without it
+    #[arg(long, value_name = "NAME")]
+    model: Vec<String>,
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// A table with a row for each task
+    Markdown,
+}
+
+#[derive(Args)]
+pub struct NewArgs {
+    /// The data
+    file: PathBuf,
+    /// Name of the task [default: that of the file]
+    #[arg(long)]
+    name: Option<String>,
+    /// Column to show [default: guessed]
+    #[arg(long, value_name = "COLUMN")]
+    text: Option<String>,
+    /// Column of the label [default: guessed]
+    #[arg(long, value_name = "COLUMN")]
+    label: Option<String>,
+    /// Where to write the task file [default: configs/tasks/NAME.toml where there is a folder configs, else tasks/NAME.toml]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// `w2s task`.
+pub fn task(command: &TaskCommand) -> Result<ExitCode> {
+    match command {
+        TaskCommand::Check(args) => check(args),
+        TaskCommand::New(args) => new(args),
+    }
+}
+
+/// What is reported of one task.
+#[derive(Serialize)]
+struct Report {
+    task: String,
+    title: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<String>,
+    licence: String,
+    citation: String,
+    file: PathBuf,
+    options: DataOptions,
+    files: Vec<FileReport>,
+    classes: Vec<String>,
+    counts: Counts,
+    lengths: Vec<Length>,
+    examples: Vec<Shown>,
+}
+
+#[derive(Serialize)]
+struct FileReport {
+    path: PathBuf,
+    rows: u32,
+    blake3: String,
+}
+
+/// How long examples are, over all parts.
+#[derive(Serialize)]
+struct Length {
+    /// `words`, `characters` or the model's name.
+    unit: String,
+    median: usize,
+    /// Of 95 of 100 examples, at most.
+    percentile_95: usize,
+    longest: usize,
+    /// The longest text that the model reads, and how many examples are longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<(usize, usize)>,
+    /// Answers of the prompt that are not one token for the model.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    long_answers: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    label: String,
+    text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<String>,
+}
+
+/// Keys that say how data are read; the others are a task's.
+const OPTIONS: [&str; 6] = ["order", "seed", "n_train", "n_validation", "n_test", "balance"];
+
+fn check(args: &CheckArgs) -> Result<ExitCode> {
+    let (changes, names): (Vec<&String>, Vec<&String>) =
+        args.what.iter().partition(|word| word.contains('=') || word.starts_with('~'));
+    if names.is_empty() {
+        return Err(Error::new("no task is named").help("e.g. `w2s task check sst2`; `w2s list tasks` shows the names"));
+    }
+    let (options, changes): (Vec<String>, Vec<String>) = changes.into_iter().cloned().partition(|change| {
+        OPTIONS.contains(&change.split(['=', '.']).next().unwrap_or_default().trim_start_matches('~'))
+    });
+    let options: DataOptions =
+        Document::parse("command line", "")?.with_overrides(&options)?.root().read::<DataOptions>()?;
+    if options.n_train == Some(0) || options.n_test == Some(0) {
+        return Err(Error::new("`n_train` and `n_test` must be at least 1"));
+    }
+    let places =
+        Places { sources: Sources::from_env(&args.data)?, models: PlaceArgs::folders(&args.models, "W2S_MODELS") };
+    let mut reports = Vec::new();
+    for name in names {
+        reports.push(report(name, &changes, &options, args, &places)?);
+    }
+    match args.format {
+        Format::Text => reports.iter().for_each(|report| println!("{}", text(report))),
+        Format::Markdown => println!("{}", markdown(&reports)),
+        Format::Json => {
+            let json = match &reports[..] {
+                [only] => serde_json::to_string_pretty(only),
+                _ => serde_json::to_string_pretty(&reports),
+            };
+            println!("{}", json.map_err(|cause| Error::new(cause.to_string()))?);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The document of a task that is named or whose file is given, and where names in it are looked up.
+fn open(name: &str) -> Result<(Document, Library)> {
+    let path = Path::new(name);
+    if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() {
+        return Ok((Document::open(path)?, Library::beside(path)));
+    }
+    let library = Library::beside(Path::new("configs/grid.toml"));
+    Ok((library.open("tasks", name)?, library))
+}
+
+fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArgs, places: &Places) -> Result<Report> {
+    let (document, library) = open(name)?;
+    let file = document.file().to_owned();
+    let task = if changes.is_empty() {
+        Task::parse(document.source_text(), &file)?
+    } else {
+        let table = document.with_overrides(changes)?.root().to_table()?;
+        let changed = toml::to_string(&table).map_err(|cause| Error::new(cause.to_string()))?;
+        Task::parse(&changed, &file)?
+    };
+    let data = match &task.source.world {
+        None => task.read(&places.sources, options)?,
+        Some(table) => {
+            let world = table.get("name").and_then(Value::as_str).unwrap_or_default();
+            task.read_from(&*open_world(&library, world)?.source(table, options.seed)?, options)?
+        }
+    };
+    let mut measured = Vec::new();
+    for model in &args.model {
+        let (tokenizer, limit) = find_tokenizer(model, &library, places)?;
+        let counts = TokenCounts::default();
+        let count = |text: &str| counts.get(text, |text| tokenizer.encode(text).map(|ids| ids.len()));
+        let tokens = lengths(&data, &count)?;
+        let over = tokens.iter().filter(|tokens| **tokens > limit).count();
+        let answers = data.prompt.iter().flat_map(|prompt| prompt.answers.iter().flatten());
+        let long_answers = answers.filter(|word| tokenizer.single(word).is_err()).cloned().collect();
+        measured.push(Length { limit: Some((limit, over)), long_answers, ..length(model, tokens) });
+    }
+    if measured.is_empty() {
+        measured.push(length("words", lengths(&data, &|text| Ok(text.split_whitespace().count()))?));
+        measured.push(length("characters", lengths(&data, &|text| Ok(text.chars().count()))?));
+    }
+    let shown = |example: &Example| Shown {
+        label: data.class_names.get(usize::from(example.label)).cloned().unwrap_or_default(),
+        text: example.text.clone(),
+        prompt: example.prompt.as_ref().map(|prompt| prompt.text.clone()),
+    };
+    let examples = data.supervise.iter().take(5).map(shown).collect();
+    let TaskData { files, class_names: classes, counts, .. } = data;
+    let files =
+        files.into_iter().map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3 }).collect();
+    Ok(Report {
+        task: task.name,
+        title: task.title,
+        about: task.about,
+        licence: task.licence,
+        citation: task.citation,
+        file,
+        options: options.clone(),
+        files,
+        classes,
+        counts,
+        lengths: measured,
+        examples,
+    })
+}
+
+fn length(unit: &str, mut values: Vec<usize>) -> Length {
+    values.sort_unstable();
+    // The smallest value that at least this share of examples does not exceed.
+    let rank = |percent: usize| values.get((values.len() * percent).div_ceil(100).max(1) - 1).copied().unwrap_or(0);
+    let (median, percentile_95, longest) = (rank(50), rank(95), rank(100));
+    Length { unit: unit.into(), median, percentile_95, longest, limit: None, long_answers: Vec::new() }
+}
+
+/// `12 (3.4 %)`.
+fn share(n: usize, of: usize) -> String {
+    format!("{n} ({:.1} %)", 100.0 * n as f64 / of.max(1) as f64)
+}
+
+/// What was dropped, and why.
+fn dropped(dropped: &BTreeMap<String, usize>) -> String {
+    dropped.iter().map(|(reason, n)| format!("{n} {reason}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A table whose columns, but for the first and the last, hold numbers.
+fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new());
+    table.add_row(header.iter().map(|name| (*name).to_owned()));
+    rows.into_iter().for_each(|row| {
+        table.add_row(row);
+    });
+    for column in table.column_iter_mut().skip(1).take(header.len().saturating_sub(2)) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let text = table.to_string();
+    text.lines().map(|line| format!("  {}\n", line.trim())).collect()
+}
+
+fn text(report: &Report) -> String {
+    let Report { counts, classes, options, .. } = report;
+    let mut out = vec![format!("{} ({})", report.title, report.file.display())];
+    out.extend(report.about.iter().cloned());
+    out.push(format!("licence: {}", report.licence));
+    out.push(format!("cite: {}", report.citation));
+    let options = serde_json::to_string(options).unwrap_or_default();
+    out.push(format!("read with {}\n", options.trim_matches(['{', '}']).replace('"', "")));
+    if !report.files.is_empty() {
+        let rows = report.files.iter().map(|file| {
+            vec![file.path.display().to_string(), file.rows.to_string(), format!("blake3 {}", &file.blake3[..16])]
+        });
+        out.push(table(&["files", "rows", ""], rows));
+    }
+    let pools = ["train", "supervise", "transfer", "test"].into_iter();
+    let rows = pools.filter_map(|name| Some((name, counts.pools.get(name)?))).map(|(name, pool)| {
+        vec![name.to_owned(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
+    });
+    out.push(table(&["rows for", "read", "examples", "dropped"], rows));
+    if !classes.is_empty() {
+        let mut header = vec!["part", "examples"];
+        header.extend(classes.iter().map(String::as_str));
+        header.push("");
+        let order = ["supervise", "transfer", "validation", "test"];
+        let rows = order.into_iter().filter_map(|part| {
+            let labels = counts.labels.get(part)?;
+            let total: usize = labels.iter().sum();
+            let mut row = vec![part.to_owned(), total.to_string()];
+            row.extend(labels.iter().map(|n| share(*n, total)));
+            row.push(String::new());
+            Some(row)
+        });
+        out.push(table(&header, rows));
+    }
+    let rows = report.lengths.iter().map(|length| {
+        let over = length.limit.map(|(limit, over)| format!("{over} longer than the {limit} that it reads"));
+        let numbers = [length.median, length.percentile_95, length.longest].map(|n| n.to_string());
+        let unit = if over.is_some() { format!("tokens of {}", length.unit) } else { length.unit.clone() };
+        [unit].into_iter().chain(numbers).chain([over.unwrap_or_default()]).collect()
+    });
+    out.push(table(&["length in", "median", "95 %", "longest", ""], rows));
+    let parts = |what: &str, n: usize, others: &str| {
+        let total: usize = counts.labels.get(what).map_or(0, |labels| labels.iter().sum());
+        format!(
+            "  {} of `{what}` ask what an example of {others} asks",
+            if total > 0 { share(n, total) } else { n.to_string() }
+        )
+    };
+    out.push(parts("transfer", counts.transfer_in_supervise, "`supervise`"));
+    out.push(parts("test", counts.test_in_train, "the other parts"));
+    out.push(String::new());
+    for note in &counts.notes {
+        out.push(format!("  note: {note}"));
+    }
+    for length in report.lengths.iter().filter(|length| !length.long_answers.is_empty()) {
+        let words: Vec<String> = length.long_answers.iter().map(|word| format!("`{word}`")).collect();
+        out.push(format!("  note: the answers {} are more than one token of {}", words.join(", "), length.unit));
+    }
+    if out.last().is_some_and(|last| last.starts_with("  note")) {
+        out.push(String::new());
+    }
+    for (number, example) in report.examples.iter().enumerate() {
+        out.push(format!("example {} of `supervise`: {}", number + 1, example.label));
+        out.push(shorten(&example.text).lines().map(|line| format!("  | {line}\n")).collect());
+    }
+    if let Some(prompt) = report.examples.first().and_then(|example| example.prompt.as_ref()) {
+        out.push("example 1 as a prompt".into());
+        out.push(shorten(prompt).lines().map(|line| format!("  | {line}\n")).collect());
+    }
+    out.join("\n")
+}
+
+/// A long text without its middle.
+fn shorten(text: &str) -> String {
+    const LONG: usize = 800;
+    let characters: Vec<char> = text.chars().collect();
+    if characters.len() <= LONG {
+        return text.to_owned();
+    }
+    let (start, end) = (&characters[..LONG / 2], &characters[characters.len() - LONG / 2..]);
+    format!("{} […] {}", start.iter().collect::<String>(), end.iter().collect::<String>())
+}
+
+fn markdown(reports: &[Report]) -> String {
+    let mut lines = Vec::new();
+    let units: Vec<&str> =
+        reports.first().map_or(Vec::new(), |report| report.lengths.iter().map(|length| length.unit.as_str()).collect());
+    let header = format!(
+        "| task | supervise | transfer | test | dropped | share of each class in test | repeated in test | {} | licence |",
+        units.iter().map(|unit| format!("median {unit}")).collect::<Vec<_>>().join(" | ")
+    );
+    let columns = header.matches('|').count() - 1;
+    lines.push(header);
+    lines.push(format!("|{}", " --- |".repeat(columns)));
+    for report in reports {
+        let counts = &report.counts;
+        let labels = |part: &str| counts.labels.get(part).cloned().unwrap_or_default();
+        let total = |part: &str| labels(part).iter().sum::<usize>();
+        let test = labels("test");
+        let balance = report
+            .classes
+            .iter()
+            .zip(&test)
+            .map(|(class, n)| format!("{class} {:.1} %", 100.0 * *n as f64 / total("test").max(1) as f64));
+        let all: Vec<String> = counts
+            .pools
+            .iter()
+            .filter(|(_, pool)| !pool.dropped.is_empty())
+            .map(|(name, pool)| format!("{name}: {}", dropped(&pool.dropped)))
+            .collect();
+        let cells = [
+            format!("{} (`{}`)", report.title, report.task),
+            total("supervise").to_string(),
+            total("transfer").to_string(),
+            total("test").to_string(),
+            if all.is_empty() { "–".into() } else { all.join("; ") },
+            balance.collect::<Vec<_>>().join(", "),
+            counts.test_in_train.to_string(),
+        ];
+        let medians = report.lengths.iter().map(|length| length.median.to_string());
+        let cells: Vec<String> = cells.into_iter().chain(medians).chain([report.licence.clone()]).collect();
+        lines.push(format!("| {} |", cells.join(" | ")));
+    }
+    lines.join("\n")
+}
+
+/// `w2s task new`.
+fn new(args: &NewArgs) -> Result<ExitCode> {
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => {
+            let file = args.file.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+            let stem = file.split('.').next().unwrap_or_default();
+            stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
+        }
+    };
+    let output = args.output.clone().unwrap_or_else(|| {
+        let folder = if Path::new("configs").is_dir() { "configs/tasks" } else { "tasks" };
+        Path::new(folder).join(format!("{name}.toml"))
+    });
+    if output.exists() && !args.force {
+        return Err(Error::new("the file is there already")
+            .in_file(&output)
+            .help("give another `--name` or `--output`, or `--force` to replace it"));
+    }
+    let folder = output.parent().unwrap_or(Path::new(""));
+    let path = relative(&args.file, folder)?;
+    let options = DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref() };
+    let text = draft(&args.file, &options)?;
+    // The guess has to run: only the file's own rows are looked at.
+    let sources = Sources { roots: Vec::new(), hub: None };
+    let data =
+        Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default())).map_err(|error| {
+            match error.remedy() {
+                Some(_) => error.context("the guess does not fit the data"),
+                None => {
+                    error.context("the guess does not fit the data").help("name columns with `--text` and `--label`")
+                }
+            }
+        })?;
+    fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
+    fs::write(&output, &text).path("write the task file", &output)?;
+    for line in text.lines().take_while(|line| line.starts_with('#')) {
+        println!("{}", line.trim_start_matches('#').trim_start_matches(' '));
+    }
+    if let Some(example) = data.supervise.first() {
+        let label = data.class_names.get(usize::from(example.label)).map_or("", String::as_str);
+        println!("\nexample: {label}");
+        shorten(&example.text).lines().for_each(|line| println!("  | {line}"));
+    }
+    println!("\nwritten: {}\nnext: w2s task check {}", output.display(), output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A path as it has to be written in a file of `folder`; always with `/`.
+fn relative(path: &Path, folder: &Path) -> Result<String> {
+    if path.is_absolute() {
+        return Ok(path.to_string_lossy().replace('\\', "/"));
+    }
+    let whole = |path: &Path| -> Result<Vec<String>> {
+        let path = std::path::absolute(path).path("find", path)?;
+        let mut parts: Vec<String> = Vec::new();
+        for part in path.components() {
+            match part {
+                Component::ParentDir => drop(parts.pop()),
+                Component::CurDir => {}
+                part => parts.push(part.as_os_str().to_string_lossy().into_owned()),
+            }
+        }
+        Ok(parts)
+    };
+    let (path, folder) = (whole(path)?, whole(folder)?);
+    let same = path.iter().zip(&folder).take_while(|(a, b)| a == b).count();
+    let up = vec!["..".to_owned(); folder.len() - same];
+    Ok(up.iter().chain(&path[same..]).cloned().collect::<Vec<_>>().join("/"))
+}
