@@ -380,6 +380,19 @@ impl LabelRefiner for GraphSmoothing {
         Ok(())
     }
 
+    fn remark(&self, memory: &mut Memory) -> Option<String> {
+        let [sum, batches] = memory.entry(ONE_HOT)[..] else { return None };
+        let share = sum / batches;
+        (share > 0.9).then(|| {
+            let percent = 100.0 * share;
+            let remedy = match self.normalize {
+                Normalize::None => "dot products of hidden states are in the thousands; set `normalize = \"l2\"`",
+                Normalize::L2 => "no two embeddings are alike enough; raise `tau`, or set `self_loop = false`",
+            };
+            format!("the attention of graph smoothing was one-hot in {percent:.0} % of rows, so it smoothed hardly anything: {remedy}")
+        })
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
         Invalid::unless_within("alpha", self.alpha, 0.0, 1.0)?;
         Invalid::unless_within("tau", self.tau, 1e-6, f64::INFINITY)?;

@@ -181,6 +181,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         println!("Nothing left to do: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
     }
     print_table(&path, TableFormat::Terminal)?;
+    for (remark, methods) in books.remarks(&plan) {
+        eprintln!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
+    }
     eprintln!("\nresults: {}", path.display());
     if outcome.interrupted {
         eprintln!("interrupted: run the same command to continue");

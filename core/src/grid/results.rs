@@ -111,6 +111,19 @@ impl Books {
         self.update(plan)
     }
 
+    /// What strategies said after training, each sentence with the methods it is about.
+    pub fn remarks(&self, plan: &Plan) -> BTreeMap<String, BTreeSet<String>> {
+        let mut remarks: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for cell in &plan.cells {
+            let Some(finished) = self.finished.get(&cell.student) else { continue };
+            for remark in finished.manifest.summary["remarks"].as_array().into_iter().flatten() {
+                let method = plan.grid.methods[cell.method].name.clone();
+                remarks.entry(remark.as_str().unwrap_or_default().to_owned()).or_default().insert(method);
+            }
+        }
+        remarks
+    }
+
     /// Writes the last state: failed cells as such, and how long every stage took.
     ///
     /// # Errors

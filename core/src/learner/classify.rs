@@ -3,7 +3,7 @@
 use std::{
     ops::Range,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -229,6 +229,10 @@ pub fn train_classifier(
             Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
         }
     };
+    let (selector, refiner): (Option<Arc<dyn Selector>>, Option<Arc<dyn LabelRefiner>>) =
+        (objective.selector.map(Arc::from), objective.refiner.map(Arc::from));
+    let loss: Arc<dyn StudentLoss> = Arc::from(objective.loss);
+    let memory = Arc::new(Mutex::new(Memories::default()));
     let work = Classification {
         data: data.clone(),
         labels: Table::new(&objective.labels),
@@ -238,15 +242,23 @@ pub fn train_classifier(
         }),
         p_ik,
         fixed,
-        selector: objective.selector,
-        refiner: objective.refiner,
-        loss: objective.loss,
-        memory: Mutex::default(),
+        selector: selector.clone(),
+        refiner: refiner.clone(),
+        loss: loss.clone(),
+        memory: memory.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
         labels_are_targets: AtomicBool::new(true),
     };
-    train(model, work, sampler, recipe, execution)
+    let mut trained = train(model, work, sampler, recipe, execution)?;
+    let memory = &mut *lock(&memory);
+    let remarks = [
+        selector.and_then(|selector| selector.remark(&mut memory.selector)),
+        refiner.and_then(|refiner| refiner.remark(&mut memory.refiner)),
+        loss.remark(&mut memory.loss),
+    ];
+    trained.log.remarks = remarks.into_iter().flatten().collect();
+    Ok(trained)
 }
 
 /// Whether no parameter of a module is trained.
@@ -319,10 +331,10 @@ struct Classification {
     p_ik: Knowledge,
     /// Embeddings of all rows, when the backbone is not trained.
     fixed: Option<Table>,
-    selector: Option<Box<dyn Selector>>,
-    refiner: Option<Box<dyn LabelRefiner>>,
-    loss: Box<dyn StudentLoss>,
-    memory: Mutex<Memories>,
+    selector: Option<Arc<dyn Selector>>,
+    refiner: Option<Arc<dyn LabelRefiner>>,
+    loss: Arc<dyn StudentLoss>,
+    memory: Arc<Mutex<Memories>>,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,

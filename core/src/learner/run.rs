@@ -100,6 +100,9 @@ pub struct TrainLog {
     /// The last decision about every example, by row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub choices: BTreeMap<u32, Choice>,
+    /// What strategies say that the user should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 /// A trained model.

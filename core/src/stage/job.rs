@@ -684,6 +684,9 @@ impl StudentJob {
             trained.model.save(&folder.join("model"), model.tokenizer())?;
         }
         summary["loss"] = json!(trained.final_loss());
+        if !trained.log.remarks.is_empty() {
+            summary["remarks"] = json!(trained.log.remarks);
+        }
         Ok(summary)
     }
 }

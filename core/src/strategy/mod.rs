@@ -84,6 +84,11 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
+    fn remark(&self, _memory: &mut Memory) -> Option<String> {
+        None
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -111,6 +116,11 @@ pub trait Selector: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
+    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
+    fn remark(&self, _memory: &mut Memory) -> Option<String> {
+        None
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -136,6 +146,11 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
     /// A sentence for the user, when the method cannot work on this data.
     fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
+    fn remark(&self, _memory: &mut Memory) -> Option<String> {
+        None
     }
 
     /// Refuses parameters outside their range, before anything runs.

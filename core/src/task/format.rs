@@ -575,7 +575,10 @@ fn json(value: &Value) -> Result<Json, minijinja::Error> {
         _ => match value.as_str() {
             Some(text) => Json::from(text),
             None => {
-                return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "the result is no text, number or list"));
+                return Err(minijinja::Error::new(
+                    ErrorKind::InvalidOperation,
+                    "the result is no text, number or list",
+                ));
             }
         },
     })
