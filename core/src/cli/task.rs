@@ -147,10 +147,9 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
     if names.is_empty() {
         return Err(Error::new("no task is named").help("e.g. `w2s task check sst2`; `w2s list tasks` shows the names"));
     }
-    let (options, changes): (Vec<String>, Vec<String>) =
-        changes.into_iter().cloned().partition(|change| {
-            OPTIONS.contains(&change.split(['=', '.']).next().unwrap_or_default().trim_start_matches('~'))
-        });
+    let (options, changes): (Vec<String>, Vec<String>) = changes.into_iter().cloned().partition(|change| {
+        OPTIONS.contains(&change.split(['=', '.']).next().unwrap_or_default().trim_start_matches('~'))
+    });
     let options: DataOptions =
         Document::parse("command line", "")?.with_overrides(&options)?.root().read::<DataOptions>()?;
     if options.n_train == Some(0) || options.n_test == Some(0) {
@@ -186,13 +185,7 @@ fn open(name: &str) -> Result<(Document, Library)> {
     Ok((library.open("tasks", name)?, library))
 }
 
-fn report(
-    name: &str,
-    changes: &[String],
-    options: &DataOptions,
-    args: &CheckArgs,
-    places: &Places,
-) -> Result<Report> {
+fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArgs, places: &Places) -> Result<Report> {
     let (document, library) = open(name)?;
     let file = document.file().to_owned();
     let task = if changes.is_empty() {
@@ -288,8 +281,10 @@ fn text(report: &Report) -> String {
     out.extend(report.about.iter().cloned());
     out.push(format!("licence: {}", report.licence));
     out.push(format!("cite: {}", report.citation));
-    let options = serde_json::to_string(options).unwrap_or_default();
-    out.push(format!("read with {}\n", options.trim_matches(['{', '}']).replace('"', "")));
+    let options = serde_json::to_value(options).unwrap_or_default();
+    let options = options.as_object().into_iter().flatten();
+    let options: Vec<String> = options.map(|(key, value)| format!("{key}={value}").replace('"', "")).collect();
+    out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
             vec![file.path.display().to_string(), file.rows.to_string(), format!("blake3 {}", &file.blake3[..16])]
@@ -325,7 +320,10 @@ fn text(report: &Report) -> String {
     out.push(table(&["length in", "median", "95 %", "longest", ""], rows));
     let parts = |what: &str, n: usize, others: &str| {
         let total: usize = counts.labels.get(what).map_or(0, |labels| labels.iter().sum());
-        format!("  {} of `{what}` ask what an example of {others} asks", if total > 0 { share(n, total) } else { n.to_string() })
+        format!(
+            "  {} of `{what}` ask what an example of {others} asks",
+            if total > 0 { share(n, total) } else { n.to_string() }
+        )
     };
     out.push(parts("transfer", counts.transfer_in_supervise, "`supervise`"));
     out.push(parts("test", counts.test_in_train, "the other parts"));
@@ -364,9 +362,8 @@ fn shorten(text: &str) -> String {
 
 fn markdown(reports: &[Report]) -> String {
     let mut lines = Vec::new();
-    let units: Vec<&str> = reports.first().map_or(Vec::new(), |report| {
-        report.lengths.iter().map(|length| length.unit.as_str()).collect()
-    });
+    let units: Vec<&str> =
+        reports.first().map_or(Vec::new(), |report| report.lengths.iter().map(|length| length.unit.as_str()).collect());
     let header = format!(
         "| task | supervise | transfer | test | dropped | share of each class in test | repeated in test | {} | licence |",
         units.iter().map(|unit| format!("median {unit}")).collect::<Vec<_>>().join(" | ")
@@ -379,9 +376,11 @@ fn markdown(reports: &[Report]) -> String {
         let labels = |part: &str| counts.labels.get(part).cloned().unwrap_or_default();
         let total = |part: &str| labels(part).iter().sum::<usize>();
         let test = labels("test");
-        let balance = report.classes.iter().zip(&test).map(|(class, n)| {
-            format!("{class} {:.1} %", 100.0 * *n as f64 / total("test").max(1) as f64)
-        });
+        let balance = report
+            .classes
+            .iter()
+            .zip(&test)
+            .map(|(class, n)| format!("{class} {:.1} %", 100.0 * *n as f64 / total("test").max(1) as f64));
         let all: Vec<String> = counts
             .pools
             .iter()
@@ -429,12 +428,15 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     let text = draft(&args.file, &options)?;
     // The guess has to run: only the file's own rows are looked at.
     let sources = Sources { roots: Vec::new(), hub: None };
-    let data = Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default())).map_err(
-        |error| match error.remedy() {
-            Some(_) => error.context("the guess does not fit the data"),
-            None => error.context("the guess does not fit the data").help("name columns with `--text` and `--label`"),
-        },
-    )?;
+    let data =
+        Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default())).map_err(|error| {
+            match error.remedy() {
+                Some(_) => error.context("the guess does not fit the data"),
+                None => {
+                    error.context("the guess does not fit the data").help("name columns with `--text` and `--label`")
+                }
+            }
+        })?;
     fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
     fs::write(&output, &text).path("write the task file", &output)?;
     for line in text.lines().take_while(|line| line.starts_with('#')) {

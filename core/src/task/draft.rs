@@ -63,8 +63,26 @@ const POSITIVE: [&str; 12] = [
 const OFFERS: [&str; 8] = ["choice", "option", "answer", "ending", "candidate", "alternative", "sol", "q_op"];
 /// Words that mean something else in a template.
 const RESERVED: [&str; 20] = [
-    "and", "answer", "choices", "debug", "dict", "else", "false", "for", "if", "in", "is", "lipsum", "loop",
-    "namespace", "none", "not", "number", "or", "range", "true",
+    "and",
+    "answer",
+    "choices",
+    "debug",
+    "dict",
+    "else",
+    "false",
+    "for",
+    "if",
+    "in",
+    "is",
+    "lipsum",
+    "loop",
+    "namespace",
+    "none",
+    "not",
+    "number",
+    "or",
+    "range",
+    "true",
 ];
 
 /// What a draft is to say.
@@ -304,7 +322,9 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
             }
             let count = integers.len();
             match names.get(name) {
-                Some(names) if count > 1 && integers.iter().all(|n| usize::try_from(*n).is_ok_and(|n| n < names.len())) => {
+                Some(names)
+                    if count > 1 && integers.iter().all(|n| usize::try_from(*n).is_ok_and(|n| n < names.len())) =>
+                {
                     why.push_str("; the names of the classes are those in the file");
                     names.clone()
                 }
@@ -336,8 +356,9 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
         }
     };
     if classes.len() < 2 {
-        return Err(Error::new(format!("`{name}` has the same value in every row"))
-            .help("name another column with `--label`"));
+        return Err(
+            Error::new(format!("`{name}` has the same value in every row")).help("name another column with `--label`")
+        );
     }
     Ok(Label { lines, classes, uses: vec![name.clone()], unlabelled, form: Form::Column, why })
 }
@@ -361,7 +382,8 @@ fn guess(rows: &Rows, columns: &[Column], names: &BTreeMap<String, Vec<String>>)
     }
     let short = |prefixes: &[&str]| -> Vec<&Column> {
         let begins = |column: &&Column| {
-            matches!(column.kind, Kind::Text | Kind::List) && prefixes.iter().any(|prefix| column.short().starts_with(prefix))
+            matches!(column.kind, Kind::Text | Kind::List)
+                && prefixes.iter().any(|prefix| column.short().starts_with(prefix))
         };
         columns.iter().filter(begins).collect()
     };
@@ -377,7 +399,8 @@ fn guess(rows: &Rows, columns: &[Column], names: &BTreeMap<String, Vec<String>>)
     }
     let is_class = |column: &&Column| {
         let few = (2..=LIKELY_CLASSES).contains(&column.distinct.len()) && column.distinct.len() * 2 <= rows.rows.len();
-        let kind = matches!(column.kind, Kind::Truth | Kind::Integer) || column.kind == Kind::Text && column.words < 5.0;
+        let kind =
+            matches!(column.kind, Kind::Truth | Kind::Integer) || column.kind == Kind::Text && column.words < 5.0;
         few && kind && !column.is_id()
     };
     let rank = |column: &&Column| LABELS.iter().position(|name| *name == column.short()).unwrap_or(LABELS.len());
@@ -450,7 +473,9 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
             if let [member] = group[..]
                 && let Some((table, _)) = member.name.split_once('.')
                 && let Some(names) = columns.iter().find(|column| {
-                    column.kind == Kind::List && column.name != member.name && column.name.starts_with(&format!("{table}."))
+                    column.kind == Kind::List
+                        && column.name != member.name
+                        && column.name.starts_with(&format!("{table}."))
                 })
             {
                 let listed = |row: &Row| -> Option<Vec<String>> {
@@ -471,18 +496,33 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
             }
             let most = rows.rows.iter().filter_map(|(_, row)| texts(row)).map(|texts| texts.len()).max().unwrap_or(0);
             if all(&|row, texts| place(row).is_some_and(|place| place < texts.len())) {
-                return Some(answers(lines(None), uses(key, &[]), Form::Answer, why("counts from 0 to the correct one")));
+                return Some(answers(
+                    lines(None),
+                    uses(key, &[]),
+                    Form::Answer,
+                    why("counts from 0 to the correct one"),
+                ));
             }
             if all(&|row, texts| place(row).is_some_and(|place| (1..=texts.len()).contains(&place))) {
                 let keys = list((1..=most).map(|n| n.to_string()));
-                return Some(answers(lines(Some(keys)), uses(key, &[]), Form::Answer, why("counts from 1 to the correct one")));
+                return Some(answers(
+                    lines(Some(keys)),
+                    uses(key, &[]),
+                    Form::Answer,
+                    why("counts from 1 to the correct one"),
+                ));
             }
             let letter = |n: usize| char::from(b'A' + n as u8).to_string();
             if most <= 26
                 && all(&|row, texts| said(row).is_some_and(|said| (0..texts.len()).any(|n| letter(n) == said)))
             {
                 let keys = list((0..most).map(letter));
-                return Some(answers(lines(Some(keys)), uses(key, &[]), Form::Answer, why("is the letter of the correct one")));
+                return Some(answers(
+                    lines(Some(keys)),
+                    uses(key, &[]),
+                    Form::Answer,
+                    why("is the letter of the correct one"),
+                ));
             }
         }
     }
@@ -592,11 +632,17 @@ impl Writer<'_> {
             };
             let missing = if column.missing > 0 { format!(", {} missing", column.missing) } else { String::new() };
             let example = single_line(&column.example);
-            line(&format!("#   {}: {}, {distinct}{missing}, e.g. {example}", single_line(&column.name), column.kind.name()));
+            line(&format!(
+                "#   {}: {}, {distinct}{missing}, e.g. {example}",
+                single_line(&column.name),
+                column.kind.name()
+            ));
         }
         line("#");
         line(&format!("# Guessed: {}.", label.why));
-        line(&format!("# `w2s task check {name}` shows what the examples look like. configs/tasks/README.md explains the keys."));
+        line(&format!(
+            "# `w2s task check {name}` shows what the examples look like. configs/tasks/README.md explains the keys."
+        ));
         line("");
         line(&format!("name = {}", quote(name)));
         line(&format!("title = {}", quote(&title(name))));
@@ -606,7 +652,9 @@ impl Writer<'_> {
         if let Some(filter) = filter {
             line(&format!("filter = {} # rows without a label are left out", quote(&filter)));
         }
-        line("# What a model reads. The part marked with `context` is shortened when an example is too long for a model.");
+        line(
+            "# What a model reads. The part marked with `context` is shortened when an example is too long for a model.",
+        );
         line(&format!("template = {}", block(&body)));
         let aliases: Vec<String> =
             self.aliases.iter().map(|(alias, column)| format!("{alias} = {}", quote(column))).collect();
@@ -625,7 +673,9 @@ impl Writer<'_> {
         line("");
         label.lines.iter().for_each(|text| line(text));
         line("");
-        line("# The same as a question to a language model, and what it says for each class, in the order of `classes`.");
+        line(
+            "# The same as a question to a language model, and what it says for each class, in the order of `classes`.",
+        );
         line("[prompt]");
         line(&format!("template = {}", block(&format!("{body}\n{question}"))));
         line(&format!("answers = {}", list(&words)));
@@ -651,8 +701,7 @@ fn block(text: &str) -> String {
 
 /// The beginning of a text, fit for a comment.
 fn single_line(text: &str) -> String {
-    let clean: String =
-        text.chars().map(|c| if c.is_control() || c.is_whitespace() { ' ' } else { c }).collect();
+    let clean: String = text.chars().map(|c| if c.is_control() || c.is_whitespace() { ' ' } else { c }).collect();
     let mut short: String = clean.chars().take(60).collect();
     if clean.chars().count() > 60 {
         short.push('…');

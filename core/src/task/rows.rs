@@ -73,12 +73,7 @@ impl Rows {
         }
         let mut taken = super::order::permute(std::mem::take(&mut self.rows), 0);
         self.rows = taken.split_off(n);
-        Some(Self {
-            columns: self.columns.clone(),
-            rows: taken,
-            files: self.files.clone(),
-            lines: self.lines.clone(),
-        })
+        Some(Self { columns: self.columns.clone(), rows: taken, files: self.files.clone(), lines: self.lines.clone() })
     }
 
     /// Says of an error in which row of which file it is, and on which line if the file has lines.
@@ -118,12 +113,7 @@ pub(super) fn read_file(path: &Path, name: &str, limit: Option<usize>) -> Result
         .map_err(|_| Error::new(format!("the file has more than {} rows", u32::MAX)).in_file(path))?;
     let blake3 = hasher.finalize().to_hex().to_string();
     let files = vec![SourceFile { name: name.into(), path: path.into(), blake3, rows: count }];
-    Ok(Rows {
-        columns: content.columns,
-        rows: (0..).zip(content.rows).collect(),
-        files,
-        lines: vec![content.lines],
-    })
+    Ok(Rows { columns: content.columns, rows: (0..).zip(content.rows).collect(), files, lines: vec![content.lines] })
 }
 
 fn read(mut file: File, path: &Path, limit: usize) -> Result<Content> {
@@ -201,8 +191,11 @@ fn parquet(file: File, limit: usize) -> Result<Content> {
         let text = cause.to_string();
         let text = text.strip_prefix("Parquet error: ").unwrap_or(&text);
         let packed = text.contains("feature");
-        Error::new(format!("not a readable Parquet file: {text}"))
-            .help(if packed { "write it again, packed with Zstandard, Snappy or not at all" } else { DAMAGED })
+        Error::new(format!("not a readable Parquet file: {text}")).help(if packed {
+            "write it again, packed with Zstandard, Snappy or not at all"
+        } else {
+            DAMAGED
+        })
     };
     let size = file.metadata().map_or(0, |metadata| metadata.len());
     let reader = SerializedFileReader::new(file).map_err(explain)?;
