@@ -9,6 +9,7 @@ mod conformance;
 mod golden_losses;
 mod plugin_file;
 mod registry;
+mod task_command;
 mod trajectories;
 
 // The example of docs/plugin.md: compiled, registered and checked like any plugin.

@@ -281,8 +281,10 @@ fn text(report: &Report) -> String {
     out.extend(report.about.iter().cloned());
     out.push(format!("licence: {}", report.licence));
     out.push(format!("cite: {}", report.citation));
-    let options = serde_json::to_string(options).unwrap_or_default();
-    out.push(format!("read with {}\n", options.trim_matches(['{', '}']).replace('"', "")));
+    let options = serde_json::to_value(options).unwrap_or_default();
+    let options = options.as_object().into_iter().flatten();
+    let options: Vec<String> = options.map(|(key, value)| format!("{key}={value}").replace('"', "")).collect();
+    out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
             vec![file.path.display().to_string(), file.rows.to_string(), format!("blake3 {}", &file.blake3[..16])]

@@ -20,6 +20,9 @@ const CHOSEN: [&str; 3] = ["answer", "choices", "number"];
 /// Noncharacters that mark the shortenable part while a template is rendered; Unicode keeps them out of texts.
 const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
 
+/// Longest expression, in bytes: minijinja reads a chain such as `1+1+1+…` by recursion, and a long one would overflow the stack.
+const LONGEST: usize = 4000;
+
 /// Applies one task's templates and label rule to rows.
 pub(super) struct Formatter<'a> {
     task: &'a Task,
@@ -97,6 +100,9 @@ impl<'a> Formatter<'a> {
             let Some(source) = source else { continue };
             let explain =
                 |cause: minijinja::Error| task.wrong(keys(name), format!("not a template: {}", detail(&cause)));
+            if longest_expression(&source) > LONGEST {
+                return Err(task.wrong(keys(name), format!("an expression is longer than {LONGEST} characters")));
+            }
             templates.add_template_owned(name, source).map_err(explain)?;
             let template = templates.get_template(name).map_err(explain)?;
             let used = Variables::new(template.source(), template.undeclared_variables(false), &globals);
@@ -107,6 +113,10 @@ impl<'a> Formatter<'a> {
             let explain = |cause: minijinja::Error| {
                 task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause)))
             };
+            if expression.len() > LONGEST {
+                let message = format!("the expression is longer than {LONGEST} characters");
+                return Err(task.wrong(&["compute", name], message));
+            }
             let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
             waiting.push((name.as_str(), Variables::new(expression, used, &globals)));
         }
@@ -296,7 +306,11 @@ impl<'a> Formatter<'a> {
         let number = choices.iter().position(|choice| choice == answer).map_or(0, |place| place + 1);
         let chosen = Chosen { answer, choices: &choices, number };
         let blank = Chosen { answer: "", choices: &answers.choices, number: 0 };
-        let question = self.render("template", row, Some(&blank))?.0;
+        let mut question = self.render("template", row, Some(&blank))?.0;
+        if question.trim().is_empty() {
+            // The answer is all there is to see.
+            question = answers.choices.join("\n");
+        }
         self.example(row, index, Some(&chosen), u8::from(heads), Some(&question))
     }
 
@@ -465,6 +479,13 @@ impl<'a> Formatter<'a> {
         let text = template.render(Value::from(values)).map_err(explain)?;
         unmark(text)
     }
+}
+
+/// Length of the longest `{{ … }}` or `{% … %}` of a template.
+fn longest_expression(source: &str) -> usize {
+    let inner = source.split("{{").flat_map(|part| part.split("{%"));
+    let ends = |part: &str| ["}}", "%}"].iter().filter_map(|end| part.find(end)).min().unwrap_or(part.len());
+    inner.skip(1).map(ends).max().unwrap_or(0)
 }
 
 /// Variables that are used and have no value.

@@ -502,7 +502,7 @@ fn the_guide_is_right() {
         }
         blocks += 1;
     }
-    assert_eq!(blocks, 4);
+    assert_eq!(blocks, 5);
 }
 
 #[test]

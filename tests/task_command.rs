@@ -1,0 +1,206 @@
+//! `w2s task check` and `w2s task new` as a user meets them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// Runs the binary in a folder.
+fn w2s_in(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_w2s"));
+    command.current_dir(folder).env_remove("W2S_DATA").env_remove("W2S_MODELS");
+    command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1").env("HF_HOME", folder.join("no-such-home"));
+    command.args(arguments).output().unwrap()
+}
+
+fn w2s(arguments: &[&str]) -> Output {
+    w2s_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}\n{}", text(output)))
+}
+
+/// A folder in the hub's layout that holds the hand-written rows of some tasks.
+fn data() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tasks");
+    for (name, files) in [
+        ("sst2", ["nyu-mll/glue/sst2/train.jsonl", "nyu-mll/glue/sst2/validation.jsonl"]),
+        ("sciq", ["allenai/sciq/default/train.jsonl", "allenai/sciq/default/test.jsonl"]),
+    ] {
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::copy(fixtures.join(format!("{name}.jsonl")), path).unwrap();
+        }
+    }
+    root
+}
+
+#[test]
+fn check_reports_rows_labels_lengths_repetitions_and_examples() {
+    let data = data();
+    let place = data.path().to_str().unwrap();
+    let output = w2s(&["task", "check", "sst2", "--data", place]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "SST-2 (configs/tasks/sst2.toml)",
+        "cite: Socher",
+        "train.jsonl",
+        "median",
+        "characters",
+        "3 (50.0 %)",
+        "6 (100.0 %) of `test` ask what an example of the other parts asks",
+        "example 3 of `supervise`: ",
+        "example 1 as a prompt",
+        "  | Sentiment:",
+    ] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+
+    let report = json(&w2s(&["task", "check", "sst2", "n_train=4", "--data", place, "--format", "json"]));
+    assert_eq!(report["counts"]["pools"]["train"]["left"], 4);
+    assert_eq!(report["counts"]["labels"]["test"], serde_json::json!([3, 3]));
+    assert_eq!(report["counts"]["test_in_train"], 4);
+    assert_eq!(report["options"]["n_train"], 4);
+    assert_eq!(report["classes"], serde_json::json!(["negative", "positive"]));
+    // Ten texts of 2 to 8 words: four for training, six for testing.
+    let words = &report["lengths"][0];
+    assert_eq!((&words["unit"], &words["median"], &words["longest"]), (&"words".into(), &4.into(), &6.into()));
+    assert_eq!(report["examples"].as_array().unwrap().len(), 2);
+
+    // A task's own keys can be changed too, and several tasks give a list.
+    let reports = json(&w2s(&[
+        "task",
+        "check",
+        "sciq",
+        "configs/tasks/sst2.toml",
+        "order=k-points",
+        "~splits.test",
+        "splits.test_from_train=2",
+        "--data",
+        place,
+        "--format",
+        "json",
+    ]));
+    assert_eq!(reports[0]["counts"]["labels"]["test"], serde_json::json!([2, 2]));
+    assert_eq!(reports[1]["counts"]["pools"]["train"]["read"], 4);
+    let table = text(&w2s(&["task", "check", "sst2", "sciq", "--data", place, "--format", "markdown"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 4, "{table}");
+    assert!(
+        lines[2].starts_with("| SST-2 (`sst2`) | 3 | 3 | 6 | – | negative 50.0 %, positive 50.0 % | 6 |"),
+        "{table}"
+    );
+    assert!(lines.iter().all(|line| line.matches('|').count() == lines[0].matches('|').count()), "{table}");
+}
+
+#[test]
+fn check_counts_the_tokens_of_models_and_knows_generated_worlds() {
+    let report = json(&w2s(&["task", "check", "world-home", "--model", "world-weak", "seed=3", "--format", "json"]));
+    let length = &report["lengths"][0];
+    assert_eq!(length["unit"], "world-weak");
+    assert!(length["limit"][0].as_u64().unwrap() > length["longest"].as_u64().unwrap(), "{length}");
+    assert_eq!(length["limit"][1], 0);
+    assert!(report["files"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn new_writes_a_task_that_runs() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("data")).unwrap();
+    let rows: String =
+        (0..40).map(|i| format!("t{i},\"ticket {i}, please help\",{}\n", ["low", "high"][i % 2])).collect();
+    fs::write(root.path().join("data/My Tickets.csv"), format!("id,body,urgency\n{rows}")).unwrap();
+    let output = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("written: tasks/my-tickets.toml") && said.contains("urgency: text, 2 different"), "{said}");
+    let written = fs::read_to_string(root.path().join("tasks/my-tickets.toml")).unwrap();
+    for part in
+        ["path = \"../data/My Tickets.csv\"", "name = \"urgency\"", "{{ body | context }}", "[prompt]", "# Guessed:"]
+    {
+        assert!(written.contains(part), "no `{part}` in\n{written}");
+    }
+    assert!(!written.contains("TODO"));
+    let report = json(&w2s_in(root.path(), &["task", "check", "tasks/my-tickets.toml", "--format", "json"]));
+    assert_eq!(report["counts"]["labels"]["test"].as_array().unwrap().len(), 2);
+    assert_eq!(report["counts"]["pools"]["test"]["read"], 8);
+
+    let again = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
+    assert_eq!(again.status.code(), Some(2));
+    assert!(text(&again).contains("--force"), "{}", text(&again));
+    let forced = ["task", "new", "data/My Tickets.csv", "--force", "--label", "body", "--name", "other"];
+    let wrong = w2s_in(root.path(), &forced);
+    assert!(wrong.status.success() || wrong.status.code() == Some(2), "{}", text(&wrong));
+
+    // Every format that rows can have, with the tasks where grids look for them.
+    fs::create_dir(root.path().join("configs")).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tasks");
+    for name in ["boolq", "arc", "piqa", "anthropic_hh"] {
+        let file = fixtures.join(format!("{name}.jsonl"));
+        let output = w2s_in(root.path(), &["task", "new", file.to_str().unwrap()]);
+        assert!(output.status.success(), "{name}: {}", text(&output));
+        let output = w2s_in(root.path(), &["task", "check", name]);
+        assert!(output.status.success(), "{name}: {}", text(&output));
+    }
+}
+
+#[test]
+fn mistakes_are_refused_with_a_remedy() {
+    let data = data();
+    let place = data.path().to_str().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (broken, nothing) = (file("broken.parquet", "PAR1"), file("nothing.csv", "a,b\nx y,z w\nu v,s t\nq r,o p\n"));
+    let bad_task = file("bad.toml", "name = \"bad\"\ntemplat = \"x\"\n");
+    let cases: Vec<(Vec<&str>, &[&str])> = vec![
+        (vec!["check", "sst3", "--data", place], &["there is no task `sst3`", "did you mean `sst2`?"]),
+        (vec!["check", "boolq", "--data", place], &["is not on this machine", "--data"]),
+        (vec!["check", "sst2", "--data", "no/such/folder"], &["not a folder with data sets", "--data"]),
+        (vec!["check", "n_train=3", "--data", place], &["no task is named"]),
+        (vec!["check", "sst2", "n_train=many", "--data", place], &["command line", "many"]),
+        (vec!["check", "sst2", "n_train=0", "--data", place], &["must be at least 1"]),
+        (vec!["check", "sst2", "n_trian=3", "--data", place], &["n_trian"]),
+        (vec!["check", "sst2", "order=openia", "--data", place], &["did you mean `openai`?"]),
+        (vec!["check", "sst2", "splits.test=tset", "--data", place], &["tset"]),
+        (
+            vec!["check", "sst2", "label.column.name=lable", "--data", place],
+            &["no column `lable`", "did you mean `label`?"],
+        ),
+        (
+            vec!["check", "sst2", "--model", "gtp2", "--data", place],
+            &["there is no model `gtp2`", "did you mean `gpt2`?"],
+        ),
+        (vec!["check", "sst2", "--model", "gpt2", "--data", place], &["model `gpt2`", "--models"]),
+        (vec!["check", &bad_task, "--data", place], &["unknown field `templat`", "did you mean `template`?"]),
+        (vec!["check", "no-such-file.toml"], &["no-such-file.toml"]),
+        (vec!["new", "no-such-file.csv"], &["cannot read the data", "no-such-file.csv"]),
+        (vec!["new", &broken], &["not a readable Parquet file", "get it again"]),
+        (vec!["new", &nothing], &["no column looks like a label", "--label COLUMN"]),
+        (vec!["new", &nothing, "--label", "c"], &["have no column `c`", "the columns are"]),
+        (vec!["new", &nothing, "--name", "Bad Name"], &["not a task's name"]),
+    ];
+    for (arguments, expected) in cases {
+        let arguments: Vec<&str> = ["task"].into_iter().chain(arguments).collect();
+        let output = w2s(&arguments);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(expected.iter().all(|part| said.contains(part)), "{arguments:?} without {expected:?}:\n{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+    assert!(!Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/tasks/nothing.toml").exists());
+}
