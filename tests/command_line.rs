@@ -88,6 +88,72 @@ fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+const SELECTIVE: &str = "tests/fixtures/tiny/selective.toml";
+
+/// What the only student of a selective grid left behind: its stage, its predictions and its decisions.
+fn selective(folder: &Path, changes: &[&str]) -> (String, String, String) {
+    let place = folder.to_str().unwrap();
+    let output = run(&[&["run", SELECTIVE, "--results", place, "--device", "cpu"], changes].concat());
+    assert!(output.status.success(), "{changes:?}: {}", text(&output));
+    let record = fs::read_to_string(folder.join("selective/grid.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let stage = record["cells"][0]["student"].as_str().unwrap().to_owned();
+    let file = |name: &str| fs::read_to_string(folder.join("stages").join(&stage).join(name)).unwrap();
+    (stage.clone(), file("test.csv"), file("decisions.csv"))
+}
+
+#[test]
+fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = selective(folder.path(), &[]);
+    let rows = fs::read_to_string(folder.path().join("selective/results.csv")).unwrap();
+    for metric in ["p_ik_auroc", "coverage", "trusted_accuracy", "weak_accuracy_rest", "refined_right_to_wrong"] {
+        assert!(rows.lines().any(|row| row.contains(&format!(",{metric},"))), "no `{metric}` in\n{rows}");
+    }
+    let analysis = run(&["analyse", SELECTIVE, "--results", folder.path().to_str().unwrap()]);
+    let said = text(&analysis);
+    assert!(analysis.status.success() && said.contains("What the numbers say") && said.contains("right (IK)"), "{said}");
+
+    for changes in [
+        &["method.mine.selector.gamma=0.4"][..],
+        &["method.mine.refiner.alpha=0.5"],
+        &["method.mine.refiner.tau=0.5"],
+        &["method.mine.refiner.normalize=none"],
+        &["method.mine.refiner.center=batch-mean"],
+        &["method.mine.refiner.self_loop=false"],
+        &["method.mine.refiner.scope=bank"],
+        &["method.mine.refiner.scope=dataset"],
+        &["self_labels.source=current-head"],
+        &["self_labels.source=ema-head"],
+        &["self_labels.source=pik-stage-head"],
+        &["self_labels.kind=soft"],
+        &["self_labels.shots=1"],
+        &["p_ik.shots=1"],
+        &["p_ik.samples=0"],
+        &["p_ik.samples=4", "p_ik.label=fraction"],
+        &["p_ik.temperature=3.0"],
+        &["p_ik.balance=none"],
+        &["p_ik.input=prompt", "p_ik.shots=1"],
+        &["p_ik.input=few-shot-prompt", "p_ik.shots=1"],
+        &["p_ik.answers=classifier"],
+        &["p_ik.schedule=joint"],
+        &["p_ik.schedule=pretrain-then-freeze"],
+        &["p_ik.epochs=2"],
+        &["p_ik.warmup_fraction=0.5"],
+        &["p_ik.batch_size=8"],
+        &["p_ik.batch_size=40", "p_ik.epoch_mismatch=truncate"],
+        &["p_ik.splits=supervise,transfer", "p_ik.n_train=60"],
+        &["p_ik.lambda=0.5"],
+        &["p_ik.task=tiny-home", "p_ik.allow_leakage=true"],
+    ] {
+        let (stage, predictions, decisions) = selective(folder.path(), changes);
+        assert_ne!(stage, base.0, "{changes:?} leaves the stage's identity as it is");
+        assert!(predictions != base.1 || decisions != base.2, "{changes:?} changes nothing");
+    }
+    let rows = fs::read_to_string(folder.path().join("selective/results.csv")).unwrap();
+    assert!(rows.lines().filter(|row| row.contains(",mine,")).all(|row| row.contains(",true,")), "leakage is not flagged");
+}
+
 #[test]
 fn a_stage_that_fails_leaves_a_record_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -229,6 +295,51 @@ fn mistakes_end_before_anything_runs() {
         ),
         mistake("no pairs", &grid("pairs = [", "pairs = [] # ["), &["`pairs` is empty"]),
         mistake("pair without strong", &grid(", strong = \"tiny-strong\"", ""), &["lacks `strong`"]),
+        mistake(
+            "γ outside of its range",
+            &with("[method.gce]\nselector = { type = \"p-ik\", gamma = 1.5 }"),
+            &["`gamma` must be between 0 and 1", ":15:"],
+        ),
+        mistake(
+            "τ that is not positive",
+            &with("[method.gce]\nrefiner = { type = \"graph-smoothing\", tau = 0.0 }"),
+            &["`tau`", ":15:"],
+        ),
+        mistake(
+            "P(IK) learnt on nothing",
+            &with("[method.gce]\nselector = { type = \"p-ik\" }"),
+            &["no task says what that is learnt on", "[p_ik]"],
+        ),
+        mistake(
+            "P(IK) learnt on an evaluated task",
+            &with("[method.gce]\nselector = { type = \"p-ik\" }\n[p_ik]\ntask = \"tiny-home\""),
+            &["`tiny-home` is evaluated", ":17:", "allow_leakage"],
+        ),
+        mistake(
+            "auxiliary task that does not exist",
+            &with("[method.gce]\nselector = { type = \"p-ik\" }\n[p_ik]\ntask = \"tiny-fod\""),
+            &["there is no task `tiny-fod`", ":17:"],
+        ),
+        mistake(
+            "negative λ",
+            &with("[method.gce]\np_ik = { task = \"tiny-food\", lambda = -1.0 }"),
+            &["`lambda` must be at least 0", ":15:"],
+        ),
+        mistake(
+            "soft labels of the own head",
+            &with("[method.gce]\nselector = { type = \"agreement\" }\nself_labels = { source = \"current-head\", kind = \"soft\" }"),
+            &["exactly", ":16:"],
+        ),
+        mistake(
+            "a fraction of one answer",
+            &with("[method.gce]\np_ik = { task = \"tiny-food\", label = \"fraction\" }"),
+            &["needs more than one answer"],
+        ),
+        mistake(
+            "settings of a task that does not exist",
+            &with("[task.tiny-hom]\nn_train = 5"),
+            &["there is no task `tiny-hom`"],
+        ),
         mistake("not TOML", &grid("[grid]", "[grid"), &[":3:"]),
         mistake("missing data file", &grid("tiny-home", "own"), &["nowhere.csv"]),
         mistake("missing column", &grid("tiny-home", "column"), &["label", "lable"]),
