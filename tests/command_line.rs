@@ -112,10 +112,13 @@ fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
     }
     let analysis = run(&["analyse", SELECTIVE, "--results", folder.path().to_str().unwrap()]);
     let said = text(&analysis);
-    assert!(analysis.status.success() && said.contains("What the numbers say") && said.contains("right (IK)"), "{said}");
+    assert!(
+        analysis.status.success() && said.contains("What the numbers say") && said.contains("right (IK)"),
+        "{said}"
+    );
 
     for changes in [
-        &["method.mine.selector.gamma=0.4"][..],
+        &["method.mine.selector.gamma=0.6"][..],
         &["method.mine.refiner.alpha=0.5"],
         &["method.mine.refiner.tau=0.5"],
         &["method.mine.refiner.normalize=none"],
@@ -151,7 +154,10 @@ fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
         assert!(predictions != base.1 || decisions != base.2, "{changes:?} changes nothing");
     }
     let rows = fs::read_to_string(folder.path().join("selective/results.csv")).unwrap();
-    assert!(rows.lines().filter(|row| row.contains(",mine,")).all(|row| row.contains(",true,")), "leakage is not flagged");
+    assert!(
+        rows.lines().filter(|row| row.contains(",mine,")).all(|row| row.contains(",true,")),
+        "leakage is not flagged"
+    );
 }
 
 #[test]
@@ -327,7 +333,9 @@ fn mistakes_end_before_anything_runs() {
         ),
         mistake(
             "soft labels of the own head",
-            &with("[method.gce]\nselector = { type = \"agreement\" }\nself_labels = { source = \"current-head\", kind = \"soft\" }"),
+            &with(
+                "[method.gce]\nselector = { type = \"agreement\" }\nself_labels = { source = \"current-head\", kind = \"soft\" }",
+            ),
             &["exactly", ":16:"],
         ),
         mistake(

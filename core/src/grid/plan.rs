@@ -1,7 +1,7 @@
 //! From a grid to stages: everything is looked at before anything is trained.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -171,10 +171,10 @@ impl Plan {
         let mut auxiliary = BTreeMap::new();
         for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
             let key = (p_ik.task.clone(), p_ik.n_train);
-            if !auxiliary.contains_key(&key) {
+            if let Entry::Vacant(vacant) = auxiliary.entry(key) {
                 let settings = Data { n_train: p_ik.n_train, ..self.grid.data[task].clone() };
                 let task = &self.grid.auxiliary[&p_ik.task];
-                auxiliary.insert(key, desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
+                vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
         }
         let grid = &self.grid;

@@ -229,8 +229,8 @@ pub fn train_classifier(
             Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
         }
     };
-    let (selector, refiner): (Option<Arc<dyn Selector>>, Option<Arc<dyn LabelRefiner>>) =
-        (objective.selector.map(Arc::from), objective.refiner.map(Arc::from));
+    let selector: Option<Arc<dyn Selector>> = objective.selector.map(Arc::from);
+    let refiner: Option<Arc<dyn LabelRefiner>> = objective.refiner.map(Arc::from);
     let loss: Arc<dyn StudentLoss> = Arc::from(objective.loss);
     let memory = Arc::new(Mutex::new(Memories::default()));
     let work = Classification {

@@ -87,15 +87,15 @@ pub fn signatures(rows: &[ResultRow]) -> Vec<String> {
             )),
             _ => {}
         }
-        if let (Some(own), Some(weak)) = (get("trusted_accuracy"), get("weak_accuracy_trusted")) {
-            if own < weak {
-                say(format!(
-                    "where it was trusted, the strong model was right in {}, the weak labels it replaced in {}: selection lost \
+        if let (Some(own), Some(weak)) = (get("trusted_accuracy"), get("weak_accuracy_trusted"))
+            && own < weak
+        {
+            say(format!(
+                "where it was trusted, the strong model was right in {}, the weak labels it replaced in {}: selection lost \
                      right labels",
-                    percent(own),
-                    percent(weak)
-                ));
-            }
+                percent(own),
+                percent(weak)
+            ));
         }
         if let Some(auroc) = get("p_ik_auroc").filter(|auroc| *auroc < 0.6) {
             say(format!("P(IK) hardly separates right from wrong answers (AUROC {auroc:.2}); 0.5 is chance"));

@@ -504,7 +504,7 @@ fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
 
 /// Names in an order in which each comes after those that it uses, and if possible after those that it mentions; the name of one that
 /// cannot.
-fn in_order<'a>(mut waiting: Vec<(&'a str, Variables)>) -> Result<Vec<(&'a str, Variables)>, &'a str> {
+fn in_order(mut waiting: Vec<(&str, Variables)>) -> Result<Vec<(&str, Variables)>, &str> {
     let mut ordered = Vec::new();
     while let Some((first, _)) = waiting.first() {
         let free = |(name, variables): &(&str, Variables)| {
