@@ -75,7 +75,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
     assert_eq!(report["classes"], serde_json::json!(["negative", "positive"]));
     // Ten texts of 2 to 8 words: four for training, six for testing.
     let words = &report["lengths"][0];
-    assert_eq!((&words["unit"], &words["median"], &words["longest"]), (&"words".into(), &4.into(), &6.into()));
+    assert_eq!((&words["unit"], &words["median"], &words["longest"]), (&"words".into(), &5.into(), &6.into()));
     assert_eq!(report["examples"].as_array().unwrap().len(), 2);
 
     // A task's own keys can be changed too, and several tasks give a list.
@@ -139,9 +139,14 @@ fn new_writes_a_task_that_runs() {
     let again = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
     assert_eq!(again.status.code(), Some(2));
     assert!(text(&again).contains("--force"), "{}", text(&again));
-    let forced = ["task", "new", "data/My Tickets.csv", "--force", "--label", "body", "--name", "other"];
-    let wrong = w2s_in(root.path(), &forced);
-    assert!(wrong.status.success() || wrong.status.code() == Some(2), "{}", text(&wrong));
+    let forced = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv", "--force", "--text", "id"]);
+    assert!(forced.status.success(), "{}", text(&forced));
+    assert!(fs::read_to_string(root.path().join("tasks/my-tickets.toml")).unwrap().contains("{{ id | context }}"));
+    // A guess that does not fit leaves nothing behind.
+    fs::write(root.path().join("data/odd.csv"), "text,label\na b,1\nc d,1\ne f,1\n").unwrap();
+    let odd = w2s_in(root.path(), &["task", "new", "data/odd.csv", "--label", "label", "--output", "odd/odd.toml"]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(!root.path().join("odd").exists());
 
     // Every format that rows can have, with the tasks where grids look for them.
     fs::create_dir(root.path().join("configs")).unwrap();

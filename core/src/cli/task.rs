@@ -413,6 +413,7 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
             stem.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
         }
     };
+    Task::check_name(&name)?;
     let output = args.output.clone().unwrap_or_else(|| {
         let folder = if Path::new("configs").is_dir() { "configs/tasks" } else { "tasks" };
         Path::new(folder).join(format!("{name}.toml"))
@@ -426,18 +427,22 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     let path = relative(&args.file, folder)?;
     let options = DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref() };
     let text = draft(&args.file, &options)?;
+    // Paths that go up from the folder lead nowhere before it is there.
+    let there = folder.as_os_str().is_empty() || folder.exists();
+    if !there {
+        fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
+    }
     // The guess has to run: only the file's own rows are looked at.
     let sources = Sources { roots: Vec::new(), hub: None };
-    let data =
-        Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default())).map_err(|error| {
-            match error.remedy() {
-                Some(_) => error.context("the guess does not fit the data"),
-                None => {
-                    error.context("the guess does not fit the data").help("name columns with `--text` and `--label`")
-                }
-            }
-        })?;
-    fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
+    let data = Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default()));
+    let data = data.map_err(|error| {
+        if !there {
+            // What is not empty stays; nothing is lost by that.
+            let _ = fs::remove_dir(folder);
+        }
+        let error = error.context("the guess does not fit the data");
+        if error.remedy().is_some() { error } else { error.help("name columns with `--text` and `--label`") }
+    })?;
     fs::write(&output, &text).path("write the task file", &output)?;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         println!("{}", line.trim_start_matches('#').trim_start_matches(' '));

@@ -284,13 +284,21 @@ impl Task {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    /// Whether a task may be called so.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn check_name(name: &str) -> Result<()> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if self.name.is_empty() || !self.name.chars().all(plain) {
-            return Err(self
-                .wrong(&["name"], format!("`{}` is not a task's name", self.name))
+        if name.is_empty() || !name.chars().all(plain) {
+            return Err(Error::new(format!("`{name}` is not a task's name"))
                 .help("use lower-case letters, digits, `-` and `_`"));
         }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
+        Self::check_name(&self.name).map_err(|error| self.locate(&["name"], error))?;
         self.check_source()?;
         self.check_splits()?;
         self.check_label()?;
