@@ -299,15 +299,20 @@ impl Screen {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Started(id) => {
-                let bar = self.bars.insert_before(&self.whole, ProgressBar::new(0));
-                if let Ok(style) = ProgressStyle::with_template("{prefix}  {bar:20} {pos}/{len} {msg}") {
+                let bar = self.bars.insert_before(&self.whole, ProgressBar::no_length());
+                if let Ok(style) = ProgressStyle::with_template("{prefix}  starts") {
                     bar.set_style(style);
                 }
                 bar.set_prefix(self.label(id));
+                bar.tick();
                 self.running.insert((*id).clone(), bar);
             }
             Event::Progress(id, progress) => {
                 if let Some(bar) = self.running.get(*id) {
+                    if bar.length().is_none() {
+                        crate::learner::style(bar, 16);
+                        bar.reset_eta();
+                    }
                     bar.set_length(progress.total);
                     bar.set_position(progress.done);
                     bar.set_message(progress.message.clone());

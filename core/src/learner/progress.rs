@@ -16,14 +16,17 @@ use super::run::{SharedMeter, lock};
 
 /// A progress line on standard error under a title, if that is a terminal.
 pub fn bar(title: &str) -> Option<ProgressBar> {
-    std::io::stderr().is_terminal().then(|| style(ProgressBar::no_length(), title))
+    std::io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::no_length().with_prefix(title.to_owned());
+        style(&bar, 24);
+        bar
+    })
 }
 
-/// Gives a bar our look.
-pub fn style(bar: ProgressBar, title: &str) -> ProgressBar {
-    let template = "{prefix}  {bar:24} {pos}/{len}  {msg}  {eta} left";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.with_style(style).with_prefix(title.to_owned())
+/// Gives a bar our look, `width` characters wide.
+pub fn style(bar: &ProgressBar, width: usize) {
+    let template = format!("{{prefix}}  {{bar:{width}}} {{pos}}/{{len}}  {{msg}}  {{eta}} left");
+    bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
 }
 
 /// Shows the steps of burn-train on a bar.
@@ -73,7 +76,8 @@ impl TrainingProgressLogger for Display {
     }
 
     fn update_split(&mut self, items: usize) {
-        if let Some(bar) = self.bar.as_ref().filter(|bar| !bar.is_hidden()) {
+        // A hidden bar too: a stage's process has one, which its parent shows.
+        if let Some(bar) = &self.bar {
             bar.set_message(self.message());
             bar.set_position(items as u64);
         }

@@ -382,6 +382,18 @@ fn training_stops_when_asked() {
     assert_eq!(predict(&classifier(), &data, &execution).unwrap_err().message(), "interrupted");
 }
 
+/// A stage's process has a bar that nobody sees but its parent, which asks it how far training is.
+#[test]
+fn a_hidden_bar_tells_how_far_training_is() {
+    let bar = indicatif::ProgressBar::with_draw_target(None, indicatif::ProgressDrawTarget::hidden());
+    let execution = Execution { bar: Some(bar.clone()), ..Execution::default() };
+    train(cross_entropy(40), &recipe(), &execution).unwrap();
+    assert_eq!((bar.position(), bar.length()), (10, Some(10)));
+    for part in ["loss ", "agreement ", " tokens/s"] {
+        assert!(bar.message().contains(part), "{}", bar.message());
+    }
+}
+
 #[test]
 fn labels_are_checked() {
     let refused = |change: &dyn Fn(&mut Vec<Vec<f32>>)| {
