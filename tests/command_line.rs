@@ -65,6 +65,22 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
 }
 
 #[test]
+fn a_sweep_is_one_method_for_each_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let sweep = ["methods=gce", "grid.seeds=[0]", "sweep.gce={ \"loss.q\" = [0.7, 0.2] }"];
+    let output = run(&[&["run", TINY, "--results", place, "--device", "cpu"], &sweep[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let rows = results(folder.path());
+    let accuracies = |method: &str| -> Vec<&str> {
+        rows.lines().filter(|row| row.contains(&format!(",{method},0,test,brier,"))).collect()
+    };
+    let value = |method: &str| accuracies(method)[0].split(',').nth(13).unwrap().to_owned();
+    assert_eq!(value("gce"), value("gce loss.q=0.7"), "0.7 is the default");
+    assert_ne!(value("gce"), value("gce loss.q=0.2"));
+}
+
+#[test]
 fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
     let whole = tempfile::tempdir().unwrap();
     let arguments =
@@ -253,6 +269,17 @@ fn mistakes_end_before_anything_runs() {
             &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"),
             &["`q`", ":15:28"],
         ),
+        mistake(
+            "sweep of a method that is not there",
+            &with("[sweep.js]\n\"loss.q\" = [0.5]"),
+            &["`js` is swept and not among `methods`", ":14:1"],
+        ),
+        mistake(
+            "sweep over an unknown parameter",
+            &with("[sweep.gce]\n\"loss.p\" = [0.5]"),
+            &["unknown key `p`", ":15:13"],
+        ),
+        mistake("sweep out of range", &with("[sweep.gce]\n\"loss.q\" = [0.5, 7.0]"), &["`loss.q` = 7.0", ":15:18"]),
         mistake("method without a type", &with("[method.gce]\nloss = { q = 0.5 }"), &["lacks `type`"]),
         mistake(
             "unknown key of a method",

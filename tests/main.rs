@@ -5,6 +5,7 @@ use w2s_plugins as _;
 use w2s_strategies as _;
 
 mod command_line;
+mod configs;
 mod conformance;
 mod golden_losses;
 mod plugin_file;

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod analyse;
+mod compare;
 mod list;
 mod run;
 mod show;
@@ -52,6 +53,8 @@ enum Command {
     Table(run::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
     Analyse(analyse::AnalyseArgs),
+    /// Compares methods with a baseline, paired by seed and test item
+    Compare(compare::CompareArgs),
     /// Lists what a grid can name
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
@@ -137,6 +140,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Check(args) => run::check(&args),
         Command::Plan(args) => run::plan(&args),
         Command::Table(args) => run::table(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Analyse(args) => analyse::analyse(&args),
         Command::List(args) => list::list(&args),
         Command::Explain(args) => list::explain(&args),

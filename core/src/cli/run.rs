@@ -18,8 +18,15 @@ use super::{FAILED, GridArgs, INTERRUPTED, PlaceArgs, show};
 use crate::{
     Error, Result,
     grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
-    report::{Table, results::read, table::MainOptions},
+    report::{
+        Table,
+        compare::{Arm, compare},
+        results::{CEILING, ResultRow, WEAK, read},
+        statistics::Bootstrap,
+        table::{MainOptions, Pivot, Stars},
+    },
     stage::{Finished, StageId, Store},
+    strategy::Split,
     task::Sources,
 };
 
@@ -54,6 +61,30 @@ pub struct TableArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
     format: TableFormat,
+    /// Tasks, in order [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "TASK,…")]
+    tasks: Vec<String>,
+    /// Methods between weak and ceiling, in order [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "METHOD,…")]
+    methods: Vec<String>,
+    /// Seeds [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "SEED,…")]
+    seeds: Vec<u64>,
+    /// Mark what differs from this method significantly (at five seeds or more)
+    #[arg(long, value_name = "METHOD")]
+    against: Option<String>,
+    /// A table of another metric, or `pgr`: docs/results.md lists them
+    #[arg(long, value_name = "METRIC", conflicts_with = "against")]
+    metric: Option<String>,
+    /// Split of the metric
+    #[arg(long, value_name = "SPLIT", requires = "metric")]
+    split: Option<String>,
+    /// Columns of results.csv that make the rows of a metric's table
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…", requires = "metric", default_value = "method")]
+    rows: Vec<String>,
+    /// Columns of results.csv that make its columns
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…", requires = "metric", default_value = "task")]
+    columns: Vec<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -180,7 +211,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if outcome.done.is_empty() && outcome.failed.is_empty() && !outcome.interrupted {
         println!("Nothing left to do: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
     }
-    print_table(&path, TableFormat::Terminal)?;
+    print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
     for (remark, methods) in books.remarks(&plan) {
         eprintln!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
@@ -207,8 +238,68 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
 /// `w2s table`.
 pub fn table(args: &TableArgs) -> Result<ExitCode> {
-    print_table(&results_of(&args.config, &args.results)?, args.format)?;
+    const LEVEL: f64 = 0.05;
+    let path = results_of(&args.config, &args.results)?;
+    let rows = read(&path)?;
+    if let Some(metric) = &args.metric {
+        let keys = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<_>>>();
+        let chosen = |row: &ResultRow| {
+            let has = |list: &[String], name: &String| list.is_empty() || list.contains(name);
+            has(&args.tasks, &row.task)
+                && (has(&args.methods, &row.method)
+                    || metric == "pgr" && [WEAK, CEILING].contains(&row.method.as_str()))
+                && (args.seeds.is_empty() || args.seeds.contains(&row.seed))
+        };
+        let rows: Vec<ResultRow> = rows.into_iter().filter(chosen).collect();
+        let pivot = Pivot {
+            rows: keys(&args.rows)?,
+            columns: keys(&args.columns)?,
+            metric: metric.clone(),
+            split: split_of(&rows, metric, args.split.as_deref())?,
+        };
+        return print(&Table::pivot(&rows, &pivot)?, args.format).map(|()| ExitCode::SUCCESS);
+    }
+    let stars = match &args.against {
+        None => None,
+        Some(against) => {
+            let arms = super::compare::arms(&path, &args.results.join("stages"))?;
+            let shown = |arm: &Arm| {
+                let has = |list: &[String], name: &String| list.is_empty() || list.contains(name);
+                has(&args.tasks, &arm.task) && (has(&args.methods, &arm.method) || arm.method == *against)
+            };
+            // What is not in the table is not in its family of tests.
+            let mut arms: Vec<Arm> = arms.into_iter().filter(shown).collect();
+            for arm in &mut arms {
+                arm.answers.retain(|seed, _| args.seeds.is_empty() || args.seeds.contains(seed));
+            }
+            let compared = compare(&arms, against, LEVEL, &Bootstrap { draws: 1, ..Bootstrap::default() })?;
+            let starred = compared.into_iter().filter(|one| one.star);
+            let starred = starred.map(|one| [one.task, one.weak, one.strong, one.method]).collect();
+            Some(Stars { against: against.clone(), level: LEVEL, starred })
+        }
+    };
+    let options = MainOptions {
+        tasks: args.tasks.clone(),
+        methods: args.methods.clone(),
+        seeds: args.seeds.clone(),
+        stars,
+        ..recorded(&path)
+    };
+    print(&Table::main(&rows, &options)?, args.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The split that was asked for, or the first that has the metric.
+fn split_of(rows: &[ResultRow], metric: &str, asked: Option<&str>) -> Result<Split> {
+    const SPLITS: [Split; 3] = [Split::Test, Split::Transfer, Split::Supervise];
+    let measured = if metric == "pgr" { "accuracy" } else { metric };
+    let has = |split: &Split| rows.iter().any(|row| row.metric == measured && row.split == *split);
+    match asked {
+        None => Ok(SPLITS.into_iter().find(has).unwrap_or(Split::Test)),
+        Some(name) => SPLITS.into_iter().find(|split| split.name() == name).ok_or_else(|| {
+            Error::new(format!("there is no split `{name}`")).help("choose `test`, `transfer` or `supervise`")
+        }),
+    }
 }
 
 /// The results of a grid, or the results.csv that was given itself.
@@ -225,8 +316,7 @@ pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
     Err(Error::new("there are no results yet").in_file(&path).help(help))
 }
 
-fn print_table(path: &Path, format: TableFormat) -> Result<()> {
-    let table = Table::main(&read(path)?, &MainOptions { titles: titles(path), ..MainOptions::default() })?;
+fn print(table: &Table, format: TableFormat) -> Result<()> {
     let width = comfy_table::Table::new().width().unwrap_or(140);
     let text = match format {
         TableFormat::Terminal => table.to_terminal(width),
@@ -238,12 +328,16 @@ fn print_table(path: &Path, format: TableFormat) -> Result<()> {
     Ok(())
 }
 
-/// The titles of methods and models that the run recorded beside its results.
-fn titles(path: &Path) -> BTreeMap<String, String> {
+/// What the run recorded beside its results about how they are shown: titles of tasks, methods and models, a paper's numbers.
+pub fn recorded(path: &Path) -> MainOptions {
     let record = path.with_file_name("grid.json");
     let record = std::fs::read_to_string(record).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let titles = record.and_then(|record| serde_json::from_value(record["titles"].clone()).ok());
-    titles.unwrap_or_default()
+    let record = record.unwrap_or_default();
+    MainOptions {
+        titles: serde_json::from_value(record["titles"].clone()).unwrap_or_default(),
+        published: serde_json::from_value(record["config"]["published"].clone()).ok(),
+        ..MainOptions::default()
+    }
 }
 
 /// `w2s stage`: one stage, for a parent process.

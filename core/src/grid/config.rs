@@ -14,6 +14,7 @@ use crate::{
     document::{Document, Section, did_you_mean},
     learner::Recipe,
     model::HeadConfig,
+    report::table::Published,
     stage::{KnownLabel, PikBalance, PikInput},
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
@@ -173,7 +174,7 @@ pub struct Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pik {
-    /// The auxiliary task that P(IK) is learnt on. Origin: the paper takes ARC.
+    /// The auxiliary task that P(IK) is learnt on, or [`EVALUATED`]. Origin: the paper takes ARC.
     pub task: String,
     /// Rows of its training split; all when absent.
     pub n_train: Option<usize>,
@@ -209,6 +210,16 @@ pub struct Pik {
     pub splits: Vec<Split>,
     /// Allows the evaluated task to be the auxiliary one, whose ground truth then reaches the student. Results say so.
     pub allow_leakage: bool,
+}
+
+/// The name that stands for whatever task is evaluated: P(IK) in distribution, as in the left half of the paper's Table 6.
+pub const EVALUATED: &str = "evaluated";
+
+impl Pik {
+    /// Name of the task that P(IK) is learnt on where `evaluated` is.
+    pub fn task_for<'a>(&'a self, evaluated: &'a str) -> &'a str {
+        if self.task == EVALUATED { evaluated } else { &self.task }
+    }
 }
 
 impl Default for Pik {
@@ -321,7 +332,7 @@ pub enum Hardness {
 impl Method {
     /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
     pub fn uses_truth(&self, task: &str) -> bool {
-        let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task == task);
+        let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
         self.supervisor.uses_truth_of_transfer() || self.needs().truth || leaks
     }
 
@@ -344,7 +355,19 @@ impl Grid {
     /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
-        root.only(&["grid", "data", "task", "train", "method", "model", "output", "p_ik", "self_labels"])?;
+        root.only(&[
+            "grid",
+            "data",
+            "task",
+            "train",
+            "method",
+            "model",
+            "output",
+            "p_ik",
+            "self_labels",
+            "sweep",
+            "published",
+        ])?;
         let grid = root.need("grid")?;
         grid.only(&["name", "title", "tasks", "pairs", "methods", "seeds"])?;
 
@@ -396,18 +419,23 @@ impl Grid {
         }
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
         let shared = Shared { p_ik: root.get("p_ik"), self_labels: root.get("self_labels") };
-        let methods = names(&grid, "methods")?
+        let mut methods = names(&grid, "methods")?
             .into_iter()
             .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at, &shared))
             .collect::<Result<Vec<_>>>()?;
+        let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
+        methods.extend(swept);
+        if let Some(published) = root.get("published") {
+            check_published(&published, &tasks, &methods)?;
+        }
         let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
         let prompted = |task: &Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
             let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
             let evaluated = tasks.iter().filter(|_| asked);
-            let mut silent =
-                evaluated.chain(auxiliary.map(|p_ik| &auxiliary_by_name[&p_ik.task])).filter(|task| !prompted(task));
+            let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
+            let mut silent = evaluated.chain(learnt).filter(|task| !prompted(task));
             if let Some(task) = silent.next() {
                 let message = format!(
                     "method `{}` asks a language model, and task `{}` does not say how",
@@ -470,6 +498,26 @@ impl Grid {
         }
         Ok(())
     }
+}
+
+/// `[published]`: what a paper reports for this grid's tasks and methods.
+fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> Result<()> {
+    published.need("source").map_err(|error| error.help("name the paper and its table"))?.text()?;
+    published.read::<Published>()?;
+    for (task, reported) in published.entries().into_iter().filter(|(key, _)| key != "source") {
+        if !tasks.iter().any(|known| known.name() == task) {
+            let help = did_you_mean(&task, tasks.iter().map(Task::name));
+            return Err(reported.error(format!("`{task}` is no task of this grid")).help(help));
+        }
+        for (method, values) in reported.entries() {
+            let mut known = methods.iter().map(|method| method.name.as_str()).chain(["weak", "ceiling"]);
+            if !known.any(|known| known == method) {
+                let help = did_you_mean(&method, methods.iter().map(|method| method.name.as_str()));
+                return Err(values.error(format!("`{method}` is no method of this grid")).help(help));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Settings of each task's data: the defaults, then `[data]`, then `[task.NAME]`.
@@ -762,6 +810,51 @@ impl Shared<'_> {
     }
 }
 
+/// `[sweep]`: a method's table → parameter → values. Each value gives one more method, `METHOD PARAMETER=VALUE`, everything else left alone.
+fn sweeps(document: &Document, shelf: Option<&Document>, methods: &[Method], shared: &Shared) -> Result<Vec<Method>> {
+    let root = document.root();
+    let mut swept: Vec<Method> = Vec::new();
+    for (name, parameters) in root.get("sweep").iter().flat_map(Section::entries) {
+        let Some(base) = methods.iter().find(|method| method.name == name) else {
+            let help = did_you_mean(&name, methods.iter().map(|method| method.name.as_str()));
+            return Err(parameters.error(format!("`{name}` is swept and not among `methods`")).help(help));
+        };
+        // Where the method is written is where its variant is.
+        let written = |document: &Document| document.root().get("method").is_some_and(|all| all.get(&name).is_some());
+        let (home, mut changes) = match shelf.filter(|shelf| !written(document) && written(shelf)) {
+            Some(shelf) => (shelf, vec![]),
+            None if written(document) => (document, vec![]),
+            // A loss by its own name.
+            None => (document, vec![format!("method.{name}.loss.type={name:?}")]),
+        };
+        for (parameter, values) in parameters.entries() {
+            for value in values.items()? {
+                let text = value.to_json();
+                let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+                let at = |error: Error| {
+                    let placed = value.error(format!("`{parameter}` = {text}: {}", error.message()));
+                    match error.remedy() {
+                        Some(help) => placed.help(help),
+                        None => placed,
+                    }
+                };
+                changes.push(format!("method.{name}.{parameter}={text}"));
+                let changed = home.clone().with_overrides(&changes).map_err(at)?;
+                changes.pop();
+                let own = changed.root().get("method");
+                let mut method = Method::read(&name, own.as_ref(), None, &At(value.clone()), shared).map_err(at)?;
+                method.name = format!("{name} {parameter}={text}");
+                method.title = format!("{}, {parameter} = {text}", base.title);
+                if swept.iter().any(|other| other.name == method.name) {
+                    return Err(value.error(format!("`{text}` stands twice in `{parameter}`")));
+                }
+                swept.push(method);
+            }
+        }
+    }
+    Ok(swept)
+}
+
 /// The tasks that P(IK) is learnt on, none of them evaluated unless that was allowed.
 fn auxiliary_tasks(
     root: &Section,
@@ -779,14 +872,17 @@ fn auxiliary_tasks(
             Some(at) => At(at.clone()).place(error),
             None => error,
         };
-        if tasks.iter().any(|task| task.name() == p_ik.task) && !p_ik.allow_leakage {
-            let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", p_ik.task);
+        let is_evaluated = |task: &Task| p_ik.task_for(task.name()) == task.name();
+        if let Some(task) = tasks.iter().find(|task| is_evaluated(task)).filter(|_| !p_ik.allow_leakage) {
+            let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", task.name());
             return Err(place(Error::new(message).help(
                 "take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so",
             )));
         }
-        let document = library.open("tasks", &p_ik.task).map_err(place)?;
-        auxiliary.insert(p_ik.task.clone(), Task::parse(document.source_text(), document.file())?);
+        for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
+            let document = library.open("tasks", name).map_err(place)?;
+            auxiliary.insert(name.to_owned(), Task::parse(document.source_text(), document.file())?);
+        }
     }
     Ok(auxiliary)
 }

@@ -170,10 +170,11 @@ impl Plan {
         };
         let mut auxiliary = BTreeMap::new();
         for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
-            let key = (p_ik.task.clone(), p_ik.n_train);
+            let name = p_ik.task_for(self.grid.tasks[task].name());
+            let key = (name.to_owned(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
                 let settings = Data { n_train: p_ik.n_train, ..self.grid.data[task].clone() };
-                let task = &self.grid.auxiliary[&p_ik.task];
+                let task = &self.grid.auxiliary[name];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
         }
@@ -200,7 +201,9 @@ impl Plan {
             }));
             let supervision = supervise.id();
             let knowledge = Knowledge { strong: &strong.reference, recipe: &strong_recipe, data: &data, seed };
-            let auxiliary = method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task.clone(), p_ik.n_train)]);
+            let evaluated = grid.tasks[task].name();
+            let auxiliary =
+                method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
             let p_ik = method.p_ik.as_ref().zip(auxiliary).map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made));
             let self_labels = method
                 .self_labels

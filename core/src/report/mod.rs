@@ -5,9 +5,11 @@
 //! `results.csv` and nothing else. docs/results.md describes schema and rules.
 
 pub mod analysis;
+pub mod compare;
 pub mod knowledge;
 pub mod metrics;
 pub mod results;
+pub mod sheet;
 pub mod statistics;
 pub mod table;
 

@@ -145,8 +145,9 @@ impl ResultRow {
         }
     }
 
-    fn key(&self) -> (&str, &str, Split, &str) {
-        (&self.run, &self.cell, self.split, &self.metric)
+    /// Two names for the same method have the same cell.
+    fn key(&self) -> (&str, &str, &str, Split, &str) {
+        (&self.run, &self.cell, &self.method, self.split, &self.metric)
     }
 }
 
@@ -155,7 +156,7 @@ impl ResultRow {
 /// Floats are written in the shortest form that reads back equal, so equal rows give equal bytes.
 ///
 /// # Errors
-/// A row with a value that contradicts its status, two rows for the same (run, cell, split, metric), or a file that cannot be written.
+/// A row with a value that contradicts its status, two rows for the same (run, cell, method, split, metric), or a file that cannot be written.
 pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
     let mut seen = BTreeSet::new();
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(vec![]);
@@ -179,7 +180,7 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
 ///
 /// # Errors
 /// A file that cannot be read, another schema version, a missing or unknown column, a field that does not parse, a value that
-/// contradicts its status, the same (run, cell, split, metric) twice; with line and column.
+/// contradicts its status, the same (run, cell, method, split, metric) twice; with line and column.
 pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
     let bytes = fs::read(path).path("read results", path)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::new("results are not UTF-8 text").in_file(path))?;

@@ -9,11 +9,12 @@ use std::{
 };
 
 use minijinja::{Environment, context};
+use serde::{Deserialize, Serialize};
 
 use super::{
     metrics::{self, ACCURACY, GAIN_SE, MAJORITY_RATE, binomial_standard_error},
     results::{CEILING, ResultRow, Status, WEAK},
-    statistics::{Gap, RESOLVED, Recovered, Reference, Summary, recovered},
+    statistics::{Gap, RESOLVED, Recovered, Reference, STAR_SEEDS, Summary, recovered},
 };
 use crate::{Error, Result, strategy::Split};
 
@@ -73,6 +74,8 @@ enum Cell {
     /// The gap is not resolved.
     NotAvailable,
     Number(Number),
+    /// What a paper says, in percent.
+    Published(f64),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +86,8 @@ struct Number {
     of: usize,
     /// Highest among comparable lines.
     best: bool,
+    /// Significantly different from the method that the table is told to compare with.
+    star: bool,
 }
 
 /// What [`Table::main`] shows. The default shows all rows in their own order.
@@ -96,6 +101,39 @@ pub struct MainOptions {
     pub seeds: Vec<u64>,
     /// Names to print for tasks, models and methods, by their names in the results.
     pub titles: BTreeMap<String, String>,
+    /// A paper's numbers, shown beside ours.
+    pub published: Option<Published>,
+    /// Results that carry a star, and against what.
+    pub stars: Option<Stars>,
+}
+
+/// What a paper reports for the same table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// The paper and its table.
+    pub source: String,
+    /// Task → method (or `weak`, `ceiling`) → accuracy and, where there is one, PGR; in percent.
+    #[serde(flatten)]
+    pub tasks: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
+}
+
+/// Which results carry a star ([`compare`](super::compare::compare) decides).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stars {
+    /// The method that the others are compared with.
+    pub against: String,
+    /// Level over the whole table.
+    pub level: f64,
+    /// Task, weak model, strong model, method.
+    pub starred: BTreeSet<[String; 4]>,
+}
+
+impl Published {
+    /// Accuracy (`which` 0) or PGR (1) of a method on a task.
+    fn cell(&self, task: &str, method: &str, which: usize) -> Cell {
+        let value = self.tasks.get(task).and_then(|methods| methods.get(method)).and_then(|values| values.get(which));
+        value.map_or(Cell::Blank, |value| Cell::Published(*value))
+    }
 }
 
 impl MainOptions {
@@ -306,7 +344,18 @@ impl Table {
         let (accuracy, majority, gain_se) =
             (Index::new(&test, ACCURACY)?, Index::new(&test, MAJORITY_RATE)?, Index::new(&test, GAIN_SE)?);
 
+        let names: &[&str] =
+            if options.published.is_some() { &["Acc.", "(paper)", "PGR", "(paper)"] } else { &["Acc.", "PGR"] };
         let mut notes = Notes { seeds: seeds.clone(), ..Notes::default() };
+        if let Some(paper) = &options.published {
+            notes.sources.push(format!("(paper): {}", paper.source));
+        }
+        if let Some(Stars { against, level, .. }) = &options.stars {
+            notes.sources.push(format!(
+                "★: differs from {} by the test over seeds and items, at {STAR_SEEDS} seeds or more, p ≤ {level} after Holm's correction over the table",
+                options.title(against)
+            ));
+        }
         let mut blocks = vec![];
         for (weak, strong) in &pairs {
             let pair = format!("{} → {}", options.title(weak), options.title(strong));
@@ -323,12 +372,24 @@ impl Table {
                         .collect();
                     let of_method = || seeds.iter().filter_map(|seed| accuracy.row(place, method, *seed));
                     truth_used |= of_method().any(|row| row.truth_used);
-                    cells.push(number(&values, 100.0, seeds.len()));
-                    cells.push(if method == WEAK || method == CEILING {
+                    let mut accuracy = number(&values, 100.0, seeds.len());
+                    if let (Cell::Number(number), Some(stars)) = (&mut accuracy, &options.stars) {
+                        number.star = stars.starred.contains(&[task, *weak, *strong, method].map(str::to_owned));
+                    }
+                    let recovered = if method == WEAK || method == CEILING {
                         Cell::Blank
                     } else {
                         pgr_cell(references, &values, seeds.len())
-                    });
+                    };
+                    match &options.published {
+                        Some(paper) => cells.extend([
+                            accuracy,
+                            paper.cell(task, method, 0),
+                            recovered,
+                            paper.cell(task, method, 1),
+                        ]),
+                        None => cells.extend([accuracy, recovered]),
+                    }
                 }
                 // The ceiling is truth by definition; the flag is for methods that are compared.
                 Line { labels: vec![label], truth_used: truth_used && method != WEAK && method != CEILING, cells }
@@ -350,7 +411,8 @@ impl Table {
                     .collect();
                 let sets: BTreeSet<BTreeSet<u64>> = comparable.iter().map(|method| seeds_of(method, task)).collect();
                 if sets.len() == 1 {
-                    notes.bold |= embolden(&mut block, &[2 * column, 2 * column + 1]);
+                    let ours = [0, names.len() / 2].map(|place| names.len() * column + place);
+                    notes.bold |= embolden(&mut block, &ours);
                 } else if sets.len() > 1 {
                     notes.uneven.push(format!("{} ({pair})", options.title(task)));
                 }
@@ -373,7 +435,7 @@ impl Table {
         notes.items(&scored, |name| options.title(name));
         notes.defects(&scored, |name| options.title(name));
         let columns = (tasks.iter())
-            .flat_map(|task| ["Acc.", "PGR"].map(|name| Column { group: options.title(task), name: name.to_owned() }))
+            .flat_map(|task| names.iter().map(|name| Column { group: options.title(task), name: (*name).to_owned() }))
             .collect();
         let title = "Test accuracy and performance gap recovered (PGR), in percent".to_owned();
         let notes = notes.finish(&blocks);
@@ -560,6 +622,7 @@ impl Table {
                             summary.s.map(|s| decimal(s, *decimals)).unwrap_or_default(),
                             summary.n.to_string(),
                         ],
+                        Cell::Published(value) => [decimal(*value, 2), String::new(), String::new()],
                         Cell::NotAvailable => ["n/a".to_owned(), String::new(), "0".to_owned()],
                         Cell::Absent => [String::new(), String::new(), "0".to_owned()],
                         Cell::Blank => [String::new(), String::new(), String::new()],
@@ -651,11 +714,13 @@ impl Cell {
             Cell::Blank => String::new(),
             Cell::Absent => "–".to_owned(),
             Cell::NotAvailable => "n/a".to_owned(),
+            Cell::Published(value) => decimal(*value, 2),
             Cell::Number(number) => {
                 let (before, after) = if number.best { (before, after) } else { ("", "") };
                 let (mean, s, seeds) = number.parts();
                 let s = s.map_or(String::new(), |s| format!(" ± {s}"));
-                format!("{before}{mean}{after}{s}{}", seeds.map_or(String::new(), |seeds| format!(" {seeds}")))
+                let star = if number.star { "★" } else { "" };
+                format!("{before}{mean}{after}{s}{star}{}", seeds.map_or(String::new(), |seeds| format!(" {seeds}")))
             }
         }
     }
@@ -665,11 +730,13 @@ impl Cell {
             Cell::Blank => String::new(),
             Cell::Absent => "--".to_owned(),
             Cell::NotAvailable => "n/a".to_owned(),
+            Cell::Published(value) => decimal(*value, 2),
             Cell::Number(number) => {
                 let (mean, s, seeds) = number.parts();
                 let mean = if number.best { format!(r"\mathbf{{{mean}}}") } else { mean };
                 let s = s.map_or(String::new(), |s| format!(r" \pm {s}"));
-                format!("${mean}{s}${}", seeds.map_or(String::new(), |seeds| format!(" {seeds}")))
+                let star = if number.star { r"^\star" } else { "" };
+                format!("${mean}{s}{star}${}", seeds.map_or(String::new(), |seeds| format!(" {seeds}")))
             }
         }
     }
@@ -700,7 +767,8 @@ fn decimal(value: f64, decimals: usize) -> String {
 fn number(values: &[(u64, f64)], scale: f64, of: usize) -> Cell {
     let values: Vec<f64> = values.iter().map(|(_, value)| scale * value).collect();
     let decimals = if scale == 1.0 { 4 } else { 2 };
-    Summary::of(&values).map_or(Cell::Absent, |summary| Cell::Number(Number { summary, decimals, of, best: false }))
+    Summary::of(&values)
+        .map_or(Cell::Absent, |summary| Cell::Number(Number { summary, decimals, of, best: false, star: false }))
 }
 
 fn pgr_cell(references: &[(u64, Reference)], students: &[(u64, f64)], of: usize) -> Cell {
@@ -709,7 +777,7 @@ fn pgr_cell(references: &[(u64, Reference)], students: &[(u64, f64)], of: usize)
         Recovered::Unresolved => Cell::NotAvailable,
         Recovered::Value(Summary { mean, s, n }) => {
             let summary = Summary { mean: 100.0 * mean, s: s.map(|s| 100.0 * s), n };
-            Cell::Number(Number { summary, decimals: 2, of, best: false })
+            Cell::Number(Number { summary, decimals: 2, of, best: false, star: false })
         }
     }
 }
@@ -770,6 +838,7 @@ struct Notes {
     unresolved: Vec<String>,
     warnings: Vec<String>,
     defects: Vec<String>,
+    sources: Vec<String>,
 }
 
 impl Notes {
@@ -871,6 +940,7 @@ impl Notes {
         if !self.defects.is_empty() {
             notes.push(format!("No value: {}.", shortened(&self.defects)));
         }
+        notes.append(&mut self.sources);
         self.warnings.dedup();
         notes.extend(self.warnings.iter().map(|warning| format!("Warning: {warning}.")));
         notes
@@ -948,6 +1018,8 @@ fn tex(text: &str) -> String {
             '→' => out.push_str(r"$\to$"),
             '†' => out.push_str(r"$^\dagger$"),
             '–' => out.push_str("--"),
+            '★' => out.push_str(r"$\star$"),
+            '≤' => out.push_str(r"$\leq$"),
             '\n' | '\r' => out.push(' '),
             _ => out.push(character),
         }
@@ -958,6 +1030,32 @@ fn tex(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::results::tests::row, *};
+
+    #[test]
+    fn a_papers_numbers_and_stars_stand_beside_ours() {
+        let mut rows = Vec::new();
+        for seed in 0..5 {
+            rows.extend([
+                row("sciq", "gpt2", "qwen", WEAK, seed, 0.6),
+                row("sciq", "gpt2", "qwen", "finetune", seed, 0.7),
+                row("sciq", "gpt2", "qwen", "js", seed, 0.75),
+                row("sciq", "gpt2", "qwen", CEILING, seed, 0.9),
+            ]);
+        }
+        let published: Published =
+            serde_json::from_str(r#"{"source": "a paper", "sciq": {"weak": [64.7], "js": [80.0, 53.31]}}"#).unwrap();
+        let starred = BTreeSet::from([["sciq", "gpt2", "qwen", "js"].map(str::to_owned)]);
+        let stars = Some(Stars { against: "finetune".to_owned(), level: 0.05, starred });
+        let options = MainOptions { published: Some(published), stars, ..MainOptions::default() };
+        let table = Table::main(&rows, &options).unwrap();
+        let lines = table.to_markdown();
+        assert!(lines.contains("| js | **75.00** ± 0.00★ | 80.00 | **50.00** ± 0.00 | 53.31 |"), "{lines}");
+        assert!(lines.contains("| finetune | 70.00 ± 0.00 |  | 33.33 ± 0.00 |  |"), "{lines}");
+        assert!(lines.contains("| Weak | 60.00 ± 0.00 | 64.70 |  |  |"), "{lines}");
+        assert!(lines.contains("a paper") && lines.contains("differs from finetune"), "{lines}");
+        assert!(table.to_latex().unwrap().contains(r"$\mathbf{75.00} \pm 0.00^\star$ & 80.00"));
+        assert!(table.to_csv().contains("75.00,0.00,5,80.00,,,50.00"), "{}", table.to_csv());
+    }
 
     /// Two tasks, two pairs, three methods, three seeds. BoolQ is too easy for the first pair, one seed failed, one method saw truth.
     fn rows() -> Vec<ResultRow> {

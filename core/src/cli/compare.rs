@@ -1,0 +1,306 @@
+//! `w2s compare`: methods against a baseline, with the tests that count.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::run::{recorded, results_of};
+use crate::{
+    Error, Result,
+    report::{
+        compare::{Answers, Arm, Comparison, compare},
+        metrics,
+        results::{CEILING, WEAK, read},
+        sheet::Sheet,
+        statistics::{Bootstrap, Interval, STAR_SEEDS},
+    },
+    stage,
+    strategy::Split,
+    task::TaskData,
+};
+
+#[derive(Args)]
+pub struct CompareArgs {
+    /// The grid, or its results.csv
+    config: PathBuf,
+    /// Method that the others are compared with
+    #[arg(long, value_name = "METHOD", default_value = "finetune")]
+    against: String,
+    /// Folder of results
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Level of the stars, over the whole table
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    level: f64,
+    /// Resamples of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    draws: usize,
+    /// Output format
+    #[arg(long, value_enum, default_value = "terminal")]
+    format: CompareFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum CompareFormat {
+    Terminal,
+    Markdown,
+    Csv,
+}
+
+/// `w2s compare`.
+pub fn run(args: &CompareArgs) -> Result<ExitCode> {
+    if !(args.level > 0.0 && args.level < 1.0) || args.draws == 0 {
+        return Err(Error::new("`--level` lies between 0 and 1, and `--draws` is at least 1"));
+    }
+    let path = results_of(&args.config, &args.results)?;
+    let arms = arms(&path, &args.results.join("stages"))?;
+    let settings = Bootstrap { draws: args.draws, ..Bootstrap::default() };
+    let compared = compare(&arms, &args.against, args.level, &settings)?;
+    let titles = recorded(&path).titles;
+    let title = |name: &str| titles.get(name).cloned().unwrap_or_else(|| name.to_owned());
+    if args.format == CompareFormat::Csv {
+        print!("{}", full(&compared, &args.against).to_csv());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut places: Vec<(&str, &str, &str)> = Vec::new();
+    for one in &compared {
+        if !places.contains(&(&one.task, &one.weak, &one.strong)) {
+            places.push((&one.task, &one.weak, &one.strong));
+        }
+    }
+    for place in places {
+        let here: Vec<&Comparison> = compared
+            .iter()
+            .filter(|one| (one.task.as_str(), one.weak.as_str(), one.strong.as_str()) == place)
+            .collect();
+        println!("{}: {} → {}, against {}\n", title(place.0), title(place.1), title(place.2), title(&args.against));
+        let sheet = short(&here, &title);
+        match args.format {
+            CompareFormat::Markdown => println!("{}", sheet.to_markdown()),
+            _ => println!("{}\n", sheet.to_terminal()),
+        }
+    }
+    notes(&compared, args);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A p-value with three digits.
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "<0.001".to_owned() } else { format!("{p:.3}") }
+}
+
+fn percent(value: f64) -> String {
+    let text = format!("{:.2}", 100.0 * value);
+    if text == "-0.00" { "0.00".to_owned() } else { text }
+}
+
+fn bounds(interval: Option<Interval>) -> String {
+    let Some(interval) = interval else { return "n/a".to_owned() };
+    match (interval.value, interval.bounds) {
+        (Some(value), Some((low, high))) => format!("{} [{}, {}]", percent(value), percent(low), percent(high)),
+        (Some(value), None) => format!("{} [n/a]", percent(value)),
+        (None, _) => "n/a".to_owned(),
+    }
+}
+
+fn short(here: &[&Comparison], title: &dyn Fn(&str) -> String) -> Sheet {
+    let header = [
+        "method",
+        "acc.",
+        "difference [95 %]",
+        "p",
+        "p (Holm)",
+        "",
+        "p (t)",
+        "p (Wilcoxon)",
+        "p (sign flip)",
+        "McNemar",
+        "PGR [95 %]",
+    ];
+    let mut sheet = Sheet::new(1, header);
+    for one in here {
+        let candidate = one.method != WEAK && one.method != CEILING;
+        let few = one.mcnemar.iter().filter(|p| **p <= 0.05).count();
+        let name = match one.method.as_str() {
+            WEAK => "Weak".to_owned(),
+            CEILING => "Ceiling".to_owned(),
+            method => title(method),
+        };
+        let option = |p: Option<f64>| p.map_or("–".to_owned(), p_value);
+        sheet.push([
+            name,
+            percent(one.accuracy.mean),
+            bounds(Some(one.bootstrap)),
+            option(one.test.map(|test| test.p)),
+            option(one.adjusted),
+            if one.star { "★" } else { "" }.to_owned(),
+            option(one.paired_t),
+            p_value(one.wilcoxon),
+            p_value(one.sign_flip),
+            format!("{few}/{}", one.mcnemar.len()),
+            if candidate { bounds(one.pgr) } else { String::new() },
+        ]);
+    }
+    sheet
+}
+
+/// Everything in full precision, one line per comparison.
+fn full(compared: &[Comparison], against: &str) -> Sheet {
+    let header = [
+        "task",
+        "weak",
+        "strong",
+        "method",
+        "against",
+        "seeds",
+        "items",
+        "shared_items",
+        "accuracy",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "t_low",
+        "t_high",
+        "p",
+        "p_holm",
+        "star",
+        "p_paired_t",
+        "p_wilcoxon",
+        "p_sign_flip",
+        "p_mcnemar",
+        "pgr",
+        "pgr_low",
+        "pgr_high",
+    ];
+    let mut sheet = Sheet::new(header.len(), header);
+    let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+    for one in compared {
+        let interval = |interval: Option<Interval>| {
+            let bounds = interval.and_then(|interval| interval.bounds);
+            [number(bounds.map(|bounds| bounds.0)), number(bounds.map(|bounds| bounds.1))]
+        };
+        let t = one.test.map(|test| test.interval(0.95));
+        let mut row = [&one.task, &one.weak, &one.strong, &one.method].map(Clone::clone).to_vec();
+        row.extend([
+            against.to_owned(),
+            one.seeds.len().to_string(),
+            one.items.to_string(),
+            one.shared_items.to_string(),
+        ]);
+        row.extend([one.accuracy.mean.to_string(), one.difference.to_string()]);
+        row.extend(interval(Some(one.bootstrap)));
+        row.extend([number(t.map(|t| t.0)), number(t.map(|t| t.1))]);
+        row.extend([number(one.test.map(|test| test.p)), number(one.adjusted), one.star.to_string()]);
+        row.extend([number(one.paired_t), one.wilcoxon.to_string(), one.sign_flip.to_string()]);
+        row.push(one.mcnemar.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
+        row.push(number(one.pgr.and_then(|pgr| pgr.value)));
+        row.extend(interval(one.pgr));
+        sheet.push(row);
+    }
+    sheet
+}
+
+fn notes(compared: &[Comparison], args: &CompareArgs) {
+    let seeds: std::collections::BTreeSet<usize> = compared.iter().map(|one| one.seeds.len()).collect();
+    let seeds: Vec<String> = seeds.iter().map(usize::to_string).collect();
+    println!(
+        "Percent. Intervals: bootstrap over seeds and test items, {} draws; PGR of the mean accuracies. Seeds: {}.",
+        args.draws,
+        seeds.join(", ")
+    );
+    if compared.iter().any(|one| one.shared_items) {
+        println!(
+            "p: t-test over seeds and the items they share. The next three look at seeds alone and take luck with the items for skill."
+        );
+    }
+    if compared.iter().any(|one| !one.shared_items) {
+        println!("Where seeds are tested on different items, p is the paired t-test over seeds.");
+    }
+    println!("p (Holm): corrected over all methods and tasks here. McNemar: seeds with p ≤ 0.05 by the exact test.");
+    println!("★: at least {STAR_SEEDS} seeds and p (Holm) ≤ {}. docs/results.md has the reasons.", args.level);
+}
+
+/// What every cell of a finished run answered.
+///
+/// # Errors
+/// A run without its record, or whose stages are gone.
+pub fn arms(results: &Path, store: &Path) -> Result<Vec<Arm>> {
+    // The rows say which cells are there; the stages, what was answered item by item.
+    let rows = read(results)?;
+    let path = results.with_file_name("grid.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Error::new(format!("cannot read the record of the run: {error}"))
+            .in_file(&path)
+            .help("comparisons pair items, so they need the folder that `w2s run` wrote, not results.csv alone")
+    })?;
+    let record: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::new(format!("not the record of a run: {error}")).in_file(&path))?;
+    let mut arms: Vec<Arm> = Vec::new();
+    let mut data: BTreeMap<String, Vec<(u64, u32, u8)>> = BTreeMap::new();
+    for cell in record["cells"].as_array().into_iter().flatten() {
+        let text = |key: &str| cell[key].as_str().unwrap_or_default();
+        let seed = cell["seed"].as_u64().unwrap_or_default();
+        if !data.contains_key(text("data_stage")) {
+            data.insert(text("data_stage").to_owned(), items(&store.join(text("data_stage")))?);
+        }
+        let items = &data[text("data_stage")];
+        for (method, stage) in [(WEAK, "supervision"), (text("method"), "student"), (CEILING, "ceiling")] {
+            let is_there = rows.iter().any(|row| {
+                row.task == text("task")
+                    && row.method == method
+                    && row.seed == seed
+                    && row.weak == text("weak")
+                    && row.strong == text("strong")
+            });
+            let same = |arm: &Arm| {
+                [&arm.task, &arm.weak, &arm.strong, &arm.method] == [text("task"), text("weak"), text("strong"), method]
+            };
+            let index = arms.iter().position(same).unwrap_or(arms.len());
+            if index == arms.len() {
+                let [task, weak, strong] = ["task", "weak", "strong"].map(|key| text(key).to_owned());
+                arms.push(Arm { task, weak, strong, method: method.to_owned(), answers: BTreeMap::new() });
+            }
+            let file = store.join(text(stage)).join(stage::Predictions::file(Split::Test));
+            if !is_there || arms[index].answers.contains_key(&seed) || !file.is_file() {
+                continue;
+            }
+            let predictions = stage::Predictions::read(&file)?.into_rows();
+            let answers: Answers = (predictions.iter().zip(items))
+                .map(|(row, (text, which, label))| ((*text, *which), metrics::argmax(row) == *label))
+                .collect();
+            arms[index].answers.insert(seed, answers);
+        }
+    }
+    arms.retain(|arm| !arm.answers.is_empty());
+    arms.sort_by_key(|arm| match arm.method.as_str() {
+        WEAK => 0,
+        CEILING => 2,
+        _ => 1,
+    });
+    if arms.is_empty() {
+        return Err(Error::new(
+            "the run's stages are gone, and results.csv alone does not hold what was answered item by item",
+        )
+        .in_file(store)
+        .help("give `--results` the folder of the run, or run the grid again"));
+    }
+    Ok(arms)
+}
+
+/// Test items: hash of the text, which of the items with that text, and the true class.
+fn items(data: &Path) -> Result<Vec<(u64, u32, u8)>> {
+    let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
+    let items = TaskData::read(data)?.test.into_iter().map(|example| {
+        let hash = blake3::hash(example.text.as_bytes());
+        let hash = hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let which = seen.entry(hash).or_default();
+        *which += 1;
+        (hash, *which, example.label)
+    });
+    Ok(items.collect())
+}
