@@ -56,12 +56,51 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
 
     for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {
         let table = run(&["table", TINY, "--results", place, "--format", format]);
-        let out = String::from_utf8_lossy(&table.stdout).into_owned();
+        assert!(table.status.success(), "{}", text(&table));
         let path = folder.path().join("tiny/results.csv");
         let direct = run(&["table", path.to_str().unwrap(), "--format", format]);
-        let out = if table.status.success() { out } else { String::from_utf8_lossy(&direct.stdout).into_owned() };
-        assert!(out.contains(part), "{format}: {out}");
+        assert_eq!(table.stdout, direct.stdout);
+        assert!(text(&table).contains(part), "{format}: {}", text(&table));
     }
+    let by_seed =
+        ["table", TINY, "--results", place, "--metric", "brier", "--rows", "method", "--columns", "task,seed"];
+    let by_seed = run(&[&by_seed[..], &["--methods", "gce", "--format", "csv"]].concat());
+    let brier = String::from_utf8_lossy(&by_seed.stdout).into_owned();
+    assert!(brier.lines().any(|line| line.starts_with("gce,false,0.")) && !brier.contains("finetune"), "{brier}");
+}
+
+#[test]
+fn methods_are_compared_item_by_item() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let output = run(&["run", TINY, "--results", place, "--device", "cpu"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let compare = ["compare", TINY, "--results", place, "--draws", "50"];
+    let said = run(&compare);
+    assert!(said.status.success() && text(&said).contains("against Finetune"), "{}", text(&said));
+    let full = run(&[&compare[..], &["--format", "csv", "--methods", "gce"]].concat());
+    let full = String::from_utf8_lossy(&full.stdout).into_owned();
+    let lines: Vec<Vec<&str>> = full.lines().map(|line| line.split(',').collect()).collect();
+    let column = |name: &str| lines[0].iter().position(|column| *column == name).unwrap();
+    assert_eq!(lines.len(), 4, "weak, gce and ceiling in\n{full}");
+    // What is compared is what results.csv says.
+    let rows = results(folder.path());
+    let accuracy = |method: &str| -> f64 {
+        let own = rows.lines().filter(|row| row.contains(&format!(",{method},")) && row.contains(",test,accuracy,"));
+        let values: Vec<f64> = own.map(|row| row.split(',').nth(13).unwrap().parse().unwrap()).collect();
+        assert_eq!(values.len(), 2);
+        values.iter().sum::<f64>() / 2.0
+    };
+    let gce = lines.iter().find(|line| line[column("method")] == "gce").unwrap();
+    let difference: f64 = gce[column("difference")].parse().unwrap();
+    assert!((difference - (accuracy("gce") - accuracy("finetune"))).abs() < 1e-6, "{difference}");
+
+    let unknown = run(&[&compare[..], &["--against", "finetun"]].concat());
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown).contains("did you mean `finetune`?"), "{}", text(&unknown));
+    fs::remove_dir_all(folder.path().join("stages")).unwrap();
+    let gone = run(&compare);
+    assert!(gone.status.code() == Some(2) && text(&gone).contains("run the grid again"), "{}", text(&gone));
 }
 
 #[test]

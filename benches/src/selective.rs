@@ -146,7 +146,12 @@ fn dataset(count: usize) -> Result<(), Box<dyn Error>> {
     let before = peak();
     let start = Instant::now();
     refiner.prepare(&pool)?;
-    println!("whole data set {count} × {WIDTH}  {:.1} s, peak {} MB ({} MB of it the input)", start.elapsed().as_secs_f64(), peak(), before);
+    println!(
+        "whole data set {count} × {WIDTH}  {:.1} s, peak {} MB ({} MB of it the input)",
+        start.elapsed().as_secs_f64(),
+        peak(),
+        before
+    );
     Ok(())
 }
 

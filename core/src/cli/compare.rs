@@ -31,6 +31,8 @@ pub struct CompareArgs {
     /// Method that the others are compared with
     #[arg(long, value_name = "METHOD", default_value = "finetune")]
     against: String,
+    #[command(flatten)]
+    choice: Choice,
     /// Folder of results
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
@@ -43,6 +45,30 @@ pub struct CompareArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
     format: CompareFormat,
+}
+
+/// Which of a run's results are looked at.
+#[derive(Args, Clone, Default)]
+pub struct Choice {
+    /// Tasks, in order [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "TASK,…")]
+    pub tasks: Vec<String>,
+    /// Methods between weak and ceiling, in order [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "METHOD,…")]
+    pub methods: Vec<String>,
+    /// Seeds [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "SEED,…")]
+    pub seeds: Vec<u64>,
+}
+
+impl Choice {
+    /// Whether a result is among them; weak and ceiling always are, as far as the task is.
+    pub fn has(&self, task: &str, method: &str, seed: u64) -> bool {
+        let named = |list: &[String], name: &str| list.is_empty() || list.iter().any(|listed| listed == name);
+        named(&self.tasks, task)
+            && (named(&self.methods, method) || method == WEAK || method == CEILING)
+            && (self.seeds.is_empty() || self.seeds.contains(&seed))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -58,7 +84,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode> {
         return Err(Error::new("`--level` lies between 0 and 1, and `--draws` is at least 1"));
     }
     let path = results_of(&args.config, &args.results)?;
-    let arms = arms(&path, &args.results.join("stages"))?;
+    let arms = arms(&path, &args.results.join("stages"), &args.choice, &args.against)?;
     let settings = Bootstrap { draws: args.draws, ..Bootstrap::default() };
     let compared = compare(&arms, &args.against, args.level, &settings)?;
     let titles = recorded(&path).titles;
@@ -225,11 +251,11 @@ fn notes(compared: &[Comparison], args: &CompareArgs) {
     println!("★: at least {STAR_SEEDS} seeds and p (Holm) ≤ {}. docs/results.md has the reasons.", args.level);
 }
 
-/// What every cell of a finished run answered.
+/// What the chosen cells of a finished run answered, and those of the method that others are compared with.
 ///
 /// # Errors
 /// A run without its record, or whose stages are gone.
-pub fn arms(results: &Path, store: &Path) -> Result<Vec<Arm>> {
+pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Result<Vec<Arm>> {
     // The rows say which cells are there; the stages, what was answered item by item.
     let rows = read(results)?;
     let path = results.with_file_name("grid.json");
@@ -245,6 +271,9 @@ pub fn arms(results: &Path, store: &Path) -> Result<Vec<Arm>> {
     for cell in record["cells"].as_array().into_iter().flatten() {
         let text = |key: &str| cell[key].as_str().unwrap_or_default();
         let seed = cell["seed"].as_u64().unwrap_or_default();
+        if !choice.has(text("task"), text("method"), seed) && !choice.has(text("task"), WEAK, seed) {
+            continue;
+        }
         if !data.contains_key(text("data_stage")) {
             data.insert(text("data_stage").to_owned(), items(&store.join(text("data_stage")))?);
         }
@@ -266,7 +295,11 @@ pub fn arms(results: &Path, store: &Path) -> Result<Vec<Arm>> {
                 arms.push(Arm { task, weak, strong, method: method.to_owned(), answers: BTreeMap::new() });
             }
             let file = store.join(text(stage)).join(stage::Predictions::file(Split::Test));
-            if !is_there || arms[index].answers.contains_key(&seed) || !file.is_file() {
+            if !is_there
+                || method != against && !choice.has(text("task"), method, seed)
+                || arms[index].answers.contains_key(&seed)
+                || !file.is_file()
+            {
                 continue;
             }
             let predictions = stage::Predictions::read(&file)?.into_rows();

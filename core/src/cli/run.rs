@@ -14,14 +14,19 @@ use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use super::{FAILED, GridArgs, INTERRUPTED, PlaceArgs, show};
+use super::{
+    FAILED, GridArgs, INTERRUPTED, PlaceArgs,
+    compare::{Choice, arms},
+    show,
+};
 use crate::{
     Error, Result,
+    document::Document,
     grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
     report::{
         Table,
-        compare::{Arm, compare},
-        results::{CEILING, ResultRow, WEAK, read},
+        compare::compare,
+        results::{ResultRow, read},
         statistics::Bootstrap,
         table::{MainOptions, Pivot, Stars},
     },
@@ -61,15 +66,8 @@ pub struct TableArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
     format: TableFormat,
-    /// Tasks, in order [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "TASK,…")]
-    tasks: Vec<String>,
-    /// Methods between weak and ceiling, in order [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "METHOD,…")]
-    methods: Vec<String>,
-    /// Seeds [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "SEED,…")]
-    seeds: Vec<u64>,
+    #[command(flatten)]
+    choice: Choice,
     /// Mark what differs from this method significantly (at five seeds or more)
     #[arg(long, value_name = "METHOD")]
     against: Option<String>,
@@ -243,13 +241,7 @@ pub fn table(args: &TableArgs) -> Result<ExitCode> {
     let rows = read(&path)?;
     if let Some(metric) = &args.metric {
         let keys = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<_>>>();
-        let chosen = |row: &ResultRow| {
-            let has = |list: &[String], name: &String| list.is_empty() || list.contains(name);
-            has(&args.tasks, &row.task)
-                && (has(&args.methods, &row.method)
-                    || metric == "pgr" && [WEAK, CEILING].contains(&row.method.as_str()))
-                && (args.seeds.is_empty() || args.seeds.contains(&row.seed))
-        };
+        let chosen = |row: &ResultRow| args.choice.has(&row.task, &row.method, row.seed);
         let rows: Vec<ResultRow> = rows.into_iter().filter(chosen).collect();
         let pivot = Pivot {
             rows: keys(&args.rows)?,
@@ -262,29 +254,16 @@ pub fn table(args: &TableArgs) -> Result<ExitCode> {
     let stars = match &args.against {
         None => None,
         Some(against) => {
-            let arms = super::compare::arms(&path, &args.results.join("stages"))?;
-            let shown = |arm: &Arm| {
-                let has = |list: &[String], name: &String| list.is_empty() || list.contains(name);
-                has(&args.tasks, &arm.task) && (has(&args.methods, &arm.method) || arm.method == *against)
-            };
             // What is not in the table is not in its family of tests.
-            let mut arms: Vec<Arm> = arms.into_iter().filter(shown).collect();
-            for arm in &mut arms {
-                arm.answers.retain(|seed, _| args.seeds.is_empty() || args.seeds.contains(seed));
-            }
+            let arms = arms(&path, &args.results.join("stages"), &args.choice, against)?;
             let compared = compare(&arms, against, LEVEL, &Bootstrap { draws: 1, ..Bootstrap::default() })?;
             let starred = compared.into_iter().filter(|one| one.star);
             let starred = starred.map(|one| [one.task, one.weak, one.strong, one.method]).collect();
             Some(Stars { against: against.clone(), level: LEVEL, starred })
         }
     };
-    let options = MainOptions {
-        tasks: args.tasks.clone(),
-        methods: args.methods.clone(),
-        seeds: args.seeds.clone(),
-        stars,
-        ..recorded(&path)
-    };
+    let Choice { tasks, methods, seeds } = args.choice.clone();
+    let options = MainOptions { tasks, methods, seeds, stars, ..recorded(&path) };
     print(&Table::main(&rows, &options)?, args.format)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -307,7 +286,12 @@ pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
     let path = if given.extension().is_some_and(|extension| extension == "csv") {
         given.to_owned()
     } else {
-        results.join(given.file_stem().unwrap_or_default()).join("results.csv")
+        // A grid may name its folder itself.
+        let document = given.is_file().then(|| Document::open(given)).transpose()?;
+        let grid = document.as_ref().and_then(|document| document.root().get("grid"));
+        let name: Option<String> = grid.map(|grid| grid.read_key("name")).transpose()?.flatten();
+        let folder = name.map_or_else(|| given.file_stem().unwrap_or_default().into(), std::ffi::OsString::from);
+        results.join(folder).join("results.csv")
     };
     if path.is_file() {
         return Ok(path);
