@@ -12,7 +12,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::PlaceArgs;
+use super::{PlaceArgs, REFUSED, show};
 use crate::{
     Error, Result,
     document::Document,
@@ -158,10 +158,15 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
     let places =
         Places { sources: Sources::from_env(&args.data)?, models: PlaceArgs::folders(&args.models, "W2S_MODELS") };
     let mut reports = Vec::new();
+    let mut failed = Vec::new();
     for name in names {
-        reports.push(report(name, &changes, &options, args, &places)?);
+        match report(name, &changes, &options, args, &places) {
+            Ok(report) => reports.push(report),
+            Err(error) => failed.push(error),
+        }
     }
     match args.format {
+        _ if reports.is_empty() => {}
         Format::Text => reports.iter().for_each(|report| println!("{}", text(report))),
         Format::Markdown => println!("{}", markdown(&reports)),
         Format::Json => {
@@ -172,7 +177,9 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
             println!("{}", json.map_err(|cause| Error::new(cause.to_string()))?);
         }
     }
-    Ok(ExitCode::SUCCESS)
+    // What can be read is shown, whatever else was named.
+    failed.iter().for_each(show::error);
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) })
 }
 
 /// The document of a task that is named or whose file is given, and where names in it are looked up.

@@ -2,14 +2,24 @@
 
 use std::{
     env, fs,
+    io::IsTerminal,
     path::{Component, Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
 use hf_hub::{
     Cache, RepoType,
-    api::sync::{ApiBuilder, ApiError, ApiRepo},
+    api::{
+        Progress,
+        sync::{ApiBuilder, ApiError, ApiRepo},
+    },
 };
+use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, error::IoContext};
@@ -49,6 +59,46 @@ pub struct HfHub {
     cache: PathBuf,
     endpoint: String,
     token: Option<String>,
+    /// How long a download may stand still.
+    patience: Duration,
+}
+
+/// How far a download is, for the thread that waits for it, and on the screen if that is a terminal.
+#[derive(Clone)]
+struct Watch {
+    size: Arc<AtomicU64>,
+    got: Arc<AtomicU64>,
+    bar: Option<ProgressBar>,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(0));
+        Self { size: Arc::default(), got: Arc::default(), bar }
+    }
+}
+
+impl Progress for Watch {
+    fn init(&mut self, size: usize, filename: &str) {
+        self.size.store(size as u64, Ordering::Relaxed);
+        if let Some(bar) = &mut self.bar {
+            bar.set_position(0);
+            bar.init(size, filename);
+        }
+    }
+
+    fn update(&mut self, size: usize) {
+        self.got.fetch_add(size as u64, Ordering::Relaxed);
+        if let Some(bar) = &mut self.bar {
+            bar.update(size);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// The folder where downloads are kept: `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
@@ -92,7 +142,8 @@ impl HfHub {
 
     /// A hub at `endpoint` whose downloads are kept in `cache`.
     pub fn new(cache: PathBuf, endpoint: impl Into<String>, token: Option<String>) -> Self {
-        Self { cache, endpoint: endpoint.into().trim_end_matches('/').into(), token }
+        let patience = Duration::from_secs(120);
+        Self { cache, endpoint: endpoint.into().trim_end_matches('/').into(), token, patience }
     }
 
     fn repo(&self, repo: &Repo) -> Result<ApiRepo> {
@@ -142,25 +193,67 @@ impl Hub for HfHub {
         if !is_inside(file) {
             return Err(Error::new(format!("`{file}` is not a path inside a repository")));
         }
-        let api = self.repo(repo)?;
         let start = Instant::now();
-        let path = loop {
-            match api.download(file) {
+        let (path, size) = loop {
+            match self.download(repo, file)? {
                 // Another process is downloading the same file.
-                Err(ApiError::LockAcquisition(_)) if start.elapsed() < Duration::from_secs(1800) => {}
-                result => {
-                    break result.map_err(|cause| self.explain(repo, &cause).context(format!("file `{file}`")))?;
+                (Err(ApiError::LockAcquisition(_)), _) if start.elapsed() < Duration::from_secs(1800) => {}
+                (result, size) => {
+                    let fail = |cause| self.explain(repo, &cause).context(format!("file `{file}`"));
+                    break (result.map_err(fail)?, size);
                 }
             }
         };
-        verify(&path)?;
+        verify(&path, size)?;
         Ok(path)
     }
 }
 
-/// Large files are kept under their SHA-256: a download that was cut short does not have it, and is removed.
-fn verify(path: &Path) -> Result<()> {
+impl HfHub {
+    /// What the library says of a download, and how long the hub says the file is. It is another thread's, because the library waits
+    /// for ever for a server that has stopped sending.
+    fn download(&self, repo: &Repo, file: &str) -> Result<(Result<PathBuf, ApiError>, u64)> {
+        const TICK: Duration = Duration::from_millis(100);
+        let (api, watch, name) = (self.repo(repo)?, Watch::new(), file.to_owned());
+        let (sender, receiver) = mpsc::channel();
+        let inside = watch.clone();
+        std::thread::spawn(move || sender.send(api.download_with_progress(&name, inside)));
+        let (mut seen, mut since) = (0, Instant::now());
+        loop {
+            match receiver.recv_timeout(TICK.min(self.patience)) {
+                Ok(result) => return Ok((result, watch.size.load(Ordering::Relaxed))),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let got = watch.got.load(Ordering::Relaxed);
+                    if got != seen {
+                        (seen, since) = (got, Instant::now());
+                    } else if since.elapsed() > self.patience {
+                        let seconds = self.patience.as_secs_f64();
+                        let message =
+                            format!("{} sent nothing for {seconds} s, at byte {got} of `{file}`", self.endpoint);
+                        return Err(Error::new(message).help("try again: the download goes on where it stopped"));
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let message = format!("{} answered in a way that is no hub's, for `{file}`", self.endpoint);
+                    return Err(Error::new(message).help("check `HF_ENDPOINT` and proxies"));
+                }
+            }
+        }
+    }
+}
+
+/// A download that is not as long as the hub says, or does not have its SHA-256, under which large files are kept, is removed.
+fn verify(path: &Path, size: u64) -> Result<()> {
     let blob = fs::canonicalize(path).path("read the download", path)?;
+    let damaged = |what: &str| -> Result<()> {
+        fs::remove_file(path).path("remove the damaged download", path)?;
+        fs::remove_file(&blob).path("remove the damaged download", &blob)?;
+        Err(Error::new(format!("the download is damaged: {what}")).in_file(path).help("try again"))
+    };
+    let length = fs::metadata(&blob).path("read the download", &blob)?.len();
+    if length != size {
+        return damaged(&format!("it has {length} bytes, and the hub says {size}"));
+    }
     let Some(name) = blob.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
     if name.len() != 64 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(());
@@ -170,11 +263,7 @@ fn verify(path: &Path) -> Result<()> {
     std::io::copy(&mut file, &mut hasher).path("read the download", &blob)?;
     let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found != name.to_lowercase() {
-        fs::remove_file(path).path("remove the damaged download", path)?;
-        fs::remove_file(&blob).path("remove the damaged download", &blob)?;
-        return Err(Error::new("the download is damaged: its SHA-256 is not the hub's")
-            .in_file(path)
-            .help("try again"));
+        return damaged("its SHA-256 is not the hub's");
     }
     Ok(())
 }
@@ -283,5 +372,146 @@ mod tests {
         assert!(error.message().contains("the download is damaged"), "{error}");
         let left = folder.path().join("datasets--org--set/snapshots/c0ffee/sst2/train.jsonl");
         assert!(fs::symlink_metadata(left).is_err(), "a damaged download is not left behind");
+    }
+
+    /// A hub whose answers to the requests for one file, metadata and parts alike, are what `reply` says of the request and its number.
+    fn unreliable(reply: impl Fn(&str, usize) -> Option<String> + Send + 'static) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let mut waiting = Vec::new();
+            for (number, mut stream) in listener.incoming().flatten().enumerate() {
+                let (mut request, mut buffer) = (String::new(), [0; 4096]);
+                while !request.contains("\r\n\r\n") {
+                    match stream.read(&mut buffer) {
+                        Ok(n) if n > 0 => request.push_str(&String::from_utf8_lossy(&buffer[..n])),
+                        _ => break,
+                    }
+                }
+                match reply(&request.to_lowercase(), number) {
+                    Some(text) => _ = stream.write_all(text.as_bytes()),
+                    // Left open, and silent.
+                    None => waiting.push(stream),
+                }
+            }
+        });
+        address
+    }
+
+    /// The part of the body from `start` on, of which `sent` is sent, under the file's name and hash.
+    fn part(start: usize, sent: &str) -> String {
+        let (etag, whole) = (hash(), BODY.len());
+        format!(
+            "HTTP/1.1 206 Partial Content\r\netag: \"{etag}\"\r\nx-repo-commit: c0ffee\r\ncontent-range: bytes {start}-{}/{whole}\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{sent}",
+            whole - 1,
+            whole - start,
+        )
+    }
+
+    fn hash() -> String {
+        Sha256::digest(BODY).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The first byte that a request asks for, if it asks for the rest of the file.
+    fn rest(request: &str) -> Option<usize> {
+        let range = request.lines().find_map(|line| line.strip_prefix("range: bytes="))?;
+        range.strip_suffix('-')?.parse().ok()
+    }
+
+    fn metadata() -> String {
+        format!(
+            "HTTP/1.1 206 Partial Content\r\netag: \"{}\"\r\nx-repo-commit: c0ffee\r\ncontent-range: bytes 0-0/{}\r\ncontent-length: 1\r\n\
+             connection: close\r\n\r\n{{",
+            hash(),
+            BODY.len(),
+        )
+    }
+
+    /// What comes of fetching a file from a hub with these ways, and whether a file is left that would be taken for it.
+    fn fetched(
+        patience: Duration,
+        reply: impl Fn(&str, usize) -> Option<String> + Send + 'static,
+    ) -> (Result<String>, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let hub = HfHub { patience, ..HfHub::new(folder.path().into(), unreliable(reply), None) };
+        let text = hub.fetch(&repo("org/set"), "train.jsonl").map(|path| fs::read_to_string(path).unwrap());
+        let left = folder.path().join("datasets--org--set/snapshots/c0ffee/train.jsonl");
+        (text, fs::symlink_metadata(left).is_ok())
+    }
+
+    #[test]
+    fn a_hub_that_fails_leaves_no_file_that_would_be_trusted() {
+        if proxied() {
+            eprintln!("not run: a proxy is set");
+            return;
+        }
+        const LONG: Duration = Duration::from_secs(60);
+        let half = BODY.len() / 2;
+
+        // Cut off once: the rest is asked for, and the file is whole.
+        let (text, _) = fetched(LONG, move |request, _| {
+            Some(match rest(request) {
+                None => metadata(),
+                Some(0) => part(0, &BODY[..half]),
+                Some(start) => part(start, &BODY[start..]),
+            })
+        });
+        assert_eq!(text.unwrap(), BODY);
+
+        // Sent elsewhere for the contents, as for large files.
+        let (text, _) = fetched(LONG, |request, _| {
+            let host = request.lines().find_map(|line| line.strip_prefix("host: ")).unwrap();
+            Some(if request.starts_with("get /elsewhere") {
+                rest(request).map_or_else(metadata, |start| part(start, &BODY[start..]))
+            } else {
+                format!(
+                    "HTTP/1.1 302 Found\r\nlocation: http://{host}/elsewhere\r\nx-linked-etag: \"{}\"\r\nx-repo-commit: c0ffee\r\n\
+                     content-length: 0\r\nconnection: close\r\n\r\n",
+                    hash()
+                )
+            })
+        });
+        assert_eq!(text.unwrap(), BODY);
+
+        // Cut off every time.
+        let (text, left) =
+            fetched(LONG, |request, _| Some(rest(request).map_or_else(metadata, |start| part(start, ""))));
+        assert!(!left && text.unwrap_err().remedy().unwrap().contains("network"));
+
+        // The whole file again when the rest was asked for: longer than the hub said.
+        let (text, left) = fetched(LONG, move |request, _| {
+            Some(match rest(request) {
+                None => metadata(),
+                Some(0) => part(0, &BODY[..half]),
+                Some(_) => part(0, BODY),
+            })
+        });
+        let message = text.unwrap_err().to_string();
+        assert!(!left && message.contains("the download is damaged"), "{message}");
+
+        // The right length with other contents.
+        let (text, left) = fetched(LONG, |request, _| {
+            Some(rest(request).map_or_else(metadata, |start| part(start, &BODY.replace("good", "evil")[start..])))
+        });
+        assert!(!left && text.unwrap_err().message().contains("SHA-256"));
+
+        // Silence, before the headers and within the file.
+        for silent_from in [0, 1] {
+            let (text, left) =
+                fetched(Duration::from_millis(300), move |_, number| (number < silent_from).then(metadata));
+            let error = text.unwrap_err();
+            assert!(!left && error.message().contains("sent nothing for 0.3 s"), "{error}");
+        }
+
+        // No hub at all.
+        let (text, left) = fetched(LONG, |_, _| {
+            Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi".to_owned())
+        });
+        assert!(!left && text.unwrap_err().message().contains("cannot get `org/set`"));
+        let (text, left) = fetched(LONG, |_, _| {
+            Some("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned())
+        });
+        assert!(!left && text.unwrap_err().message().contains("503"));
     }
 }
