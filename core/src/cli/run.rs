@@ -248,6 +248,7 @@ pub fn table(args: &TableArgs) -> Result<ExitCode> {
             columns: keys(&args.columns)?,
             metric: metric.clone(),
             split: split_of(&rows, metric, args.split.as_deref())?,
+            published: recorded(&path).published,
         };
         return print(&Table::pivot(&rows, &pivot)?, args.format).map(|()| ExitCode::SUCCESS);
     }

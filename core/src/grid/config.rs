@@ -504,7 +504,7 @@ impl Grid {
 fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> Result<()> {
     published.need("source").map_err(|error| error.help("name the paper and its table"))?.text()?;
     published.read::<Published>()?;
-    for (task, reported) in published.entries().into_iter().filter(|(key, _)| key != "source") {
+    for (task, reported) in published.entries().into_iter().filter(|(key, _)| key != "source" && key != "metric") {
         if !tasks.iter().any(|known| known.name() == task) {
             let help = did_you_mean(&task, tasks.iter().map(Task::name));
             return Err(reported.error(format!("`{task}` is no task of this grid")).help(help));

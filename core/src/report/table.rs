@@ -112,6 +112,9 @@ pub struct MainOptions {
 pub struct Published {
     /// The paper and its table.
     pub source: String,
+    /// What the numbers are, if not accuracy and PGR: a metric of `w2s table --metric`, one number each.
+    #[serde(default)]
+    pub metric: Option<String>,
     /// Task → method (or `weak`, `ceiling`) → accuracy and, where there is one, PGR; in percent.
     #[serde(flatten)]
     pub tasks: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
@@ -242,11 +245,19 @@ pub struct Pivot {
     pub metric: String,
     /// The split.
     pub split: Split,
+    /// A paper's numbers of this metric, shown beside ours where tasks and methods are rows and columns.
+    pub published: Option<Published>,
 }
 
 impl Default for Pivot {
     fn default() -> Self {
-        Self { rows: vec![Key::Method], columns: vec![Key::Task], metric: ACCURACY.to_owned(), split: Split::Test }
+        Self {
+            rows: vec![Key::Method],
+            columns: vec![Key::Task],
+            metric: ACCURACY.to_owned(),
+            split: Split::Test,
+            published: None,
+        }
     }
 }
 
@@ -315,6 +326,7 @@ impl Table {
     /// # Errors
     /// No rows, no test accuracy among them, an unknown task, method or seed in the options, two rows for the same cell of the table.
     pub fn main(rows: &[ResultRow], options: &MainOptions) -> Result<Self> {
+        let published = options.published.as_ref().filter(|paper| paper.metric.is_none());
         let test: Vec<&ResultRow> = (rows.iter())
             .filter(|row| row.split == Split::Test)
             .filter(|row| [ACCURACY, MAJORITY_RATE, GAIN_SE].contains(&row.metric.as_str()))
@@ -345,9 +357,9 @@ impl Table {
             (Index::new(&test, ACCURACY)?, Index::new(&test, MAJORITY_RATE)?, Index::new(&test, GAIN_SE)?);
 
         let names: &[&str] =
-            if options.published.is_some() { &["Acc.", "(paper)", "PGR", "(paper)"] } else { &["Acc.", "PGR"] };
+            if published.is_some() { &["Acc.", "(paper)", "PGR", "(paper)"] } else { &["Acc.", "PGR"] };
         let mut notes = Notes { seeds: seeds.clone(), ..Notes::default() };
-        if let Some(paper) = &options.published {
+        if let Some(paper) = published {
             notes.sources.push(format!("(paper): {}", paper.source));
         }
         if let Some(Stars { against, level, .. }) = &options.stars {
@@ -381,7 +393,7 @@ impl Table {
                     } else {
                         pgr_cell(references, &values, seeds.len())
                     };
-                    match &options.published {
+                    match published {
                         Some(paper) => cells.extend([
                             accuracy,
                             paper.cell(task, method, 0),
@@ -480,12 +492,23 @@ impl Table {
         let of = if by_seed { 1 } else { seeds.len() };
         let scale = if metrics::find(metric).is_some_and(|metric| metric.percent) { 100.0 } else { 1.0 };
         let mut notes = Notes { seeds: if by_seed { BTreeSet::new() } else { seeds.clone() }, ..Notes::default() };
+        let reported =
+            options.published.as_ref().filter(|paper| paper.metric.as_deref() == Some(options.metric.as_str()));
+        let reported = reported.filter(|_| keys.len() == 2 && keys.contains(&Key::Task) && keys.contains(&Key::Method));
+        if let Some(paper) = reported {
+            notes.sources.push(format!("(paper): {}", paper.source));
+        }
         let mut lines = vec![];
         for head in &heads {
             let mut line = Line { labels: head.clone(), truth_used: false, cells: vec![] };
             for top in &tops {
+                let beside = reported.map(|paper| match options.rows[0] {
+                    Key::Task => paper.cell(&head[0], &top[0], 0),
+                    _ => paper.cell(&top[0], &head[0], 0),
+                });
                 let Some(group) = groups.get(&(head.clone(), top.clone())) else {
                     line.cells.push(Cell::Absent);
+                    line.cells.extend(beside);
                     continue;
                 };
                 unmixed(group)?;
@@ -499,13 +522,16 @@ impl Table {
                     }
                     None => number(&found, scale, of),
                 });
+                line.cells.extend(beside);
             }
             lines.push(line);
         }
         let columns = (tops.into_iter())
-            .map(|mut top| {
+            .flat_map(|mut top| {
                 let name = top.pop().unwrap_or_default();
-                Column { group: top.join(", "), name }
+                let group = top.join(", ");
+                let paper = reported.map(|_| Column { group: group.clone(), name: "(paper)".to_owned() });
+                std::iter::once(Column { group, name }).chain(paper)
             })
             .collect();
         notes.items(&chosen, str::to_owned);
@@ -1055,6 +1081,17 @@ mod tests {
         assert!(lines.contains("a paper") && lines.contains("differs from finetune"), "{lines}");
         assert!(table.to_latex().unwrap().contains(r"$\mathbf{75.00} \pm 0.00^\star$ & 80.00"));
         assert!(table.to_csv().contains("75.00,0.00,5,80.00,,,50.00"), "{}", table.to_csv());
+
+        let published = r#"{"source": "a paper", "metric": "accuracy", "sciq": {"js": [80.0]}}"#;
+        let options = Pivot { published: serde_json::from_str(published).unwrap(), ..Pivot::default() };
+        let lines = Table::pivot(&rows, &options).unwrap().to_markdown();
+        assert!(
+            lines.contains("| method | sciq | (paper) |") && lines.contains("| js | 75.00 ± 0.00 | 80.00 |"),
+            "{lines}"
+        );
+        assert!(lines.contains("| finetune | 70.00 ± 0.00 |  |"), "{lines}");
+        let other = Pivot { metric: "accuracy".to_owned(), rows: vec![Key::Method, Key::Seed], ..options };
+        assert!(!Table::pivot(&rows, &other).unwrap().to_markdown().contains("(paper)"), "seeds are no paper's");
     }
 
     /// Two tasks, two pairs, three methods, three seeds. BoolQ is too easy for the first pair, one seed failed, one method saw truth.
@@ -1137,6 +1174,7 @@ mod tests {
             columns: vec![Key::Seed],
             metric: "brier".to_owned(),
             split: Split::Test,
+            ..Pivot::default()
         };
         rows.retain(|row| row.task == "sciq");
         let brier = Table::pivot(&rows, &brier).unwrap();
