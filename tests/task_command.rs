@@ -58,6 +58,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
         "train.jsonl",
         "median",
         "characters",
+        "an AUROC of 0.111",
         "3 (50.0 %)",
         "6 (100.0 %) of `test` ask what an example of the other parts asks",
         "example 3 of `supervise`: ",
@@ -98,7 +99,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 4, "{table}");
     assert!(
-        lines[2].starts_with("| SST-2 (`sst2`) | 3 | 3 | 6 | – | negative 50.0 %, positive 50.0 % | 6 |"),
+        lines[2].starts_with("| SST-2 (`sst2`) | 3 | 3 | 6 | – | negative 50.0 %, positive 50.0 % | 6 | 0.111 |"),
         "{table}"
     );
     assert!(lines.iter().all(|line| line.matches('|').count() == lines[0].matches('|').count()), "{table}");

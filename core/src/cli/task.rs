@@ -18,6 +18,7 @@ use crate::{
     document::Document,
     error::IoContext,
     grid::{Library, Places, find_tokenizer, open_world},
+    report::metrics::Binary,
     task::{Counts, DataOptions, DraftOptions, Example, Sources, Task, TaskData, TokenCounts, draft, lengths},
 };
 
@@ -103,6 +104,9 @@ struct Report {
     classes: Vec<String>,
     counts: Counts,
     lengths: Vec<Length>,
+    /// How well the number of characters alone tells class 1 from class 0: area under the ROC curve, 0.5 for not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auroc_of_length: Option<f64>,
     examples: Vec<Shown>,
 }
 
@@ -224,6 +228,14 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         measured.push(length("words", lengths(&data, &|text| Ok(text.split_whitespace().count()))?));
         measured.push(length("characters", lengths(&data, &|text| Ok(text.chars().count()))?));
     }
+    let characters: Vec<f32> =
+        lengths(&data, &|text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
+    let most = characters.iter().copied().fold(1.0, f32::max);
+    let labels = data.parts().into_iter().flat_map(|(_, part)| part).map(|example| f32::from(example.label)).collect();
+    let auroc_of_length = match data.classes() {
+        2 => Binary::new(characters.iter().map(|n| n / most).collect(), labels)?.auroc(),
+        _ => None,
+    };
     let shown = |example: &Example| Shown {
         label: data.class_names.get(usize::from(example.label)).cloned().unwrap_or_default(),
         text: example.text.clone(),
@@ -245,6 +257,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         classes,
         counts,
         lengths: measured,
+        auroc_of_length,
         examples,
     })
 }
@@ -325,6 +338,9 @@ fn text(report: &Report) -> String {
         [unit].into_iter().chain(numbers).chain([over.unwrap_or_default()]).collect()
     });
     out.push(table(&["length in", "median", "95 %", "longest", ""], rows));
+    if let Some(auroc) = report.auroc_of_length {
+        out.push(format!("  the length alone tells the classes apart with an AUROC of {auroc:.3}"));
+    }
     let parts = |what: &str, n: usize, others: &str| {
         let total: usize = counts.labels.get(what).map_or(0, |labels| labels.iter().sum());
         format!(
@@ -372,7 +388,7 @@ fn markdown(reports: &[Report]) -> String {
     let units: Vec<&str> =
         reports.first().map_or(Vec::new(), |report| report.lengths.iter().map(|length| length.unit.as_str()).collect());
     let header = format!(
-        "| task | supervise | transfer | test | dropped | share of each class in test | repeated in test | {} | licence |",
+        "| task | supervise | transfer | test | dropped | share of each class in test | repeated in test | AUROC of the length | {} | licence |",
         units.iter().map(|unit| format!("median {unit}")).collect::<Vec<_>>().join(" | ")
     );
     let columns = header.matches('|').count() - 1;
@@ -402,6 +418,7 @@ fn markdown(reports: &[Report]) -> String {
             if all.is_empty() { "–".into() } else { all.join("; ") },
             balance.collect::<Vec<_>>().join(", "),
             counts.test_in_train.to_string(),
+            report.auroc_of_length.map_or("–".into(), |auroc| format!("{auroc:.3}")),
         ];
         let medians = report.lengths.iter().map(|length| length.median.to_string());
         let cells: Vec<String> = cells.into_iter().chain(medians).chain([report.licence.clone()]).collect();

@@ -632,6 +632,34 @@ fn drop_drops_for_all_tokenizers_and_an_empty_part_is_an_error() {
 }
 
 #[test]
+fn texts_are_counted_once_and_fit_as_before() {
+    let asked = std::sync::Mutex::new(Vec::new());
+    let counts = TokenCounts::default();
+    let remembered = |text: &str| -> Result<usize> {
+        counts.get(text, |text| {
+            asked.lock().unwrap().push(text.to_owned());
+            characters(text)
+        })
+    };
+    for limit in [39, 40, 60] {
+        let (mut one, mut other) = (passage("one two three four five six"), passage("one two three four five six"));
+        let plain = fit(&mut one, &[&characters], limit, OverLong::Truncate).unwrap();
+        assert_eq!(fit(&mut other, &[&remembered], limit, OverLong::Truncate).unwrap(), plain);
+        assert_eq!(one, other);
+    }
+    let mut asked = asked.into_inner().unwrap();
+    let total = asked.len();
+    asked.sort();
+    asked.dedup();
+    assert_eq!(asked.len(), total);
+    assert_eq!(lengths(&passage("a b"), &words).unwrap(), [6, 6, 6, 6]);
+    // Errors are not remembered.
+    assert!(counts.get("new", |_| Err(Error::new("no"))).is_err());
+    assert_eq!(counts.get("new", |_| Ok(7)).unwrap(), 7);
+    assert_eq!(counts.get("new", |_| Ok(8)).unwrap(), 7);
+}
+
+#[test]
 fn shortening_keeps_other_scripts_whole() {
     let mut text = String::from("A: größe  ß\u{a0}日本 語\nend");
     let mut context = 3..text.find("\nend").unwrap();
