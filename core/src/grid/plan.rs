@@ -172,7 +172,8 @@ impl Plan {
         for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
             let key = (p_ik.task.clone(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                let settings = Data { n_train: p_ik.n_train, ..self.grid.data[task].clone() };
+                // Nobody asks how far the weak model can be trusted in the auxiliary task.
+                let settings = Data { n_train: p_ik.n_train, n_validation: 0, ..self.grid.data[task].clone() };
                 let task = &self.grid.auxiliary[&p_ik.task];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
@@ -220,6 +221,7 @@ impl Plan {
                 p_ik,
                 embeddings,
                 truth: needs.truth,
+                calibration: needs.calibration,
                 seed,
                 save: grid.save_students,
             }));
@@ -510,6 +512,7 @@ impl Desk<'_> {
             order: settings.order,
             seed,
             n_train: settings.n_train,
+            n_validation: settings.n_validation,
             n_test: settings.n_test,
             balance: settings.balance,
             ..DataOptions::default()
@@ -552,6 +555,18 @@ impl Desk<'_> {
                         task.name()
                     ));
                 }
+            }
+        }
+        if settings.n_validation > 0 {
+            let held_out = &summary["counts"]["labels"]["validation"];
+            if let Some(class) = (0..data.classes()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0)) {
+                return Err(Error::new(format!(
+                    "task `{}` (seed {seed}): none of the examples that `n_validation = {}` holds out is of the class `{}`",
+                    task.name(),
+                    settings.n_validation,
+                    data.class_names[class]
+                ))
+                .help("raise `n_validation` in `[data]`"));
             }
         }
         let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
