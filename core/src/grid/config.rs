@@ -674,7 +674,8 @@ impl Method {
                 ("loss", method.loss.needs()),
             ];
             let asks = of_parts.into_iter().filter(|(_, needs)| needs.calibration).find_map(|(key, _)| part(key));
-            let message = format!("method `{name}` needs held-out examples with their truth, and `{task}` holds none out");
+            let message =
+                format!("method `{name}` needs held-out examples with their truth, and `{task}` holds none out");
             let error = asks.as_ref().or(section).map_or_else(|| Error::new(&message), |at| at.error(&message));
             return Err(error.help(
                 "add `[data] n_validation = 500` to the grid: so many examples of the supervisor's half, which the weak model is then not trained on",

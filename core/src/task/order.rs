@@ -140,7 +140,9 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
     }
     if validation.len() < n_validation {
         let (there, why) = (validation.len(), "rows and facts stay whole");
-        data.counts.notes.push(format!("{n_validation} examples were asked for of `validation`, there are {there}: {why}"));
+        data.counts
+            .notes
+            .push(format!("{n_validation} examples were asked for of `validation`, there are {there}: {why}"));
     }
 
     let questions = |parts: &[&Vec<Point>]| -> BTreeSet<u128> {
@@ -304,7 +306,8 @@ fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
     }
     let total = half.len() as u128;
     let share = |count: usize| (n as u128 * count as u128 / total, n as u128 * count as u128 % total);
-    let mut room: BTreeMap<u8, usize> = classes.iter().map(|(class, count)| (*class, share(*count).0 as usize)).collect();
+    let mut room: BTreeMap<u8, usize> =
+        classes.iter().map(|(class, count)| (*class, share(*count).0 as usize)).collect();
     let mut by_remainder: Vec<u8> = classes.keys().copied().collect();
     by_remainder.sort_by_key(|class| std::cmp::Reverse(share(classes[class]).1));
     let missing = n - room.values().sum::<usize>();
