@@ -367,12 +367,12 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "more held out than there are",
             &with("[data]\nn_validation = 30"),
-            &["`n_validation` is 30 and the supervisor's half has 30 examples", "`n_train`"],
+            &["`n_validation` is 30", "half has 30", "`n_train`"],
         ),
         mistake(
             "too few held out for both classes",
             &with("[data]\nn_validation = 1"),
-            &["none of the examples that `n_validation = 1` holds out is of the class `dry`"],
+            &["none of the examples", "`n_validation", "`dry`"],
         ),
         mistake(
             "P(IK) learnt from what is held out",

@@ -12,9 +12,7 @@ use w2s_core::{
     learner::Execution,
     report::results,
     stage::{DECISIONS, Place, Predictions, Store, read_decisions},
-    strategy::{
-        Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, Supervision, math,
-    },
+    strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
     task::{Example, Sources, TaskData},
 };
 
@@ -69,7 +67,7 @@ fn by_hand(method: &str, weak: &[Vec<f32>], calibration: Calibration) -> Vec<Vec
     math::rows_to_host(refined).chunks_exact(2).map(<[f32]>::to_vec).collect()
 }
 
-/// The animal of a tiny world's question: the word that both phrases end or begin differently around.
+/// The animal of a tiny world's question: `the … lives in the`, `home of the … is the`.
 fn animal(example: &Example) -> &str {
     let words: Vec<&str> = example.text.split(' ').collect();
     if words[0] == "home" { words[3] } else { words[1] }
@@ -82,7 +80,9 @@ fn weak_labels_are_calibrated_with_what_was_held_out() {
     run(&plan, &store);
 
     let data = TaskData::read(&cell(&plan, "platt").data.folder).unwrap();
-    assert_eq!((data.validation.len(), data.supervise.len()), (10, 20));
+    // Two phrases of each of 15 facts.
+    assert!((8..=10).contains(&data.validation.len()), "{}", data.validation.len());
+    assert_eq!(data.validation.len() + data.supervise.len(), 30);
     let animals = |part: &[Example]| -> BTreeSet<String> { part.iter().map(|e| animal(e).to_owned()).collect() };
     assert_eq!(animals(&data.supervise).len() + animals(&data.validation).len(), 15);
     assert!(animals(&data.supervise).is_disjoint(&animals(&data.validation)), "a fact is in both parts");
@@ -135,8 +135,6 @@ fn a_grid_that_holds_nothing_out_has_no_trace_of_it() {
         assert!(!stage.path().join("validation.csv").exists(), "{:?}", stage.path());
     }
     assert!(stages >= 6, "{stages}");
-    let supervision: Supervision = Supervision::default();
-    assert!(supervision.validation.is_empty());
 }
 
 /// Identities decide what is done again. One that changes throws away results that somebody has; whoever means to do that changes this file.

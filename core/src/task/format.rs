@@ -347,10 +347,13 @@ impl<'a> Formatter<'a> {
                 Some(PromptText { text, context, reference })
             }
         };
-        let short = |bytes: &[u8]| u128::from_le_bytes(std::array::from_fn(|i| blake3::hash(bytes).as_bytes()[i]));
-        let question = short(question.unwrap_or(&text).as_bytes());
+        let short = |text: &str| {
+            let hash = blake3::hash(text.as_bytes());
+            u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
+        };
+        let question = short(question.unwrap_or(&text));
         let whole = match self.task.source.world {
-            Some(_) => short(format!("{:?} {:?}", row.get("attribute"), row.get("entity")).as_bytes()),
+            Some(_) => short(&format!("{:?} {:?}", row.get("attribute"), row.get("entity"))),
             None => u128::from(index),
         };
         Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question, whole })

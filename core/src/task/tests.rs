@@ -521,12 +521,8 @@ fn what_is_held_out_is_a_part_of_the_supervisors_half_with_its_classes() {
                 // With both answers of a question, two at a time.
                 let pairs = name == "sciq" && order == Order::KPoints;
                 assert_eq!(data.validation.len(), if pairs { n / 2 * 2 } else { n }, "{what}");
-                assert_eq!(
-                    data.counts.notes.len(),
-                    usize::from(pairs && n % 2 == 1),
-                    "{what}: {:?}",
-                    data.counts.notes
-                );
+                let noted = data.counts.notes.iter().any(|note| note.contains("were asked for of `validation`"));
+                assert_eq!(noted, pairs && n % 2 == 1, "{what}: {:?}", data.counts.notes);
                 for class in 0..2 {
                     let share = n as f64 * none.counts.labels["supervise"][class] as f64 / half as f64;
                     let there = data.counts.labels["validation"][class] as f64;
