@@ -418,6 +418,38 @@ fn mistakes_end_before_anything_runs() {
         mistake("missing data file", &grid("tiny-home", "own"), &["nowhere.csv"]),
         mistake("missing column", &grid("tiny-home", "column"), &["label", "lable"]),
         mistake("data set that is nowhere", &grid("tiny-home", "sst2"), &["sst2", "--data"]),
+        mistake(
+            "calibration with nothing held out",
+            &with("[method.gce]\nrefiner = { type = \"calibration\" }"),
+            &["`tiny-home` holds none out", ":15:11", "`[data] n_validation = 500`"],
+        ),
+        mistake(
+            "calibration with nothing held out of one task",
+            &with(
+                "[method.gce]\nrefiner = { type = \"calibration\" }\n[data]\nn_validation = 10\n[task.tiny-home]\nn_validation = 0",
+            ),
+            &["`tiny-home` holds none out", ":15:11"],
+        ),
+        mistake(
+            "more held out than there are",
+            &with("[data]\nn_validation = 30"),
+            &["`n_validation` is 30", "half has 30", "`n_train`"],
+        ),
+        mistake(
+            "too few held out for both classes",
+            &with("[data]\nn_validation = 1"),
+            &["none of the examples", "`n_validation", "`dry`"],
+        ),
+        mistake(
+            "P(IK) learnt from what is held out",
+            &with("[method.gce]\np_ik = { task = \"tiny-food\", splits = [\"validation\"] }"),
+            &["P(IK) is learnt from `supervise`", ":15:"],
+        ),
+        mistake(
+            "a ceiling trained on the test",
+            &with("[data]\nceiling_split = \"test\""),
+            &["the ceiling is trained on `transfer` or `supervise`", ":15:17"],
+        ),
         mistake("too many tokens for nobody", &with("[data]\nmax_tokens = 0"), &["must be at least 1"]),
         mistake(
             "unknown order",

@@ -12,6 +12,7 @@ mod plugin_file;
 mod registry;
 mod task_command;
 mod trajectories;
+mod validation;
 
 // The example of docs/plugin.md: compiled, registered and checked like any plugin.
 #[path = "../docs/focal.rs"]

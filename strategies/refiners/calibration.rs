@@ -7,7 +7,7 @@ use w2s_core::strategy::{
     math::{self, Logistic, Points},
 };
 
-/// Replaces the weak supervisor's confidence by how often it is right, as measured on held-out examples.
+/// Replaces the weak supervisor's confidence by how often it is right, as measured on held-out examples (`[data] n_validation`).
 ///
 /// P(1) = f(y₁), where f is fitted to weak labels and truth of examples that nobody trains on: `platt` f = σ(a logit y₁ + b) with Platt's
 /// softened targets, `isotonic` the rising step function with the smallest squared error, linear between the steps. Labels that the selector

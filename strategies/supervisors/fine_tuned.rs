@@ -6,18 +6,19 @@ use w2s_core::strategy::{Lab, Role, Split, Supervision, Supervisor};
 
 /// The weak model, fine-tuned on ground truth of the other half of the data.
 ///
-/// Its soft predictions are the labels of the student's half, and its predictions on the test split are the weak performance.
+/// Its soft predictions are the labels of the student's half, and its predictions on the test split are the weak performance. Of a validation
+/// split, on which it is not trained, methods learn how far its labels can be trusted.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FineTuned {}
 
 impl Supervisor for FineTuned {
     fn supervise(&self, lab: &mut dyn Lab) -> Result<Supervision> {
-        let splits = [Split::Transfer, Split::Test];
+        let splits = [Split::Transfer, Split::Test, Split::Validation];
         let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &splits)?;
-        match <[_; 2]>::try_from(labels) {
-            Ok([transfer, test]) => Ok(Supervision { transfer, test }),
-            Err(labels) => Err(w2s_core::Error::new(format!("asked for labels of 2 splits and got {}", labels.len()))),
+        match <[_; 3]>::try_from(labels) {
+            Ok([transfer, test, validation]) => Ok(Supervision { transfer, test, validation }),
+            Err(labels) => Err(w2s_core::Error::new(format!("asked for labels of 3 splits and got {}", labels.len()))),
         }
     }
 }

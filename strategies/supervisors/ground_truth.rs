@@ -13,7 +13,11 @@ pub struct GroundTruth {}
 
 impl Supervisor for GroundTruth {
     fn supervise(&self, lab: &mut dyn Lab) -> Result<Supervision> {
-        Ok(Supervision { transfer: lab.truth(Split::Transfer)?, test: lab.truth(Split::Test)? })
+        Ok(Supervision {
+            transfer: lab.truth(Split::Transfer)?,
+            test: lab.truth(Split::Test)?,
+            validation: lab.truth(Split::Validation)?,
+        })
     }
 
     fn uses_truth_of_transfer(&self) -> bool {

@@ -40,7 +40,8 @@ impl Supervisor for NoisyTruth {
         let seed = lab.seed();
         let transfer = self.flip(lab.truth(Split::Transfer)?, math::draw(seed, 0));
         let test = self.flip(lab.truth(Split::Test)?, math::draw(seed, 1));
-        Ok(Supervision { transfer, test })
+        let validation = self.flip(lab.truth(Split::Validation)?, math::draw(seed, 2));
+        Ok(Supervision { transfer, test, validation })
     }
 
     fn validate(&self) -> std::result::Result<(), Invalid> {

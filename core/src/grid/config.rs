@@ -67,6 +67,8 @@ pub struct Data {
     pub order: Order,
     /// Rows of the training split that are read, before anything is shuffled; all when absent.
     pub n_train: Option<usize>,
+    /// Examples of the supervisor's half that the weak model is not trained on: their truth shows methods how often it is right. 0: none.
+    pub n_validation: usize,
     /// Rows of the test split; all when absent.
     pub n_test: Option<usize>,
     /// How classes are balanced: `none` or `undersample`; what the order's protocol does when absent.
@@ -84,6 +86,7 @@ impl Default for Data {
         Self {
             order: Order::default(),
             n_train: None,
+            n_validation: 0,
             n_test: None,
             balance: None,
             max_tokens: 1024,
@@ -418,7 +421,12 @@ impl Grid {
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
         }
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
-        let shared = Shared { p_ik: root.get("p_ik"), self_labels: root.get("self_labels") };
+        let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
+        let shared = Shared {
+            p_ik: root.get("p_ik"),
+            self_labels: root.get("self_labels"),
+            without_validation: without_validation.map(|(task, _)| task.name().to_owned()),
+        };
         let mut methods = names(&grid, "methods")?
             .into_iter()
             .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at, &shared))
@@ -526,6 +534,10 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
         let data: Data = section.read()?;
         if data.max_tokens == 0 || data.n_train == Some(0) || data.n_test == Some(0) {
             return Err(section.error("`max_tokens`, `n_train` and `n_test` must be at least 1"));
+        }
+        if matches!(data.ceiling_split, Split::Test | Split::Validation) {
+            let at = section.get("ceiling_split").unwrap_or_else(|| section.clone());
+            return Err(at.error("the ceiling is trained on `transfer` or `supervise`"));
         }
         section.to_table()
     };
@@ -666,7 +678,7 @@ impl Method {
         let section = own.and_then(|own| own.get(name)).or_else(|| on_shelf.as_ref().and_then(|shelf| shelf.get(name)));
         let Some(section) = section else {
             if strategy::find(Kind::Loss, name).is_some() {
-                return Self::assemble(name, None, Some(name), shared);
+                return Self::assemble(name, None, Some(name), shared).map_err(|error| at.place(error));
             }
             let mut known: Vec<String> = Vec::new();
             for methods in [own, on_shelf.as_ref()].into_iter().flatten() {
@@ -703,10 +715,19 @@ impl Method {
         if needs.self_labels || self_labels.is_some() {
             method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
         }
-        if needs.calibration {
+        if let Some(task) = shared.without_validation.as_ref().filter(|_| needs.calibration) {
+            let of_parts = [
+                ("selector", method.selector.needs()),
+                ("refiner", method.refiner.needs()),
+                ("loss", method.loss.needs()),
+            ];
+            let asks = of_parts.into_iter().filter(|(_, needs)| needs.calibration).find_map(|(key, _)| part(key));
             let message =
-                format!("method `{name}` needs held-out examples with their truth, and no grid holds any out");
-            return Err(section.map_or_else(|| Error::new(&message), |section| section.error(&message)));
+                format!("method `{name}` needs held-out examples with their truth, and `{task}` holds none out");
+            let error = asks.as_ref().or(section).map_or_else(|| Error::new(&message), |at| at.error(&message));
+            return Err(error.help(
+                "add `[data] n_validation = 500` to the grid: so many examples of the supervisor's half, which the weak model is then not trained on",
+            ));
         }
         Ok(method)
     }
@@ -716,6 +737,8 @@ impl Method {
 struct Shared<'a> {
     p_ik: Option<Section<'a>>,
     self_labels: Option<Section<'a>>,
+    /// A task of which nothing is held out.
+    without_validation: Option<String>,
 }
 
 /// The tables of a setting, the later over the earlier, and the place to point at.
@@ -763,7 +786,8 @@ impl Shared<'_> {
             return Err(place("samples", "a `fraction` of right answers needs more than one answer".to_owned())
                 .help("set `samples = 30` as Kadavath et al. 2022, or `label = \"hard\"`"));
         }
-        if settings.splits.is_empty() || settings.splits.contains(&Split::Test) {
+        let learnt_from = |split: &Split| matches!(split, Split::Supervise | Split::Transfer);
+        if settings.splits.is_empty() || !settings.splits.iter().all(learnt_from) {
             return Err(place("splits", "P(IK) is learnt from `supervise`, `transfer`, or both".to_owned()));
         }
         if settings.answers == AnswersBy::Classifier {

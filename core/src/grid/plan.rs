@@ -173,7 +173,8 @@ impl Plan {
             let name = p_ik.task_for(self.grid.tasks[task].name());
             let key = (name.to_owned(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                let settings = Data { n_train: p_ik.n_train, ..self.grid.data[task].clone() };
+                // Nobody asks how far the weak model can be trusted in the auxiliary task.
+                let settings = Data { n_train: p_ik.n_train, n_validation: 0, ..self.grid.data[task].clone() };
                 let task = &self.grid.auxiliary[name];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
@@ -223,6 +224,7 @@ impl Plan {
                 p_ik,
                 embeddings,
                 truth: needs.truth,
+                calibration: needs.calibration,
                 seed,
                 save: grid.save_students,
             }));
@@ -513,6 +515,7 @@ impl Desk<'_> {
             order: settings.order,
             seed,
             n_train: settings.n_train,
+            n_validation: settings.n_validation,
             n_test: settings.n_test,
             balance: settings.balance,
             ..DataOptions::default()
@@ -555,6 +558,18 @@ impl Desk<'_> {
                         task.name()
                     ));
                 }
+            }
+        }
+        if settings.n_validation > 0 {
+            let held_out = &summary["counts"]["labels"]["validation"];
+            if let Some(class) = (0..data.classes()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0)) {
+                return Err(Error::new(format!(
+                    "task `{}` (seed {seed}): none of the examples that `n_validation = {}` holds out is of the class `{}`",
+                    task.name(),
+                    settings.n_validation,
+                    data.class_names[class]
+                ))
+                .help("raise `n_validation` in `[data]`"));
             }
         }
         let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();

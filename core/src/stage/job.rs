@@ -19,8 +19,8 @@ use crate::{
     model::{Classifier, HeadConfig, Pretrained, Spec, Tokenizer, Transformer},
     rng,
     strategy::{
-        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab, Labels, Role,
-        Split, Supervision,
+        self, Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Kind, Lab,
+        Labels, Role, Split, Supervision,
     },
     task::{Example, TaskData, world::World},
 };
@@ -138,8 +138,9 @@ pub struct FineTuneJob {
     pub save: bool,
 }
 
-/// What a fine-tuned model labels: the student's examples and the test, not those that the weak model was trained on itself.
-const LABELLED: [Split; 2] = [Split::Transfer, Split::Test];
+/// What a fine-tuned model labels, where there is any: the student's examples, the test, and what was held out; not those that the weak
+/// model was trained on itself.
+const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
 
 /// See [`Job::Student`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -170,6 +171,9 @@ pub struct StudentJob {
     /// Whether the method is a control that sees ground truth.
     #[serde(default)]
     pub truth: bool,
+    /// Whether the method learns from the validation split how far weak labels can be trusted.
+    #[serde(default)]
+    pub calibration: bool,
     /// Seed of the cell.
     pub seed: u64,
     /// Whether the fine-tuned model is kept.
@@ -445,6 +449,7 @@ pub fn part(data: &TaskData, split: Split) -> &[Example] {
         Split::Supervise => &data.supervise,
         Split::Transfer => &data.transfer,
         Split::Test => &data.test,
+        Split::Validation => &data.validation,
     }
 }
 
@@ -549,7 +554,7 @@ impl FineTuneJob {
         let classifier = bench.classifier(&self.model, &model, bench.data.classes(), None)?;
         let trained = bench.train_on(classifier, &bench.encode(&model, self.on)?, &self.recipe, objective)?;
         write_log(&trained, folder)?;
-        for split in LABELLED {
+        for split in LABELLED.into_iter().filter(|split| !part(&bench.data, *split).is_empty()) {
             bench.predict(&model, &trained.model, split, folder)?;
         }
         if self.save {
@@ -590,9 +595,13 @@ impl Lab for StageLab<'_> {
             save: false,
         };
         let finished = Job::FineTune(Box::new(job)).run(self.store, self.place)?;
+        let data = TaskData::read(&self.job.data.folder)?;
         label
             .iter()
-            .map(|split| Ok(Predictions::read(&finished.file(&Predictions::file(*split)))?.into_rows()))
+            .map(|split| match part(&data, *split) {
+                [] => Ok(Labels::new()),
+                _ => Ok(Predictions::read(&finished.file(&Predictions::file(*split)))?.into_rows()),
+            })
             .collect()
     }
 
@@ -608,8 +617,8 @@ impl Lab for StageLab<'_> {
 impl SuperviseJob {
     fn run(&self, folder: &Path, store: &Store, place: &Place) -> Result<Value> {
         let mut lab = StageLab { job: self, store, place };
-        let Supervision { transfer, test } = self.supervisor.supervise(&mut lab)?;
-        for (split, labels) in [(Split::Transfer, transfer), (Split::Test, test)] {
+        let Supervision { transfer, test, validation } = self.supervisor.supervise(&mut lab)?;
+        for (split, labels) in [(Split::Transfer, transfer), (Split::Test, test), (Split::Validation, validation)] {
             let expected = lab.truth(split)?.len();
             if labels.len() != expected {
                 return Err(Error::new(format!(
@@ -618,7 +627,9 @@ impl SuperviseJob {
                     split.name()
                 )));
             }
-            Predictions::new(labels)?.write(&folder.join(Predictions::file(split)))?;
+            if expected > 0 {
+                Predictions::new(labels)?.write(&folder.join(Predictions::file(split)))?;
+            }
         }
         Ok(json!({}))
     }
@@ -661,8 +672,13 @@ impl StudentJob {
         if let Some(stage) = &self.embeddings {
             objective.embeddings = Some(read_embeddings(&finished(store, stage)?)?);
         }
+        let truth = |split| part(&bench.data, split).iter().map(|example| example.label).collect();
         if self.truth {
-            objective.truth = Some(part(&bench.data, Split::Transfer).iter().map(|example| example.label).collect());
+            objective.truth = Some(truth(Split::Transfer));
+        }
+        if self.calibration {
+            let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Validation)))?.into_rows();
+            objective.calibration = Some(Calibration { weak, truth: truth(Split::Validation) });
         }
         let classifier = bench.classifier(&self.model, &model, bench.data.classes(), start.as_ref())?;
         let trained = bench.train_on(classifier, &bench.encode(&model, Split::Transfer)?, &self.recipe, objective)?;

@@ -44,6 +44,9 @@ pub enum Answerer {
     },
 }
 
+/// What the strong model is asked about: no strategy needs its answers to a validation split.
+const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
+
 /// Lets the strong model answer the examples of a task, and notes which answers are right.
 ///
 /// Files: `SPLIT.csv` has class probabilities; `known-SPLIT.csv` the share of drawn answers that are right.
@@ -100,7 +103,7 @@ impl AnswerJob {
                 }
                 let bench = Bench::with(data, place, self.seed);
                 let mut known = serde_json::Map::new();
-                for split in Split::ALL {
+                for split in ASKED {
                     bench.predict(&pretrained, &classifier, split, folder)?;
                     let rows = Predictions::read(&folder.join(Predictions::file(split)))?.into_rows();
                     let right: Vec<f32> = rows
@@ -133,7 +136,7 @@ impl AnswerJob {
         let mut known = serde_json::Map::new();
         let mut hasher = blake3::Hasher::new();
         let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
-        for split in Split::ALL {
+        for split in ASKED {
             let examples = part(data, split);
             let mut rows = Vec::with_capacity(examples.len());
             for example in examples {

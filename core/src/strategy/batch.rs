@@ -98,7 +98,7 @@ pub struct Pool {
     pub self_labels: Option<Vec<Vec<f32>>>,
     /// True classes, when [`Needs::truth`] asked for them.
     pub truth: Option<Vec<u8>>,
-    /// Examples with known truth, apart from the others, when [`Needs::calibration`] asked for them.
+    /// The validation split with its truth, when [`Needs::calibration`] asked for it.
     pub calibration: Option<Calibration>,
     /// Seed of this stage, for a strategy that draws at random.
     pub seed: u64,
@@ -142,7 +142,7 @@ pub struct Needs {
     pub self_labels: bool,
     /// Ground truth of what is trained on, in [`Pool::truth`]: for controls alone (an oracle), and flagged in the results.
     pub truth: bool,
-    /// Examples held out of the supervisor's ground truth, in [`Pool::calibration`].
+    /// Examples held out of the supervisor's ground truth, in [`Pool::calibration`]; a grid without `[data] n_validation` is refused.
     pub calibration: bool,
 }
 

@@ -537,16 +537,20 @@ fn probabilities(labels: &[Vec<f32>], rows: usize, classes: usize) -> Outcome {
 /// A laboratory without models: knows the truth, labels like a model that is right most of the time, and notes what was asked.
 struct MockLab {
     classes: usize,
+    /// Examples of the validation split.
+    held_out: usize,
     truth_of_transfer: bool,
     trained_on_test: bool,
+    trained_on_validation: bool,
 }
 
 impl MockLab {
-    fn rows(split: Split) -> usize {
+    fn rows(&self, split: Split) -> usize {
         match split {
             Split::Supervise => 12,
             Split::Transfer => 20,
             Split::Test => 16,
+            Split::Validation => self.held_out,
         }
     }
 }
@@ -555,9 +559,10 @@ impl Lab for MockLab {
     fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
         self.truth_of_transfer |= on == Split::Transfer;
         self.trained_on_test |= on == Split::Test;
+        self.trained_on_validation |= on == Split::Validation;
         let offset = 100 * role as usize + 1000 * on as usize;
         let of = |split: &Split| {
-            let soft = grid(Self::rows(*split), self.classes, |index| 0.05 + unit(index + offset));
+            let soft = grid(self.rows(*split), self.classes, |index| 0.05 + unit(index + offset));
             soft.into_iter().map(normalised).collect()
         };
         Ok(label.iter().map(of).collect())
@@ -565,7 +570,7 @@ impl Lab for MockLab {
 
     fn truth(&mut self, split: Split) -> Result<Labels> {
         self.truth_of_transfer |= split == Split::Transfer;
-        Ok((0..Self::rows(split)).map(|row| one_hot(row % self.classes, self.classes)).collect())
+        Ok((0..self.rows(split)).map(|row| one_hot(row % self.classes, self.classes)).collect())
     }
 
     fn seed(&self) -> u64 {
@@ -575,18 +580,29 @@ impl Lab for MockLab {
 
 fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
     let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
-    for classes in [2, 3] {
+    for (classes, held_out) in [(2, 0), (2, 10), (3, 10)] {
         let run = || -> Result<(Supervision, MockLab), String> {
-            let mut lab = MockLab { classes, truth_of_transfer: false, trained_on_test: false };
+            let mut lab = MockLab {
+                classes,
+                held_out,
+                truth_of_transfer: false,
+                trained_on_test: false,
+                trained_on_validation: false,
+            };
             let supervision = supervisor.supervise(&mut lab).map_err(|error| error.to_string())?;
             Ok((supervision, lab))
         };
         let (supervision, lab) = run()?;
-        for (split, labels) in [(Split::Transfer, &supervision.transfer), (Split::Test, &supervision.test)] {
-            probabilities(labels, MockLab::rows(split), classes)
+        for (split, labels) in [
+            (Split::Transfer, &supervision.transfer),
+            (Split::Test, &supervision.test),
+            (Split::Validation, &supervision.validation),
+        ] {
+            probabilities(labels, lab.rows(split), classes)
                 .map_err(|error| format!("labels for {}: {error}", split.name()))?;
         }
         ensure(!lab.trained_on_test, || "fine-tunes a model on the test split".to_owned())?;
+        ensure(!lab.trained_on_validation, || "fine-tunes a model on the validation split".to_owned())?;
         ensure(!lab.truth_of_transfer || supervisor.uses_truth_of_transfer(), || {
             "uses the ground truth of the transfer split; uses_truth_of_transfer() must say so".to_owned()
         })?;
@@ -795,14 +811,25 @@ mod tests {
         assert_eq!(failing(refiner), ["labels"]);
         let supervisor = broken!(Supervisor ConfiguredSupervisor "test-cheat" Cheat, impl Supervisor for Cheat {
             fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                Ok(Supervision { transfer: lab.truth(Split::Transfer)?, test: lab.truth(Split::Test)? })
+                let [transfer, test, validation] =
+                    [Split::Transfer, Split::Test, Split::Validation].map(|split| lab.truth(split));
+                Ok(Supervision { transfer: transfer?, test: test?, validation: validation? })
             }
         });
         assert_eq!(failing(supervisor), ["supervision"]);
+        let greedy = broken!(Supervisor ConfiguredSupervisor "test-greedy" Greedy, impl Supervisor for Greedy {
+            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
+                let splits = [Split::Transfer, Split::Test, Split::Validation];
+                let mut labels = lab.fine_tune_and_label(Role::Weak, Split::Validation, &splits)?.into_iter();
+                let mut next = || labels.next().unwrap_or_default();
+                Ok(Supervision { transfer: next(), test: next(), validation: next() })
+            }
+        });
+        assert_eq!(failing(greedy), ["supervision"]);
         let short = broken!(Supervisor ConfiguredSupervisor "test-short" Short, impl Supervisor for Short {
             fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
                 let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &[Split::Test])?;
-                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone() })
+                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone(), ..Supervision::default() })
             }
         });
         assert_eq!(failing(short), ["supervision"]);

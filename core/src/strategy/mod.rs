@@ -169,7 +169,8 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
 
 /// Produces weak labels for the student's examples.
 pub trait Supervisor: std::fmt::Debug + Send + Sync {
-    /// Labels for [`Split::Transfer`] (the student trains on them) and [`Split::Test`] (the weak score).
+    /// Labels for [`Split::Transfer`] (the student trains on them), [`Split::Test`] (the weak score) and [`Split::Validation`] (empty in
+    /// most grids; never trained on).
     ///
     /// # Errors
     /// Whatever the laboratory refuses or fails at.

@@ -12,18 +12,19 @@ pub enum Split {
     Transfer,
     /// What everybody is tested on.
     Test,
+    /// Examples cut out of the supervisor's half, on which no model is trained: their ground truth says how often the supervisor is right.
+    /// Empty unless the grid asks for it (`[data] n_validation`).
+    Validation,
 }
 
 impl Split {
-    /// All splits, in the order of the data's way.
-    pub const ALL: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
-
     /// The name in results and files.
     pub fn name(self) -> &'static str {
         match self {
             Split::Supervise => "supervise",
             Split::Transfer => "transfer",
             Split::Test => "test",
+            Split::Validation => "validation",
         }
     }
 }
@@ -42,18 +43,20 @@ pub enum Role {
 }
 
 /// What a supervisor hands over.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Supervision {
     /// Labels for [`Split::Transfer`].
     pub transfer: Labels,
     /// Labels for [`Split::Test`], which are scored as the weak model's performance.
     pub test: Labels,
+    /// Labels for [`Split::Validation`], with which methods learn how far the others can be trusted; none where that split is empty.
+    pub validation: Labels,
 }
 
 /// The laboratory a supervisor works in: it trains and labels, and keeps the books.
 pub trait Lab {
-    /// Fine-tunes a model of the pair on the ground truth of `on` with the grid's recipe, then returns its soft labels for
-    /// `label`: transfer, test, or both.
+    /// Fine-tunes a model of the pair on the ground truth of `on` with the grid's recipe, then returns its soft labels for each of
+    /// `label`: transfer, test, validation. An empty split has no labels.
     ///
     /// # Errors
     /// Data or model that cannot be read, or a loss that is not finite.

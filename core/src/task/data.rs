@@ -76,7 +76,7 @@ pub struct TaskData {
     /// What the weak supervisor labels and the student is trained on (half 2).
     #[serde(skip)]
     pub transfer: Vec<Example>,
-    /// Held out of the training rows, if [`super::DataOptions::n_validation`] asks for it.
+    /// Held out of the supervisor's half, if [`super::DataOptions::n_validation`] asks for it: nothing is trained on it.
     #[serde(skip)]
     pub validation: Vec<Example>,
     /// What everything is tested on.
@@ -110,7 +110,7 @@ pub struct Counts {
     pub pools: BTreeMap<String, PoolCounts>,
     /// By part (`supervise`, `transfer`, `validation`, `test`): examples of each class.
     pub labels: BTreeMap<String, Vec<usize>>,
-    /// Examples of `transfer` that ask what an example of `supervise` asks.
+    /// Examples of `transfer` that ask what an example of `supervise` or `validation` asks.
     pub transfer_in_supervise: usize,
     /// Examples of `test` that ask what an example of `supervise`, `transfer` or `validation` asks.
     pub test_in_train: usize,

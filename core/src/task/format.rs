@@ -55,6 +55,8 @@ pub(super) struct Point {
     pub example: Example,
     /// Hash of the text without the answer shown.
     pub question: u128,
+    /// What must not be cut in two: a row's answers, a fact of a world in several phrases.
+    pub whole: u128,
 }
 
 /// The answers to one row's question.
@@ -345,9 +347,16 @@ impl<'a> Formatter<'a> {
                 Some(PromptText { text, context, reference })
             }
         };
-        let hash = blake3::hash(question.unwrap_or(&text).as_bytes());
-        let question = u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]));
-        Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question })
+        let short = |text: &str| {
+            let hash = blake3::hash(text.as_bytes());
+            u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
+        };
+        let question = short(question.unwrap_or(&text));
+        let whole = match self.task.source.world {
+            Some(_) => short(&format!("{:?} {:?}", row.get("attribute"), row.get("entity"))),
+            None => u128::from(index),
+        };
+        Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question, whole })
     }
 
     /// A row's value under a column's name, a further name, or a path into a nested column. Null is no value.

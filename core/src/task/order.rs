@@ -28,7 +28,9 @@ pub struct DataOptions {
     /// At most this many training examples, both halves together. Default: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_train: Option<usize>,
-    /// Training examples held out for validation, beside `n_train`. Default: 0.
+    /// Examples held out of the supervisor's half, with its share of each class; rows and facts stay whole, so there may be a few less.
+    /// The student's half and the test set are the same for any number. Order `eleuther` takes them as its original does: the first
+    /// ones, beside `n_train`, before there are halves. Default: 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub n_validation: usize,
     /// At most this many test examples. Default: all.
@@ -97,16 +99,18 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
     let splits = &task.splits;
     let n_validation = options.n_validation;
     let mut held_out = None;
-    let (mut pool, transfer) = match (&splits.supervise, &splits.transfer) {
+    let mut validation = Vec::new();
+    let (mut supervise, transfer) = match (&splits.supervise, &splits.transfer) {
         (first @ Some(_), second @ Some(_)) => {
-            let n_first = options.n_train.map(|n| (n / 2).saturating_add(n_validation));
+            let n_first = options.n_train.map(|n| n / 2);
             let n_second = options.n_train.map(|n| n - n / 2);
             let first = maker.pool("supervise", maker.rows(first, n_first, &mut data)?, n_first, &mut data)?;
             let second = maker.pool("transfer", maker.rows(second, n_second, &mut data)?, n_second, &mut data)?;
-            (first, Some(second))
+            (first, second)
         }
         _ => {
-            let n_train = options.n_train.map(|n| n.saturating_add(n_validation));
+            let ahead = if options.order == Order::Eleuther { n_validation } else { 0 };
+            let n_train = options.n_train.map(|n| n.saturating_add(ahead));
             let mut rows =
                 maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
             if let Some(n) = splits.test_from_train {
@@ -115,7 +119,9 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
                 })?);
             }
-            (maker.pool("train", rows, n_train, &mut data)?, None)
+            validation = maker.pool("train", rows, n_train, &mut data)?;
+            let rest = validation.split_off(ahead.min(validation.len()));
+            maker.halves(rest)
         }
     };
     let test = match held_out {
@@ -123,19 +129,28 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
         None => maker.rows(&splits.test, options.n_test, &mut data)?,
     };
     let test = maker.pool("test", test, options.n_test, &mut data)?;
-    let rest = pool.split_off(n_validation.min(pool.len()));
-    let validation = pool;
-    let (supervise, transfer) = match transfer {
-        Some(transfer) => (rest, transfer),
-        None => maker.halves(rest),
-    };
+    let (there, left) = (supervise.len() + validation.len(), n_validation - validation.len());
+    if n_validation > 0 && left >= supervise.len() {
+        let message = format!("`n_validation` is {n_validation} and the supervisor's half has {there} examples");
+        return Err(Error::new(format!("{message}: none would be left to train the weak model on"))
+            .help("ask for fewer, or for more rows of training (`n_train`)"));
+    }
+    if left > 0 {
+        (validation, supervise) = hold_out(supervise, left);
+    }
+    if validation.len() < n_validation {
+        let (there, why) = (validation.len(), "rows and facts stay whole");
+        data.counts
+            .notes
+            .push(format!("{n_validation} examples were asked for of `validation`, there are {there}: {why}"));
+    }
 
     let questions = |parts: &[&Vec<Point>]| -> BTreeSet<u128> {
         parts.iter().copied().flatten().map(|point| point.question).collect()
     };
     let shared =
         |part: &[Point], others: &BTreeSet<u128>| part.iter().filter(|point| others.contains(&point.question)).count();
-    data.counts.transfer_in_supervise = shared(&transfer, &questions(&[&supervise]));
+    data.counts.transfer_in_supervise = shared(&transfer, &questions(&[&supervise, &validation]));
     data.counts.test_in_train = shared(&test, &questions(&[&supervise, &transfer, &validation]));
     let examples = |points: Vec<Point>| points.into_iter().map(|point| point.example).collect();
     data.supervise = examples(supervise);
@@ -272,6 +287,41 @@ impl Maker<'_> {
         let supervise = mixed.split_off(n.div_ceil(2));
         (supervise, mixed)
     }
+}
+
+/// The first `n` points of a half that has been shuffled, and the others, both in its order. Of each class there are as many as its share
+/// of the half demands (largest remainders); what belongs together stays so, and where that does not fit the next one is taken.
+fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
+    let mut classes: BTreeMap<u8, usize> = BTreeMap::new();
+    let mut places: BTreeMap<u128, usize> = BTreeMap::new();
+    let mut groups: Vec<(u128, BTreeMap<u8, usize>)> = Vec::new();
+    for point in &half {
+        let class = point.example.label;
+        *classes.entry(class).or_default() += 1;
+        let place = *places.entry(point.whole).or_insert(groups.len());
+        if place == groups.len() {
+            groups.push((point.whole, BTreeMap::new()));
+        }
+        *groups[place].1.entry(class).or_default() += 1;
+    }
+    let total = half.len() as u128;
+    let share = |count: usize| (n as u128 * count as u128 / total, n as u128 * count as u128 % total);
+    let mut room: BTreeMap<u8, usize> =
+        classes.iter().map(|(class, count)| (*class, share(*count).0 as usize)).collect();
+    let mut by_remainder: Vec<u8> = classes.keys().copied().collect();
+    by_remainder.sort_by_key(|class| std::cmp::Reverse(share(classes[class]).1));
+    let missing = n - room.values().sum::<usize>();
+    for class in by_remainder.into_iter().take(missing) {
+        *room.entry(class).or_default() += 1;
+    }
+    let mut held_out = BTreeSet::new();
+    for (whole, counts) in groups {
+        if counts.iter().all(|(class, count)| room[class] >= *count) {
+            counts.iter().for_each(|(class, count)| *room.entry(*class).or_default() -= count);
+            held_out.insert(whole);
+        }
+    }
+    half.into_iter().partition(|point| held_out.contains(&point.whole))
 }
 
 /// What `Dataset.shuffle(seed)` of the `datasets` library does.

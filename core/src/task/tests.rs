@@ -453,11 +453,11 @@ fn limits_balance_pools_and_test_from_train() {
     let source = memory([("train", sciq_rows(100)), ("validation", sciq_rows(7)), ("test", sciq_rows(50))]);
     let asked = DataOptions { n_train: Some(31), n_validation: 10, n_test: Some(5), ..DataOptions::default() };
     let data = sciq.read_from(&source, &asked).unwrap();
-    assert_eq!((data.supervise.len(), data.transfer.len(), data.validation.len(), data.test.len()), (15, 16, 10, 5));
+    assert_eq!((data.supervise.len(), data.transfer.len(), data.validation.len(), data.test.len()), (5, 16, 10, 5));
     let mut rows: Vec<u32> =
         data.supervise.iter().chain(&data.transfer).chain(&data.validation).map(|example| example.source_row).collect();
     rows.sort();
-    assert_eq!(rows, (0..41).collect::<Vec<u32>>(), "the first rows, before any shuffling");
+    assert_eq!(rows, (0..31).collect::<Vec<u32>>(), "the first rows, before any shuffling");
     let more = DataOptions { n_train: Some(20_000), ..DataOptions::default() };
     let data = sciq.read_from(&source, &more).unwrap();
     assert_eq!(data.counts.notes, ["20000 examples were asked for of `train`, there are 100: all are used"]);
@@ -488,6 +488,78 @@ fn limits_balance_pools_and_test_from_train() {
     let total: Vec<usize> =
         (0..2).map(|class| data.counts.labels["supervise"][class] + data.counts.labels["transfer"][class]).collect();
     assert_eq!(total[0], total[1]);
+}
+
+#[test]
+fn what_is_held_out_is_a_part_of_the_supervisors_half_with_its_classes() {
+    let rows: Value =
+        (0..203).map(|i| json!({"question": format!("q{i}"), "passage": "p", "answer": i % 4 == 0})).collect();
+    let boolq = memory([("train", rows.clone()), ("validation", rows)]);
+    let sciq = memory([("train", sciq_rows(101)), ("test", sciq_rows(5))]);
+    for (name, source) in [("boolq", &boolq), ("sciq", &sciq)] {
+        for order in [Order::Openai, Order::KPoints] {
+            let read = |n_validation| {
+                let asked = DataOptions { n_validation, ..options(order, 5) };
+                shipped(name).read_from(source, &asked).unwrap()
+            };
+            let none = read(0);
+            assert!(none.validation.is_empty() && !none.counts.labels.contains_key("validation"));
+            assert_eq!(none, shipped(name).read_from(source, &options(order, 5)).unwrap());
+            let half = none.supervise.len();
+            for n in [2, 10, 31, half - 2] {
+                let data = read(n);
+                let what = format!("{name} {order:?} {n}");
+                assert_eq!((&data.transfer, &data.test), (&none.transfer, &none.test), "{what}");
+                // The half in its order, without those that were held out; they are in its order too.
+                let held_out: Vec<&Example> =
+                    none.supervise.iter().filter(|example| !data.supervise.contains(example)).collect();
+                assert_eq!(held_out, data.validation.iter().collect::<Vec<_>>(), "{what}");
+                assert_eq!(data.supervise.len() + data.validation.len(), half, "{what}");
+                let row = |example: &Example| example.source_row;
+                let left: Vec<u32> = data.supervise.iter().map(row).collect();
+                assert!(data.validation.iter().all(|example| !left.contains(&example.source_row)), "{what}");
+                // With both answers of a question, two at a time.
+                let pairs = name == "sciq" && order == Order::KPoints;
+                assert_eq!(data.validation.len(), if pairs { n / 2 * 2 } else { n }, "{what}");
+                let noted = data.counts.notes.iter().any(|note| note.contains("were asked for of `validation`"));
+                assert_eq!(noted, pairs && n % 2 == 1, "{what}: {:?}", data.counts.notes);
+                for class in 0..2 {
+                    let share = n as f64 * none.counts.labels["supervise"][class] as f64 / half as f64;
+                    let there = data.counts.labels["validation"][class] as f64;
+                    assert!((there - share).abs() < 1.0, "{what}: {there} of class {class} instead of {share}");
+                }
+                assert_eq!(data, read(n), "{what}");
+                assert_ne!(data.fingerprint(), none.fingerprint());
+            }
+            let refused = |n_validation| {
+                let asked = DataOptions { n_validation, ..options(order, 5) };
+                message(shipped(name).read_from(source, &asked).unwrap_err())
+            };
+            assert!(refused(half).contains(&format!("`n_validation` is {half} and the supervisor's half has {half} ")));
+            assert!(refused(100_000).contains("none would be left to train the weak model on"));
+        }
+    }
+}
+
+#[test]
+fn a_fact_of_a_world_is_held_out_in_all_its_phrases() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny");
+    let path = fixtures.join("worlds/tiny.toml");
+    let world = world::World::parse(&fs::read_to_string(&path).unwrap(), &path).unwrap();
+    let task = Task::open(&fixtures.join("tasks/tiny-home.toml")).unwrap();
+    let source = world.source(task.source.world.as_ref().unwrap(), 0).unwrap();
+    for order in [Order::Openai, Order::Eleuther, Order::KPoints] {
+        let asked = DataOptions { n_validation: 12, ..options(order, 0) };
+        let data = task.read_from(&*source, &asked).unwrap();
+        let facts = |part: &[Example]| -> Vec<String> {
+            let animal = |text: &str| text.split(' ').nth(if text.starts_with("home") { 3 } else { 1 }).unwrap().into();
+            part.iter().map(|example| animal(&example.text)).collect()
+        };
+        let held_out = facts(&data.validation);
+        assert!((8..=12).contains(&held_out.len()), "{order:?}: {held_out:?}");
+        assert!(facts(&data.supervise).iter().all(|fact| !held_out.contains(fact)), "{order:?}");
+        assert!(data.counts.labels["validation"].iter().all(|n| *n > 0), "{order:?}: {:?}", data.counts.labels);
+    }
 }
 
 /// The examples of the guide to task files are task files.
