@@ -518,7 +518,6 @@ impl Desk<'_> {
             n_validation: settings.n_validation,
             n_test: settings.n_test,
             balance: settings.balance,
-            ..DataOptions::default()
         };
         let mut data = match &task.source.world {
             None => task.read(&places.sources, &options)?,
