@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod analyse;
+mod figure;
+mod items;
 mod list;
 mod run;
 mod show;
@@ -52,6 +54,8 @@ enum Command {
     Table(run::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
     Analyse(analyse::AnalyseArgs),
+    /// Draws a finished grid as SVG: P(IK), coverage, reliability, accuracies, sweeps, what a world's models know
+    Figure(figure::FigureArgs),
     /// Lists what a grid can name
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
@@ -138,6 +142,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Plan(args) => run::plan(&args),
         Command::Table(args) => run::table(&args),
         Command::Analyse(args) => analyse::analyse(&args),
+        Command::Figure(args) => figure::figure(&args),
         Command::List(args) => list::list(&args),
         Command::Explain(args) => list::explain(&args),
         Command::Task(command) => task::task(&command),

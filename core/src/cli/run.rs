@@ -239,7 +239,7 @@ fn print_table(path: &Path, format: TableFormat) -> Result<()> {
 }
 
 /// The titles of methods and models that the run recorded beside its results.
-fn titles(path: &Path) -> BTreeMap<String, String> {
+pub fn titles(path: &Path) -> BTreeMap<String, String> {
     let record = path.with_file_name("grid.json");
     let record = std::fs::read_to_string(record).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
     let titles = record.and_then(|record| serde_json::from_value(record["titles"].clone()).ok());
