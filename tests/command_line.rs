@@ -122,7 +122,10 @@ fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
     assert!(figures.status.success() && said.contains("no sensitivity: nothing to draw"), "{said}");
     for kind in ["p-ik", "coverage", "reliability", "pgr"] {
         let figure = fs::read_to_string(folder.path().join(format!("selective/figures/{kind}.svg"))).unwrap();
-        assert!(figure.starts_with("<svg") && figure.trim_end().ends_with("</svg>") && figure.contains("mine"), "{kind}");
+        assert!(
+            figure.starts_with("<svg") && figure.trim_end().ends_with("</svg>") && figure.contains("mine"),
+            "{kind}"
+        );
     }
     let missing = run(&["figure", SELECTIVE, "sensitivity", "--results", place]);
     assert!(!missing.status.success() && text(&missing).contains("sweep one"), "{}", text(&missing));

@@ -7,7 +7,7 @@ use indexmap::IndexSet;
 
 use super::{
     FAILED,
-    items::{cells, facts, items},
+    items::{cells, check_stages, facts, items},
     run::{results_of, titles},
 };
 use crate::{
@@ -83,7 +83,10 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
     let all = args.kinds.is_empty();
     let kinds = if all { Kind::value_variants().to_vec() } else { args.kinds.clone() };
     let of_items = [Kind::PIk, Kind::Coverage, Kind::Reliability, Kind::Known];
-    let cells = if kinds.iter().any(|kind| of_items.contains(kind)) { cells(&path) } else { Ok(vec![]) };
+    let cells = match kinds.iter().any(|kind| of_items.contains(kind)) {
+        true => cells(&path).and_then(|cells| check_stages(&cells, &store).map(|()| cells)),
+        false => Ok(vec![]),
+    };
     let knowledge = || -> Result<Vec<KnowledgeSet>> {
         let sets = items(cells.as_ref().map_err(Clone::clone)?, &store)?;
         let sets = sets.into_iter().filter(|set| shown(&set.method)).map(|set| {

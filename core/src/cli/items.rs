@@ -44,11 +44,23 @@ impl ItemSet {
 
 /// Cells of the run whose results.csv this is.
 pub fn cells(results: &Path) -> Result<Vec<Value>> {
-    let mut record = json(&results.with_file_name("grid.json"))?;
+    let path = results.with_file_name("grid.json");
+    let mut record =
+        json(&path).map_err(|error| error.help("single items need what `w2s run` wrote beside results.csv"))?;
     match record["cells"].take() {
         Value::Array(cells) => Ok(cells),
-        _ => Err(Error::new("the record of the run has no cells").in_file(results.with_file_name("grid.json"))),
+        _ => Err(Error::new("the record of the run has no cells").in_file(path)),
     }
+}
+
+/// Refuses a run of which no stage is here, such as published results.
+pub fn check_stages(cells: &[Value], store: &Path) -> Result<()> {
+    if cells.iter().any(|cell| store.join(name(cell, "student")).is_dir()) {
+        return Ok(());
+    }
+    Err(Error::new("the stages of this run are not here")
+        .in_file(store)
+        .help("name the folder of results that holds `stages` with `--results`, or let `w2s run` make them"))
 }
 
 fn json(path: &Path) -> Result<Value> {
@@ -107,18 +119,18 @@ struct ToldWorld {
     told: Vec<Vec<u32>>,
 }
 
-/// The world that a model was pretrained on in the run, if it was.
-fn world_of(store: &Path, fine_tuned: &str) -> Result<Option<ToldWorld>> {
-    let manifest = |stage: &str| json(&store.join(stage).join("manifest.json"));
-    let fine_tuned = manifest(fine_tuned)?;
-    let Some(weights) = fine_tuned["parameters"]["model"]["weights"].as_str() else { return Ok(None) };
-    if !store.join(weights).join("manifest.json").is_file() {
-        return Ok(None);
-    }
-    let mut pretrained = manifest(weights)?;
-    let Ok(world) = serde_json::from_value::<World>(pretrained["parameters"]["world"].take()) else { return Ok(None) };
-    let told = world.told();
-    Ok(Some(ToldWorld { world, told }))
+/// The stage that pretrained the model which was fine-tuned in this stage, if the run did.
+fn pretrained(store: &Path, fine_tuned: &str) -> Result<Option<String>> {
+    let manifest = json(&store.join(fine_tuned).join("manifest.json"))?;
+    let weights = manifest["parameters"]["model"]["weights"].as_str();
+    Ok(weights.filter(|stage| store.join(stage).join("manifest.json").is_file()).map(str::to_owned))
+}
+
+/// The world that a pretraining stage learnt, generated again.
+fn world_of(store: &Path, pretrained: &str) -> Result<Option<ToldWorld>> {
+    let mut manifest = json(&store.join(pretrained).join("manifest.json"))?;
+    let world = serde_json::from_value::<World>(manifest["parameters"]["world"].take()).ok();
+    Ok(world.map(|world| ToldWorld { told: world.told(), world }))
 }
 
 /// How often questions about a fact were asked and answered right.
@@ -144,7 +156,7 @@ struct Questions {
 pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
     let mut worlds: BTreeMap<String, Option<ToldWorld>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
-    let mut all: IndexMap<Setting, Questions> = IndexMap::new();
+    let mut all: IndexMap<(Setting, String), Questions> = IndexMap::new();
     for cell in cells {
         let [ceiling, answers, supervision, data] =
             ["ceiling", "answers", "supervision", "data_stage"].map(|key| name(cell, key));
@@ -156,10 +168,11 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
         if !own || !there || !seen.insert((setting.clone(), cell["seed"].as_u64())) {
             continue;
         }
-        if !worlds.contains_key(ceiling) {
-            worlds.insert(ceiling.to_owned(), world_of(store, ceiling)?);
+        let Some(stage) = pretrained(store, ceiling)? else { continue };
+        if !worlds.contains_key(&stage) {
+            worlds.insert(stage.clone(), world_of(store, &stage)?);
         }
-        let Some(Some(ToldWorld { world, .. })) = worlds.get(ceiling) else { continue };
+        let Some(Some(ToldWorld { world, .. })) = worlds.get(&stage) else { continue };
         let data = TaskData::read(&store.join(data))?;
         for split in [Split::Transfer, Split::Test] {
             let examples = stage::part(&data, split);
@@ -167,7 +180,7 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
             let (strong, weak) = (predictions(store, answers, split)?, predictions(store, supervision, split)?);
             for (((example, fact), strong), weak) in examples.iter().zip(facts).zip(&strong).zip(&weak) {
                 let Some(fact) = fact else { continue };
-                let questions = all.entry(setting.clone()).or_default();
+                let questions = all.entry((setting.clone(), stage.clone())).or_default();
                 questions.seeds.extend(cell["seed"].as_u64());
                 questions.texts.insert(example.text.clone());
                 let tally = questions.tallies.entry(fact).or_default();
@@ -177,13 +190,8 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
             }
         }
     }
-    // Every setting's strong model has one world, whatever the seed.
-    let world = |setting: &Setting| {
-        let cell = cells.iter().find(|cell| self::setting(cell) == *setting)?;
-        worlds.get(name(cell, "ceiling"))?.as_ref()
-    };
-    let set = |(setting, Questions { seeds, texts, tallies }): (Setting, Questions)| {
-        let told = &world(&setting)?.told;
+    let set = |((setting, stage), Questions { seeds, texts, tallies }): ((Setting, String), Questions)| {
+        let told = &worlds.get(&stage)?.as_ref()?.told;
         let fact = |((attribute, entity), tally): ((usize, usize), Tally)| Fact {
             told: told[attribute][entity],
             strong: tally.strong as f64 / tally.asked as f64,

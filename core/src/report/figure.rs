@@ -47,7 +47,7 @@ pub struct Fact {
     pub told: u32,
     /// Share of its questions that the strong model answers right before any fine-tuning.
     pub strong: f64,
-    /// Share that the weak model answers right.
+    /// Share that the weak supervisor answers right.
     pub weak: Option<f64>,
 }
 
@@ -416,7 +416,8 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         let y_range = around(values, PERCENT);
         let x = Axis { range: (0.4, methods.len() as f64 + 0.6), names: labels, ..Axis::default() };
         let single = Key { name: "one seed".to_owned(), colour: GREY, mark: Mark::Points(Shape::Dot) };
-        let mean = key("method: mean ± s over seeds", 0, Mark::Points(Shape::Circle));
+        let called = if all.seeds.len() > 1 { "method: mean ± s over seeds" } else { "method" };
+        let mean = key(called, 0, Mark::Points(Shape::Circle));
         let mut series = vec![Series { key: mean, points: means }];
         if all.seeds.len() > 1 {
             series.insert(0, Series { key: single, points: dots });
@@ -581,10 +582,7 @@ pub fn known(sets: &[FactSet], titles: &Titles) -> Result<String> {
         }];
         let weak = curve(&|bin| bin.weak);
         if !weak.is_empty() {
-            series.push(Series {
-                key: key("weak model, fine-tuned on truth", 1, Mark::Joined(Shape::Square)),
-                points: weak,
-            });
+            series.push(Series { key: key("weak supervisor", 1, Mark::Joined(Shape::Square)), points: weak });
         }
         let subtitle =
             format!("{} facts, {} questions; {}", set.facts.len(), set.questions, seeds_in_words(&set.seeds));
@@ -697,7 +695,7 @@ mod tests {
         let setting = set("home", "").setting;
         let sets = [FactSet { setting, seeds: [4].into(), questions: 27, facts }];
         let text = known(&sets, &titles()).unwrap();
-        for part in ["9 facts, 27 questions; seed 4", "0–100 (n = 9)", "weak model"] {
+        for part in ["9 facts, 27 questions; seed 4", "0–100 (n = 9)", "weak supervisor"] {
             assert!(text.contains(part), "{part}");
         }
     }
