@@ -142,16 +142,17 @@ pub(super) fn step(range: (f64, f64)) -> f64 {
     factor * power
 }
 
-/// A range with round ends that holds all values, with some room, and within the bounds.
-pub(super) fn around(values: impl Iterator<Item = f64>, bounds: (f64, f64)) -> (f64, f64) {
+/// An axis with round ends at ticks that holds all values, with some room, and stays within the bounds.
+pub(super) fn fitted(title: &str, values: impl Iterator<Item = f64>, bounds: (f64, f64)) -> Axis {
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
-    if low > high {
-        return bounds;
-    }
+    let (low, high) = if low > high { bounds } else { (low, high) };
     let room = ((high - low) * 0.06).max((bounds.1 - bounds.0) * 0.005);
-    let step = step((low - room, high + room));
-    let (low, high) = (((low - room) / step).floor() * step, ((high + room) / step).ceil() * step);
-    (low.max(bounds.0), high.min(bounds.1))
+    let (low, high) = ((low - room).max(bounds.0), (high + room).min(bounds.1));
+    let step = step((low, high));
+    // What sums of steps leave at the last digits would be another tick.
+    let (low, high) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
+    let range = (low.max(bounds.0), high.min(bounds.1));
+    Axis { title: title.to_owned(), range, step, ..Axis::default() }
 }
 
 /// The sheet as SVG. The same sheet gives the same bytes.
@@ -345,7 +346,9 @@ fn draw(panel: &Panel, (wide, high): (f64, f64)) -> Scene {
     }
     let Axis { title: x_title, range: x_range, .. } = &panel.x;
     let Axis { title: y_title, range: y_range, .. } = &panel.y;
-    let mut layout = Layout::new(*x_range, *y_range)
+    // Markers at the upper bound are not cut in halves.
+    let y_range = (y_range.0, y_range.1 + (y_range.1 - y_range.0) * 0.04);
+    let mut layout = Layout::new(*x_range, y_range)
         .with_width(wide)
         .with_height(high)
         .with_title(&panel.title)
@@ -432,9 +435,13 @@ mod tests {
 
     #[test]
     fn ranges_are_round_and_stay_in_bounds() {
-        assert_eq!(around([61.2, 88.8].into_iter(), (0.0, 100.0)), (50.0, 100.0));
-        assert_eq!(around([97.0, 99.9].into_iter(), (0.0, 100.0)), (96.0, 100.0));
-        assert_eq!(around([].into_iter(), (0.0, 1.0)), (0.0, 1.0));
+        let fit = |values: &[f64]| {
+            let axis = fitted("", values.iter().copied(), (0.0, 100.0));
+            (axis.range, axis.step)
+        };
+        assert_eq!(fit(&[61.2, 88.8]), ((50.0, 100.0), 10.0));
+        assert_eq!(fit(&[97.0, 99.9]), ((96.0, 100.0), 1.0));
+        assert_eq!(fit(&[]), ((0.0, 100.0), 20.0));
         assert_eq!((step((0.0, 100.0)), step((0.0, 1.0)), step((60.0, 90.0))), (20.0, 0.2, 10.0));
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     analysis::{calibration, histogram, over_gamma, reliability},
-    chart::{Axis, COLOURS, GREY, Key, Mark, Panel, Point, SHAPES, Series, Shape, Sheet, around, step, svg},
+    chart::{Axis, COLOURS, GREY, Key, Mark, Panel, Point, SHAPES, Series, Shape, Sheet, fitted, step, svg},
     metrics::ACCURACY,
     results::{CEILING, ResultRow, Status, WEAK},
     statistics::{Summary, wilson},
@@ -221,7 +221,7 @@ pub fn p_ik(sets: &[KnowledgeSet], titles: &Titles) -> Result<String> {
         (totals, bins.iter().map(share).collect())
     };
     let most = sets.iter().flat_map(|set| shares(set).1).flatten().fold(0.0, f64::max);
-    let y_range = (0.0, around([0.0, most].into_iter(), PERCENT).1);
+    let y = fitted("share of items of the kind (%)", [0.0, most].into_iter(), PERCENT);
     knowledge(
         sets,
         titles,
@@ -238,8 +238,7 @@ pub fn p_ik(sets: &[KnowledgeSet], titles: &Titles) -> Result<String> {
                 Series { key: key("IDK: own answer wrong", 1, Mark::Bars(0.04)), points: bars(0, -0.02) },
                 Series { key: key("IK: own answer right", 0, Mark::Bars(0.04)), points: bars(1, 0.02) },
             ];
-            let y = axis("share of items of the kind (%)", y_range, step(y_range));
-            (format!("{right} IK, {wrong} IDK items"), axis("P(IK)", UNIT, 0.2), y, series)
+            (format!("{right} IK, {wrong} IDK items"), axis("P(IK)", UNIT, 0.2), y.clone(), series)
         },
     )
 }
@@ -413,7 +412,7 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
             [point.y - below, point.y + above]
         });
         let values = dots.iter().map(|point| point.y).chain(reach).chain(levels.iter().map(|(value, _)| *value));
-        let y_range = around(values, PERCENT);
+        let y = fitted("test accuracy (%)", values, PERCENT);
         let x = Axis { range: (0.4, methods.len() as f64 + 0.6), names: labels, ..Axis::default() };
         let single = Key { name: "one seed".to_owned(), colour: GREY, mark: Mark::Points(Shape::Dot) };
         let called = if all.seeds.len() > 1 { "method: mean ± s over seeds" } else { "method" };
@@ -422,7 +421,6 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         if all.seeds.len() > 1 {
             series.insert(0, Series { key: single, points: dots });
         }
-        let y = axis("test accuracy (%)", y_range, step(y_range));
         panels.push(Panel { title: names.setting(setting), subtitle: String::new(), x, y, series, levels });
     }
     if panels.is_empty() {
@@ -482,13 +480,12 @@ pub fn sensitivity(rows: &[ResultRow], titles: &Titles) -> Result<String> {
             let (below, above) = point.error.unwrap_or_default();
             [point.y - below, point.y + above]
         });
-        let y_range = around(reach, PERCENT);
+        let y = fitted("test accuracy (%)", reach, PERCENT);
         // Values over orders of magnitude are tried in steps of a factor.
         let log = low > 0.0 && high / low >= 50.0;
         let room = if log { (high / low).powf(0.05) } else { (high - low) * 0.05 };
         let range = if log { (low / room, high * room) } else { (low - room, high + room) };
         let x = Axis { log, ..axis(name, range, if log { 0.0 } else { step(range) }) };
-        let y = axis("test accuracy (%)", y_range, step(y_range));
         panels.push(Panel { title: names.method(&base), subtitle: name.to_owned(), x, y, series, levels: vec![] });
     }
     if panels.is_empty() {
@@ -562,10 +559,11 @@ pub fn known(sets: &[FactSet], titles: &Titles) -> Result<String> {
     let mut panels = Vec::new();
     for set in &sets {
         let bins = over_frequency(&set.facts, 20);
-        let curve = |share: &dyn Fn(&FrequencyBin) -> Option<f64>| -> Vec<Point> {
+        // Side by side, so that intervals do not hide each other.
+        let curve = |shift: f64, share: &dyn Fn(&FrequencyBin) -> Option<f64>| -> Vec<Point> {
             let point = |(number, bin): (u32, &FrequencyBin)| {
                 let share = share(bin)?;
-                Some(Point { x: f64::from(number), y: 100.0 * share, error: Some(bars(share, bin.n)) })
+                Some(Point { x: f64::from(number) + shift, y: 100.0 * share, error: Some(bars(share, bin.n)) })
             };
             (1..).zip(&bins).filter_map(point).collect()
         };
@@ -578,9 +576,9 @@ pub fn known(sets: &[FactSet], titles: &Titles) -> Result<String> {
         let x = Axis { names: labels, ..axis("times the text tells the fact (n facts)", range, 0.0) };
         let mut series = vec![Series {
             key: key("strong model, before fine-tuning", 0, Mark::Joined(Shape::Circle)),
-            points: curve(&|bin| Some(bin.strong)),
+            points: curve(-0.07, &|bin| Some(bin.strong)),
         }];
-        let weak = curve(&|bin| bin.weak);
+        let weak = curve(0.07, &|bin| bin.weak);
         if !weak.is_empty() {
             series.push(Series { key: key("weak supervisor", 1, Mark::Joined(Shape::Square)), points: weak });
         }
