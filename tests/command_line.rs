@@ -100,7 +100,7 @@ fn methods_are_compared_item_by_item() {
     assert!(text(&unknown).contains("did you mean `finetune`?"), "{}", text(&unknown));
     fs::remove_dir_all(folder.path().join("stages")).unwrap();
     let gone = run(&compare);
-    assert!(gone.status.code() == Some(2) && text(&gone).contains("run the grid again"), "{}", text(&gone));
+    assert!(gone.status.code() == Some(2) && text(&gone).contains("stages"), "{}", text(&gone));
 }
 
 #[test]
@@ -171,6 +171,20 @@ fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
         analysis.status.success() && said.contains("What the numbers say") && said.contains("right (IK)"),
         "{said}"
     );
+    let place = folder.path().to_str().unwrap();
+    let figures = run(&["figure", SELECTIVE, "--results", place]);
+    let said = text(&figures);
+    assert!(figures.status.success() && said.contains("no sensitivity: nothing to draw"), "{said}");
+    for kind in ["p-ik", "coverage", "reliability", "pgr"] {
+        let figure = fs::read_to_string(folder.path().join(format!("selective/figures/{kind}.svg"))).unwrap();
+        assert!(
+            figure.starts_with("<svg") && figure.trim_end().ends_with("</svg>") && figure.contains("mine"),
+            "{kind}"
+        );
+    }
+    let missing = run(&["figure", SELECTIVE, "sensitivity", "--results", place]);
+    assert!(!missing.status.success() && text(&missing).contains("sweep one"), "{}", text(&missing));
+    assert!(!folder.path().join("selective/figures/sensitivity.svg").exists());
 
     for changes in [
         &["method.mine.selector.gamma=0.6"][..],

@@ -1,26 +1,21 @@
 //! `w2s analyse`: a finished run, looked into.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use comfy_table::{LineStyle, TableStyle};
-use serde_json::Value;
 
-use super::run::results_of;
+use super::{
+    items::{Item, ItemSet, cells, items},
+    run::results_of,
+};
 use crate::{
-    Error, Result,
+    Result,
     report::{
-        analysis::{histogram, over_gamma, signatures},
-        metrics,
+        analysis::{Calibration, ReliabilityBin, calibration, histogram, over_gamma, reliability, signatures},
+        figure::Setting,
         results::{ResultRow, read},
     },
-    stage,
-    strategy::Split,
-    task::TaskData,
 };
 
 #[derive(Args)]
@@ -36,7 +31,7 @@ pub struct AnalyseArgs {
 }
 
 /// Metrics of the summary, with their headings.
-const SUMMARY: [(&str, &str); 12] = [
+const SUMMARY: [(&str, &str); 13] = [
     ("accuracy", "acc."),
     ("label_accuracy", "labels"),
     ("p_ik_auroc", "AUROC"),
@@ -48,27 +43,20 @@ const SUMMARY: [(&str, &str); 12] = [
     ("weak_accuracy_rest", "weak | rest"),
     ("refined_right_to_wrong", "right→wrong"),
     ("refined_wrong_to_right", "wrong→right"),
-    ("agreement_weak_wrong", "copied errors"),
+    ("agreement_weak_right", "agree | weak right"),
+    ("agreement_weak_wrong", "agree | weak wrong"),
 ];
 
 /// Thresholds of the table over γ.
 const GAMMAS: [f64; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
-
-/// One test item: P(IK), whether the strong model's own answer is right, and where it stands.
-struct Item {
-    p_ik: f32,
-    right: bool,
-    text: String,
-}
 
 /// `w2s analyse`.
 pub fn analyse(args: &AnalyseArgs) -> Result<ExitCode> {
     let path = results_of(&args.config, &args.results)?;
     let rows = read(&path)?;
     print_summary(&rows);
-    let items = items(&path, &args.results.join("stages"))?;
-    for ((task, method), items) in &items {
-        print_p_ik(task, method, items, args.examples);
+    for set in items(&cells(&path)?, &args.results.join("stages"))? {
+        print_p_ik(&set, args.examples);
     }
     let found = signatures(&rows);
     println!("What the numbers say");
@@ -111,42 +99,15 @@ fn print_summary(rows: &[ResultRow]) {
         }
         println!("{table}\n");
     }
-    println!("Means over seeds, in percent; docs/results.md defines them.\n");
+    println!(
+        "Means over seeds, in percent; docs/results.md defines them. Agreement where the weak model is wrong is copied errors.\n"
+    );
 }
 
-/// Test items of every task and method with P(IK), over all seeds.
-fn items(results: &Path, store: &Path) -> Result<BTreeMap<(String, String), Vec<Item>>> {
-    let path = results.with_file_name("grid.json");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Error::new(format!("cannot read the record of the run: {error}")).in_file(&path))?;
-    let record: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("not the record of a run: {error}")).in_file(&path))?;
-    let mut all: BTreeMap<(String, String), Vec<Item>> = BTreeMap::new();
-    for cell in record["cells"].as_array().into_iter().flatten() {
-        let text = |key: &str| cell[key].as_str().unwrap_or_default();
-        let file = store.join(text("student")).join(stage::P_IK_TEST);
-        if !file.is_file() {
-            continue;
-        }
-        let knows = stage::Predictions::read(&file)?.into_rows();
-        let answers = store.join(text("answers")).join(stage::Predictions::file(Split::Test));
-        let answers = stage::Predictions::read(&answers)?.into_rows();
-        let data = TaskData::read(&store.join(text("data_stage")))?;
-        let entry = all.entry((text("task").to_owned(), text("method").to_owned())).or_default();
-        for ((knows, answer), example) in knows.iter().zip(&answers).zip(&data.test) {
-            entry.push(Item {
-                p_ik: knows[1],
-                right: metrics::argmax(answer) == example.label,
-                text: example.text.clone(),
-            });
-        }
-    }
-    Ok(all)
-}
-
-fn print_p_ik(task: &str, method: &str, items: &[Item], examples: usize) {
-    let pairs: Vec<(f32, bool)> = items.iter().map(|item| (item.p_ik, item.right)).collect();
-    println!("{task}, {method}: P(IK) on {} test items of all seeds", items.len());
+fn print_p_ik(set: &ItemSet, examples: usize) {
+    let pairs = set.pairs();
+    let Setting { task, weak, strong } = &set.setting;
+    println!("{task}, {weak} → {strong}, {}: P(IK) on {} test items of all seeds", set.method, pairs.len());
     const BINS: usize = 10;
     const WIDTH: usize = 30;
     let bins = histogram(&pairs, BINS);
@@ -162,7 +123,18 @@ fn print_p_ik(task: &str, method: &str, items: &[Item], examples: usize) {
         let accuracy = at.accuracy.map_or("–".to_owned(), |accuracy| format!("{:.1} %", 100.0 * accuracy));
         println!("  {:>5}  {:>6.1} %  {accuracy:>18}", at.gamma, 100.0 * at.coverage);
     }
-    let mut order: Vec<&Item> = items.iter().collect();
+    let bins = reliability(&pairs, BINS);
+    let line = |of: &dyn Fn(&ReliabilityBin) -> f64| -> String {
+        bins.iter().map(|bin| format!("{:>6.1}", 100.0 * of(bin))).collect()
+    };
+    println!("  in {} bins of equal mass, %", bins.len());
+    println!("  {:>10}{}", "mean P(IK)", line(&|bin| bin.predicted));
+    println!("  {:>10}{}", "right", line(&|bin| bin.right));
+    if let Some(Calibration { ece, sweep: (sweep, count), brier }) = calibration(&pairs) {
+        let (ece, sweep) = (100.0 * ece, 100.0 * sweep);
+        println!("  ECE {ece:.1} % over these bins, {sweep:.1} % by monotonic sweep ({count} bins); Brier {brier:.3}");
+    }
+    let mut order: Vec<&Item> = set.items.iter().collect();
     order.sort_by(|a, b| b.p_ik.total_cmp(&a.p_ik));
     for (what, shown) in [
         ("highest", order.iter().take(examples).collect::<Vec<_>>()),

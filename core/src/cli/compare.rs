@@ -6,10 +6,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, ValueEnum};
-use serde_json::Value;
-
-use super::run::{recorded, results_of};
+use super::{
+    items,
+    run::{recorded, results_of},
+};
 use crate::{
     Error, Result,
     report::{
@@ -23,6 +23,7 @@ use crate::{
     strategy::Split,
     task::TaskData,
 };
+use clap::{Args, ValueEnum};
 
 #[derive(Args)]
 pub struct CompareArgs {
@@ -258,24 +259,18 @@ fn notes(compared: &[Comparison], args: &CompareArgs) {
 pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Result<Vec<Arm>> {
     // The rows say which cells are there; the stages, what was answered item by item.
     let rows = read(results)?;
-    let path = results.with_file_name("grid.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        Error::new(format!("cannot read the record of the run: {error}"))
-            .in_file(&path)
-            .help("comparisons pair items, so they need the folder that `w2s run` wrote, not results.csv alone")
-    })?;
-    let record: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::new(format!("not the record of a run: {error}")).in_file(&path))?;
+    let cells = items::cells(results)?;
+    items::check_stages(&cells, store)?;
     let mut arms: Vec<Arm> = Vec::new();
     let mut data: BTreeMap<String, Vec<(u64, u32, u8)>> = BTreeMap::new();
-    for cell in record["cells"].as_array().into_iter().flatten() {
+    for cell in &cells {
         let text = |key: &str| cell[key].as_str().unwrap_or_default();
         let seed = cell["seed"].as_u64().unwrap_or_default();
         if !choice.has(text("task"), text("method"), seed) && !choice.has(text("task"), WEAK, seed) {
             continue;
         }
         if !data.contains_key(text("data_stage")) {
-            data.insert(text("data_stage").to_owned(), items(&store.join(text("data_stage")))?);
+            data.insert(text("data_stage").to_owned(), test_items(&store.join(text("data_stage")))?);
         }
         let items = &data[text("data_stage")];
         for (method, stage) in [(WEAK, "supervision"), (text("method"), "student"), (CEILING, "ceiling")] {
@@ -315,18 +310,11 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
         CEILING => 2,
         _ => 1,
     });
-    if arms.is_empty() {
-        return Err(Error::new(
-            "the run's stages are gone, and results.csv alone does not hold what was answered item by item",
-        )
-        .in_file(store)
-        .help("give `--results` the folder of the run, or run the grid again"));
-    }
     Ok(arms)
 }
 
 /// Test items: hash of the text, which of the items with that text, and the true class.
-fn items(data: &Path) -> Result<Vec<(u64, u32, u8)>> {
+fn test_items(data: &Path) -> Result<Vec<(u64, u32, u8)>> {
     let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
     let items = TaskData::read(data)?.test.into_iter().map(|example| {
         let hash = blake3::hash(example.text.as_bytes());

@@ -3,6 +3,8 @@
 
 mod analyse;
 mod compare;
+mod figure;
+mod items;
 mod list;
 mod run;
 mod show;
@@ -55,6 +57,8 @@ enum Command {
     Analyse(analyse::AnalyseArgs),
     /// Compares methods with a baseline, paired by seed and test item
     Compare(compare::CompareArgs),
+    /// Draws a finished grid as SVG: P(IK), coverage, reliability, accuracies, sweeps, what a world's models know
+    Figure(figure::FigureArgs),
     /// Lists what a grid can name
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
@@ -142,6 +146,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Table(args) => run::table(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Analyse(args) => analyse::analyse(&args),
+        Command::Figure(args) => figure::figure(&args),
         Command::List(args) => list::list(&args),
         Command::Explain(args) => list::explain(&args),
         Command::Task(command) => task::task(&command),

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::results::{CEILING, ResultRow, Status, WEAK};
+use super::{
+    metrics::{Binary, equal_mass, mean_of, sorted_by},
+    results::{CEILING, ResultRow, Status, WEAK},
+    statistics::wilson,
+};
 use crate::strategy::Split;
 
 /// Coverage and accuracy at one threshold.
@@ -39,6 +43,57 @@ pub fn histogram(items: &[(f32, bool)], bins: usize) -> Vec<[usize; 2]> {
         counts[bin][usize::from(*right)] += 1;
     }
     counts
+}
+
+/// Items of similar P(IK).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ReliabilityBin {
+    /// Mean P(IK).
+    pub predicted: f64,
+    /// Share that the strong model answers right.
+    pub right: f64,
+    /// Wilson's 95 % interval of that share.
+    pub interval: (f64, f64),
+    /// Items.
+    pub n: usize,
+}
+
+/// The reliability curve: items in bins of equal mass over P(IK), the lowest first; as many bins as items if those are fewer.
+pub fn reliability(items: &[(f32, bool)], bins: usize) -> Vec<ReliabilityBin> {
+    let (p, y) = columns(items);
+    let groups = equal_mass(&sorted_by(&p), bins.min(items.len()));
+    let bin = |group: &Vec<usize>| {
+        let right = mean_of(&y, group);
+        ReliabilityBin { predicted: mean_of(&p, group), right, interval: wilson(right, group.len()), n: group.len() }
+    };
+    groups.iter().filter(|group| !group.is_empty()).map(bin).collect()
+}
+
+/// How far P(IK) is from the share of right answers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// Expected calibration error: mean |predicted − right| over 10 bins of [`reliability`], weighted by items. Unlike the metric
+    /// `p_ik_ece`, which looks at the likelier of the two answers, it is about P(IK) itself.
+    pub ece: f64,
+    /// Calibration error by monotonic sweep (Roelofs et al. 2022), and its number of bins.
+    pub sweep: (f64, usize),
+    /// Mean (P(IK) − right)².
+    pub brier: f64,
+}
+
+/// Calibration of P(IK); `None` without items.
+pub fn calibration(items: &[(f32, bool)]) -> Option<Calibration> {
+    let (p, y) = columns(items);
+    let squares: f64 = p.iter().zip(&y).map(|(p, y)| (f64::from(*p) - f64::from(*y)).powi(2)).sum();
+    let gaps = reliability(items, 10);
+    let gaps = gaps.iter().map(|bin| bin.n as f64 / items.len() as f64 * (bin.predicted - bin.right).abs());
+    let ece = gaps.sum();
+    let sweep = Binary::new(p, y).ok()?.sweep_calibration_error();
+    Some(Calibration { ece, sweep, brier: squares / items.len() as f64 })
+}
+
+fn columns(items: &[(f32, bool)]) -> (Vec<f32>, Vec<f32>) {
+    items.iter().map(|(p_ik, right)| (*p_ik, f32::from(u8::from(*right)))).unzip()
 }
 
 /// What a run's own numbers say went wrong, one sentence per finding: task, method, what, and the likely reason.
@@ -147,6 +202,21 @@ mod tests {
     fn every_item_is_in_one_bin() {
         let bins = histogram(&ITEMS, 4);
         assert_eq!(bins, [[0, 0], [1, 0], [0, 1], [1, 2]]);
+    }
+
+    #[test]
+    fn reliability_has_bins_of_equal_mass_and_calibration_is_their_distance() {
+        let bins = reliability(&ITEMS, 2);
+        let told: Vec<_> = bins.iter().map(|bin| (bin.n, bin.right)).collect();
+        assert_eq!(told, [(3, 1.0 / 3.0), (2, 1.0)]);
+        assert!((bins[0].predicted - (0.25 + 0.6 + 0.85) / 3.0).abs() < 1e-6);
+        assert!(bins.iter().all(|bin| bin.interval.0 < bin.right && bin.right <= bin.interval.1));
+        // Five items, one in each bin: the distances are .25, .4, .85, .05 and 0.
+        let found = calibration(&ITEMS).unwrap();
+        assert!((found.ece - 1.55 / 5.0).abs() < 1e-6, "{found:?}");
+        let squares = 0.25f64.powi(2) + 0.4f64.powi(2) + 0.85f64.powi(2) + 0.05f64.powi(2);
+        assert!((found.brier - squares / 5.0).abs() < 1e-6, "{found:?}");
+        assert_eq!((reliability(&[], 10), calibration(&[])), (vec![], None));
     }
 
     fn rows(measures: &[(&'static str, f64)]) -> Vec<ResultRow> {

@@ -553,14 +553,14 @@ pub fn measure(student: &Predictions, weak: Option<&Predictions>) -> Result<Vec<
 }
 
 /// Items in ascending order of their values; equal values keep item order.
-fn sorted_by(values: &[f32]) -> Vec<usize> {
+pub(super) fn sorted_by(values: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
     order
 }
 
 /// Cuts an order into consecutive groups whose sizes differ by at most one, larger ones first (`numpy.array_split`).
-fn equal_mass(order: &[usize], count: usize) -> Vec<Vec<usize>> {
+pub(super) fn equal_mass(order: &[usize], count: usize) -> Vec<Vec<usize>> {
     let count = count.max(1);
     let (size, larger) = (order.len() / count, order.len() % count);
     let mut rest = order;
@@ -573,7 +573,7 @@ fn equal_mass(order: &[usize], count: usize) -> Vec<Vec<usize>> {
         .collect()
 }
 
-fn mean_of(values: &[f32], items: &[usize]) -> f64 {
+pub(super) fn mean_of(values: &[f32], items: &[usize]) -> f64 {
     items.iter().map(|&item| f64::from(values[item])).sum::<f64>() / items.len() as f64
 }
 

@@ -1,11 +1,13 @@
 //! From predictions to numbers, from numbers to `results.csv`, from `results.csv` to tables.
 //!
 //! [`metrics`] turns predictions into measures, [`results`] keeps one row per (cell, split, metric), [`statistics`] summarises
-//! seeds and compares methods, and [`table`] renders. Everything here is a pure function over plain data; a table sees the rows of
-//! `results.csv` and nothing else. docs/results.md describes schema and rules.
+//! seeds and compares methods, [`table`] renders, and [`figure`] draws. Everything here is a pure function over plain data; a table
+//! sees the rows of `results.csv` and nothing else. docs/results.md describes schema and rules, docs/figures.md the figures.
 
 pub mod analysis;
+mod chart;
 pub mod compare;
+pub mod figure;
 pub mod knowledge;
 pub mod metrics;
 pub mod results;

@@ -43,6 +43,15 @@ impl Summary {
     }
 }
 
+/// Wilson's 95 % interval of a rate on `n` items (Wilson 1927): inside [0, 1] and never empty, also at rates of 0 and 1.
+pub fn wilson(rate: f64, n: usize) -> (f64, f64) {
+    const Z: f64 = 1.959_963_984_540_054;
+    let n = n.max(1) as f64;
+    let (middle, scale) = (rate + Z * Z / (2.0 * n), 1.0 + Z * Z / n);
+    let half = Z * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).max(0.0).sqrt();
+    (((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0))
+}
+
 /// A difference with its standard error, such as ceiling − weak.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gap {
@@ -461,6 +470,15 @@ mod tests {
     fn close(ours: f64, golden: &Value, tolerance: f64) {
         let golden = golden.as_f64().unwrap();
         assert!((ours - golden).abs() <= tolerance, "{ours} is not {golden} within {tolerance}");
+    }
+
+    #[test]
+    fn wilson_intervals_are_those_of_the_textbook() {
+        // statsmodels.stats.proportion.proportion_confint(8, 10, method="wilson"), and of (0, 10).
+        let (low, high) = wilson(0.8, 10);
+        assert!((low - 0.490162).abs() < 1e-6 && (high - 0.943318).abs() < 1e-6, "{low} {high}");
+        let (low, high) = wilson(0.0, 10);
+        assert!(low.abs() < 1e-12 && (high - 0.277533).abs() < 1e-6, "{low} {high}");
     }
 
     #[test]

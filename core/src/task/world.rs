@@ -347,6 +347,47 @@ impl World {
         (corpus, told)
     }
 
+    /// How often the text tells each fact: by attribute, then entity, in the order of [`World::entities`].
+    pub fn told(&self) -> Vec<Vec<u32>> {
+        self.write().1
+    }
+
+    /// Which fact each question asks for: places of attribute and entity, as in [`World::told`]; `None` for what is no question of
+    /// this world.
+    pub fn asked<'q>(&self, questions: impl IntoIterator<Item = &'q str>) -> Vec<Option<(usize, usize)>> {
+        let entities = self.entities();
+        let places: BTreeMap<&str, usize> = entities.iter().map(String::as_str).zip(0..).collect();
+        let mut patterns: Vec<(usize, String)> = Vec::new();
+        for (number, attribute) in self.attributes.iter().enumerate() {
+            for phrase in &attribute.phrases {
+                patterns.push((number, phrase.clone()));
+                for passage in &self.passages {
+                    let fact = passage.subject_in(phrase);
+                    patterns.extend(passage.openings.iter().map(|opening| (number, format!("{opening} {fact}"))));
+                }
+            }
+        }
+        // The entity in the place of `{}`, if every other word is as in the pattern.
+        let entity_in = |pattern: &str, question: &str| -> Option<usize> {
+            let mut entity = None;
+            let mut said = question.split(' ');
+            for word in pattern.split(' ') {
+                let here = said.next()?;
+                match word {
+                    "{}" => entity = Some(*places.get(here)?),
+                    "{other}" => drop(places.get(here)?),
+                    _ if word == here => {}
+                    _ => return None,
+                }
+            }
+            if said.next().is_none() { entity } else { None }
+        };
+        let fact = |question: &str| {
+            patterns.iter().find_map(|(number, pattern)| Some((*number, entity_in(pattern, question)?)))
+        };
+        questions.into_iter().map(fact).collect()
+    }
+
     /// The rows of a task on this world. `seed` decides which facts are in which part.
     ///
     /// Splits are `supervise`, `transfer` and `test`; columns `prompt`, `attribute`, `class`, `value`, `entity`, `rank` (1 is the most
@@ -574,6 +615,26 @@ mod tests {
             total += all.iter().sum::<u64>();
         }
         assert!(total > 500, "{total}");
+    }
+
+    #[test]
+    fn a_question_is_led_back_to_its_fact() {
+        let world = larger();
+        let (entities, told) = (world.entities(), world.told());
+        for passage in [None, Some("first"), Some("second")] {
+            let mut table = json!({ "name": "w", "attributes": ["home", "food"] });
+            passage.into_iter().for_each(|name| table["passage"] = name.into());
+            let rows = rows(&world, table, "test", 0);
+            let prompts: Vec<String> = rows.iter().map(|row| text(row, "prompt")).collect();
+            let facts = world.asked(prompts.iter().map(String::as_str));
+            for (row, fact) in rows.iter().zip(facts) {
+                let (attribute, entity) = fact.unwrap_or_else(|| panic!("{row:?}"));
+                assert_eq!(world.attributes[attribute].name, text(row, "attribute"), "{row:?}");
+                assert_eq!(entities[entity], text(row, "entity"), "{row:?}");
+                assert_eq!(row["told"].as_u64(), Some(told[attribute][entity].into()), "{row:?}");
+            }
+        }
+        assert_eq!(world.asked(["the nobody eats", "what is this?", ""]), [None, None, None]);
     }
 
     #[test]
