@@ -69,6 +69,16 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     assert!(brier.lines().any(|line| line.starts_with("gce,false,0.")) && !brier.contains("finetune"), "{brier}");
 }
 
+/// Standard output is a pipe that nobody reads from, as behind `| head`.
+#[test]
+fn output_that_nobody_reads_is_no_panic() {
+    let mut child =
+        w2s().args(["list"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"), "{}", text(&output));
+}
+
 #[test]
 fn methods_are_compared_item_by_item() {
     let folder = tempfile::tempdir().unwrap();

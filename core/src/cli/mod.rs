@@ -134,11 +134,24 @@ enum ListFormat {
     Json,
 }
 
+/// Ends this process without a word when nobody reads its output any more, as in `w2s analyse GRID | head`, where printing would panic.
+fn end_with_the_reader() {
+    #[cfg(unix)]
+    // SAFETY: the default action of a signal is always valid, and no thread has been started that relies on another.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
 /// Runs the command line and returns the process's exit code. `commit` is what the binary was built from, if that is known.
 pub fn main(commit: Option<&'static str>) -> ExitCode {
     crate::alloc::keep_freed_memory();
     crate::COMMIT.get_or_init(|| commit.unwrap_or("unknown"));
     let cli = Cli::parse();
+    // A run writes to processes that may die before they listen, and must not die of it.
+    if !matches!(cli.command, Command::Run(_) | Command::Stage) {
+        end_with_the_reader();
+    }
     let result = crate::strategy::check_registry().and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => run::check(&args),

@@ -204,6 +204,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         })?
     };
     books.close(&plan, &outcome)?;
+    super::end_with_the_reader();
 
     let path = folder.join("results.csv");
     if outcome.done.is_empty() && outcome.failed.is_empty() && !outcome.interrupted {

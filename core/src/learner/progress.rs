@@ -157,10 +157,11 @@ mod tests {
         let mut display = Display::new(Some(bar.clone()), Arc::new(Mutex::new(meter)));
         let line = display.message();
         assert!(line.starts_with("loss 0.5000  agreement 75.0 %  0 tokens/s"), "{line}");
-        // Nothing is formatted for a bar that nobody sees.
+        // A stage's own bar is hidden, and its parent reads it.
         display.start_split("train", 30);
         display.update_split(3);
-        assert_eq!((bar.length(), bar.position(), bar.message()), (Some(30), 0, String::new()));
+        assert_eq!((bar.length(), bar.position()), (Some(30), 3));
+        assert!(bar.message().starts_with("loss 0.5000"), "{}", bar.message());
         display.start_split("valid", 0);
         assert_eq!(bar.length(), Some(30));
         // Tests do not run in a terminal.
