@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use indexmap::IndexMap;
+
 use super::{
     analysis::{calibration, histogram, over_gamma, reliability},
     chart::{Axis, COLOURS, GREY, Key, Mark, Panel, Point, SHAPES, Series, Shape, Sheet, fitted, step, svg},
@@ -443,20 +445,16 @@ pub fn sensitivity(rows: &[ResultRow], titles: &Titles) -> Result<String> {
     let all = Accuracies::of(rows);
     let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
     // By method with all other changes and key: values, with the method of each.
-    let mut sweeps: Vec<((String, &str), Vec<(f64, &str)>)> = Vec::new();
+    let mut sweeps: IndexMap<(String, &str), Vec<(f64, &str)>> = IndexMap::new();
     for (method, _) in all.methods.iter().flatten() {
         let (base, changed) = changes(method);
         for (place, (key, value)) in changed.iter().enumerate() {
             let Some(value) = value.parse::<f64>().ok().filter(|value| value.is_finite()) else { continue };
             let rest = changed.iter().enumerate().filter(|(other, _)| *other != place);
             let rest = rest.map(|(_, (key, value))| format!(" {key}={value}"));
-            let of = (base.to_owned() + &rest.collect::<String>(), *key);
-            let sweep = sweeps.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
-                sweeps.push((of, vec![]));
-                sweeps.len() - 1
-            });
-            if !sweeps[sweep].1.iter().any(|(_, known)| known == method) {
-                sweeps[sweep].1.push((value, method));
+            let sweep = sweeps.entry((base.to_owned() + &rest.collect::<String>(), *key)).or_default();
+            if !sweep.iter().any(|(_, known)| known == method) {
+                sweep.push((value, method));
             }
         }
     }
