@@ -3,12 +3,14 @@
 usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N]
 
 Each round runs both programs one after the other, so that a busy machine slows both. Speed counts real tokens, not padding. `processor` is
-the time of all threads, which other programs on the machine disturb less than wall time. Needs torch and transformers.
+the time of all threads, which other programs on the machine disturb less than wall time. Memory is the process's peak resident set, for
+PyTorch with and without the part that its imports take. Needs torch and transformers.
 """
 
 import argparse
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -26,12 +28,17 @@ SHAPES = {  # configuration, batch, shortest, longest, language model; as in mai
 }
 
 
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 def pytorch(name, phase, steps, repeats, threads):
     """What w2s-bench does, with transformers' own models, attention and losses, and PyTorch's AdamW."""
     import torch
     import transformers
 
     torch.set_num_threads(threads)
+    imports = peak_mb()
     torch.manual_seed(0)
     random.seed(2)
     settings, batch, short, long, language = SHAPES[name]
@@ -68,16 +75,16 @@ def pytorch(name, phase, steps, repeats, threads):
                     model(**arguments)
         if repeat > 0:
             wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
-            print(f"{wall * 1e3:.3f} {cpu * 1e3:.3f} {sum(lengths)}")
+            print(f"{wall * 1e3:.3f} {cpu * 1e3:.3f} {sum(lengths)} {peak_mb()} {imports}")
 
 
 def read(command, threads):
-    """Rows of (wall, processor) microseconds per token."""
+    """Rows of (wall, processor) microseconds per token, then megabytes: the peak, and what imports took of it."""
     count = str(threads)
     environment = dict(os.environ, RAYON_NUM_THREADS=count, OMP_NUM_THREADS=count, MKL_NUM_THREADS=count)
     lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     rows = [tuple(map(float, line.split())) for line in lines.stdout.split("\n") if line]
-    return [(wall / tokens * 1e3, cpu / tokens * 1e3) for wall, cpu, tokens in rows]
+    return [(wall / tokens * 1e3, cpu / tokens * 1e3, *memory) for wall, cpu, tokens, *memory in rows]
 
 
 def main():
@@ -90,8 +97,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print("| shape | phase | threads | w2s tokens/s | PyTorch tokens/s | speed by wall time | speed by processor time |")
-    print("|---|---|---|---|---|---|---|")
+    print("| shape | phase | threads | w2s tokens/s | PyTorch tokens/s | speed by wall time | speed by processor time | w2s MB | PyTorch MB (imports) |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in options.shapes or SHAPES:
         for phase in options.phases.split(","):
             if phase == "predict" and SHAPES[name][4]:
@@ -108,7 +115,9 @@ def main():
                     ratios = [median(b, column) / median(a, column) for a, b in zip(ours, theirs)]
                     columns.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
                 speeds = [f"{1e6 / median(sum(rows, []), 0):,.0f}" for rows in (ours, theirs)]
-                print(f"| {name} | {phase} | {threads} | {' | '.join(speeds + columns)} |", flush=True)
+                peak = lambda rows: round(max(row[2] for row in sum(rows, [])))
+                memory = [str(peak(ours)), f"{peak(theirs)} ({theirs[0][0][3]:.0f})"]
+                print(f"| {name} | {phase} | {threads} | {' | '.join(speeds + columns + memory)} |", flush=True)
 
 
 if sys.argv[1:2] == ["--pytorch"]:

@@ -1,15 +1,20 @@
 //! Times training and prediction as the product runs them; `compare.py` runs PyTorch on the same shapes beside it.
 //!
-//! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens. The first
-//! repeat, which also fills caches, is not printed.
+//! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
+//! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
+//! peak of each tenth of the run, in megabytes.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use serde_json::json;
+use w2s_benches::peak_mb;
 use w2s_core::learner::{
     Encoded, Execution, Objective, Optimizer, Packing, Recipe, predict, train_classifier, train_lm,
 };
@@ -57,13 +62,45 @@ fn processor_ms() -> f64 {
     time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
 }
 
+/// Looks every few milliseconds at how much memory is resident.
+struct Watch {
+    running: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u64>>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        let running = Arc::new(AtomicBool::new(true));
+        let on = running.clone();
+        let thread = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            while on.load(Ordering::Relaxed) {
+                let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+                let resident: u64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+                seen.push(resident * 4096 >> 20);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            seen
+        });
+        Self { running, thread }
+    }
+
+    /// Megabytes, in the order seen.
+    fn stop(self) -> Vec<u64> {
+        self.running.store(false, Ordering::Relaxed);
+        self.thread.join().unwrap_or_default()
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     w2s_core::alloc::keep_freed_memory();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [name, phase, steps, repeats] = arguments.as_slice() else {
-        return Err("usage: w2s-bench SHAPE train|predict STEPS REPEATS".into());
+    let (name, phase, steps, repeats) = match arguments.as_slice() {
+        [name, phase, steps, repeats] => (name, phase, steps, repeats.parse()?),
+        [name, phase, steps] if phase == "memory" => (name, phase, steps, 0),
+        _ => return Err("usage: w2s-bench SHAPE train|predict STEPS REPEATS, or SHAPE memory STEPS".into()),
     };
-    let (steps, repeats): (usize, usize) = (steps.parse()?, repeats.parse()?);
+    let steps: usize = steps.parse()?;
     let all = shapes();
     let names = || all.iter().map(|shape| shape.name).collect::<Vec<_>>().join(", ");
     let shape = all.iter().find(|shape| shape.name == name).ok_or_else(|| format!("shapes: {}", names()))?;
@@ -93,13 +130,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let classifier = Classifier::new(model.clone(), &HeadConfig::default(), 2, 1, None)?;
     let data = Encoded::new(rows.clone(), &spec)?;
 
+    let watch = (phase == "memory").then(Watch::start);
     for repeat in 0..=repeats {
         let (start, start_cpu) = (Instant::now(), processor_ms());
         match phase.as_str() {
-            "train" if shape.language => {
+            "train" | "memory" if shape.language => {
                 train_lm(model.clone(), &rows, Packing::Documents, &recipe, 1, &execution)?;
             }
-            "train" => {
+            "train" | "memory" => {
                 let loss: Box<dyn w2s_core::strategy::ConfiguredLoss> =
                     serde_json::from_value(json!({ "type": "cross-entropy" }))?;
                 train_classifier(
@@ -117,8 +155,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         let (wall, cpu) = (start.elapsed().as_secs_f64() * 1e3, processor_ms() - start_cpu);
         if repeat > 0 {
-            println!("{wall:.3} {cpu:.3} {tokens}");
+            println!("{wall:.3} {cpu:.3} {tokens} {}", peak_mb());
         }
+    }
+    if let Some(watch) = watch {
+        let seen = watch.stop();
+        let tenths = seen.chunks(seen.len().div_ceil(10).max(1));
+        println!("{}", tenths.filter_map(|part| part.iter().max()).map(u64::to_string).collect::<Vec<_>>().join(" "));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use w2s_benches::peak_mb;
 use w2s_core::learner::{Encoded, Execution, Knowing, Objective, OwnLabels, Recipe, train_classifier};
 use w2s_core::model::{Classifier, HeadConfig, Spec, Transformer};
 use w2s_core::rng::Rng;
@@ -143,27 +144,16 @@ fn dataset(count: usize) -> Result<(), Box<dyn Error>> {
         ..Pool::default()
     };
     let mut refiner: Box<dyn ConfiguredRefiner> = strategy(json!({ "type": "graph-smoothing", "scope": "dataset" }))?;
-    let before = peak();
+    let before = peak_mb();
     let start = Instant::now();
     refiner.prepare(&pool)?;
     println!(
         "whole data set {count} × {WIDTH}  {:.1} s, peak {} MB ({} MB of it the input)",
         start.elapsed().as_secs_f64(),
-        peak(),
+        peak_mb(),
         before
     );
     Ok(())
-}
-
-/// Peak resident memory of this process in MB.
-fn peak() -> i64 {
-    // SAFETY: an all-zero `rusage` is valid, and the call fills it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    usage.ru_maxrss / 1024
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

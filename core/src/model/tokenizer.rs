@@ -2,8 +2,13 @@
 
 use std::{fs, path::Path, sync::Arc};
 
+use rayon::prelude::*;
+
 use super::spec::Spec;
-use crate::{Error, Result, error::IoContext};
+use crate::{
+    Error, Result,
+    error::{IoContext, survive},
+};
 
 const MAIN: &str = "tokenizer.json";
 /// Files beside `tokenizer.json` that `AutoTokenizer` reads; kept so that a saved model has them again.
@@ -50,14 +55,22 @@ impl Tokenizer {
     }
 
     fn from_files(files: Vec<(String, Vec<u8>)>, path: &Path) -> Result<Self> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(&files[0].1)
-            .map_err(|cause| Error::new(format!("the tokenizer cannot be read: {cause}")).in_file(path))?;
-        // Files often carry the settings of their training; a text must not be cut or padded behind the user's back.
-        inner
-            .with_truncation(None)
-            .map_err(|cause| Error::new(format!("the tokenizer cannot be used: {cause}")).in_file(path))?
-            .with_padding(None);
-        let largest = inner.get_vocab(true).into_values().max();
+        let main = &files[0].1;
+        let unreadable = |cause| {
+            let stand_in = Error::stand_in(main, "tokenizer");
+            stand_in.unwrap_or_else(|| Error::new(format!("the tokenizer cannot be read: {cause}"))).in_file(path)
+        };
+        let (inner, largest) = attempt(|| {
+            let mut inner = tokenizers::Tokenizer::from_bytes(main).map_err(unreadable)?;
+            // Files often carry the settings of their training; a text must not be cut or padded behind the user's back.
+            inner
+                .with_truncation(None)
+                .map_err(|cause| Error::new(format!("the tokenizer cannot be used: {cause}")).in_file(path))?
+                .with_padding(None);
+            let largest = inner.get_vocab(true).into_values().max();
+            Ok((inner, largest))
+        })
+        .map_err(|error| error.in_file(path))?;
         Ok(Self { inner: inner.into(), files: files.into(), largest })
     }
 
@@ -69,6 +82,20 @@ impl Tokenizer {
         self.run(text, true)
     }
 
+    /// Token ids of many texts, in their order, with special tokens; all threads take part.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent a text; the first such text is named.
+    pub fn encode_all<'a>(
+        &self,
+        texts: impl IntoParallelIterator<Item = &'a str, Iter: IndexedParallelIterator>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let encode =
+            |(row, text): (usize, &str)| self.encode(text).map_err(|error| error.context(format!("example {row}")));
+        let rows: Vec<Result<Vec<u32>>> = texts.into_par_iter().enumerate().map(encode).collect();
+        rows.into_iter().collect()
+    }
+
     /// Token ids of a text alone, without special tokens.
     ///
     /// # Errors
@@ -78,13 +105,12 @@ impl Tokenizer {
     }
 
     fn run(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, special) {
+        let start = || text.chars().take(40).collect::<String>();
+        attempt(|| match self.inner.encode_fast(text, special) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(cause) => {
-                let start: String = text.chars().take(40).collect();
-                Err(Error::new(format!("the tokenizer cannot encode `{start}`: {cause}")))
-            }
-        }
+            Err(cause) => Err(Error::new(cause.to_string())),
+        })
+        .map_err(|error| error.context(format!("the tokenizer cannot encode `{}`", start())))
     }
 
     /// Text of token ids; special tokens are left out.
@@ -92,7 +118,8 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|cause| Error::new(format!("the tokenizer cannot decode: {cause}")))
+        attempt(|| self.inner.decode(ids, true).map_err(|cause| Error::new(cause.to_string())))
+            .map_err(|error| error.context("the tokenizer cannot decode"))
     }
 
     /// Id of a token by its name in the vocabulary, such as `<s>`.
@@ -145,4 +172,14 @@ impl Tokenizer {
             fs::write(&path, bytes).path("write the tokenizer", path)
         })
     }
+}
+
+/// What the library does with a file. There are files that it reads and then cannot use, such as one whose template names a special token
+/// that is not there; it panics on them.
+fn attempt<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    survive(work).unwrap_or_else(|panic| {
+        Err(panic
+            .context("the tokenizer's file does not fit together")
+            .help("get `tokenizer.json` again, or write it anew with `save_pretrained` of transformers"))
+    })
 }

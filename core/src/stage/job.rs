@@ -1,8 +1,12 @@
 //! The stages themselves: what each does, and what makes it the stage it is.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use burn::tensor::Device;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -68,6 +72,8 @@ pub struct DataRef {
     pub fingerprint: String,
     /// Longest text in tokens.
     pub max_tokens: usize,
+    /// Number of examples of each split.
+    pub examples: BTreeMap<String, usize>,
 }
 
 /// One stage, complete: a process that is given this and a store can do it.
@@ -484,8 +490,8 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
-        let examples = part(&self.data, split);
-        let rows = examples.iter().map(|example| model.tokenizer().encode(&example.text)).collect::<Result<Vec<_>>>();
+        let texts = part(&self.data, split).par_iter().map(|example| example.text.as_str());
+        let rows = model.tokenizer().encode_all(texts);
         rows.and_then(|rows| Encoded::new(rows, model.spec()))
             .map_err(|error| error.context(format!("the {} split", split.name())))
     }
