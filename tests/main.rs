@@ -4,6 +4,7 @@
 use w2s_plugins as _;
 use w2s_strategies as _;
 
+mod bad_files;
 mod command_line;
 mod configs;
 mod conformance;

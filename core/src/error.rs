@@ -1,6 +1,13 @@
 //! The one error type that reaches a user.
 
-use std::{fmt, ops::Range, path::PathBuf, sync::Arc};
+use std::{
+    cell::Cell,
+    fmt,
+    ops::Range,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    sync::{Arc, Once},
+};
 
 /// `Result` with w2s's own [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -44,6 +51,19 @@ impl Error {
     /// An error with a message and nothing else.
     pub fn new(message: impl Into<String>) -> Self {
         Self(Box::new(Parts { message: message.into(), help: None, place: None }))
+    }
+
+    /// The error about a file that holds something else in place of `what`: a pointer of Git LFS, or a web page. `start` is how it begins.
+    pub fn stand_in(start: &[u8], what: &str) -> Option<Self> {
+        let start = String::from_utf8_lossy(&start[..start.len().min(64)]).to_lowercase();
+        if start.starts_with("version https://git-lfs") {
+            let error = Self::new(format!("the file is a pointer of Git LFS, not the {what}"));
+            return Some(error.help(format!("`git lfs pull` gets the {what}")));
+        }
+        let page = ["<!doctype html", "<html"].iter().any(|sign| start.trim_start().starts_with(sign));
+        page.then(|| {
+            Self::new(format!("the file is a web page, not the {what}")).help("get the file itself, not its page")
+        })
     }
 
     /// Adds the likely remedy.
@@ -117,4 +137,30 @@ impl<T> IoContext<T> for std::io::Result<T> {
     fn path(self, action: &str, file: impl Into<PathBuf>) -> Result<T> {
         self.map_err(|cause| Error::new(format!("cannot {action}: {cause}")).in_file(file))
     }
+}
+thread_local! {
+    static SURVIVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs foreign code that is known to panic on some input; the panic's message becomes the error, and nothing is printed.
+///
+/// # Errors
+/// It panicked.
+pub fn survive<T>(work: impl FnOnce() -> T) -> Result<T> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let hook = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !SURVIVING.get() {
+                hook(panic);
+            }
+        }));
+    });
+    let before = SURVIVING.replace(true);
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
+    SURVIVING.set(before);
+    done.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
+        Error::new(text.unwrap_or("no message"))
+    })
 }

@@ -8,6 +8,8 @@ pub mod cli;
 pub mod device;
 pub mod document;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod grid;
 pub mod learner;
 pub mod model;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     document::Document,
-    learner::Recipe,
+    learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer, spec::LmHead},
     stage::{
         AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
@@ -182,6 +182,7 @@ impl Plan {
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
         let strong_recipe = grid.recipe(strong_config, None)?;
+        trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
         let ceiling = Job::FineTune(Box::new(FineTuneJob {
             model: strong.reference.clone(),
             recipe: strong_recipe.clone(),
@@ -212,9 +213,12 @@ impl Plan {
                 .map(|own| knowledge.self_labels(own, method.p_ik.as_ref().zip(auxiliary), &mut made));
             let needs = method.needs();
             let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made));
+            let recipe = grid.recipe(strong_config, Some(method))?;
+            trains(&recipe, &data, Split::Transfer)
+                .map_err(|error| error.context(format!("method `{}`", method.name)))?;
             let student = Job::Student(Box::new(StudentJob {
                 model: strong.reference.clone(),
-                recipe: grid.recipe(strong_config, Some(method))?,
+                recipe,
                 data: data.clone(),
                 supervision: supervision.clone(),
                 selector: copy(&method.selector)?,
@@ -492,6 +496,13 @@ fn push(made: &mut Vec<Job>, job: Job) -> StageId {
     id
 }
 
+/// Whether a split is large enough for one step of a recipe.
+fn trains(recipe: &Recipe, data: &DataRef, on: Split) -> Result<()> {
+    let rows = data.examples.get(on.name()).copied().unwrap_or(0);
+    Sampler::check(rows, recipe.batch_size, recipe.epochs)
+        .map_err(|error| error.context(format!("task `{}`, `{}`", data.task, on.name())))
+}
+
 /// Where a plan looks things up.
 struct Desk<'a> {
     library: &'a Library,
@@ -571,8 +582,18 @@ impl Desk<'_> {
                 .help("raise `n_validation` in `[data]`"));
             }
         }
+        for note in summary["counts"]["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let note = format!("{}: {note}", task.name());
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
         let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
-        Ok(DataRef { task: task.name().to_owned(), folder: finished.folder, fingerprint, max_tokens })
+        let sum =
+            |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
+        let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
+        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
+        Ok(DataRef { task: task.name().to_owned(), folder: finished.folder, fingerprint, max_tokens, examples })
     }
 }
 

@@ -60,10 +60,7 @@ impl Sampler {
     pub fn new(lengths: &[usize], batch: usize, epochs: usize, order: Order, seed: u64) -> Result<Self> {
         let rows = lengths.len();
         let count = u32::try_from(rows).map_err(|_| Error::new(format!("{rows} examples are too many")))?;
-        if batch == 0 || rows * epochs < batch {
-            return Err(Error::new(format!("{rows} examples in {epochs} epochs do not fill one batch of {batch}"))
-                .help("lower `batch_size` or use more examples"));
-        }
+        Self::check(rows, batch, epochs)?;
         let mut stream: Vec<u32> = Vec::with_capacity(rows * epochs);
         for epoch in 0..epochs {
             let start = stream.len();
@@ -84,6 +81,18 @@ impl Sampler {
         }
         stream.truncate(rows * epochs / batch * batch);
         Ok(Self { rows, batch, epochs, order: stream })
+    }
+
+    /// Whether there is a step to take.
+    ///
+    /// # Errors
+    /// Fewer examples than one batch needs.
+    pub fn check(rows: usize, batch: usize, epochs: usize) -> Result<()> {
+        if batch == 0 || rows.saturating_mul(epochs) < batch {
+            return Err(Error::new(format!("{rows} examples in {epochs} epochs do not fill one batch of {batch}"))
+                .help("lower `batch_size` or use more examples"));
+        }
+        Ok(())
     }
 
     /// Number of optimizer steps.

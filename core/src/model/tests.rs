@@ -10,10 +10,12 @@ use burn::{
     module::{Module, ModuleVisitor, Param},
     tensor::{Device, Gradients, Tensor, TensorData, activation::log_softmax},
 };
+use proptest::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::{arch, pretrained::floats, spec::LmHead, *};
+use crate::fuzz::{any_json, changed, few, says_something, scraps, spliced};
 
 const LENGTHS: [usize; 4] = [5, 3, 8, 1];
 
@@ -903,6 +905,19 @@ fn folders_that_are_not_models_are_refused() {
     );
 }
 
+/// The library reads this file and panics when it is used.
+#[test]
+fn a_tokenizer_that_cannot_be_used_is_refused() {
+    let mut file = tokenizers()[2].clone();
+    file["post_processor"]["special_tokens"]["[SEP]"]["ids"] = json!([]);
+    file["post_processor"]["special_tokens"].as_object_mut().unwrap().remove("[CLS]");
+    let said = Tokenizer::parse(&file.to_string(), Path::new("tokenizer.json"))
+        .and_then(|tokenizer| tokenizer.encode("hello"))
+        .unwrap_err()
+        .to_string();
+    assert!(said.contains("tokenizer"), "{said}");
+}
+
 fn tiny_spec(name: &str) -> Spec {
     Spec::parse(&Tiny::new(name).config().to_string(), Path::new("config.json")).unwrap()
 }
@@ -1127,4 +1142,150 @@ fn tokenizers_neither_cut_nor_pad() {
     assert_eq!(tokenizer.decode(&[3, 1]).unwrap(), "t3 t1");
     assert_eq!((tokenizer.id("t31"), tokenizer.id("t32")), (Some(31), None));
     assert_eq!(tokenizer.single("t8").unwrap(), 8);
+}
+
+// ---- anything at all (`crate::fuzz`) ----
+
+/// Tokenizers of the kinds that models come with.
+fn tokenizers() -> Vec<Value> {
+    let letters = |first: &[&str]| -> Map<String, Value> {
+        let letters = "abcdefghijklmnopqrstuvwxyz0123456789 \u{120}\u{2581}".chars().map(String::from);
+        let words = first.iter().map(|word| (*word).to_owned()).chain(letters);
+        words.enumerate().map(|(id, word)| (word, id.into())).collect()
+    };
+    let special = |words: &[&str]| -> Vec<Value> {
+        let token = |(id, word): (usize, &&str)| json!({ "id": id, "content": word, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+        words.iter().enumerate().map(token).collect()
+    };
+    vec![
+        word_tokenizer(32),
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": special(&["<|endoftext|>"]), "normalizer": null,
+            "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true },
+            "post_processor": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false },
+            "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true },
+            "model": { "type": "BPE", "dropout": null, "unk_token": "<|endoftext|>", "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                "fuse_unk": false, "byte_fallback": false, "vocab": letters(&["<|endoftext|>", "he", "ll"]), "merges": ["h e", "l l"] },
+        }),
+        json!({
+            "version": "1.0", "truncation": { "max_length": 8, "strategy": "LongestFirst", "stride": 0, "direction": "Right" },
+            "padding": { "strategy": { "Fixed": 8 }, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]" },
+            "added_tokens": special(&["[PAD]", "[UNK]", "[CLS]", "[SEP]"]),
+            "normalizer": { "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true },
+            "pre_tokenizer": { "type": "BertPreTokenizer" },
+            "post_processor": { "type": "TemplateProcessing",
+                "single": [{ "SpecialToken": { "id": "[CLS]", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }, { "SpecialToken": { "id": "[SEP]", "type_id": 0 } }],
+                "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 1 } }],
+                "special_tokens": { "[CLS]": { "id": "[CLS]", "ids": [2], "tokens": ["[CLS]"] }, "[SEP]": { "id": "[SEP]", "ids": [3], "tokens": ["[SEP]"] } } },
+            "decoder": { "type": "WordPiece", "prefix": "##", "cleanup": true },
+            "model": { "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+                "vocab": letters(&["[PAD]", "[UNK]", "[CLS]", "[SEP]", "##a", "##b"]) },
+        }),
+        json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": special(&["<unk>", "<s>"]),
+            "normalizer": { "type": "Sequence", "normalizers": [{ "type": "Prepend", "prepend": "\u{2581}" }, { "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" }] },
+            "pre_tokenizer": { "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false },
+            "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": [{ "type": "ByteFallback" }, { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 }] },
+            "model": { "type": "Unigram", "unk_id": 0, "byte_fallback": false,
+                "vocab": [["<unk>", 0.0], ["<s>", 0.0], ["\u{2581}", -2.0], ["a", -1.0], ["he", -1.5], ["l", -3.0]] },
+        }),
+    ]
+}
+
+/// Everything that is asked of a tokenizer.
+fn use_tokenizer(text: &str) {
+    if let Some(tokenizer) = says_something(Tokenizer::parse(text, Path::new("tokenizer.json"))) {
+        for text in ["hello t1 t2, b9", "", " a\u{301}\u{4e2d}\u{0}\n"] {
+            for ids in [tokenizer.encode(text), tokenizer.encode_bare(text)] {
+                says_something(ids).map(|ids| says_something(tokenizer.decode(&ids)));
+            }
+        }
+        says_something(tokenizer.single("he"));
+        says_something(tokenizer.check(&tiny_spec("gpt2")));
+    }
+}
+
+/// Opens a folder and reads the weights.
+fn use_folder(folder: &Folder) {
+    if let Some(model) = says_something(Pretrained::open(folder.path())) {
+        says_something(model.load(&Device::flex()));
+    }
+}
+
+proptest! {
+    #![proptest_config(few(128))]
+
+    #[test]
+    fn any_value_in_a_tokenizer_is_a_tokenizer_or_an_error(
+        kind in 0_usize..4,
+        path in prop::collection::vec(any::<usize>(), 0..7),
+        with in any_json(),
+    ) {
+        use_tokenizer(&changed(tokenizers()[kind].clone(), &path, with).to_string());
+    }
+
+    #[test]
+    fn any_text_in_a_tokenizer_is_a_tokenizer_or_an_error(
+        kind in 0_usize..4,
+        place in any::<usize>(),
+        length in 0_usize..40,
+        with in scraps(),
+    ) {
+        use_tokenizer(&spliced(&tokenizers()[kind].to_string(), place, length, &with));
+    }
+
+    #[test]
+    fn any_configuration_is_a_model_or_an_error(
+        family in prop::sample::select(FAMILIES.to_vec()),
+        path in prop::collection::vec(any::<usize>(), 1..3),
+        with in any_json(),
+    ) {
+        let tiny = Tiny::new(family);
+        let folder = Folder::new(tiny.config(), &tiny.tensors());
+        fs::write(folder.file("config.json"), changed(tiny.config().clone(), &path, with).to_string()).unwrap();
+        use_folder(&folder);
+    }
+
+    #[test]
+    fn any_bytes_in_weights_are_weights_or_an_error(
+        place in any::<usize>(),
+        in_header in any::<bool>(),
+        length in 0_usize..20,
+        bytes in prop::collection::vec(any::<u8>(), 0..20),
+    ) {
+        let folder = Tiny::new("gpt2").folder();
+        let path = folder.file("model.safetensors");
+        let whole = fs::read(&path).unwrap();
+        let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let place = place % if in_header { header } else { whole.len() };
+        let end = (place + length).min(whole.len());
+        fs::write(&path, [&whole[..place], &bytes, &whole[end..]].concat()).unwrap();
+        use_folder(&folder);
+    }
+
+    #[test]
+    fn any_header_of_weights_is_weights_or_an_error(path in prop::collection::vec(any::<usize>(), 0..4), with in any_json()) {
+        let folder = Tiny::new("gpt2").folder();
+        let path_of_weights = folder.file("model.safetensors");
+        let whole = fs::read(&path_of_weights).unwrap();
+        let end = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&whole[8..end]).unwrap();
+        let header = changed(header, &path, with).to_string();
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &whole[end..]].concat();
+        fs::write(path_of_weights, bytes).unwrap();
+        use_folder(&folder);
+    }
+
+    #[test]
+    fn any_index_of_weights_is_weights_or_an_error(path in prop::collection::vec(any::<usize>(), 0..3), with in any_json()) {
+        let tiny = Tiny::new("gpt2");
+        let folder = tiny.folder();
+        fs::rename(folder.file("model.safetensors"), folder.file("model-00001-of-00001.safetensors")).unwrap();
+        let map: Map<String, Value> =
+            tiny.tensors().into_keys().map(|name| (name, "model-00001-of-00001.safetensors".into())).collect();
+        let index = json!({ "metadata": { "total_size": 1 }, "weight_map": map });
+        fs::write(folder.file("model.safetensors.index.json"), changed(index, &path, with).to_string()).unwrap();
+        use_folder(&folder);
+    }
 }

@@ -156,18 +156,70 @@ impl Weights {
                 file.read_exact(&mut bytes)
             })
             .path(&format!("read tensor `{name}`"), path)?;
-        let values: Vec<f32> = match place.info.dtype {
-            Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => halves(&bytes, f16::from_bits).to_f32_vec(),
-            _ => halves(&bytes, bf16::from_bits).to_f32_vec(),
-        };
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            let message = format!("tensor `{name}` holds {} at element {at}", values[at]);
-            return Err(self
-                .blame(name, message)
-                .help("the file is damaged, or training diverged before it was saved"));
-        }
+        let values = floats(&bytes, place.info.dtype);
+        self.refuse_not_finite(name, &values, 0)?;
         Ok(layout.to_ours(values, shape, heads))
+    }
+
+    /// BLAKE3 hash of each file, all of its bytes. As every byte is read anyway, the values are looked at too.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a floating-point tensor holds a value that is not finite.
+    pub fn hashes(&self) -> Result<Vec<blake3::Hash>> {
+        (0..self.files.len()).map(|file| self.hash(file)).collect()
+    }
+
+    fn hash(&self, file: usize) -> Result<blake3::Hash> {
+        const CHUNK: usize = 1 << 20;
+        let path = &self.files[file];
+        let mut tensors: Vec<(&String, &Place)> = self.tensors.iter().filter(|(_, place)| place.file == file).collect();
+        tensors.sort_by_key(|(_, place)| place.start);
+        let mut hasher = blake3::Hasher::new();
+        let mut input = File::open(path).path("open the weights", path)?;
+        let mut buffer = Vec::with_capacity(CHUNK);
+        // Up to `count` bytes, which are then in the buffer.
+        let mut next = |buffer: &mut Vec<u8>, count: usize| -> Result<()> {
+            buffer.clear();
+            input.by_ref().take(count as u64).read_to_end(buffer).path("read the weights", path)?;
+            hasher.update(buffer);
+            Ok(())
+        };
+        let mut at = 0;
+        for (name, place) in tensors {
+            // The header; nothing else lies between tensors.
+            next(&mut buffer, (place.start - at) as usize)?;
+            let size = place.info.data_offsets.1 - place.info.data_offsets.0;
+            at = place.start + size as u64;
+            let width = place.info.dtype.bitsize() / 8;
+            for start in (0..size).step_by(CHUNK) {
+                next(&mut buffer, CHUNK.min(size - start))?;
+                if matches!(place.info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                    self.refuse_not_finite(name, &floats(&buffer, place.info.dtype), start / width)?;
+                }
+            }
+        }
+        loop {
+            next(&mut buffer, CHUNK)?;
+            if buffer.is_empty() {
+                return Ok(hasher.finalize());
+            }
+        }
+    }
+
+    /// Refuses values of a tensor, from its element `first` on, that are no numbers.
+    fn refuse_not_finite(&self, name: &str, values: &[f32], first: usize) -> Result<()> {
+        let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+        let message = format!("tensor `{name}` holds {} at element {}", values[at], first + at);
+        Err(self.blame(name, message).help("the file is damaged, or training diverged before it was saved"))
+    }
+}
+
+/// Values of a floating-point tensor.
+fn floats(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => halves(bytes, f16::from_bits).to_f32_vec(),
+        _ => halves(bytes, bf16::from_bits).to_f32_vec(),
     }
 }
 
@@ -182,8 +234,14 @@ fn read_header(path: &Path) -> Result<(u64, Metadata)> {
     let size = file.metadata().path("read the size of the weights", path)?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(|_| damaged("it is shorter than 8 bytes".to_owned()))?;
+    let start = length;
     let length = u64::from_le_bytes(length);
     if length > LARGEST_HEADER || length > size - 8 {
+        let mut start = start.to_vec();
+        file.take(56).read_to_end(&mut start).path("read the weights", path)?;
+        if let Some(error) = Error::stand_in(&start, "weights") {
+            return Err(error.in_file(path));
+        }
         return Err(damaged(format!("its header claims {length} bytes of a file of {size}")));
     }
     let mut header = vec![0; length as usize];

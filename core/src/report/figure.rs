@@ -195,9 +195,8 @@ fn knowledge(
             let set = sets.iter().find(|set| set.method == *method && set.setting == **setting);
             panels.extend(set.map(|set| {
                 let (subtitle, x, y, series) = draw(set);
-                let subtitle = format!("{subtitle}; {}", seeds_in_words(&set.seeds));
-                let title = format!("{}: {}", names.setting(setting), names.method(method));
-                Panel { title, subtitle, x, y, series, levels: vec![] }
+                let subtitle = format!("{}; {subtitle}; {}", names.setting(setting), seeds_in_words(&set.seeds));
+                Panel { title: names.method(method), subtitle, x, y, series, levels: vec![] }
             }));
         }
     }

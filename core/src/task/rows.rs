@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{self, BufRead, BufReader, Read, Seek},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
@@ -16,7 +15,10 @@ use parquet::file::{
 use serde_json::{Map, Value};
 
 use super::SourceFile;
-use crate::{Error, Result, error::IoContext};
+use crate::{
+    Error, Result,
+    error::{IoContext, survive},
+};
 
 /// A row: column name to value.
 pub type Row = Map<String, Value>;
@@ -126,7 +128,7 @@ fn read(mut file: File, path: &Path, limit: usize) -> Result<Content> {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
     if extension == Some("parquet") && !packed {
         // The reader's assembly of records panics on some damaged files instead of returning an error.
-        return catch_unwind(AssertUnwindSafe(|| parquet(file, limit))).unwrap_or_else(|_| {
+        return survive(|| parquet(file, limit)).unwrap_or_else(|_| {
             Err(Error::new("not a readable Parquet file: its pages contradict its description").help(DAMAGED))
         });
     }
@@ -154,14 +156,7 @@ fn refuse_stand_ins(file: &mut File) -> Result<()> {
         read += n;
     }
     file.rewind().map_err(|cause| unreadable(&cause))?;
-    let start = String::from_utf8_lossy(&start[..read]).to_lowercase();
-    if start.starts_with("version https://git-lfs") {
-        return Err(Error::new("the file is a pointer of Git LFS, not the data").help("`git lfs pull` gets the data"));
-    }
-    if start.trim_start().starts_with("<!doctype html") || start.trim_start().starts_with("<html") {
-        return Err(Error::new("the file is a web page, not the data").help("get the file itself, not its page"));
-    }
-    Ok(())
+    Error::stand_in(&start[..read], "data").map_or(Ok(()), Err)
 }
 
 /// What a packed file holds, watched for being impossibly much.

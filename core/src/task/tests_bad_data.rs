@@ -13,6 +13,7 @@ use super::{
     tests::{FOUR, local, write_parquet},
     *,
 };
+use crate::fuzz::{few, scraps, spliced};
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -289,23 +290,6 @@ fn shipped_text(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../configs/tasks/{name}.toml"))).unwrap()
 }
 
-/// A text with a part replaced.
-fn spliced(text: &str, place: usize, length: usize, with: &str) -> String {
-    let boundary = |mut at: usize| {
-        at = at.min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
-    };
-    let start = boundary(place % (text.len() + 1));
-    format!("{}{with}{}", &text[..start], &text[boundary(start + length).max(start)..])
-}
-
-fn few(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
 proptest! {
     #![proptest_config(few(256))]
 
@@ -321,7 +305,7 @@ proptest! {
         name in prop::sample::select(vec!["gsm8k", "openbookqa", "hh-harmless", "social_i_qa", "sciq-pooled"]),
         place in any::<usize>(),
         length in 0_usize..40,
-        with in prop_oneof!["[\\]\\[{}|='\"%.a-c0-9\\n -]{0,12}", "\\PC{0,6}"],
+        with in scraps(),
     ) {
         let text = spliced(&shipped_text(name), place, length, &with);
         match Task::parse(&text, Path::new("changed.toml")) {

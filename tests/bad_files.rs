@@ -1,0 +1,431 @@
+//! Files that are damaged, of another kind, or do not belong together: what the binary says of each, with its exit code.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+
+/// A grid of one small model on one small table, all in files of its own.
+struct Scratch(tempfile::TempDir);
+
+const TASK: &str = "name = \"own\"\ntitle = \"x\"\nlicence = \"x\"\ncitation = \"x\"\nclasses = [\"no\", \"yes\"]\ntemplate = \"{{ text }}\"\n\n\
+                    [source]\nfiles = { train = \"../rows.csv\", test = \"../rows.csv\" }\n\n[splits]\ntrain = \"train\"\ntest = \"test\"\n\n\
+                    [label.column]\nname = \"label\"\n";
+const GRID: &str = "[grid]\ntasks = [\"own\"]\npairs = [{ weak = \"own\", strong = \"other\" }]\nmethods = [\"finetune\"]\nseeds = [0]\n\n\
+                    [data]\nmax_tokens = 16\n\n[train]\nbatch_size = 8\n";
+const WEIGHTS: &str = "m/model.safetensors";
+const NORM: &str = "transformer.ln_f.weight";
+
+/// Type, shape and bytes of the tensors of a file.
+type Tensors = BTreeMap<String, (&'static str, Vec<usize>, Vec<u8>)>;
+
+fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+fn model() -> (Value, Tensors) {
+    fn walk(value: &Value, depth: usize, shape: &mut Vec<usize>, flat: &mut Vec<f32>) {
+        let Value::Array(items) = value else { return flat.push(value.as_f64().unwrap() as f32) };
+        if shape.len() == depth {
+            shape.push(items.len());
+        }
+        items.iter().for_each(|item| walk(item, depth + 1, shape, flat));
+    }
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/golden_tiny_forward.json");
+    let golden: Value = serde_json::from_str(&fs::read_to_string(golden).unwrap()).unwrap();
+    let gpt2 = &golden["models"]["gpt2"];
+    let tensor = |(name, value): (&String, &Value)| {
+        let (mut shape, mut flat) = (Vec::new(), Vec::new());
+        walk(value, 0, &mut shape, &mut flat);
+        (name.clone(), ("F32", shape, floats(flat)))
+    };
+    (gpt2["config"].clone(), gpt2["weights"].as_object().unwrap().iter().map(tensor).collect())
+}
+
+fn safetensors(tensors: &Tensors) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut header = serde_json::Map::new();
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        data.extend(bytes);
+    }
+    with_header(&Value::Object(header).to_string(), &data)
+}
+
+fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let scratch = Self(tempfile::tempdir().unwrap());
+        let (config, tensors) = model();
+        let words: serde_json::Map<_, _> = (0..32).map(|id| (format!("t{id}"), id.into())).collect();
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+            "model": { "type": "WordLevel", "vocab": words, "unk_token": "t0" }
+        });
+        let rows: String = (0..80).map(|row| format!("t{} t{},{}\n", row % 30 + 1, row % 7 + 1, row % 2)).collect();
+        scratch.write("m/config.json", serde_json::to_string_pretty(&config).unwrap());
+        scratch.write("m/tokenizer.json", tokenizer.to_string());
+        scratch.write(WEIGHTS, safetensors(&tensors));
+        scratch.write("models/own.toml", "path = \"../m\"\n");
+        scratch.write("models/other.toml", "path = \"../m\"\n");
+        scratch.write("tasks/own.toml", TASK);
+        scratch.write("rows.csv", format!("text,label\n{rows}"));
+        scratch.write("grid.toml", GRID);
+        scratch
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.file(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.file(name)).unwrap()
+    }
+
+    /// Replaces a part of a file, wherever it stands.
+    fn replace(&self, name: &str, from: &str, to: &str) {
+        let text = String::from_utf8(self.bytes(name)).unwrap();
+        assert!(text.contains(from), "{name} has no `{from}`");
+        self.write(name, text.replace(from, to));
+    }
+
+    /// Puts a tensor into the weights.
+    fn tensor(&self, name: &str, dtype: &'static str, shape: &[usize], bytes: Vec<u8>) {
+        let (_, mut tensors) = model();
+        tensors.insert(name.to_owned(), (dtype, shape.to_vec(), bytes));
+        self.write(WEIGHTS, safetensors(&tensors));
+    }
+
+    /// Lets the task read another file.
+    fn rows(&self, name: &str, content: impl AsRef<[u8]>) {
+        self.write(name, content);
+        self.replace("tasks/own.toml", "rows.csv", name);
+    }
+
+    fn run(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_w2s"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("W2S_DATA")
+            .env_remove("W2S_MODELS")
+            .envs([("HF_HUB_OFFLINE", "1"), ("NO_COLOR", "1")])
+            .args([
+                "run",
+                self.file("grid.toml").to_str().unwrap(),
+                "--results",
+                self.file("results").to_str().unwrap(),
+            ])
+            .output()
+            .unwrap()
+    }
+}
+
+/// What is done to the files, the exit code, and what is said: the file and the remedy among it.
+type Case = (&'static str, fn(&Scratch), i32, &'static [&'static str]);
+
+const CASES: &[Case] = &[
+    (
+        "weights cut off",
+        |s| s.write(WEIGHTS, &s.bytes(WEIGHTS)[..9000]),
+        2,
+        &["not a whole safetensors file", "m/model.safetensors"],
+    ),
+    ("empty weights", |s| s.write(WEIGHTS, ""), 2, &["it is shorter than 8 bytes", "m/model.safetensors"]),
+    (
+        "header of impossible size",
+        |s| s.write(WEIGHTS, [0xff; 16]),
+        2,
+        &["its header claims 18446744073709551615 bytes of a file of 16"],
+    ),
+    ("header that is no JSON", |s| s.write(WEIGHTS, with_header("{\"a\":", &[])), 2, &["its header is wrong: EOF"]),
+    (
+        "tensor outside of the file",
+        |s| s.write(WEIGHTS, with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#, &[0; 4])),
+        2,
+        &["its header describes", "m/model.safetensors"],
+    ),
+    (
+        "pointer in place of weights",
+        |s| s.write(WEIGHTS, "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        2,
+        &["a pointer of Git LFS, not the weights", "`git lfs pull`"],
+    ),
+    (
+        "web page in place of weights",
+        |s| s.write(WEIGHTS, "<!DOCTYPE html><html><body>404</body></html>"),
+        2,
+        &["a web page, not the weights"],
+    ),
+    (
+        "tensor missing",
+        |s| {
+            let (_, mut tensors) = model();
+            tensors.remove(NORM);
+            s.write(WEIGHTS, safetensors(&tensors));
+        },
+        2,
+        &["tensor `transformer.ln_f.weight` is missing", "do `config.json` and the weights belong"],
+    ),
+    (
+        "tensor too many",
+        |s| s.tensor("transformer.h.9.ln_1.bias", "F32", &[1], vec![0; 4]),
+        2,
+        &["is not part of the `gpt2`"],
+    ),
+    (
+        "tensor of another shape",
+        |s| s.tensor(NORM, "F32", &[4], vec![0; 16]),
+        2,
+        &["has shape [4], the configuration asks for [8]"],
+    ),
+    (
+        "tensor of another type",
+        |s| s.tensor(NORM, "I64", &[8], vec![0; 64]),
+        2,
+        &["holds I64 values; only F32, F16 and BF16"],
+    ),
+    (
+        "NaN in the weights",
+        |s| s.tensor(NORM, "F32", &[8], floats([1.0, 1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0, 1.0])),
+        2,
+        &["`transformer.ln_f.weight` holds NaN at element 2", "m/model.safetensors", "the file is damaged"],
+    ),
+    (
+        "infinity in half precision",
+        |s| s.tensor(NORM, "F16", &[8], [0, 0x7c].repeat(8)),
+        2,
+        &["holds inf at element 0"],
+    ),
+    (
+        "pickled weights",
+        |s| fs::rename(s.file(WEIGHTS), s.file("m/pytorch_model.bin")).unwrap(),
+        2,
+        &["neither `model.safetensors`", "`save_pretrained`"],
+    ),
+    (
+        "tokenizer that is no JSON",
+        |s| s.write("m/tokenizer.json", "{"),
+        2,
+        &["the tokenizer cannot be read", "m/tokenizer.json"],
+    ),
+    (
+        "web page in place of a tokenizer",
+        |s| s.write("m/tokenizer.json", "<html>"),
+        2,
+        &["a web page, not the tokenizer"],
+    ),
+    (
+        "tokenizer of another model",
+        |s| s.replace("m/tokenizer.json", "\"t31\":31", "\"t31\":99"),
+        2,
+        &["token id 99, the model only 32", "belong to the same model?"],
+    ),
+    (
+        "no tokenizer",
+        |s| fs::remove_file(s.file("m/tokenizer.json")).unwrap(),
+        2,
+        &["there is no `tokenizer.json`", "save_pretrained"],
+    ),
+    ("no configuration", |s| fs::remove_file(s.file("m/config.json")).unwrap(), 2, &["there is no `config.json`"]),
+    (
+        "configuration that is no JSON",
+        |s| s.write("m/config.json", "{\"model_type\": "),
+        2,
+        &["not JSON", "m/config.json"],
+    ),
+    (
+        "unknown architecture",
+        |s| s.replace("m/config.json", "\"gpt2\"", "\"t5\""),
+        2,
+        &["models of type `t5` are not supported", "supported are `bert`"],
+    ),
+    (
+        "heads that do not fit",
+        |s| s.replace("m/config.json", "\"n_head\": 2", "\"n_head\": 3"),
+        2,
+        &["cannot be shared evenly by 3", "m/config.json"],
+    ),
+    (
+        "model file that names itself",
+        |s| s.write("models/own.toml", "path = \"own.toml\"\n"),
+        2,
+        &["there is no `config.json`", "models/own.toml"],
+    ),
+    (
+        "unknown key of a model",
+        |s| s.write("models/own.toml", "path = \"../m\"\npoling = \"mean\"\n"),
+        2,
+        &["unknown key `poling`", ":2:1"],
+    ),
+    (
+        "rows that are not UTF-8",
+        |s| {
+            let text = String::from_utf8(s.bytes("rows.csv")).unwrap();
+            let (before, after) = text.split_once("t5 ").unwrap();
+            s.write("rows.csv", [before.as_bytes(), b"\xff\xfe ", after.as_bytes()].concat());
+        },
+        2,
+        &["invalid utf-8", "line 6", "rows.csv", "save the file as UTF-8"],
+    ),
+    (
+        "label of no class",
+        |s| s.replace("rows.csv", ",1\n", ",maybe\n"),
+        2,
+        &["line 3: column `label` is `maybe`", "`values`"],
+    ),
+    (
+        "third class",
+        |s| s.replace("rows.csv", ",1\n", ",2\n"),
+        2,
+        &["`2`, which names no class", "the classes are `no`, `yes`"],
+    ),
+    (
+        "labels of one class",
+        |s| s.replace("rows.csv", ",1\n", ",0\n"),
+        2,
+        &["every example of `supervise` has the class `no`", "label rule"],
+    ),
+    ("empty table", |s| s.write("rows.csv", ""), 2, &["the split `train` of the task `own` has no rows", "rows.csv"]),
+    ("table of a header", |s| s.write("rows.csv", "text,label\n"), 2, &["has no rows", "is it complete?"]),
+    (
+        "row that lacks a column",
+        |s| s.replace("rows.csv", "t1 t1,0\n", "t1 t1\n"),
+        2,
+        &["line: 2", "found record with 1 fields"],
+    ),
+    (
+        "texts that are empty",
+        |s| s.write("rows.csv", format!("text,label\n{}", ",0\n,1\n".repeat(40))),
+        2,
+        &["no example is left", "empty text"],
+    ),
+    (
+        "web page in place of rows",
+        |s| s.write("rows.csv", "<html><body>404</body></html>"),
+        2,
+        &["a web page, not the data"],
+    ),
+    (
+        "Parquet that is none",
+        |s| s.rows("rows.parquet", "PAR1 and PAR1"),
+        2,
+        &["not a readable Parquet file", "get it again"],
+    ),
+    (
+        "JSON line cut off",
+        |s| s.rows("rows.jsonl", "{\"text\": \"a\", \"label\": 0}\n{\"text\": \n"),
+        2,
+        &["line 2 is no row", "rows.jsonl"],
+    ),
+    (
+        "packed file that is none",
+        |s| s.rows("rows.csv.gz", [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1]),
+        2,
+        &["rows.csv.gz", "get it again"],
+    ),
+    ("file of an unknown kind", |s| s.rows("rows.xlsx", "PK"), 2, &["an unknown format", "files end in .parquet"]),
+    (
+        "task that reads itself",
+        |s| s.replace("tasks/own.toml", "rows.csv", "tasks/own.toml"),
+        2,
+        &["an unknown format"],
+    ),
+    ("folder in place of rows", |s| s.replace("tasks/own.toml", "../rows.csv", "../m"), 2, &["Is a directory"]),
+    (
+        "template that does not end",
+        |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text "),
+        2,
+        &["not a template", ":6:12"],
+    ),
+    (
+        "template of another column",
+        |s| s.replace("tasks/own.toml", "{{ text }}", "{{ txt }}"),
+        2,
+        &["no column `txt`", "did you mean `text`?"],
+    ),
+    (
+        "template with an unknown filter",
+        |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text | upperr }}"),
+        2,
+        &["filter upperr is unknown"],
+    ),
+    (
+        "every text too long",
+        |s| {
+            s.write("rows.csv", format!("text,label\n{}", "t1 t2 t3 t4 t5 t6,0\nt1 t2 t3 t4 t5 t7,1\n".repeat(40)));
+            s.replace("grid.toml", "max_tokens = 16", "max_tokens = 4\nover_long = \"drop\"");
+        },
+        2,
+        &["no example is left in `supervise`", "longer than 4 tokens", "raise `max_tokens`"],
+    ),
+    (
+        "batch larger than the data",
+        |s| s.replace("grid.toml", "= 8", "= 800"),
+        2,
+        &["task `own`, `transfer`: 40 examples in 2 epochs do not fill one batch of 800", "lower `batch_size`"],
+    ),
+    ("grid that is not UTF-8", |s| s.write("grid.toml", b"[grid]\n\xff\n"), 2, &["not UTF-8: byte 7", "grid.toml"]),
+    (
+        "key that stands twice",
+        |s| s.replace("grid.toml", "seeds = [0]", "seeds = [0]\nseeds = [1]"),
+        2,
+        &["duplicate key", ":6:1"],
+    ),
+    (
+        "learning rate that is no number",
+        |s| s.replace("grid.toml", "batch_size", "learning_rate = nan\nbatch_size"),
+        2,
+        &["`learning_rate` must be", ":11:17"],
+    ),
+    // Nobody can know before training.
+    (
+        "training that diverges",
+        |s| s.replace("grid.toml", "batch_size", "learning_rate = 1e30\nbatch_size"),
+        1,
+        &["the loss is not finite for examples", "learning rate"],
+    ),
+];
+
+#[test]
+fn bad_files_are_named_with_a_remedy() {
+    let fine = Scratch::new().run();
+    assert_eq!(fine.status.code(), Some(0), "{}", String::from_utf8_lossy(&fine.stderr));
+    let mut failures = Vec::new();
+    for (name, damage, code, says) in CASES {
+        let scratch = Scratch::new();
+        damage(&scratch);
+        let output = scratch.run();
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        // Lines are broken wherever they become too long.
+        let flat: String = said.split_whitespace().filter(|word| *word != "│").collect();
+        let missing: Vec<_> = says.iter().filter(|part| !flat.contains(&part.replace(' ', ""))).collect();
+        if output.status.code() != Some(*code) || !missing.is_empty() || said.contains("panicked") {
+            failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));
+        }
+        assert!(*code != 2 || !scratch.file("results/grid").exists(), "{name} left results behind");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn fewer_rows_than_asked_for_are_said() {
+    let scratch = Scratch::new();
+    scratch.replace("grid.toml", "max_tokens", "n_train = 500\nmax_tokens");
+    let output = scratch.run();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("own: 500 examples were asked for of `train`, there are 80: all are used"), "{said}");
+}
