@@ -25,9 +25,11 @@ mkdir -p "$stubs"
 nm -uD "$binary" | awk '$NF ~ /^(LLVM|cubecl_)/ { print $NF }' | sort -u > "$stubs/symbols"
 if [ -s "$stubs/symbols" ]; then
     {
-        echo '#include <stdio.h>'
-        echo '#include <stdlib.h>'
-        echo 'static void absent(const char *name) { fprintf(stderr, "%s: this binary was built without LLVM\n", name); exit(2); }'
+        cat <<'C'
+#include <stdio.h>
+#include <stdlib.h>
+static void absent(const char *name) { fprintf(stderr, "%s: this binary was built without LLVM\n", name); exit(2); }
+C
         sed 's/.*/void &(void) { absent("&"); }/' "$stubs/symbols"
     } > "$stubs/stubs.c"
     cc -O1 -fPIC -c "$stubs/stubs.c" -o "$stubs/stubs.o"
