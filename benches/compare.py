@@ -1,6 +1,8 @@
 """Times w2s-bench and PyTorch in turn on the same shapes, and prints a table of medians and ratios.
 
-usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N]
+usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N] [--composed]
+
+With --composed the other program is w2s itself with Burn's own operations in place of the fused ones.
 
 Each round runs both programs one after the other, so that a busy machine slows both. Speed counts real tokens, not padding. `processor` is
 the time of all threads, which other programs on the machine disturb less than wall time. Memory is the process's peak resident set, for
@@ -78,13 +80,13 @@ def pytorch(name, phase, steps, repeats, threads):
             print(f"{wall * 1e3:.3f} {cpu * 1e3:.3f} {sum(lengths)} {peak_mb()} {imports}")
 
 
-def read(command, threads):
+def read(command, threads, **more):
     """Rows of (wall, processor) microseconds per token, then megabytes: the peak, and what imports took of it."""
     count = str(threads)
-    environment = dict(os.environ, RAYON_NUM_THREADS=count, OMP_NUM_THREADS=count, MKL_NUM_THREADS=count)
+    environment = dict(os.environ, RAYON_NUM_THREADS=count, OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, **more)
     lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     rows = [tuple(map(float, line.split())) for line in lines.stdout.split("\n") if line]
-    return [(wall / tokens * 1e3, cpu / tokens * 1e3, *memory) for wall, cpu, tokens, *memory in rows]
+    return [(wall / tokens * 1e3, cpu / tokens * 1e3, *memory, 0) for wall, cpu, tokens, *memory in rows]
 
 
 def main():
@@ -96,8 +98,10 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--composed", action="store_true")
     options = parser.parse_args()
-    print("| shape | phase | threads | w2s tokens/s | PyTorch tokens/s | speed by wall time | speed by processor time | w2s MB | PyTorch MB (imports) |")
+    other = "Composed" if options.composed else "PyTorch"
+    print(f"| shape | phase | threads | w2s tokens/s | {other} tokens/s | speed by wall time | speed by processor time | w2s MB | {other} MB (imports) |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in options.shapes or SHAPES:
         for phase in options.phases.split(","):
@@ -108,7 +112,10 @@ def main():
                 work = [name, phase, str(options.steps), str(options.repeats)]
                 for _ in range(options.rounds):
                     ours.append(read([options.program, *work], threads))
-                    theirs.append(read([sys.executable, __file__, "--pytorch", *work, str(threads)], threads))
+                    if options.composed:
+                        theirs.append(read([options.program, *work], threads, W2S_COMPOSED="1"))
+                    else:
+                        theirs.append(read([sys.executable, __file__, "--pytorch", *work, str(threads)], threads))
                 median = lambda rows, column: statistics.median(row[column] for row in rows)
                 columns = []
                 for column in (0, 1):

@@ -2,7 +2,7 @@
 //!
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
-//! peak of each tenth of the run, in megabytes.
+//! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -94,6 +94,7 @@ impl Watch {
 
 fn main() -> Result<(), Box<dyn Error>> {
     w2s_core::alloc::keep_freed_memory();
+    w2s_core::ops::use_composed(std::env::var_os("W2S_COMPOSED").is_some());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (name, phase, steps, repeats) = match arguments.as_slice() {
         [name, phase, steps, repeats] => (name, phase, steps, repeats.parse()?),

@@ -7,6 +7,7 @@
 use std::fmt::Debug;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing};
@@ -41,8 +42,18 @@ pub(super) trait Kernel<const N: usize>: Debug + Clone + Send + 'static {
     fn backward(&self, saved: Self::Saved, grad: Floats, wanted: [bool; N]) -> [Option<Floats>; N];
 }
 
+static COMPOSED: AtomicBool = AtomicBool::new(false);
+
+/// Runs Burn's own operations in place of the fused ones from here on, in the whole process: what a benchmark compares with.
+pub fn use_composed(composed: bool) {
+    COMPOSED.store(composed, Ordering::Relaxed);
+}
+
 /// Whether fused operations take this tensor: `f32` on the Flex backend. All others run Burn's own operations.
 pub(super) fn fusable<const D: usize>(x: &Tensor<D>) -> bool {
+    if COMPOSED.load(Ordering::Relaxed) {
+        return false;
+    }
     let device = x.device();
     let flex = match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,

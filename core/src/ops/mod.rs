@@ -26,6 +26,7 @@ use self::linear::Linear;
 pub use self::activation::Activation;
 pub use self::adam::Adam;
 pub use self::attention::{Attention, Span};
+pub use self::kernel::use_composed;
 pub use self::rotary::Rotary;
 
 /// GELU with the hyperbolic-tangent approximation (`gelu_new` of GPT-2, `gelu_pytorch_tanh`):
