@@ -620,7 +620,7 @@ mod tests {
         for draw in [p_ik, coverage, reliability_curve] {
             let text = draw(&sets, &titles()).unwrap();
             assert_eq!(text, draw(&sets, &titles()).unwrap());
-            for part in ["World: home: Selective", "food: mtl", "food: Selective", "seeds 0–2"] {
+            for part in [">Selective<", "World: home; ", ">mtl<", ">food; ", "seeds 0–2"] {
                 assert!(text.contains(part), "{part}");
             }
         }
