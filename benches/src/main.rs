@@ -77,7 +77,7 @@ impl Watch {
             while on.load(Ordering::Relaxed) {
                 let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
                 let resident: u64 = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-                seen.push((resident * 4096) >> 20);
+                seen.push(resident * 4);
                 std::thread::sleep(Duration::from_millis(5));
             }
             seen
@@ -85,7 +85,7 @@ impl Watch {
         Self { running, thread }
     }
 
-    /// Megabytes, in the order seen.
+    /// Kilobytes, in the order seen.
     fn stop(self) -> Vec<u64> {
         self.running.store(false, Ordering::Relaxed);
         self.thread.join().unwrap_or_default()
@@ -155,8 +155,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if let Some(watch) = watch {
         let seen = watch.stop();
-        let tenths = seen.chunks(seen.len().div_ceil(10).max(1));
-        println!("{}", tenths.filter_map(|part| part.iter().max()).map(u64::to_string).collect::<Vec<_>>().join(" "));
+        let tenths = seen.chunks(seen.len().div_ceil(10).max(1)).filter_map(|part| part.iter().max());
+        println!("{}", tenths.map(|kb| format!("{:.1}", *kb as f64 / 1024.0)).collect::<Vec<_>>().join(" "));
     }
     Ok(())
 }
