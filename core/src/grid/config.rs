@@ -148,6 +148,8 @@ pub struct ModelConfig {
     pub file: ModelFile,
     /// Folder that relative paths start from.
     pub folder: PathBuf,
+    /// What the grid itself says of this model's training, in `[model.NAME] train`.
+    pub train_here: toml::Table,
 }
 
 /// A method: what stands between weak labels and a student.
@@ -472,13 +474,15 @@ impl Grid {
         Ok(grid)
     }
 
-    /// How a model is trained here: the defaults, then the model's own settings, then the grid's, then the method's.
+    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, then the grid's for this
+    /// one, then the method's.
     ///
     /// # Errors
     /// Settings out of their range.
     pub fn recipe(&self, model: &ModelConfig, method: Option<&Method>) -> Result<Recipe> {
         let mut table = model.file.train.clone();
         table.extend(self.train.clone());
+        table.extend(model.train_here.clone());
         table.extend(method.map(|method| method.train.clone()).unwrap_or_default());
         let recipe: Recipe =
             table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
@@ -633,6 +637,7 @@ impl ModelConfig {
         };
         let mut folder = PathBuf::new();
         let mut table = toml::Table::new();
+        let mut train_here = toml::Table::new();
         if let Some(document) = &shelf {
             folder = document.file().parent().map(Path::to_owned).unwrap_or_default();
             document.root().read::<ModelFile>()?;
@@ -641,7 +646,7 @@ impl ModelConfig {
         }
         if let Some(own) = own {
             own.read::<ModelFile>()?;
-            recipe_table(&own)?;
+            train_here = recipe_table(&own)?;
             for (key, value) in own.to_table()? {
                 if key == "path" {
                     folder = PathBuf::new();
@@ -662,7 +667,7 @@ impl ModelConfig {
                     .help("name its repository on the hub, or a local folder"),
             ));
         }
-        Ok(Self { name: name.to_owned(), file, folder })
+        Ok(Self { name: name.to_owned(), file, folder, train_here })
     }
 
     /// Name for people.
@@ -939,4 +944,21 @@ where
     let strategy = read(section.to_json()).map_err(|error| section.error(error.message()))?;
     validate(&strategy).map_err(|invalid| invalid_at(&section, &invalid))?;
     Ok(strategy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_setting_of_training_counts() {
+        let text = "[grid]\ntasks = [\"tiny-home\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
+                    [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[method.mine]\ntrain = { epochs = 7 }\n";
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny/own.toml");
+        let grid = Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file)).unwrap();
+        let epochs = |model, method| grid.recipe(model, method).unwrap().epochs;
+        let Pair { weak, strong } = &grid.pairs[0];
+        let mine = grid.methods.iter().find(|method| method.name == "mine");
+        assert_eq!([epochs(weak, None), epochs(strong, None), epochs(strong, mine)], [5, 2, 7]);
+    }
 }
