@@ -1,7 +1,9 @@
-//! Every grid that comes with w2s can be read: tasks, models, methods and settings exist and are in range.
+//! Every grid that comes with w2s can be read: tasks, models, methods and settings exist and are in range. Any other text is a grid or an
+//! error that says something.
 
 use std::{fs, path::Path};
 
+use proptest::prelude::*;
 use w2s_core::{
     document::Document,
     grid::{Grid, Library},
@@ -26,5 +28,72 @@ fn every_grid_that_comes_with_w2s_can_be_read() {
     }
     for name in ["quickstart", "table1", "table2", "table3", "table4", "table5", "table6", "figure2"] {
         assert!(read.iter().any(|read| read == name), "no grid `{name}` among {read:?}");
+    }
+}
+
+#[test]
+fn the_nearest_setting_of_training_counts() {
+    let text = "[grid]\ntasks = [\"tiny-home\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
+                [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[method.mine]\ntrain = { epochs = 7 }\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/own.toml");
+    let grid = Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file)).unwrap();
+    let epochs = |model, method| grid.recipe(model, method).unwrap().epochs;
+    let pair = &grid.pairs[0];
+    let mine = grid.methods.iter().find(|method| method.name == "mine");
+    assert!(mine.is_some());
+    assert_eq!([epochs(&pair.weak, None), epochs(&pair.strong, None), epochs(&pair.strong, mine)], [5, 2, 7]);
+}
+
+fn shipped(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)).unwrap()
+}
+
+/// Reads a text as a grid; an error has to say something.
+fn read(text: &str, overrides: &[String]) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/small/any.toml");
+    let document = Document::parse(&file, text).and_then(|document| document.with_overrides(overrides));
+    if let Err(error) = document.and_then(|document| Grid::read(&document, &Library::beside(&file))) {
+        assert!(!error.message().is_empty());
+    }
+}
+
+/// A few cases, or as many as `PROPTEST_CASES` asks for.
+fn few() -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 128 };
+    ProptestConfig { cases, ..default }
+}
+
+proptest! {
+    #![proptest_config(few())]
+
+    #[test]
+    fn any_text_is_a_grid_or_an_error(text in "[ -~\\n]{0,120}") {
+        read(&text, &[]);
+    }
+
+    #[test]
+    fn any_change_of_a_grid_is_a_grid_or_an_error(
+        name in prop::sample::select(vec!["quickstart.toml", "small/selective-world.toml", "small/sensitivity-world.toml", "paper/table2.toml"]),
+        place in any::<prop::sample::Index>(),
+        length in 0_usize..40,
+        with in prop_oneof!["[\\]\\[{}|='\"%.a-c0-9\\n -]{0,12}", "\\PC{0,6}"],
+    ) {
+        let text: Vec<char> = shipped(name).chars().collect();
+        let start = place.index(text.len());
+        let rest = &text[(start + length).min(text.len())..];
+        read(&text[..start].iter().chain(with.chars().collect::<Vec<_>>().iter()).chain(rest).collect::<String>(), &[]);
+    }
+
+    #[test]
+    fn any_override_is_a_grid_or_an_error(
+        key in prop_oneof!["\\PC{0,12}", prop::sample::select(vec![
+            "seeds", "grid.tasks", "train.epochs", "method.selective.selector.gamma", "sweep.selective", "p_ik.task", "data", "published.source",
+        ]).prop_map(String::from)],
+        value in prop_oneof!["\\PC{0,12}", "[0-9,.\\[\\]{}\"a-c=-]{0,12}"],
+        sign in prop::sample::select(vec!["", "~", "+"]),
+    ) {
+        read(&shipped("small/selective-world.toml"), &[format!("{sign}{key}={value}")]);
+        read(&shipped("quickstart.toml"), &[format!("{sign}{key}")]);
     }
 }

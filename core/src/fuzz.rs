@@ -1,19 +1,14 @@
 //! Inputs that nobody wrote. A reader answers any of them with what it reads or with an error that says something; it never panics.
 //!
-//! Tests of this kind are called `any_…`. A few hundred cases of each run with all tests; `PROPTEST_CASES=20000 cargo test --release
-//! -p w2s-core any_` runs as many as asked.
+//! Tests of this kind are called `any_…`; those of whole grids, which name strategies, are in `tests/configs.rs`. A few hundred cases of
+//! each run with all tests; `PROPTEST_CASES=5000 cargo test --release --workspace any_` runs as many as asked.
 
 use std::path::Path;
 
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::{
-    Error,
-    document::Document,
-    grid::{Grid, Library},
-    task::world::World,
-};
+use crate::{Error, task::world::World};
 
 /// So many cases, unless `PROPTEST_CASES` asks for another number.
 pub(crate) fn few(cases: u32) -> ProptestConfig {
@@ -90,41 +85,8 @@ fn shipped(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name)).unwrap()
 }
 
-fn read_grid(text: &str, overrides: &[String]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/small/fuzzed.toml");
-    let document = Document::parse(&root, text).and_then(|document| document.with_overrides(overrides));
-    says_something(document.and_then(|document| Grid::read(&document, &Library::beside(&root))));
-}
-
 proptest! {
     #![proptest_config(few(128))]
-
-    #[test]
-    fn any_text_is_a_grid_or_an_error(text in "[ -~\\n]{0,120}") {
-        read_grid(&text, &[]);
-    }
-
-    #[test]
-    fn any_change_of_a_grid_is_a_grid_or_an_error(
-        name in prop::sample::select(vec!["quickstart.toml", "small/selective-world.toml", "small/sensitivity-world.toml", "paper/table2.toml"]),
-        place in any::<usize>(),
-        length in 0_usize..40,
-        with in scraps(),
-    ) {
-        read_grid(&spliced(&shipped(name), place, length, &with), &[]);
-    }
-
-    #[test]
-    fn any_override_is_a_grid_or_an_error(
-        key in prop_oneof!["\\PC{0,12}", prop::sample::select(vec![
-            "seeds", "grid.tasks", "train.epochs", "method.selective.selector.gamma", "sweep.selective", "p_ik.task", "data", "published.source",
-        ]).prop_map(String::from)],
-        value in prop_oneof!["\\PC{0,12}", "[0-9,.\\[\\]{}\"a-c=-]{0,12}"],
-        sign in prop::sample::select(vec!["", "~", "+"]),
-    ) {
-        read_grid(&shipped("small/selective-world.toml"), &[format!("{sign}{key}={value}")]);
-        read_grid(&shipped("quickstart.toml"), &[format!("{sign}{key}")]);
-    }
 
     #[test]
     fn any_change_of_a_world_is_a_world_or_an_error(

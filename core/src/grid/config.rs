@@ -945,20 +945,3 @@ where
     validate(&strategy).map_err(|invalid| invalid_at(&section, &invalid))?;
     Ok(strategy)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_setting_of_training_counts() {
-        let text = "[grid]\ntasks = [\"tiny-home\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
-                    [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[method.mine]\ntrain = { epochs = 7 }\n";
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny/own.toml");
-        let grid = Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file)).unwrap();
-        let epochs = |model, method| grid.recipe(model, method).unwrap().epochs;
-        let Pair { weak, strong } = &grid.pairs[0];
-        let mine = grid.methods.iter().find(|method| method.name == "mine");
-        assert_eq!([epochs(weak, None), epochs(strong, None), epochs(strong, mine)], [5, 2, 7]);
-    }
-}
