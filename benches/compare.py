@@ -81,12 +81,12 @@ def pytorch(name, phase, steps, repeats, threads):
 
 
 def read(command, threads, **more):
-    """Rows of (wall, processor) microseconds per token, then megabytes: the peak, and what imports took of it."""
+    """Rows of (wall, processor) microseconds per token, then megabytes: the peak, and for PyTorch what imports took of it."""
     count = str(threads)
     environment = dict(os.environ, RAYON_NUM_THREADS=count, OMP_NUM_THREADS=count, MKL_NUM_THREADS=count, **more)
     lines = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     rows = [tuple(map(float, line.split())) for line in lines.stdout.split("\n") if line]
-    return [(wall / tokens * 1e3, cpu / tokens * 1e3, *memory, 0) for wall, cpu, tokens, *memory in rows]
+    return [(wall / tokens * 1e3, cpu / tokens * 1e3, *memory) for wall, cpu, tokens, *memory in rows]
 
 
 def main():
@@ -101,7 +101,7 @@ def main():
     parser.add_argument("--composed", action="store_true")
     options = parser.parse_args()
     other = "Composed" if options.composed else "PyTorch"
-    print(f"| shape | phase | threads | w2s tokens/s | {other} tokens/s | speed by wall time | speed by processor time | w2s MB | {other} MB (imports) |")
+    print(f"| shape | phase | threads | w2s tokens/s | {other} tokens/s | speed by wall time | speed by processor time | w2s MB | {other} MB{'' if options.composed else ' (imports)'} |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in options.shapes or SHAPES:
         for phase in options.phases.split(","):
@@ -123,7 +123,8 @@ def main():
                     columns.append(f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})")
                 speeds = [f"{1e6 / median(sum(rows, []), 0):,.0f}" for rows in (ours, theirs)]
                 peak = lambda rows: round(max(row[2] for row in sum(rows, [])))
-                memory = [str(peak(ours)), f"{peak(theirs)} ({theirs[0][0][3]:.0f})"]
+                imports = "".join(f" ({megabytes:.0f})" for megabytes in theirs[0][0][3:])
+                memory = [str(peak(ours)), f"{peak(theirs)}{imports}"]
                 print(f"| {name} | {phase} | {threads} | {' | '.join(speeds + columns + memory)} |", flush=True)
 
 

@@ -1,13 +1,10 @@
 //! Files that are damaged, of another kind, or do not belong together: what the binary says of each, with its exit code.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::{fs, path::PathBuf, process::Output};
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::support::{Tensors, bytes, safetensors, tensors, text, w2s, with_header, word_tokenizer};
 
 /// A grid of one small model on one small table, all in files of its own.
 struct Scratch(tempfile::TempDir);
@@ -20,60 +17,19 @@ const GRID: &str = "[grid]\ntasks = [\"own\"]\npairs = [{ weak = \"own\", strong
 const WEIGHTS: &str = "m/model.safetensors";
 const NORM: &str = "transformer.ln_f.weight";
 
-/// Type, shape and bytes of the tensors of a file.
-type Tensors = BTreeMap<String, (&'static str, Vec<usize>, Vec<u8>)>;
-
-fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
-    values.into_iter().flat_map(f32::to_le_bytes).collect()
-}
-
 fn model() -> (Value, Tensors) {
-    fn walk(value: &Value, depth: usize, shape: &mut Vec<usize>, flat: &mut Vec<f32>) {
-        let Value::Array(items) = value else { return flat.push(value.as_f64().unwrap() as f32) };
-        if shape.len() == depth {
-            shape.push(items.len());
-        }
-        items.iter().for_each(|item| walk(item, depth + 1, shape, flat));
-    }
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/golden_tiny_forward.json");
-    let golden: Value = serde_json::from_str(&fs::read_to_string(golden).unwrap()).unwrap();
+    let golden: Value = serde_json::from_str(include_str!("golden/golden_tiny_forward.json")).unwrap();
     let gpt2 = &golden["models"]["gpt2"];
-    let tensor = |(name, value): (&String, &Value)| {
-        let (mut shape, mut flat) = (Vec::new(), Vec::new());
-        walk(value, 0, &mut shape, &mut flat);
-        (name.clone(), ("F32", shape, floats(flat)))
-    };
-    (gpt2["config"].clone(), gpt2["weights"].as_object().unwrap().iter().map(tensor).collect())
-}
-
-fn safetensors(tensors: &Tensors) -> Vec<u8> {
-    let mut data = Vec::new();
-    let mut header = serde_json::Map::new();
-    for (name, (dtype, shape, bytes)) in tensors {
-        let offsets = [data.len(), data.len() + bytes.len()];
-        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
-        data.extend(bytes);
-    }
-    with_header(&Value::Object(header).to_string(), &data)
-}
-
-fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    (gpt2["config"].clone(), tensors(&gpt2["weights"]))
 }
 
 impl Scratch {
     fn new() -> Self {
         let scratch = Self(tempfile::tempdir().unwrap());
         let (config, tensors) = model();
-        let words: serde_json::Map<_, _> = (0..32).map(|id| (format!("t{id}"), id.into())).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
-            "model": { "type": "WordLevel", "vocab": words, "unk_token": "t0" }
-        });
         let rows: String = (0..80).map(|row| format!("t{} t{},{}\n", row % 30 + 1, row % 7 + 1, row % 2)).collect();
         scratch.write("m/config.json", serde_json::to_string_pretty(&config).unwrap());
-        scratch.write("m/tokenizer.json", tokenizer.to_string());
+        scratch.write("m/tokenizer.json", word_tokenizer('t').to_string());
         scratch.write(WEIGHTS, safetensors(&tensors));
         scratch.write("models/own.toml", "path = \"../m\"\n");
         scratch.write("models/other.toml", "path = \"../m\"\n");
@@ -118,11 +74,7 @@ impl Scratch {
     }
 
     fn run(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_w2s"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env_remove("W2S_DATA")
-            .env_remove("W2S_MODELS")
-            .envs([("HF_HUB_OFFLINE", "1"), ("NO_COLOR", "1")])
+        w2s()
             .args([
                 "run",
                 self.file("grid.toml").to_str().unwrap(),
@@ -200,7 +152,7 @@ const CASES: &[Case] = &[
     ),
     (
         "NaN in the weights",
-        |s| s.tensor(NORM, "F32", &[8], floats([1.0, 1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0, 1.0])),
+        |s| s.tensor(NORM, "F32", &[8], bytes([1.0, 1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0, 1.0])),
         2,
         &["`transformer.ln_f.weight` holds NaN at element 2", "m/model.safetensors", "the file is damaged"],
     ),
@@ -403,13 +355,13 @@ const CASES: &[Case] = &[
 #[test]
 fn bad_files_are_named_with_a_remedy() {
     let fine = Scratch::new().run();
-    assert_eq!(fine.status.code(), Some(0), "{}", String::from_utf8_lossy(&fine.stderr));
+    assert_eq!(fine.status.code(), Some(0), "{}", text(&fine));
     let mut failures = Vec::new();
     for (name, damage, code, says) in CASES {
         let scratch = Scratch::new();
         damage(&scratch);
         let output = scratch.run();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said = text(&output);
         // Lines are broken wherever they become too long.
         let flat: String = said.split_whitespace().filter(|word| *word != "│").collect();
         let missing: Vec<_> = says.iter().filter(|part| !flat.contains(&part.replace(' ', ""))).collect();
@@ -426,6 +378,6 @@ fn fewer_rows_than_asked_for_are_said() {
     let scratch = Scratch::new();
     scratch.replace("grid.toml", "max_tokens", "n_train = 500\nmax_tokens");
     let output = scratch.run();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = text(&output);
     assert!(said.contains("own: 500 examples were asked for of `train`, there are 80: all are used"), "{said}");
 }

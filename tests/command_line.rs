@@ -3,23 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
-fn w2s() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_w2s"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("W2S_DATA").env_remove("W2S_MODELS");
-    command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1");
-    command
-}
+use crate::support::{text, w2s};
 
 fn run(arguments: &[&str]) -> Output {
     w2s().args(arguments).output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 const TINY: &str = "tests/fixtures/tiny/grid.toml";

@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use w2s_core::{
     document::Document,
     grid::{Grid, Library},
+    task::world::World,
 };
+
+use crate::arbitrary::{few, scraps, spliced};
 
 #[test]
 fn every_grid_that_comes_with_w2s_can_be_read() {
@@ -57,15 +60,8 @@ fn read(text: &str, overrides: &[String]) {
     }
 }
 
-/// A few cases, or as many as `PROPTEST_CASES` asks for.
-fn few() -> ProptestConfig {
-    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 128 };
-    ProptestConfig { cases, ..default }
-}
-
 proptest! {
-    #![proptest_config(few())]
+    #![proptest_config(few(128))]
 
     #[test]
     fn any_text_is_a_grid_or_an_error(text in "[ -~\\n]{0,120}") {
@@ -75,14 +71,23 @@ proptest! {
     #[test]
     fn any_change_of_a_grid_is_a_grid_or_an_error(
         name in prop::sample::select(vec!["quickstart.toml", "small/selective-world.toml", "small/sensitivity-world.toml", "paper/table2.toml"]),
-        place in any::<prop::sample::Index>(),
+        place in any::<usize>(),
         length in 0_usize..40,
-        with in prop_oneof!["[\\]\\[{}|='\"%.a-c0-9\\n -]{0,12}", "\\PC{0,6}"],
+        with in scraps(),
     ) {
-        let text: Vec<char> = shipped(name).chars().collect();
-        let start = place.index(text.len());
-        let rest = &text[(start + length).min(text.len())..];
-        read(&text[..start].iter().chain(with.chars().collect::<Vec<_>>().iter()).chain(rest).collect::<String>(), &[]);
+        read(&spliced(&shipped(name), place, length, &with), &[]);
+    }
+
+    #[test]
+    fn any_change_of_a_world_is_a_world_or_an_error(
+        name in prop::sample::select(vec!["worlds/quickstart.toml", "worlds/partial.toml"]),
+        place in any::<usize>(),
+        length in 0_usize..40,
+        with in scraps(),
+    ) {
+        if let Err(error) = World::parse(&spliced(&shipped(name), place, length, &with), Path::new("world.toml")) {
+            assert!(!error.message().is_empty());
+        }
     }
 
     #[test]

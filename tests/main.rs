@@ -4,6 +4,7 @@
 use w2s_plugins as _;
 use w2s_strategies as _;
 
+mod arbitrary;
 mod bad_files;
 mod command_line;
 mod configs;
@@ -11,6 +12,7 @@ mod conformance;
 mod golden_losses;
 mod plugin_file;
 mod registry;
+mod support;
 mod task_command;
 mod trajectories;
 mod validation;

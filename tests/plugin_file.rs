@@ -7,6 +7,8 @@ use std::{
     process::{Command, Output},
 };
 
+use crate::support::text;
+
 /// Copies a folder, leaving alone what is the same already: cargo goes by the time of a file.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -28,12 +30,7 @@ fn write(path: &Path, bytes: &[u8]) {
 
 fn done(command: &mut Command) -> Output {
     let output = command.output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command:?}\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{command:?}\n{}", text(&output));
     output
 }
 
@@ -51,10 +48,9 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
     let manifest = fs::read_to_string(repository.join("Cargo.toml")).unwrap();
     let manifest = manifest.replace("[[bin]]\nname = \"w2s\"", "[[bin]]\nname = \"w2s-scratch\"");
     write(&scratch.join("Cargo.toml"), manifest.as_bytes());
-    // The command line's tests are about the binary of the other name.
-    let tests = fs::read_to_string(repository.join("tests/main.rs")).unwrap();
-    let tests = tests.replace("mod command_line;\n", "").replace("mod plugin_file;\n", "");
-    write(&scratch.join("tests/main.rs"), tests.as_bytes());
+    let support = fs::read_to_string(repository.join("tests/support.rs")).unwrap();
+    let support = support.replace("CARGO_BIN_EXE_w2s", "CARGO_BIN_EXE_w2s-scratch");
+    write(&scratch.join("tests/support.rs"), support.as_bytes());
 
     let example = fs::read_to_string(repository.join("docs/focal.rs")).unwrap();
     assert!(example.lines().count() < 60, "the example has grown");

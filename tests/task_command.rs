@@ -1,27 +1,18 @@
 //! `w2s task check` and `w2s task new` as a user meets them.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
 
+use crate::support::{text, w2s_in};
+
 /// Runs the binary in a folder.
-fn w2s_in(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_w2s"));
-    command.current_dir(folder).env_remove("W2S_DATA").env_remove("W2S_MODELS");
-    command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1").env("HF_HOME", folder.join("no-such-home"));
-    command.args(arguments).output().unwrap()
+fn run_in(folder: &Path, arguments: &[&str]) -> Output {
+    w2s_in(folder).env("HF_HOME", folder.join("no-such-home")).args(arguments).output().unwrap()
 }
 
-fn w2s(arguments: &[&str]) -> Output {
-    w2s_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
-}
-
-fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+fn run(arguments: &[&str]) -> Output {
+    run_in(Path::new(env!("CARGO_MANIFEST_DIR")), arguments)
 }
 
 fn json(output: &Output) -> Value {
@@ -49,7 +40,7 @@ fn data() -> tempfile::TempDir {
 fn check_reports_rows_labels_lengths_repetitions_and_examples() {
     let data = data();
     let place = data.path().to_str().unwrap();
-    let output = w2s(&["task", "check", "sst2", "--data", place]);
+    let output = run(&["task", "check", "sst2", "--data", place]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     for part in [
@@ -68,7 +59,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
         assert!(said.contains(part), "no `{part}` in\n{said}");
     }
 
-    let report = json(&w2s(&["task", "check", "sst2", "n_train=4", "--data", place, "--format", "json"]));
+    let report = json(&run(&["task", "check", "sst2", "n_train=4", "--data", place, "--format", "json"]));
     assert_eq!(report["counts"]["pools"]["train"]["left"], 4);
     assert_eq!(report["counts"]["labels"]["test"], serde_json::json!([3, 3]));
     assert_eq!(report["counts"]["test_in_train"], 4);
@@ -80,7 +71,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
     assert_eq!(report["examples"].as_array().unwrap().len(), 2);
 
     // A task's own keys can be changed too, and several tasks give a list.
-    let reports = json(&w2s(&[
+    let reports = json(&run(&[
         "task",
         "check",
         "sciq",
@@ -95,7 +86,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
     ]));
     assert_eq!(reports[0]["counts"]["labels"]["test"], serde_json::json!([2, 2]));
     assert_eq!(reports[1]["counts"]["pools"]["train"]["read"], 4);
-    let table = text(&w2s(&["task", "check", "sst2", "sciq", "--data", place, "--format", "markdown"]));
+    let table = text(&run(&["task", "check", "sst2", "sciq", "--data", place, "--format", "markdown"]));
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 4, "{table}");
     assert!(
@@ -107,7 +98,7 @@ fn check_reports_rows_labels_lengths_repetitions_and_examples() {
 
 #[test]
 fn check_counts_the_tokens_of_models_and_knows_generated_worlds() {
-    let report = json(&w2s(&["task", "check", "world-home", "--model", "world-weak", "seed=3", "--format", "json"]));
+    let report = json(&run(&["task", "check", "world-home", "--model", "world-weak", "seed=3", "--format", "json"]));
     let length = &report["lengths"][0];
     assert_eq!(length["unit"], "world-weak");
     assert!(length["limit"][0].as_u64().unwrap() > length["longest"].as_u64().unwrap(), "{length}");
@@ -122,7 +113,7 @@ fn new_writes_a_task_that_runs() {
     let rows: String =
         (0..40).map(|i| format!("t{i},\"ticket {i}, please help\",{}\n", ["low", "high"][i % 2])).collect();
     fs::write(root.path().join("data/My Tickets.csv"), format!("id,body,urgency\n{rows}")).unwrap();
-    let output = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
+    let output = run_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("written: tasks/my-tickets.toml") && said.contains("urgency: text, 2 different"), "{said}");
@@ -133,19 +124,19 @@ fn new_writes_a_task_that_runs() {
         assert!(written.contains(part), "no `{part}` in\n{written}");
     }
     assert!(!written.contains("TODO"));
-    let report = json(&w2s_in(root.path(), &["task", "check", "tasks/my-tickets.toml", "--format", "json"]));
+    let report = json(&run_in(root.path(), &["task", "check", "tasks/my-tickets.toml", "--format", "json"]));
     assert_eq!(report["counts"]["labels"]["test"].as_array().unwrap().len(), 2);
     assert_eq!(report["counts"]["pools"]["test"]["read"], 8);
 
-    let again = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
+    let again = run_in(root.path(), &["task", "new", "data/My Tickets.csv"]);
     assert_eq!(again.status.code(), Some(2));
     assert!(text(&again).contains("--force"), "{}", text(&again));
-    let forced = w2s_in(root.path(), &["task", "new", "data/My Tickets.csv", "--force", "--text", "id"]);
+    let forced = run_in(root.path(), &["task", "new", "data/My Tickets.csv", "--force", "--text", "id"]);
     assert!(forced.status.success(), "{}", text(&forced));
     assert!(fs::read_to_string(root.path().join("tasks/my-tickets.toml")).unwrap().contains("{{ id | context }}"));
     // A guess that does not fit leaves nothing behind.
     fs::write(root.path().join("data/odd.csv"), "text,label\na b,1\nc d,1\ne f,1\n").unwrap();
-    let odd = w2s_in(root.path(), &["task", "new", "data/odd.csv", "--label", "label", "--output", "odd/odd.toml"]);
+    let odd = run_in(root.path(), &["task", "new", "data/odd.csv", "--label", "label", "--output", "odd/odd.toml"]);
     assert_eq!(odd.status.code(), Some(2));
     assert!(!root.path().join("odd").exists());
 
@@ -154,9 +145,9 @@ fn new_writes_a_task_that_runs() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tasks");
     for name in ["boolq", "arc", "piqa", "anthropic_hh"] {
         let file = fixtures.join(format!("{name}.jsonl"));
-        let output = w2s_in(root.path(), &["task", "new", file.to_str().unwrap()]);
+        let output = run_in(root.path(), &["task", "new", file.to_str().unwrap()]);
         assert!(output.status.success(), "{name}: {}", text(&output));
-        let output = w2s_in(root.path(), &["task", "check", name]);
+        let output = run_in(root.path(), &["task", "check", name]);
         assert!(output.status.success(), "{name}: {}", text(&output));
     }
 }
@@ -202,7 +193,7 @@ fn mistakes_are_refused_with_a_remedy() {
     ];
     for (arguments, expected) in cases {
         let arguments: Vec<&str> = ["task"].into_iter().chain(arguments).collect();
-        let output = w2s(&arguments);
+        let output = run(&arguments);
         let said = text(&output);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(expected.iter().all(|part| said.contains(part)), "{arguments:?} without {expected:?}:\n{said}");

@@ -7,12 +7,14 @@ use std::{
 };
 
 use burn::tensor::Device;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use w2s_core::{
     learner::{Encoded, Execution, Objective, Recipe, Shape, predict, train_classifier},
     model::{Classifier, HeadConfig, Pretrained},
     strategy::ConfiguredLoss,
 };
+
+use crate::support::{safetensors, tensors, word_tokenizer};
 
 fn golden() -> Value {
     serde_json::from_str(include_str!("golden/golden_tiny_gpt2.json")).unwrap()
@@ -26,35 +28,14 @@ fn folder(golden: &Value, run: &str) -> PathBuf {
     config["model_type"] = json!("gpt2");
     config["activation_function"] = config["activation"].clone();
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let vocabulary: Map<String, Value> = (0..32).map(|id| (format!("w{id}"), id.into())).collect();
-    let tokenizer = json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-        "model": { "type": "WordLevel", "vocab": vocabulary, "unk_token": "w0" },
-    });
-    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.join("tokenizer.json"), word_tokenizer('w').to_string()).unwrap();
 
-    let mut weights = golden["weights"].as_object().unwrap().clone();
+    let mut weights = golden["weights"].clone();
     for layer in 0..2 {
         // All zero, and left out of the file.
-        weights.insert(format!("transformer.h.{layer}.attn.c_attn.bias"), json!(vec![0.0; 24]));
+        weights[format!("transformer.h.{layer}.attn.c_attn.bias")] = json!(vec![0.0; 24]);
     }
-    let (mut header, mut bytes) = (Map::new(), Vec::new());
-    for (name, tensor) in &weights {
-        let rows = tensor.as_array().unwrap();
-        let shape = match rows[0].as_array() {
-            Some(row) => vec![rows.len(), row.len()],
-            None => vec![rows.len()],
-        };
-        let start = bytes.len();
-        for value in rows.iter().flat_map(|row| row.as_array().cloned().unwrap_or_else(|| vec![row.clone()])) {
-            bytes.extend((value.as_f64().unwrap() as f32).to_le_bytes());
-        }
-        header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, bytes.len()] }));
-    }
-    let header = Value::Object(header).to_string();
-    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
-    fs::write(folder.join("model.safetensors"), file).unwrap();
+    fs::write(folder.join("model.safetensors"), safetensors(&tensors(&weights))).unwrap();
     folder
 }
 

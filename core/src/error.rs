@@ -1,6 +1,7 @@
 //! The one error type that reaches a user.
 
 use std::{
+    any::Any,
     cell::Cell,
     fmt,
     ops::Range,
@@ -138,6 +139,7 @@ impl<T> IoContext<T> for std::io::Result<T> {
         self.map_err(|cause| Error::new(format!("cannot {action}: {cause}")).in_file(file))
     }
 }
+
 thread_local! {
     static SURVIVING: Cell<bool> = const { Cell::new(false) };
 }
@@ -159,8 +161,11 @@ pub fn survive<T>(work: impl FnOnce() -> T) -> Result<T> {
     let before = SURVIVING.replace(true);
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     SURVIVING.set(before);
-    done.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied());
-        Error::new(text.unwrap_or("no message"))
-    })
+    done.map_err(|panic| Error::new(panic_message(panic.as_ref())))
+}
+
+/// What a panic said.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref().copied()).unwrap_or("no message")
 }

@@ -4,12 +4,13 @@
 #![recursion_limit = "256"]
 
 pub mod alloc;
+#[cfg(test)]
+#[path = "../../tests/arbitrary.rs"]
+mod arbitrary;
 pub mod cli;
 pub mod device;
 pub mod document;
 pub mod error;
-#[cfg(test)]
-mod fuzz;
 pub mod grid;
 pub mod learner;
 pub mod model;

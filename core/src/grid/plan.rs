@@ -552,8 +552,7 @@ impl Desk<'_> {
                 if models[0].tokens == models[1].tokens {
                     counters.truncate(1);
                 }
-                let cut = fit(&mut data, &counters, max_tokens, settings.over_long)?;
-                data.counts.fit = Some(cut);
+                fit(&mut data, &counters, max_tokens, settings.over_long)?;
                 data.write(workspace.folder())?;
                 let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
                 workspace.finish(parameters, summary, "cpu")?

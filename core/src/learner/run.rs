@@ -28,7 +28,7 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, error::panic_message};
 
 /// How training is executed. Nothing here changes what is computed, so nothing here enters an identity.
 #[derive(Clone, Debug)]
@@ -354,12 +354,6 @@ pub(super) fn device_of(model: &impl Module) -> Device {
 
 /// Turns a panic inside of Burn (shapes, memory) into an error.
 pub(super) fn guard<T>(body: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body)).map_err(|payload| {
-        let message = payload
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| payload.downcast_ref::<&str>().copied())
-            .unwrap_or("no message");
-        Error::new(format!("the computation panicked: {message}"))
-    })
+    catch_unwind(AssertUnwindSafe(body))
+        .map_err(|panic| Error::new(format!("the computation panicked: {}", panic_message(panic.as_ref()))))
 }

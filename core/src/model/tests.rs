@@ -15,7 +15,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::{arch, pretrained::floats, spec::LmHead, *};
-use crate::fuzz::{any_json, changed, few, says_something, scraps, spliced};
+use crate::arbitrary::{few, scraps, spliced};
 
 const LENGTHS: [usize; 4] = [5, 3, 8, 1];
 
@@ -1144,7 +1144,53 @@ fn tokenizers_neither_cut_nor_pad() {
     assert_eq!(tokenizer.single("t8").unwrap(), 8);
 }
 
-// ---- anything at all (`crate::fuzz`) ----
+// ---- anything at all ----
+
+/// Any small JSON value.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-3_i64..70).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::btree_map("[a-z_]{1,8}", inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// JSON with one value replaced: each number chooses a child, and where there are none left stands the new value.
+fn changed(mut json: Value, path: &[usize], with: Value) -> Value {
+    let mut at = &mut json;
+    for &choice in path {
+        let children = match at {
+            Value::Array(items) => items.len(),
+            Value::Object(map) => map.len(),
+            _ => 0,
+        };
+        if children == 0 {
+            break;
+        }
+        at = match at {
+            Value::Array(items) => &mut items[choice % children],
+            Value::Object(map) => map.values_mut().nth(choice % children).unwrap(),
+            _ => unreachable!("it has children"),
+        };
+    }
+    *at = with;
+    json
+}
+
+/// An error is one that says something.
+fn says_something<T>(result: crate::Result<T>) -> Option<T> {
+    result.map_err(|error| assert!(!error.message().is_empty())).ok()
+}
 
 /// Tokenizers of the kinds that models come with.
 fn tokenizers() -> Vec<Value> {

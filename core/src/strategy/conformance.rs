@@ -4,7 +4,6 @@
 //! everything that comes with w2s. [`check`] runs the checks of one card, for a plugin author's own test.
 
 use std::{
-    any::Any,
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
 };
@@ -17,7 +16,7 @@ use super::{
     Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all,
     math,
 };
-use crate::Result;
+use crate::{Result, error::panic_message};
 
 /// A promise that a strategy does not keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,14 +86,6 @@ fn run(card: &Card, table: &Table, (check, promise): &(&'static str, Check)) -> 
     };
     let strategy = format!("{} {} ({}:{})", card.kind, Value::Object(table.clone()), card.file, card.line);
     Some(Failure { strategy, check, message })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (_, Some(text)) => text,
-        _ => "no message",
-    }
 }
 
 // Configuration, the same for all kinds.

@@ -203,9 +203,7 @@ impl TaskData {
                 if name == "validation" {
                     continue;
                 }
-                let counts = serde_json::to_string(&self.counts.pools).unwrap_or_default();
-                let error = Error::new(format!("no example is left in `{name}`"));
-                return Err(error.help(format!("what became of the rows: {counts}")));
+                return Err(self.emptied(name));
             }
             let mut count = vec![0; classes];
             for example in examples {
@@ -217,6 +215,19 @@ impl TaskData {
         }
         self.counts.labels = labels;
         Ok(())
+    }
+
+    /// The error about a part without examples.
+    fn emptied(&self, part: &str) -> Error {
+        let message = format!("no example is left in `{part}`");
+        if let Some(fit) = &self.counts.fit
+            && let dropped @ 1.. = fit.parts.values().map(|part| part.dropped).sum::<usize>()
+        {
+            let why = format!("{dropped} are longer than {} tokens without their context", fit.limit);
+            return Error::new(format!("{message}: {why}")).help("raise `max_tokens`, or shorten the template");
+        }
+        let counts = serde_json::to_string(&self.counts.pools).unwrap_or_default();
+        Error::new(message).help(format!("what became of the rows: {counts}"))
     }
 
     /// A part of which every example has the same class: an error where that cannot be chance, a note where it can.

@@ -12,7 +12,7 @@ use std::{
 use rayon::prelude::*;
 
 use super::{Example, FitCounts, FitPart, OverLong, TaskData};
-use crate::{Error, Result};
+use crate::Result;
 
 /// Number of tokens that one model's tokenizer makes of a text, special tokens included.
 pub type CountTokens<'a> = &'a (dyn Fn(&str) -> Result<usize> + Sync);
@@ -130,15 +130,8 @@ pub fn fit(data: &mut TaskData, count_tokens: &[CountTokens], limit: usize, over
         examples.retain(|_| fate.next().is_none_or(|(shortened, _)| shortened != Shortened::TooLong));
         counts.parts.insert(name.into(), part);
     }
-    data.recount().map_err(|error| match counts.parts.values().map(|part| part.dropped).sum() {
-        0 => error,
-        dropped => {
-            let message =
-                format!("{}: {dropped} are longer than {limit} tokens without their context", error.message());
-            Error::new(message).help("raise `max_tokens`, or shorten the template")
-        }
-    })?;
     data.counts.fit = Some(counts.clone());
+    data.recount()?;
     Ok(counts)
 }
 

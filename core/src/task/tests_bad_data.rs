@@ -13,7 +13,7 @@ use super::{
     tests::{FOUR, local, write_parquet},
     *,
 };
-use crate::fuzz::{few, scraps, spliced};
+use crate::arbitrary::{few, scraps, spliced};
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());

@@ -1,0 +1,78 @@
+//! What several of these tests need: the binary, and models as files.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::{Map, Value, json};
+
+/// The binary in a folder, with nothing of the user's surroundings.
+pub fn w2s_in(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_w2s"));
+    command.current_dir(folder).env_remove("W2S_DATA").env_remove("W2S_MODELS");
+    command.env("HF_HUB_OFFLINE", "1").env("NO_COLOR", "1");
+    command
+}
+
+/// The binary in the repository.
+pub fn w2s() -> Command {
+    w2s_in(Path::new(env!("CARGO_MANIFEST_DIR")))
+}
+
+/// Everything that it said.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A `tokenizer.json` of whole words: the letter followed by 0 to 31, which are their ids.
+pub fn word_tokenizer(letter: char) -> Value {
+    let words: Map<String, Value> = (0..32).map(|id| (format!("{letter}{id}"), id.into())).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": words, "unk_token": format!("{letter}0") }
+    })
+}
+
+/// Type, shape and bytes of the tensors of a file.
+pub type Tensors = BTreeMap<String, (&'static str, Vec<usize>, Vec<u8>)>;
+
+pub fn bytes(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+    values.into_iter().flat_map(f32::to_le_bytes).collect()
+}
+
+/// Tensors from nested lists of numbers, as golden files have them.
+pub fn tensors(weights: &Value) -> Tensors {
+    fn walk(value: &Value, depth: usize, shape: &mut Vec<usize>, flat: &mut Vec<f32>) {
+        let Value::Array(items) = value else { return flat.push(value.as_f64().unwrap() as f32) };
+        if shape.len() == depth {
+            shape.push(items.len());
+        }
+        items.iter().for_each(|item| walk(item, depth + 1, shape, flat));
+    }
+    let tensor = |(name, value): (&String, &Value)| {
+        let (mut shape, mut flat) = (Vec::new(), Vec::new());
+        walk(value, 0, &mut shape, &mut flat);
+        (name.clone(), ("F32", shape, bytes(flat)))
+    };
+    weights.as_object().unwrap().iter().map(tensor).collect()
+}
+
+/// The bytes of a safetensors file.
+pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut header = Map::new();
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        data.extend(bytes);
+    }
+    with_header(&Value::Object(header).to_string(), &data)
+}
+
+/// A safetensors file of any header.
+pub fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+}
