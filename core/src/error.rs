@@ -73,6 +73,12 @@ impl Error {
         self
     }
 
+    /// Adds another remedy behind the one that is known: `first; or second`.
+    pub fn or_help(self, help: impl fmt::Display) -> Self {
+        let both = self.remedy().map(|first| format!("{first}; or {help}"));
+        self.help(both.unwrap_or_else(|| help.to_string()))
+    }
+
     /// Names the file it is about; keeps a place that is already known.
     pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.0.place.get_or_insert_with(|| Place { file: file.into(), text: None, span: None });

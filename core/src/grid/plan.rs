@@ -369,10 +369,12 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
             }
         }
     }
+    let by_hand = format!(
+        "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
+    );
     let Some(remote) = &places.sources.hub else {
-        return Err(Error::new(format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub")).help(format!(
-            "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
-        )));
+        let message = format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub");
+        return Err(Error::new(message).help(by_hand));
     };
     let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
     let repo = Repo { kind: Kind::Model, id: hub.to_owned(), revision };
@@ -382,7 +384,7 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
             || !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
     };
     let mut folder = None;
-    for file in remote.list(&repo)?.iter().filter(|file| wanted(file)) {
+    for file in remote.list(&repo).map_err(|error| error.or_help(&by_hand))?.iter().filter(|file| wanted(file)) {
         let path = remote.fetch(&repo, file)?;
         if file == "config.json" {
             folder = path.parent().map(Path::to_owned);

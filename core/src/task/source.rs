@@ -157,16 +157,17 @@ impl Files<'_> {
         let configs = self.configs();
         let what = format!("the split `{split}` of `{id}` (config {})", quoted(&configs));
         let places = if looked.is_empty() { "no folder".into() } else { looked.join(", ") };
+        let absent = format!("{what} is not on this machine; looked in {places}");
+        let ending = if configs == ["default"] { "default".into() } else { configs.join(" or ") };
+        let by_hand = format!(
+            "put the files from https://huggingface.co/datasets/{id} into DIR/{id}/{ending}/{split}-00000-of-00001.parquet and pass --data DIR"
+        );
         let Some(hub) = &self.sources.hub else {
-            let ending = if configs == ["default"] { "default".into() } else { configs.join(" or ") };
-            let by_hand = format!(
-                "downloading is off (HF_HUB_OFFLINE): turn it on, or put the files from \
-                 https://huggingface.co/datasets/{id} into DIR/{id}/{ending}/{split}-00000-of-00001.parquet and pass --data DIR"
-            );
-            return Err(Error::new(format!("{what} is not on this machine; looked in {places}")).help(by_hand));
+            let help = format!("downloading is off (HF_HUB_OFFLINE): turn it on, or {by_hand}");
+            return Err(Error::new(absent).help(help));
         };
         let repo = Repo { kind: Kind::Dataset, id: id.into(), revision: revision.into() };
-        let not_here = |error: Error| error.context(format!("{what} is not on this machine; looked in {places}"));
+        let not_here = |error: Error| error.context(&absent).or_help(&by_hand);
         let listing = hub.list(&repo).map_err(not_here)?;
         match self.choose(&listing, split)? {
             Some(files) => files

@@ -1153,8 +1153,26 @@ fn what_is_not_there_says_where_it_was_looked_for_and_how_to_get_it() {
     ] {
         assert!(help.contains(part), "{help}");
     }
+    let sources = Sources { roots: Vec::new(), hub: Some(Box::new(Unreachable)) };
+    let error = shipped("sst2").read(&sources, &DataOptions::default()).unwrap_err();
+    assert!(error.message().ends_with("looked in no folder: no answer"), "{error}");
+    let help = error.remedy().unwrap();
+    assert!(help.starts_with("check the network; or put the files") && help.ends_with("--data DIR"), "{help}");
     let error = message(Sources::from_env(&[PathBuf::from("no/such/folder")]).err().unwrap());
     assert!(error.contains("not a folder with data sets"), "{error}");
+}
+
+/// A hub that does not answer.
+struct Unreachable;
+
+impl Hub for Unreachable {
+    fn list(&self, _: &hub::Repo) -> Result<Vec<String>> {
+        Err(Error::new("no answer").help("check the network"))
+    }
+
+    fn fetch(&self, repo: &hub::Repo, _: &str) -> Result<PathBuf> {
+        self.list(repo).map(|_| PathBuf::new())
+    }
 }
 
 /// A hub whose files are in a folder.
