@@ -36,15 +36,27 @@ fn every_grid_that_comes_with_w2s_can_be_read() {
 
 #[test]
 fn the_nearest_setting_of_training_counts() {
-    let text = "[grid]\ntasks = [\"tiny-home\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
-                [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[method.mine]\ntrain = { epochs = 7 }\n";
+    let text = "[grid]\ntasks = [\"tiny-home\", \"tiny-food\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
+                [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[task.tiny-food.train]\nepochs = 3\n[method.mine]\ntrain = { epochs = 7 }\n";
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/own.toml");
-    let grid = Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file)).unwrap();
-    let epochs = |model, method| grid.recipe(model, method).unwrap().epochs;
+    let read = |text: &str| Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file));
+    let grid = read(text).unwrap();
     let pair = &grid.pairs[0];
     let mine = grid.methods.iter().find(|method| method.name == "mine");
     assert!(mine.is_some());
-    assert_eq!([epochs(&pair.weak, None), epochs(&pair.strong, None), epochs(&pair.strong, mine)], [5, 2, 7]);
+    let epochs = |task| {
+        [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine)]
+            .map(|(model, method)| grid.recipe(model, task, method).unwrap().epochs)
+    };
+    assert_eq!([epochs(0), epochs(1)], [[5, 2, 7], [3, 3, 7]]);
+    for (from, to, says) in [
+        ("epochs = 3", "epochs = 0", "`epochs` must be at least 1"),
+        ("epochs = 3", "epoch = 3", "unknown key `epoch`"),
+        ("[task.tiny-food.train]", "[data.train]", "`[data]` holds no settings of training"),
+    ] {
+        let error = read(&text.replace(from, to)).unwrap_err();
+        assert!(error.message().contains(says) && error.place().is_some(), "{error}");
+    }
 }
 
 fn shipped(name: &str) -> String {

@@ -79,6 +79,8 @@ pub struct Data {
     pub over_long: OverLong,
     /// What the ceiling is trained on: `transfer` (the reference's half 2) or `supervise` (half 1).
     pub ceiling_split: Split,
+    /// Of `[task.NAME]` alone: settings of training on this task, for every model.
+    pub train: toml::Table,
 }
 
 impl Default for Data {
@@ -92,6 +94,7 @@ impl Default for Data {
             max_tokens: 1024,
             over_long: OverLong::default(),
             ceiling_split: Split::Transfer,
+            train: toml::Table::new(),
         }
     }
 }
@@ -474,16 +477,17 @@ impl Grid {
         Ok(grid)
     }
 
-    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, then the grid's for this
-    /// one, then the method's.
+    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one and for this
+    /// task (an index into [`Grid::tasks`]), then the method's.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn recipe(&self, model: &ModelConfig, method: Option<&Method>) -> Result<Recipe> {
+    pub fn recipe(&self, model: &ModelConfig, task: usize, method: Option<&Method>) -> Result<Recipe> {
         let mut table = model.file.train.clone();
-        table.extend(self.train.clone());
-        table.extend(model.train_here.clone());
-        table.extend(method.map(|method| method.train.clone()).unwrap_or_default());
+        let of_method = method.map(|method| &method.train);
+        for nearer in [&self.train, &model.train_here, &self.data[task].train].into_iter().chain(of_method) {
+            table.extend(nearer.clone());
+        }
         let recipe: Recipe =
             table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
         recipe.validate().map_err(|error| error.context(format!("training settings of `{}`", model.name)))?;
@@ -501,11 +505,11 @@ impl Grid {
 
     /// Every recipe of the grid is in range.
     fn recipes(&self) -> Result<()> {
-        for pair in &self.pairs {
-            self.recipe(&pair.weak, None)?;
-            self.recipe(&pair.strong, None)?;
+        for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
+            self.recipe(&pair.weak, task, None)?;
+            self.recipe(&pair.strong, task, None)?;
             for method in &self.methods {
-                self.recipe(&pair.strong, Some(method))?;
+                self.recipe(&pair.strong, task, Some(method))?;
             }
         }
         Ok(())
@@ -543,8 +547,13 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
             let at = section.get("ceiling_split").unwrap_or_else(|| section.clone());
             return Err(at.error("the ceiling is trained on `transfer` or `supervise`"));
         }
+        recipe_table(section)?;
         section.to_table()
     };
+    if let Some(train) = root.get("data").and_then(|data| data.get("train")) {
+        let error = train.error("`[data]` holds no settings of training");
+        return Err(error.help("those of all tasks stand in `[train]`, those of one in `[task.NAME]`"));
+    }
     let all = root.get("data").as_ref().map(read).transpose()?.unwrap_or_default();
     let own = root.get("task");
     for (name, section) in own.iter().flat_map(Section::entries) {

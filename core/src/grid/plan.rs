@@ -181,7 +181,7 @@ impl Plan {
         }
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
-        let strong_recipe = grid.recipe(strong_config, None)?;
+        let strong_recipe = grid.recipe(strong_config, task, None)?;
         trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
         let ceiling = Job::FineTune(Box::new(FineTuneJob {
             model: strong.reference.clone(),
@@ -196,7 +196,7 @@ impl Plan {
         for (index, method) in grid.methods.iter().enumerate() {
             let supervise = Job::Supervise(Box::new(SuperviseJob {
                 supervisor: copy(&method.supervisor)?,
-                weak: (weak.reference.clone(), grid.recipe(weak_config, None)?),
+                weak: (weak.reference.clone(), grid.recipe(weak_config, task, None)?),
                 strong: (strong.reference.clone(), strong_recipe.clone()),
                 data: data.clone(),
                 seed,
@@ -213,7 +213,7 @@ impl Plan {
                 .map(|own| knowledge.self_labels(own, method.p_ik.as_ref().zip(auxiliary), &mut made));
             let needs = method.needs();
             let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made));
-            let recipe = grid.recipe(strong_config, Some(method))?;
+            let recipe = grid.recipe(strong_config, task, Some(method))?;
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
             let student = Job::Student(Box::new(StudentJob {
