@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use w2s_core::{
     document::Document,
     grid::{Grid, Library},
+    model::Pooling,
     task::world::World,
 };
 
@@ -37,7 +38,8 @@ fn every_grid_that_comes_with_w2s_can_be_read() {
 #[test]
 fn the_nearest_setting_of_training_counts() {
     let text = "[grid]\ntasks = [\"tiny-home\", \"tiny-food\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
-                [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[task.tiny-food.train]\nepochs = 3\n[method.mine]\ntrain = { epochs = 7 }\n";
+                [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[task.tiny-food.train]\nepochs = 3\n\
+                [task.tiny-food.model.tiny-weak]\ntrain = { epochs = 4 }\nhead = { pooling = \"mean\" }\n[method.mine]\ntrain = { epochs = 7 }\n";
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/own.toml");
     let read = |text: &str| Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file));
     let grid = read(text).unwrap();
@@ -48,11 +50,16 @@ fn the_nearest_setting_of_training_counts() {
         [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine)]
             .map(|(model, method)| grid.recipe(model, task, method).unwrap().epochs)
     };
-    assert_eq!([epochs(0), epochs(1)], [[5, 2, 7], [3, 3, 7]]);
+    assert_eq!([epochs(0), epochs(1)], [[5, 2, 7], [4, 3, 7]]);
+    let pooling = |task| [&pair.weak, &pair.strong].map(|model| grid.head(model, task).unwrap().pooling);
+    assert_eq!([pooling(0), pooling(1)], [[None, None], [Some(Pooling::Mean), None]]);
     for (from, to, says) in [
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1"),
         ("epochs = 3", "epoch = 3", "unknown key `epoch`"),
-        ("[task.tiny-food.train]", "[data.train]", "`[data]` holds no settings of training"),
+        ("[task.tiny-food.train]", "[data.train]", "`[data]` says nothing of `train`"),
+        ("model.tiny-weak]\ntrain", "model.tiny-week]\ntrain", "`tiny-week` is no model of this grid"),
+        ("pooling = \"mean\"", "poling = \"mean\"", "unknown key `poling`"),
+        ("epochs = 4", "epochs = 0", "`epochs` must be at least 1"),
     ] {
         let error = read(&text.replace(from, to)).unwrap_err();
         assert!(error.message().contains(says) && error.place().is_some(), "{error}");

@@ -81,6 +81,18 @@ pub struct Data {
     pub ceiling_split: Split,
     /// Of `[task.NAME]` alone: settings of training on this task, for every model.
     pub train: toml::Table,
+    /// Of `[task.NAME]` alone: what else is different about a model on this task, by the model's name.
+    pub model: BTreeMap<String, ModelOnTask>,
+}
+
+/// `[task.TASK.model.MODEL]`: goes before what the grid says of the model, and of the task, alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelOnTask {
+    /// Keys of [`HeadConfig`].
+    pub head: toml::Table,
+    /// Keys of [`Recipe`].
+    pub train: toml::Table,
 }
 
 impl Default for Data {
@@ -95,6 +107,7 @@ impl Default for Data {
             over_long: OverLong::default(),
             ceiling_split: Split::Transfer,
             train: toml::Table::new(),
+            model: BTreeMap::new(),
         }
     }
 }
@@ -425,6 +438,7 @@ impl Grid {
                 .error("`pairs` is empty")
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
         }
+        check_models_of_tasks(&root, &pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {
@@ -477,21 +491,35 @@ impl Grid {
         Ok(grid)
     }
 
-    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one and for this
-    /// task (an index into [`Grid::tasks`]), then the method's.
+    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one, for this
+    /// task (an index into [`Grid::tasks`]) and for this model on this task, then the method's.
     ///
     /// # Errors
     /// Settings out of their range.
     pub fn recipe(&self, model: &ModelConfig, task: usize, method: Option<&Method>) -> Result<Recipe> {
         let mut table = model.file.train.clone();
-        let of_method = method.map(|method| &method.train);
-        for nearer in [&self.train, &model.train_here, &self.data[task].train].into_iter().chain(of_method) {
-            table.extend(nearer.clone());
+        let on_task = &self.data[task];
+        let nearer = [&self.train, &model.train_here, &on_task.train].into_iter();
+        let nearest = on_task.model.get(&model.name).map(|model| &model.train);
+        for settings in nearer.chain(nearest).chain(method.map(|method| &method.train)) {
+            table.extend(settings.clone());
         }
         let recipe: Recipe =
             table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
         recipe.validate().map_err(|error| error.context(format!("training settings of `{}`", model.name)))?;
         Ok(recipe)
+    }
+
+    /// The head of a model on a task (an index into [`Grid::tasks`]).
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn head(&self, model: &ModelConfig, task: usize) -> Result<HeadConfig> {
+        let Some(here) = self.data[task].model.get(&model.name) else { return Ok(model.file.head.clone()) };
+        let said = |error: String| Error::new(error).context(format!("head of `{}`", model.name));
+        let mut table = toml::Table::try_from(&model.file.head).map_err(|error| said(error.to_string()))?;
+        table.extend(here.head.clone());
+        table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))
     }
 
     /// Names for people of tasks, models and methods, by their names.
@@ -548,11 +576,18 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
             return Err(at.error("the ceiling is trained on `transfer` or `supervise`"));
         }
         recipe_table(section)?;
+        for (_, model) in section.get("model").iter().flat_map(Section::entries) {
+            recipe_table(&model)?;
+            model.read_key::<HeadConfig>("head")?;
+        }
         section.to_table()
     };
-    if let Some(train) = root.get("data").and_then(|data| data.get("train")) {
-        let error = train.error("`[data]` holds no settings of training");
-        return Err(error.help("those of all tasks stand in `[train]`, those of one in `[task.NAME]`"));
+    for key in ["train", "model"] {
+        if let Some(there) = root.get("data").and_then(|data| data.get(key)) {
+            let error = there.error(format!("`[data]` says nothing of `{key}`"));
+            let help = format!("what holds for all tasks stands in `[{key}]`, what holds for one in `[task.NAME]`");
+            return Err(error.help(help));
+        }
     }
     let all = root.get("data").as_ref().map(read).transpose()?.unwrap_or_default();
     let own = root.get("task");
@@ -570,6 +605,20 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
         table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))
     };
     tasks.iter().map(settings).collect()
+}
+
+/// Every `[task.TASK.model.MODEL]` is about a model of the grid.
+fn check_models_of_tasks(root: &Section, pairs: &[Pair]) -> Result<()> {
+    let known: Vec<&str> = pairs.iter().flat_map(|pair| [pair.weak.name.as_str(), &pair.strong.name]).collect();
+    for (_, task) in root.get("task").iter().flat_map(Section::entries) {
+        for (name, section) in task.get("model").iter().flat_map(Section::entries) {
+            if !known.contains(&name.as_str()) {
+                let error = section.error(format!("`{name}` is no model of this grid"));
+                return Err(error.help(did_you_mean(&name, known)));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A name with the place it was written at, for errors about what it names.

@@ -181,10 +181,14 @@ impl Plan {
         }
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
+        let here = |model: &FoundModel, config| -> Result<ModelRef> {
+            Ok(ModelRef { head: grid.head(config, task)?, ..model.reference.clone() })
+        };
+        let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
         let strong_recipe = grid.recipe(strong_config, task, None)?;
         trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
         let ceiling = Job::FineTune(Box::new(FineTuneJob {
-            model: strong.reference.clone(),
+            model: strong.clone(),
             recipe: strong_recipe.clone(),
             data: data.clone(),
             on: grid.data[task].ceiling_split,
@@ -196,13 +200,13 @@ impl Plan {
         for (index, method) in grid.methods.iter().enumerate() {
             let supervise = Job::Supervise(Box::new(SuperviseJob {
                 supervisor: copy(&method.supervisor)?,
-                weak: (weak.reference.clone(), grid.recipe(weak_config, task, None)?),
-                strong: (strong.reference.clone(), strong_recipe.clone()),
+                weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
+                strong: (strong.clone(), strong_recipe.clone()),
                 data: data.clone(),
                 seed,
             }));
             let supervision = supervise.id();
-            let knowledge = Knowledge { strong: &strong.reference, recipe: &strong_recipe, data: &data, seed };
+            let knowledge = Knowledge { strong: &strong, recipe: &strong_recipe, data: &data, seed };
             let evaluated = grid.tasks[task].name();
             let auxiliary =
                 method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
@@ -217,7 +221,7 @@ impl Plan {
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
             let student = Job::Student(Box::new(StudentJob {
-                model: strong.reference.clone(),
+                model: strong.clone(),
                 recipe,
                 data: data.clone(),
                 supervision: supervision.clone(),
