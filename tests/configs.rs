@@ -57,7 +57,7 @@ fn the_nearest_setting_of_training_counts() {
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1"),
         ("epochs = 3", "epoch = 3", "unknown key `epoch`"),
         ("[task.tiny-food.train]", "[data.train]", "`[data]` says nothing of `train`"),
-        ("model.tiny-weak]\ntrain", "model.tiny-week]\ntrain", "`tiny-week` is no model of this grid"),
+        ("model.tiny-weak]\ntrain", "model.tiny-week]\ntrain", "there is no model `tiny-week`"),
         ("pooling = \"mean\"", "poling = \"mean\"", "unknown key `poling`"),
         ("epochs = 4", "epochs = 0", "`epochs` must be at least 1"),
     ] {

@@ -438,7 +438,6 @@ impl Grid {
                 .error("`pairs` is empty")
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
         }
-        check_models_of_tasks(&root, &pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {
@@ -566,6 +565,7 @@ fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> R
 
 /// Settings of each task's data: the defaults, then `[data]`, then `[task.NAME]`.
 fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Vec<Data>> {
+    let own_models: Vec<String> = root.get("model").iter().flat_map(Section::entries).map(|(name, _)| name).collect();
     let read = |section: &Section| {
         let data: Data = section.read()?;
         if data.max_tokens == 0 || data.n_train == Some(0) || data.n_test == Some(0) {
@@ -576,9 +576,13 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
             return Err(at.error("the ceiling is trained on `transfer` or `supervise`"));
         }
         recipe_table(section)?;
-        for (_, model) in section.get("model").iter().flat_map(Section::entries) {
+        for (name, model) in section.get("model").iter().flat_map(Section::entries) {
             recipe_table(&model)?;
             model.read_key::<HeadConfig>("head")?;
+            // A model that this run leaves out may keep its settings, too.
+            if !own_models.contains(&name) {
+                library.open("models", &name).map_err(|error| At(model).place(error))?;
+            }
         }
         section.to_table()
     };
@@ -605,20 +609,6 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
         table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))
     };
     tasks.iter().map(settings).collect()
-}
-
-/// Every `[task.TASK.model.MODEL]` is about a model of the grid.
-fn check_models_of_tasks(root: &Section, pairs: &[Pair]) -> Result<()> {
-    let known: Vec<&str> = pairs.iter().flat_map(|pair| [pair.weak.name.as_str(), &pair.strong.name]).collect();
-    for (_, task) in root.get("task").iter().flat_map(Section::entries) {
-        for (name, section) in task.get("model").iter().flat_map(Section::entries) {
-            if !known.contains(&name.as_str()) {
-                let error = section.error(format!("`{name}` is no model of this grid"));
-                return Err(error.help(did_you_mean(&name, known)));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// A name with the place it was written at, for errors about what it names.
