@@ -70,13 +70,18 @@ fn shipped(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)).unwrap()
 }
 
-/// Reads a text as a grid; an error has to say something.
+/// An error has to say something.
+fn says_something<T>(result: w2s_core::Result<T>) {
+    if let Err(error) = result {
+        assert!(!error.message().is_empty());
+    }
+}
+
+/// Reads a text as a grid.
 fn read(text: &str, overrides: &[String]) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/small/any.toml");
     let document = Document::parse(&file, text).and_then(|document| document.with_overrides(overrides));
-    if let Err(error) = document.and_then(|document| Grid::read(&document, &Library::beside(&file))) {
-        assert!(!error.message().is_empty());
-    }
+    says_something(document.and_then(|document| Grid::read(&document, &Library::beside(&file))));
 }
 
 proptest! {
@@ -104,9 +109,7 @@ proptest! {
         length in 0_usize..40,
         with in scraps(),
     ) {
-        if let Err(error) = World::parse(&spliced(&shipped(name), place, length, &with), Path::new("world.toml")) {
-            assert!(!error.message().is_empty());
-        }
+        says_something(World::parse(&spliced(&shipped(name), place, length, &with), Path::new("world.toml")));
     }
 
     #[test]
