@@ -429,6 +429,16 @@ fn mistakes_end_before_anything_runs() {
             &with("[task.tiny-hom]\nn_train = 5"),
             &["there is no task `tiny-hom`"],
         ),
+        mistake(
+            "a task's template in the grid, of another column",
+            &with("[task.tiny-home]\ntemplate = \"{{ promt }}\""),
+            &["the data has no column `promt`", ":15:12", "prompt"],
+        ),
+        mistake(
+            "a task's template in the grid that does not end",
+            &with("[task.tiny-home]\ntemplate = \"{{ prompt\""),
+            &[":15:12"],
+        ),
         mistake("not TOML", &grid("[grid]", "[grid"), &[":3:"]),
         mistake("missing data file", &grid("tiny-home", "own"), &["nowhere.csv"]),
         mistake("missing column", &grid("tiny-home", "column"), &["label", "lable"]),

@@ -57,6 +57,7 @@ fn the_nearest_setting_of_training_counts() {
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1"),
         ("epochs = 3", "epoch = 3", "unknown key `epoch`"),
         ("[task.tiny-food.train]", "[data.train]", "`[data]` says nothing of `train`"),
+        ("[train]", "[data]\ntemplate = \"{{ prompt }}\"\n[train]", "`[data]` says nothing of `template`"),
         ("model.tiny-weak]\ntrain", "model.tiny-week]\ntrain", "there is no model `tiny-week`"),
         ("pooling = \"mean\"", "poling = \"mean\"", "unknown key `poling`"),
         ("epochs = 4", "epochs = 0", "`epochs` must be at least 1"),
@@ -64,6 +65,17 @@ fn the_nearest_setting_of_training_counts() {
         let error = read(&text.replace(from, to)).unwrap_err();
         assert!(error.message().contains(says) && error.place().is_some(), "{error}");
     }
+}
+
+#[test]
+fn a_grid_may_give_a_task_another_template_wherever_it_uses_the_task() {
+    let text = "[grid]\ntasks = [\"tiny-home\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"mine\"]\n\
+                [task.tiny-home]\ntemplate = \"Where? {{ prompt }}\"\n[task.tiny-food]\ntemplate = \"What? {{ prompt }}\"\n\
+                [method.mine]\nselector = { type = \"p-ik\" }\np_ik = { task = \"tiny-food\" }\nself_labels = {}\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/own.toml");
+    let grid = Grid::read(&Document::parse(&file, text).unwrap(), &Library::beside(&file)).unwrap();
+    assert_eq!(grid.tasks[0].template, "Where? {{ prompt }}");
+    assert_eq!(grid.auxiliary["tiny-food"].template, "What? {{ prompt }}");
 }
 
 fn shipped(name: &str) -> String {

@@ -12,7 +12,11 @@ use toml::{
     de::{DeTable, DeValue, Deserializer},
 };
 
-use crate::{Error, Result, error::IoContext, strategy::Probe};
+use crate::{
+    Error, Result,
+    error::{IoContext, Place},
+    strategy::Probe,
+};
 
 type Value = Spanned<DeValue<'static>>;
 
@@ -115,16 +119,21 @@ impl Document {
 
     /// An error that points at a span.
     pub fn error_at(&self, span: Range<usize>, message: impl Into<String>) -> Error {
-        let error = Error::new(message);
-        if span.start > self.end_of_file {
+        Error::new(message).at_place(self.place(span))
+    }
+
+    /// Where a span is: in the file, or on the command line.
+    fn place(&self, span: Range<usize>) -> Place {
+        let (file, text, span) = if span.start > self.end_of_file {
             let text = &self.text[self.end_of_file + 1..];
             let start = span.start - self.end_of_file - 1;
             let end = span.end.saturating_sub(self.end_of_file + 1).min(text.len());
-            error.at("command line", text, start..end)
+            (Path::new("command line"), text, start..end)
         } else {
             let text = &self.text[..self.end_of_file];
-            error.at(&self.file, text, span.start..span.end.min(text.len()))
-        }
+            (&*self.file, text, span.start..span.end.min(text.len()))
+        };
+        Place { file: file.into(), text: Some(text.into()), span: Some(span) }
     }
 }
 
@@ -214,6 +223,11 @@ impl<'a> Section<'a> {
     /// An error that points at this value.
     pub fn error(&self, message: impl Into<String>) -> Error {
         self.document.error_at(self.value.span(), message)
+    }
+
+    /// Where this value is.
+    pub fn place(&self) -> Place {
+        self.document.place(self.value.span())
     }
 
     fn child(&self, key: &str, value: &'a Value) -> Section<'a> {

@@ -86,9 +86,14 @@ impl Error {
     }
 
     /// Points at a span of a file's text; replaces a vaguer place.
-    pub fn at(mut self, file: impl Into<PathBuf>, text: impl Into<Arc<str>>, span: Range<usize>) -> Self {
+    pub fn at(self, file: impl Into<PathBuf>, text: impl Into<Arc<str>>, span: Range<usize>) -> Self {
+        self.at_place(Place { file: file.into(), text: Some(text.into()), span: Some(span) })
+    }
+
+    /// Points at a place; replaces a vaguer one.
+    pub fn at_place(mut self, place: Place) -> Self {
         if self.0.place.as_ref().is_none_or(|place| place.span.is_none()) {
-            self.0.place = Some(Place { file: file.into(), text: Some(text.into()), span: Some(span) });
+            self.0.place = Some(place);
         }
         self
     }

@@ -79,6 +79,8 @@ pub struct Data {
     pub over_long: OverLong,
     /// What the ceiling is trained on: `transfer` (the reference's half 2) or `supervise` (half 1).
     pub ceiling_split: Split,
+    /// Of `[task.NAME]` alone: the text that a model classifies, in place of the task's own [`Task::template`].
+    pub template: Option<String>,
     /// Of `[task.NAME]` alone: settings of training on this task, for every model.
     pub train: toml::Table,
     /// Of `[task.NAME]` alone: what else is different about a model on this task, by the model's name.
@@ -106,6 +108,7 @@ impl Default for Data {
             max_tokens: 1024,
             over_long: OverLong::default(),
             ceiling_split: Split::Transfer,
+            template: None,
             train: toml::Table::new(),
             model: BTreeMap::new(),
         }
@@ -412,10 +415,7 @@ impl Grid {
         let own_methods = root.get("method");
         let tasks = names(&grid, "tasks")?
             .into_iter()
-            .map(|(name, at)| {
-                let document = library.open("tasks", &name).map_err(|error| at.place(error))?;
-                Task::parse(document.source_text(), document.file())
-            })
+            .map(|(name, at)| open_task(&root, &name, library, |error| at.place(error)))
             .collect::<Result<Vec<_>>>()?;
         let data = data_of_tasks(&root, &tasks, library)?;
         let pairs = grid
@@ -563,6 +563,17 @@ fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> R
     Ok(())
 }
 
+/// A task, with the template that `[task.NAME]` gives it; `place` points errors about its name at where the name stands.
+fn open_task(root: &Section, name: &str, library: &Library, place: impl Fn(Error) -> Error) -> Result<Task> {
+    let document = library.open("tasks", name).map_err(place)?;
+    let task = Task::parse(document.source_text(), document.file())?;
+    let here = root.get("task").and_then(|tasks| tasks.get(name)).and_then(|task| task.get("template"));
+    match here {
+        Some(template) => task.with_template(template.text()?, template.place()),
+        None => Ok(task),
+    }
+}
+
 /// Settings of each task's data: the defaults, then `[data]`, then `[task.NAME]`.
 fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Vec<Data>> {
     let own_models: Vec<String> = root.get("model").iter().flat_map(Section::entries).map(|(name, _)| name).collect();
@@ -586,11 +597,13 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
         }
         section.to_table()
     };
-    for key in ["train", "model"] {
+    for (key, help) in [
+        ("template", "a template belongs to one task: `[task.NAME] template`"),
+        ("train", "what holds for all tasks stands in `[train]`, what holds for one in `[task.NAME]`"),
+        ("model", "what holds for all tasks stands in `[model.NAME]`, what holds for one in `[task.NAME]`"),
+    ] {
         if let Some(there) = root.get("data").and_then(|data| data.get(key)) {
-            let error = there.error(format!("`[data]` says nothing of `{key}`"));
-            let help = format!("what holds for all tasks stands in `[{key}]`, what holds for one in `[task.NAME]`");
-            return Err(error.help(help));
+            return Err(there.error(format!("`[data]` says nothing of `{key}`")).help(help));
         }
     }
     let all = root.get("data").as_ref().map(read).transpose()?.unwrap_or_default();
@@ -957,8 +970,7 @@ fn auxiliary_tasks(
             )));
         }
         for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
-            let document = library.open("tasks", name).map_err(place)?;
-            auxiliary.insert(name.to_owned(), Task::parse(document.source_text(), document.file())?);
+            auxiliary.insert(name.to_owned(), open_task(root, name, library, place)?);
         }
     }
     Ok(auxiliary)

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
 use super::format::Formatter;
-use crate::{Error, Result, error::IoContext};
+use crate::{
+    Error, Result,
+    error::{IoContext, Place},
+};
 
 /// A task: where its rows come from, how a row becomes text, and what its label is.
 ///
@@ -71,6 +74,8 @@ pub struct Task {
 struct TaskFile {
     path: PathBuf,
     text: String,
+    /// Where the template is when it is not the file's own.
+    template: Option<Place>,
 }
 
 /// A metric of a classification task.
@@ -256,9 +261,20 @@ impl Task {
                 None => error.in_file(path),
             }
         })?;
-        task.file = TaskFile { path: path.into(), text: text.into() };
+        task.file = TaskFile { path: path.into(), text: text.into(), template: None };
         task.check()?;
         Ok(task)
+    }
+
+    /// The same task with another template, which stands at `place`.
+    ///
+    /// # Errors
+    /// It does not parse.
+    pub fn with_template(mut self, template: &str, place: Place) -> Result<Self> {
+        template.clone_into(&mut self.template);
+        self.file.template = Some(place);
+        Formatter::new(&self)?;
+        Ok(self)
     }
 
     /// Short name.
@@ -278,6 +294,9 @@ impl Task {
 
     /// Points an error at a key of the task file.
     pub(super) fn locate(&self, keys: &[&str], error: Error) -> Error {
+        if let (["template"], Some(place)) = (keys, &self.file.template) {
+            return error.at_place(place.clone());
+        }
         match span(&self.file.text, keys) {
             Some(span) => error.at(&self.file.path, self.file.text.as_str(), span),
             None => error.in_file(&self.file.path),
