@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Named rows of numbers that a strategy carries from step to step, saved with every checkpoint.
+/// Named rows of numbers that a strategy carries from step to step of one training.
 ///
-/// Strategies are pure: whatever must outlive a step (a rolling window of confidences, a memory bank) lives here, so that a
-/// resumed run has it again.
+/// Strategies are pure: whatever must outlive a step (a rolling window of confidences, a memory bank) lives here, where the engine can see
+/// and save it. Every training starts with none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory(BTreeMap<String, Vec<f32>>);
 
