@@ -73,6 +73,7 @@ impl Document {
         let refuse = |message: String| Error::new(format!("`{change}`: {message}")).in_file("command line");
         let DeValue::Table(root) = self.root.get_mut() else { return Ok(()) };
         if let Some(path) = change.strip_prefix('~') {
+            let path = full_path(path.trim(), root);
             let keys: Vec<&str> = path.split('.').collect();
             let (last, parents) = keys.split_last().ok_or_else(|| refuse("names no key".into()))?;
             let mut table = root;
@@ -92,7 +93,7 @@ impl Document {
             refuse("not of the form key=value".into())
                 .help("write e.g. seeds=0,1 or method.selective.selector.gamma=0.7")
         })?;
-        let line = readable(path.trim(), value.trim());
+        let line = readable(&full_path(path.trim(), root), value.trim());
         let offset = self.text.len() + 1;
         let mut table = parse_table(&line)
             .map_err(|(message, _)| refuse(message).help("quote strings that contain special characters"))?;
@@ -137,21 +138,27 @@ impl Document {
     }
 }
 
+/// Keys of `[grid]` that fingers type without it.
+const OF_GRID: [&str; 5] = ["seeds", "tasks", "methods", "pairs", "name"];
+
+/// Where a key that was typed belongs.
+fn full_path(path: &str, root: &DeTable) -> String {
+    if OF_GRID.contains(&path) && root.contains_key("grid") { format!("grid.{path}") } else { path.to_owned() }
+}
+
 /// A command-line value as TOML: `0,1` is a list, and a bare word is a string.
 fn readable(path: &str, value: &str) -> String {
     let one = |value: &str| {
         let parses = parse_table(&format!("v = {value}")).is_ok();
         if parses { value.to_owned() } else { format!("{:?}", value) }
     };
-    // `seeds=0,1` is what fingers type; the key lives in `[grid]` and is a list.
-    let in_grid = matches!(path, "seeds" | "tasks" | "methods");
-    let is_list = (in_grid || value.contains(',')) && !value.starts_with(['[', '{', '"', '\'']);
+    let always = matches!(path, "grid.seeds" | "grid.tasks" | "grid.methods");
+    let is_list = (always || value.contains(',')) && !value.starts_with(['[', '{', '"', '\'']);
     let value = if is_list {
         format!("[{}]", value.split(',').map(|item| one(item.trim())).collect::<Vec<_>>().join(", "))
     } else {
         one(value)
     };
-    let path = if in_grid { format!("grid.{path}") } else { path.to_owned() };
     format!("{path} = {value}")
 }
 
@@ -449,6 +456,12 @@ mod tests {
         assert_eq!(seeds, [3, 4]);
         let one = Document::parse("grid.toml", TEXT).unwrap().with_overrides(&["seeds=7".into()]).unwrap();
         assert_eq!(one.root().need("grid").unwrap().read_key::<Vec<u64>>("seeds").unwrap().unwrap(), [7]);
+        let renamed = Document::parse("grid.toml", TEXT).unwrap();
+        let renamed = renamed.with_overrides(&["name=more".into(), "~seeds".into()]).unwrap();
+        let grid = renamed.root().need("grid").unwrap();
+        assert_eq!((grid.need("name").unwrap().text().unwrap(), grid.get("seeds").is_some()), ("more", false));
+        let no_grid = Document::parse("task.toml", "").unwrap().with_overrides(&["name=more".into()]).unwrap();
+        assert_eq!(no_grid.root().need("name").unwrap().text().unwrap(), "more");
         let name = document.root().get("method").unwrap().get("a").unwrap().get("loss").unwrap().get("type").unwrap();
         assert_eq!(name.text().unwrap(), "js");
         assert_eq!(name.path(), "method.a.loss.type");
