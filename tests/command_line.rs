@@ -42,7 +42,15 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     // Execution changes no bit: another store, one worker, other threads, micro-batches aside.
     let other = tempfile::tempdir().unwrap();
     let arguments = ["run", TINY, "--device", "cpu", "--workers", "1", "--results", other.path().to_str().unwrap()];
+    let ends = [&arguments[..], &["--no-students"]].concat();
+    let first = run(&ends);
+    assert!(first.status.success() && text(&first).contains("Ceiling"), "{}", text(&first));
+    let is_end = |row: &&str| row.contains(",weak,") || row.contains(",ceiling,") || row.starts_with("run,");
+    let of_ends: Vec<&str> = rows.lines().filter(is_end).collect();
+    assert_eq!(results(other.path()).lines().collect::<Vec<_>>(), of_ends);
     assert!(run(&arguments).status.success());
+    assert_eq!(results(other.path()), rows);
+    assert!(text(&run(&ends)).contains("Nothing left to do but students"));
     assert_eq!(results(other.path()), rows);
 
     for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {

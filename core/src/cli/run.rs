@@ -30,7 +30,7 @@ use crate::{
         statistics::Bootstrap,
         table::{MainOptions, Pivot, Stars},
     },
-    stage::{Finished, StageId, Store},
+    stage::{Finished, Job, StageId, Store},
     strategy::Split,
     task::Sources,
 };
@@ -51,6 +51,9 @@ pub struct RunArgs {
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<usize>,
+    /// Weak models and ceilings alone: is there a gap to recover?
+    #[arg(long)]
+    no_students: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
@@ -116,7 +119,7 @@ fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
 }
 
-fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>) -> String {
+fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) -> String {
     let grid = &plan.grid;
     format!(
         "{}: {} × {} × {} × {} = {}; {}, {} done, {} to do",
@@ -128,7 +131,7 @@ fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>) -> String {
         count(plan.cells.len(), "cell"),
         count(plan.jobs.len(), "stage"),
         finished.len(),
-        plan.jobs.len() - finished.len(),
+        pending.len(),
     )
 }
 
@@ -137,7 +140,7 @@ pub fn check(args: &GridArgs) -> Result<ExitCode> {
     let Prepared { plan, store, .. } = prepare(args)?;
     let finished = plan.finished(&store)?;
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    println!("{}", headline(&plan, &finished));
+    println!("{}", headline(&plan, &finished, &plan.pending(&finished, true)));
     println!("no mistake found");
     Ok(ExitCode::SUCCESS)
 }
@@ -146,15 +149,16 @@ pub fn check(args: &GridArgs) -> Result<ExitCode> {
 pub fn plan(args: &GridArgs) -> Result<ExitCode> {
     let Prepared { plan, store, .. } = prepare(args)?;
     let finished = plan.finished(&store)?;
-    print_plan(&plan, &finished);
+    print_plan(&plan, &finished, &plan.pending(&finished, true));
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>) {
+fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) {
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    println!("{}", headline(plan, finished));
-    for (id, label) in &plan.labels() {
-        let state = if finished.contains_key(id) { "done " } else { "to do" };
+    println!("{}", headline(plan, finished, pending));
+    let concerned = |id: &StageId| finished.contains_key(id) || pending.contains_key(id);
+    for (id, label) in plan.labels().iter().filter(|(id, _)| concerned(id)) {
+        let state = if pending.contains_key(id) { "to do" } else { "done " };
         let uses = plan.cells.iter().filter(|cell| cell.stages().contains(&id)).count();
         let shared = if uses > 1 { format!("  for {uses} cells") } else { String::new() };
         println!("  {state}  {label}{shared}");
@@ -167,15 +171,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let (_, device) = crate::device::open(&args.device)?;
     let Prepared { plan, store, folder } = prepare(&args.grid)?;
     let finished = plan.finished(&store)?;
+    let pending = plan.pending(&finished, !args.no_students);
     if args.dry_run {
-        print_plan(&plan, &finished);
+        print_plan(&plan, &finished, &pending);
         return Ok(ExitCode::SUCCESS);
     }
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    eprintln!("{}", headline(&plan, &finished));
+    eprintln!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
 
-    let outcome = if books.left() == 0 {
+    let outcome = if pending.is_empty() {
         Outcome::default()
     } else {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -193,8 +198,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             signal_hook::flag::register(signal, stop.clone())
                 .map_err(|error| Error::new(format!("cannot watch for interruptions: {error}")))?;
         }
-        let mut screen = Screen::new(&plan, books.left());
-        let pending = books.pending(&plan);
+        let mut screen = Screen::new(&plan, pending.len());
         grid::run(&pending, &store, &folder.join("logs"), &options, &stop, |event| {
             screen.show(&event);
             if let Event::Done(id, _) = event {
@@ -208,7 +212,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
     let path = folder.join("results.csv");
     if outcome.done.is_empty() && outcome.failed.is_empty() && !outcome.interrupted {
-        println!("Nothing left to do: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
+        let but = if args.no_students { " but students" } else { "" };
+        println!("Nothing left to do{but}: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
     }
     print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
     for (remark, methods) in books.remarks(&plan) {

@@ -1,7 +1,7 @@
 //! From a grid to stages: everything is looked at before anything is trained.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -252,6 +252,21 @@ impl Plan {
             self.jobs.entry(job.id()).or_insert(job);
         }
         Ok(())
+    }
+
+    /// The stages that are not finished. Without students: those of weak models and ceilings alone, and what these need.
+    pub fn pending(&self, finished: &IndexMap<StageId, Finished>, students: bool) -> IndexMap<StageId, &Job> {
+        let ends = |cell: &Cell| [cell.supervision.clone(), cell.ceiling.clone()];
+        let mut wanted: Vec<StageId> =
+            if students { self.jobs.keys().cloned().collect() } else { self.cells.iter().flat_map(ends).collect() };
+        let mut needed = BTreeSet::new();
+        while let Some(id) = wanted.pop() {
+            if let Some(job) = self.jobs.get(&id).filter(|_| needed.insert(id)) {
+                wanted.extend(job.inputs());
+            }
+        }
+        let open = self.jobs.iter().filter(|(id, _)| needed.contains(*id) && !finished.contains_key(*id));
+        open.map(|(id, job)| (id.clone(), job)).collect()
     }
 
     /// The finished stages of this plan. Damaged ones are put aside and count as not done.

@@ -33,7 +33,6 @@ use crate::{
 pub struct Books {
     folder: PathBuf,
     finished: IndexMap<StageId, Finished>,
-    stages: usize,
     /// Rows of finished entries, by their place in the table.
     rows: BTreeMap<usize, Vec<ResultRow>>,
     truths: BTreeMap<String, Vec<u8>>,
@@ -79,26 +78,9 @@ impl Books {
         });
         let text = serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?;
         write_atomically(&folder.join("grid.json"), text.as_bytes())?;
-        let mut books = Self {
-            folder: folder.to_owned(),
-            finished,
-            stages: plan.jobs.len(),
-            rows: BTreeMap::new(),
-            truths: BTreeMap::new(),
-        };
+        let mut books = Self { folder: folder.to_owned(), finished, rows: BTreeMap::new(), truths: BTreeMap::new() };
         books.update(plan)?;
         Ok(books)
-    }
-
-    /// Stages that are not finished.
-    pub fn left(&self) -> usize {
-        self.stages - self.finished.len()
-    }
-
-    /// The jobs whose stages are not finished.
-    pub fn pending<'p>(&self, plan: &'p Plan) -> IndexMap<StageId, &'p Job> {
-        let open = plan.jobs.iter().filter(|(id, _)| !self.finished.contains_key(*id));
-        open.map(|(id, job)| (id.clone(), job)).collect()
     }
 
     /// Enters a stage that has just been finished, and writes the results again if that completes an entry.
