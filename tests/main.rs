@@ -16,7 +16,3 @@ mod support;
 mod task_command;
 mod trajectories;
 mod validation;
-
-// The example of docs/plugin.md: compiled, registered and checked like any plugin.
-#[path = "../docs/focal.rs"]
-mod focal;

@@ -1,5 +1,5 @@
-//! A file dropped into `plugins/` is enough: in a copy of the repository, the example of docs/plugin.md is added under another name; then
-//! it is listed, runs in a grid and passes the conformance tests, with nothing else edited.
+//! A file dropped into `plugins/` is enough: in a copy of the repository, the example of docs/plugin.md is put there as it is; then it is
+//! listed, runs in a grid and passes the tests of every strategy, with nothing else edited.
 
 use std::{
     fs,
@@ -9,9 +9,13 @@ use std::{
 
 use crate::support::text;
 
-/// Copies a folder, leaving alone what is the same already: cargo goes by the time of a file.
+/// Makes a folder the copy of another, leaving alone what is the same already: cargo goes by the time of a file.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
+    for gone in fs::read_dir(to).unwrap().flatten().filter(|entry| !from.join(entry.file_name()).exists()) {
+        let path = gone.path();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
     for entry in fs::read_dir(from).unwrap().flatten() {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
         if from.is_dir() {
@@ -54,7 +58,7 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
 
     let example = fs::read_to_string(repository.join("docs/focal.rs")).unwrap();
     assert!(example.lines().count() < 60, "the example has grown");
-    write(&scratch.join("plugins/dropped_in.rs"), example.replace("\"focal\"", "\"dropped-in\"").as_bytes());
+    write(&scratch.join("plugins/focal.rs"), example.as_bytes());
 
     let target: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
     let cargo = |arguments: &[&str]| {
@@ -77,30 +81,22 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
 
     let list = done(Command::new(&binary).current_dir(&scratch).args(["list", "losses", "--format", "json"]));
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
-    let card = list["losses"].as_array().unwrap().iter().find(|card| card["name"] == "dropped-in").unwrap();
+    let card = list["losses"].as_array().unwrap().iter().find(|card| card["name"] == "focal").unwrap();
     assert_eq!(card["paper"], "Lin et al. 2017, Focal Loss for Dense Object Detection");
-    assert!(card["source"].as_str().unwrap().starts_with("plugins/dropped_in.rs:"), "{card}");
+    assert!(card["source"].as_str().unwrap().starts_with("plugins/focal.rs:"), "{card}");
 
     let results = tempfile::tempdir().unwrap();
     let run = done(
         Command::new(&binary)
             .current_dir(&scratch)
-            .args([
-                "run",
-                "tests/fixtures/tiny/grid.toml",
-                "methods=dropped-in",
-                "seeds=0",
-                "--device",
-                "cpu",
-                "--results",
-            ])
+            .args(["run", "tests/fixtures/tiny/grid.toml", "methods=focal", "seeds=0", "--device", "cpu", "--results"])
             .arg(results.path()),
     );
-    assert!(String::from_utf8_lossy(&run.stdout).contains("dropped-in"));
+    assert!(String::from_utf8_lossy(&run.stdout).contains("focal"));
     let rows = fs::read_to_string(results.path().join("tiny/results.csv")).unwrap();
-    assert!(rows.lines().any(|row| row.contains(",dropped-in,") && row.contains(",accuracy,")), "{rows}");
+    assert!(rows.lines().any(|row| row.contains(",focal,") && row.contains(",accuracy,")), "{rows}");
 
-    let tests = done(cargo(&["test", "--test", "integration"]).args(["conformance::"]));
+    let tests = done(cargo(&["test", "--test", "integration"]).args(["conformance::", "registry::"]));
     let said = String::from_utf8_lossy(&tests.stdout).into_owned();
     assert!(said.contains("test result: ok") && !said.contains(" 0 passed"), "{said}");
 }
