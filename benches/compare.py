@@ -27,6 +27,7 @@ SHAPES = {  # configuration, batch, shortest, longest, language model; as in mai
     "minilm-128": (MINILM, 32, 128, 128, False),
     "minilm-sst2": (MINILM, 32, 8, 40, False),
     "gpt2": (GPT2, 4, 64, 64, True),
+    "gpt2-classifier": (GPT2, 4, 64, 64, False),
 }
 
 

@@ -51,6 +51,7 @@ fn shapes() -> Vec<Shape> {
         shape("minilm-128", minilm(), 32, (128, 128), false),
         shape("minilm-sst2", minilm(), 32, (8, 40), false),
         shape("gpt2", gpt2(50257, 768, 12, 12), 4, (64, 64), true),
+        shape("gpt2-classifier", gpt2(50257, 768, 12, 12), 4, (64, 64), false),
     ]
 }
 
