@@ -6,7 +6,6 @@ use std::{
 };
 
 use burn::tensor::Device;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -15,6 +14,7 @@ use super::{
     knowledge::{AnswerJob, EmbedJob, PikExamples, PikJob, PikScoreJob, finished, read_embeddings},
     predictions::Predictions,
     store::{Begin, Finished, Store, write_atomically},
+    tokens,
 };
 use crate::{
     Error, Result,
@@ -476,24 +476,24 @@ pub(super) fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
 /// The parts of a stage that trains classifiers on one task.
 pub(super) struct Bench<'a> {
     pub(super) data: TaskData,
+    /// The data's stage, which holds their token ids.
+    folder: Option<&'a Path>,
     place: &'a Place,
     seed: u64,
 }
 
 impl<'a> Bench<'a> {
-    pub(super) fn open(data: &DataRef, seed: u64, place: &'a Place) -> Result<Self> {
-        Ok(Self::with(TaskData::read(&data.folder)?, place, seed))
+    pub(super) fn open(data: &'a DataRef, seed: u64, place: &'a Place) -> Result<Self> {
+        Ok(Self { folder: Some(&data.folder), ..Self::with(TaskData::read(&data.folder)?, place, seed) })
     }
 
     pub(super) fn with(data: TaskData, place: &'a Place, seed: u64) -> Self {
-        Self { data, place, seed }
+        Self { data, folder: None, place, seed }
     }
 
     pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
-        let texts = part(&self.data, split).par_iter().map(|example| example.text.as_str());
-        let rows = model.tokenizer().encode_all(texts);
-        rows.and_then(|rows| Encoded::new(rows, model.spec()))
-            .map_err(|error| error.context(format!("the {} split", split.name())))
+        let rows = tokens::read(&self.data, model.tokenizer(), self.folder, split)?;
+        Encoded::new(rows, model.spec()).map_err(|error| error.context(format!("the {} split", split.name())))
     }
 
     /// Ground truth, one-hot.

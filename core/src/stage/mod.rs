@@ -5,6 +5,7 @@ mod job;
 mod knowledge;
 mod predictions;
 mod store;
+pub mod tokens;
 
 pub use identity::{StageId, canonical, hash};
 pub use job::{
@@ -16,4 +17,4 @@ pub use knowledge::{
     read_known,
 };
 pub use predictions::Predictions;
-pub use store::{Begin, Finished, Manifest, Store, Workspace, hash_file, write_atomically};
+pub use store::{Begin, Finished, Manifest, STORE, Store, Workspace, hash_file, writable, write_atomically};
