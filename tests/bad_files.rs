@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf, process::Output};
 
 use serde_json::Value;
 
-use crate::support::{Tensors, bytes, safetensors, tensors, text, w2s, with_header, word_tokenizer};
+use crate::support::{Tensors, bytes, safetensors, says_what_to_do, tensors, text, w2s, with_header, word_tokenizer};
 
 /// A grid of one small model on one small table, all in files of its own.
 struct Scratch(tempfile::TempDir);
@@ -184,7 +184,64 @@ const CASES: &[Case] = &[
         "tokenizer of another model",
         |s| s.replace("m/tokenizer.json", "\"t31\":31", "\"t31\":99"),
         2,
-        &["token id 99, the model only 32", "belong to the same model?"],
+        &["ids end at 99, the model has 32", "belong to the same model?"],
+    ),
+    (
+        "tokenizer of a much smaller model",
+        |s| {
+            let words: String = (10..32).map(|id| format!(",\"t{id}\":{id}")).collect();
+            s.replace("m/tokenizer.json", &words, "");
+        },
+        2,
+        &["ids end at 9, the model has 32", "belong to the same model?"],
+    ),
+    (
+        "tokenizer that puts foreign tokens around a text",
+        |s| {
+            let around = "{\"type\":\"BertProcessing\",\"sep\":[\"[SEP]\",102],\"cls\":[\"[CLS]\",101]}";
+            s.replace("m/tokenizer.json", "\"post_processor\":null", &format!("\"post_processor\":{around}"));
+        },
+        2,
+        &["ids end at 102, the model has 32", "belong to the same model?"],
+    ),
+    (
+        "tokenizer that does not know a word",
+        |s| {
+            s.replace("m/tokenizer.json", "\"unk_token\":\"t0\"", "\"unk_token\":\"t99\"");
+            s.write("rows.csv", String::from_utf8(s.bytes("rows.csv")).unwrap().replace("t1 t1,0", "zzz t1,0"));
+        },
+        2,
+        &["model `own`", "cannot encode", "m/tokenizer.json"],
+    ),
+    (
+        "template that asks for all memory",
+        |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text | indent(9999999999999) }}"),
+        2,
+        &["filter indent is unknown", "own.toml:6"],
+    ),
+    (
+        "template without end",
+        |s| {
+            let endless = "{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}{{ text }}";
+            s.replace("tasks/own.toml", "{{ text }}", endless);
+        },
+        2,
+        &["out of fuel", "loops within loops", "rows.csv"],
+    ),
+    (
+        "task that calls itself otherwise",
+        |s| s.replace("tasks/own.toml", "name = \"own\"", "name = \"other\""),
+        2,
+        &["the task calls itself `other`", "own.toml:1", "call both the same"],
+    ),
+    (
+        "pair that stands twice",
+        |s| {
+            let pair = "{ weak = \"own\", strong = \"other\" }";
+            s.replace("grid.toml", pair, &format!("{pair}, {pair}"));
+        },
+        2,
+        &["stands twice in `pairs`", "grid.toml:3"],
     ),
     (
         "no tokenizer",
@@ -296,7 +353,12 @@ const CASES: &[Case] = &[
         2,
         &["an unknown format"],
     ),
-    ("folder in place of rows", |s| s.replace("tasks/own.toml", "../rows.csv", "../m"), 2, &["Is a directory"]),
+    (
+        "folder in place of rows",
+        |s| s.replace("tasks/own.toml", "../rows.csv", "../m"),
+        2,
+        &["is a folder", "own.toml:9"],
+    ),
     (
         "template that does not end",
         |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text "),
@@ -364,6 +426,9 @@ fn bad_files_are_named_with_a_remedy() {
         let said = text(&output);
         // Lines are broken wherever they become too long.
         let flat: String = said.split_whitespace().filter(|word| *word != "│").collect();
+        if *code == 2 && !says_what_to_do(&said) {
+            failures.push(format!("{name}: no remedy in\n{said}"));
+        }
         let missing: Vec<_> = says.iter().filter(|part| !flat.contains(&part.replace(' ', ""))).collect();
         if output.status.code() != Some(*code) || !missing.is_empty() || said.contains("panicked") {
             failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));

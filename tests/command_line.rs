@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{text, w2s};
+use crate::support::{says_what_to_do, text, w2s};
 
 fn run(arguments: &[&str]) -> Output {
     w2s().args(arguments).output().unwrap()
@@ -38,6 +38,12 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let again = run(&["run", TINY, "--results", place, "--device", "cpu"]);
     assert!(again.status.success() && text(&again).contains("Nothing left to do: 6 cells"), "{}", text(&again));
     assert_eq!(results(folder.path()), rows);
+
+    // Token ids lie with the data, for every split of both seeds.
+    let stages = fs::read_dir(folder.path().join("stages")).unwrap().flatten();
+    let of_data = stages.filter(|stage| stage.file_name().to_string_lossy().starts_with("data-"));
+    let files = of_data.flat_map(|stage| fs::read_dir(stage.path()).unwrap().flatten());
+    assert_eq!(files.filter(|file| file.file_name().to_string_lossy().starts_with("tokens-")).count(), 8);
 
     // Execution changes no bit: another store, one worker, other threads, micro-batches aside.
     let other = tempfile::tempdir().unwrap();
@@ -255,6 +261,106 @@ fn a_stage_that_fails_leaves_a_record_and_the_others_go_on() {
     assert!(rows.lines().any(|row| row.contains(",finetune,") && row.contains(",ok,")), "{rows}");
 }
 
+#[test]
+fn what_a_failed_stage_was_for_is_recorded_and_nothing_else_is_lost() {
+    let broken = "{ learning_rate = 1e30, optimizer = \"sgd\" }";
+    let run_with = |changes: &[&str]| {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().to_str().unwrap();
+        let arguments = ["run", TINY, "--results", place, "--device", "cpu", "seeds=0", "methods=finetune"];
+        let output = run(&[&arguments[..], changes].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let rows = results(folder.path());
+        let status = |method: &str| -> Vec<String> {
+            let rows = rows.lines().filter(|row| row.contains(&format!(",{method},0,test,")));
+            rows.map(|row| row.split(',').skip(12).step_by(3).take(2).collect::<Vec<_>>().join(" ")).collect()
+        };
+        (text(&output), ["weak", "finetune", "ceiling"].map(status))
+    };
+    let ok = |rows: &[String]| rows.iter().any(|row| row.starts_with("accuracy ok"));
+    let failed = |rows: &[String]| rows == ["accuracy failed"];
+
+    // No ceiling: the student is measured all the same, and has no PGR.
+    let sane = "method.finetune={ loss = { type = \"cross-entropy\" }, train = { learning_rate = 1e-3, optimizer = \"adam\" } }";
+    let (said, [weak, student, ceiling]) = run_with(&[&format!("model.tiny-strong.train={broken}"), sane]);
+    assert!(ok(&weak) && ok(&student) && failed(&ceiling), "{said}\n{weak:?}\n{student:?}\n{ceiling:?}");
+    assert!(student.contains(&"pgr undefined".to_owned()), "{student:?}");
+    assert!(said.contains("finetune"), "{said}");
+
+    // No weak model: the ceiling is measured, and the student that needs weak labels has failed.
+    let (said, [weak, student, ceiling]) = run_with(&[&format!("model.tiny-weak.train={broken}")]);
+    assert!(failed(&weak) && failed(&student) && ok(&ceiling), "{said}\n{weak:?}\n{student:?}\n{ceiling:?}");
+
+    // Nothing at all: the cause is said, in place of a table.
+    let pretrained = |name: &str| {
+        let config = "{ model_type = \"gpt2\", n_embd = 8, n_layer = 1, n_head = 2, n_positions = 24 }";
+        format!("model.{name}.pretrain={{ world = \"tiny\", config = {config}, train = {broken} }}")
+    };
+    let (said, ends) = run_with(&[&pretrained("tiny-weak"), &pretrained("tiny-strong")]);
+    assert!(ends.iter().all(|rows| failed(rows)), "{said}\n{ends:?}");
+    assert!(said.contains("1 stage failed") && said.contains(".log"), "{said}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_no_panic() {
+    let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else { return };
+    let output = w2s().args(["list"]).stdout(full).output().unwrap();
+    let said = text(&output);
+    assert!(output.status.code() == Some(1) && said.contains("cannot write") && !said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_record_that_is_no_record_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("tiny")).unwrap();
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/reference/p-ik-world/results.csv");
+    fs::copy(reference, folder.path().join("tiny/results.csv")).unwrap();
+    fs::write(folder.path().join("tiny/grid.json"), "[]").unwrap();
+    for command in ["compare", "analyse"] {
+        let output = run(&[command, TINY, "--results", folder.path().to_str().unwrap()]);
+        let said = text(&output);
+        assert!(output.status.code() == Some(2) && said.contains("has no cells") && said.contains("help"), "{said}");
+    }
+}
+
+#[test]
+fn results_of_other_cells_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let whole = ["run", TINY, "--results", place, "--device", "cpu"];
+    assert!(run(&whole).status.success());
+    let rows = results(folder.path());
+    let less = run(&[&whole[..], &["seeds=0"]].concat());
+    assert!(less.status.success() && text(&less).contains("earlier"), "{}", text(&less));
+    assert!(results(folder.path()).len() < rows.len());
+    let kept: Vec<_> = fs::read_dir(folder.path().join("tiny/earlier")).unwrap().flatten().collect();
+    let [kept] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!(fs::read_to_string(kept.path().join("results.csv")).unwrap(), rows);
+    let table = run(&["table", kept.path().join("results.csv").to_str().unwrap()]);
+    assert!(text(&table).contains("Finetune"), "{}", text(&table));
+    // More of the same is no other grid.
+    assert!(run(&whole).status.success());
+    assert_eq!(results(folder.path()), rows);
+    assert_eq!(fs::read_dir(folder.path().join("tiny/earlier")).unwrap().count(), 1);
+}
+
+#[test]
+fn results_that_cannot_be_written_are_found_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    for (blocked, is_folder) in [("tiny/results.csv", true), ("tiny", false)] {
+        let path = folder.path().join(blocked);
+        if is_folder { fs::create_dir_all(&path) } else { fs::write(&path, "") }.unwrap();
+        for command in ["check", "run"] {
+            let output = run(&[command, TINY, "--results", place]);
+            let said = text(&output);
+            assert_eq!(output.status.code(), Some(2), "{said}");
+            assert!(said.contains(blocked) && said.contains("--results"), "{said}");
+        }
+        if is_folder { fs::remove_dir_all(folder.path().join("tiny")) } else { fs::remove_file(&path) }.unwrap();
+    }
+}
+
 /// A mistake: arguments after `run`, and what must be said of it.
 struct Mistake {
     name: &'static str,
@@ -293,6 +399,14 @@ fn mistakes_end_before_anything_runs() {
         &task("files = { train = \"../rows.csv\", test = \"../rows.csv\" }").replace("\"own\"", "\"column\""),
     );
     write("models/empty.toml", "title = \"nothing\"\n");
+    let weak = fs::read_to_string(fixtures.join("models/tiny-weak.toml")).unwrap();
+    write("models/short.toml", &weak.replace("n_positions = 24", "n_positions = 2"));
+    write("models/endless.toml", &weak.replace("epochs = 1", "epochs = 1000000000000"));
+    write("models/huge.toml", &weak.replace("n_embd = 8, n_layer = 1", "n_embd = 800000, n_layer = 1000"));
+    write("models/encoder.toml", &weak.replace(
+        "model_type = \"gpt2\", n_embd = 8, n_layer = 1, n_head = 2, n_positions = 24",
+        "model_type = \"bert\", hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 16, max_position_embeddings = 24",
+    ));
     write("models/lost.toml", "path = \"no-such-folder\"\n");
     let plain = grid("\"finetune\"", "\"finetune\"");
     let with = |extra: &str| format!("{plain}\n{extra}");
@@ -324,8 +438,52 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "parameter of the wrong type",
             &with("[method.gce]\nloss = { type = \"gce\", q = \"x\" }"),
-            &["invalid type", ":15:28"],
+            &["invalid type", ":15:28", "write a number"],
         ),
+        mistake(
+            "number in quotes",
+            &with("[method.gce]\nloss = { type = \"gce\", q = \"0.5\" }"),
+            &["invalid type", ":15:28", "without quotes: `0.5`"],
+        ),
+        mistake("seeds that are no list", &grid("[0, 1]", "0"), &["invalid type", ":8:9", "write a list: `[0]`"]),
+        mistake(
+            "pairs that are names",
+            &grid("[{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]", "[\"a\"]"),
+            &[":6:10", "write a table"],
+        ),
+        mistake(
+            "name of the store",
+            &with("[model.x]").replace("\"tiny\"", "\"stages\""),
+            &["cannot be called `stages`"],
+        ),
+        mistake(
+            "head from a negative deviation",
+            &with("[model.tiny-strong]\nhead = { init = { type = \"normal\", std = -1.0 } }"),
+            &["head of `tiny-strong`", "at least 0"],
+        ),
+        mistake(
+            "head from one word",
+            &with("[model.tiny-strong]\nhead = { init = { type = \"unembedding\", tokens = [\"reef\"] } }"),
+            &["head of `tiny-strong`", "2 classes", "one word for each class"],
+        ),
+        mistake(
+            "head from a word that is none",
+            &with("[model.tiny-strong]\nhead = { init = { type = \"unembedding\", tokens = [\"reef\", \"zzz\"] } }"),
+            &["head of `tiny-strong`", "does not know `zzz`"],
+        ),
+        mistake(
+            "documents longer than the model reads",
+            &grid("tiny-weak", "short"),
+            &["short", "24 tokens", "2 at most"],
+        ),
+        mistake("pretraining without end", &grid("tiny-weak", "endless"), &["endless", "lower `epochs`"]),
+        mistake("training without end", &grid("epochs = 2", "epochs = 1000000000000"), &["lower `epochs`"]),
+        mistake(
+            "model larger than any machine",
+            &grid("tiny-weak", "huge"),
+            &["huge", "parameters", "make it smaller"],
+        ),
+        mistake("encoder that is to learn to speak", &grid("tiny-weak", "encoder"), &["encoder", "no language model"]),
         mistake(
             "parameter out of range",
             &with("[method.gce]\nloss = { type = \"gce\", q = 7.0 }"),
@@ -476,12 +634,12 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "P(IK) learnt from what is held out",
             &with("[method.gce]\np_ik = { task = \"tiny-food\", splits = [\"validation\"] }"),
-            &["P(IK) is learnt from `supervise`", ":15:"],
+            &["`splits` must be `supervise`", ":15:"],
         ),
         mistake(
             "a ceiling trained on the test",
             &with("[data]\nceiling_split = \"test\""),
-            &["the ceiling is trained on `transfer` or `supervise`", ":15:17"],
+            &["`ceiling_split` must be `transfer` or `supervise`", ":15:17"],
         ),
         mistake("too many tokens for nobody", &with("[data]\nmax_tokens = 0"), &["must be at least 1"]),
         mistake(
@@ -532,6 +690,9 @@ fn mistakes_end_before_anything_runs() {
         }
         let output = command.args(&arguments).output().unwrap();
         let said = text(&output);
+        if !says_what_to_do(&said) {
+            failures.push(format!("{name}: no remedy in\n{said}"));
+        }
         let missing: Vec<_> = says.iter().filter(|part| !said.contains(**part)).collect();
         if output.status.code() != Some(2) || !missing.is_empty() || said.contains("panicked") {
             failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));

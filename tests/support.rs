@@ -26,6 +26,11 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Whether an error names a remedy, or is one: what a value must be.
+pub fn says_what_to_do(said: &str) -> bool {
+    ["help: ", "must be", "stands twice", "is empty"].iter().any(|part| said.contains(part))
+}
+
 /// A `tokenizer.json` of whole words: the letter followed by 0 to 31, which are their ids.
 pub fn word_tokenizer(letter: char) -> Value {
     let words: Map<String, Value> = (0..32).map(|id| (format!("{letter}{id}"), id.into())).collect();

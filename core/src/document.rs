@@ -53,7 +53,11 @@ impl Document {
     /// Text that is not TOML.
     pub fn parse(file: impl Into<PathBuf>, text: &str) -> Result<Self> {
         let file = file.into();
-        let table = parse_table(text).map_err(|(message, span)| Error::new(message).at(&file, text, span))?;
+        let table = parse_table(text).map_err(|(message, span)| {
+            let twice = message.starts_with("duplicate key");
+            let help = if twice { "leave one of the two out" } else { "see toml.io for how a TOML file is written" };
+            Error::new(message).at(&file, text, span).help(help)
+        })?;
         let span = 0..text.len();
         Ok(Self { file, text: text.into(), end_of_file: text.len(), root: Spanned::new(span, DeValue::Table(table)) })
     }
@@ -255,7 +259,7 @@ impl<'a> Section<'a> {
     pub fn need(&self, key: &str) -> Result<Section<'a>> {
         self.get(key).ok_or_else(|| {
             let table = if self.path.is_empty() { "the file".to_owned() } else { format!("`[{}]`", self.path) };
-            self.error(format!("{table} lacks `{key}`"))
+            self.error(format!("{table} lacks `{key}`")).help(format!("add `{key} = …`"))
         })
     }
 
@@ -292,7 +296,11 @@ impl<'a> Section<'a> {
     }
 
     fn wrong_type(&self, wanted: &str) -> Error {
-        self.error(format!("`{}` must be {wanted}, not {}", self.path, kind_of(self.value.get_ref())))
+        let error = self.error(format!("`{}` must be {wanted}, not {}", self.path, kind_of(self.value.get_ref())));
+        match how_to_write(wanted, self.document.text.get(self.value.span()).unwrap_or_default()) {
+            Some(help) => error.help(help),
+            None => error,
+        }
     }
 
     /// Refuses keys other than these.
@@ -364,14 +372,16 @@ impl<'a> Section<'a> {
         let span = error.span().filter(|span| !span.is_empty()).unwrap_or_else(|| self.value.span());
         let message = error.message().trim().to_owned();
         let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-        let help = (message.starts_with("unknown field") || message.starts_with("unknown variant"))
+        let name = (message.starts_with("unknown field") || message.starts_with("unknown variant"))
             .then(|| quoted.split_first())
             .flatten()
             .filter(|(_, known)| !known.is_empty())
             .map(|(bad, known)| did_you_mean(bad, known.iter().copied()));
-        let message = match message.split_once(", expected") {
-            Some((front, _)) if help.is_some() => front.replace("unknown field", "unknown key"),
-            _ => message.clone(),
+        let value = self.document.text.get(span.clone()).unwrap_or_default();
+        let (message, help) = match message.split_once(", expected ") {
+            Some((front, _)) if name.is_some() => (front.replace("unknown field", "unknown key"), name),
+            Some((_, wanted)) => (message.clone(), how_to_write(wanted, value)),
+            None => (message, name),
         };
         let error = self.document.error_at(span, message);
         match help {
@@ -379,6 +389,28 @@ impl<'a> Section<'a> {
             None => error,
         }
     }
+}
+
+/// How a value of the wanted type is written, in TOML.
+fn how_to_write(wanted: &str, value: &str) -> Option<String> {
+    let number = value.trim_matches(['"', '\'']).parse::<f64>().ok().filter(|_| value.starts_with(['"', '\'']));
+    let without_quotes = || number.map(|number| format!("write it without quotes: `{number}`"));
+    let whole = |name: &str| name == "usize" || name.strip_prefix(['u', 'i']).is_some_and(|n| n.parse::<u8>().is_ok());
+    Some(match wanted.split_whitespace().next()? {
+        "f32" | "f64" => without_quotes().unwrap_or_else(|| "write a number, such as `0.5`".to_owned()),
+        name if whole(name) => without_quotes().unwrap_or_else(|| "write a whole number, such as `2`".to_owned()),
+        "struct" => "write a table: `{ key = value }`".to_owned(),
+        _ => match wanted {
+            "a list" | "a sequence" if !value.is_empty() && !value.contains('\n') => {
+                format!("write a list: `[{value}]`")
+            }
+            "a list" | "a sequence" => "write a list: `[…]`".to_owned(),
+            "a boolean" => "write `true` or `false`".to_owned(),
+            "a string" => "write it in quotes".to_owned(),
+            "a table" | "a map" => "write a table: `{ key = value }`".to_owned(),
+            _ => return None,
+        },
+    })
 }
 
 fn kind_of(value: &DeValue) -> &'static str {

@@ -73,6 +73,11 @@ impl Error {
         self
     }
 
+    /// Adds a remedy where none is known.
+    pub fn or_else_help(self, help: impl Into<String>) -> Self {
+        if self.remedy().is_some() { self } else { self.help(help) }
+    }
+
     /// Adds another remedy behind the one that is known: `first; or second`.
     pub fn or_help(self, help: impl fmt::Display) -> Self {
         let both = self.remedy().map(|first| format!("{first}; or {help}"));
@@ -96,6 +101,11 @@ impl Error {
             self.0.place = Some(place);
         }
         self
+    }
+
+    /// Points at a place where no file is known.
+    pub fn or_at(self, place: &Place) -> Self {
+        if self.place().is_some() { self } else { self.at_place(place.clone()) }
     }
 
     /// Puts what was being done in front of the message: `context: message`.

@@ -55,7 +55,7 @@ pub fn analyse(args: &AnalyseArgs) -> Result<ExitCode> {
     let path = results_of(&args.config, &args.results)?;
     let rows = read(&path)?;
     print_summary(&rows);
-    for set in items(&cells(&path)?, &args.results.join("stages"))? {
+    for set in items(&cells(&path)?, &args.results.join(crate::stage::STORE))? {
         print_p_ik(&set, args.examples);
     }
     let found = signatures(&rows);

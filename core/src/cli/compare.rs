@@ -18,6 +18,7 @@ use crate::{
         results::{CEILING, WEAK, read},
         sheet::Sheet,
         statistics::{Bootstrap, Interval, STAR_SEEDS},
+        table::{check_choice, in_order},
     },
     stage,
     strategy::Split,
@@ -81,11 +82,11 @@ enum CompareFormat {
 
 /// `w2s compare`.
 pub fn run(args: &CompareArgs) -> Result<ExitCode> {
-    if !(args.level > 0.0 && args.level < 1.0) || args.draws == 0 {
-        return Err(Error::new("`--level` lies between 0 and 1, and `--draws` is at least 1"));
+    if !(args.level > 0.0 && args.level < 1.0 && (1..=1_000_000).contains(&args.draws)) {
+        return Err(Error::new("`--level` lies between 0 and 1, `--draws` between 1 and 1000000"));
     }
     let path = results_of(&args.config, &args.results)?;
-    let arms = arms(&path, &args.results.join("stages"), &args.choice, &args.against)?;
+    let arms = arms(&path, &args.results.join(crate::stage::STORE), &args.choice, &args.against)?;
     let settings = Bootstrap { draws: args.draws, ..Bootstrap::default() };
     let compared = compare(&arms, &args.against, args.level, &settings)?;
     let titles = recorded(&path).titles;
@@ -259,6 +260,9 @@ fn notes(compared: &[Comparison], args: &CompareArgs) {
 pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Result<Vec<Arm>> {
     // The rows say which cells are there; the stages, what was answered item by item.
     let rows = read(results)?;
+    check_choice("task", &choice.tasks, &in_order(&rows, |row| row.task.clone()))?;
+    check_choice("method", &choice.methods, &in_order(&rows, |row| row.method.clone()))?;
+    check_choice("seed", &choice.seeds, &in_order(&rows, |row| row.seed))?;
     let cells = items::cells(results)?;
     items::check_stages(&cells, store)?;
     let mut arms: Vec<Arm> = Vec::new();

@@ -79,7 +79,7 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
         false => chosen(method),
     };
     let titles = recorded(&path).titles;
-    let store = args.results.join("stages");
+    let store = args.results.join(crate::stage::STORE);
     let all = args.kinds.is_empty();
     let kinds = if all { Kind::value_variants().to_vec() } else { args.kinds.clone() };
     let of_items = [Kind::PIk, Kind::Coverage, Kind::Reliability, Kind::Known];

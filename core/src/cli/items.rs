@@ -47,9 +47,9 @@ pub fn cells(results: &Path) -> Result<Vec<Value>> {
     let path = results.with_file_name("grid.json");
     let mut record =
         json(&path).map_err(|error| error.help("single items need what `w2s run` wrote beside results.csv"))?;
-    match record["cells"].take() {
-        Value::Array(cells) => Ok(cells),
-        _ => Err(Error::new("the record of the run has no cells").in_file(path)),
+    match record.get_mut("cells").map(Value::take) {
+        Some(Value::Array(cells)) => Ok(cells),
+        _ => Err(Error::new("the record of the run has no cells").in_file(path).help("`w2s run` writes it anew")),
     }
 }
 

@@ -10,7 +10,7 @@ mod run;
 mod show;
 mod task;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -97,15 +97,19 @@ struct PlaceArgs {
     results: PathBuf,
 }
 
-impl PlaceArgs {
-    /// The folders of a kind: from the command line, then from the environment.
-    fn folders(given: &[PathBuf], variable: &str) -> Vec<PathBuf> {
-        let mut folders = given.to_vec();
-        if let Some(paths) = std::env::var_os(variable) {
-            folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
-        }
-        folders
+/// The folders of models: from the command line, then from `W2S_MODELS`.
+///
+/// # Errors
+/// A folder of the command line that is none.
+fn model_folders(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    if let Some(missing) = given.iter().find(|folder| !folder.is_dir()) {
+        return Err(Error::new("not a folder with models").in_file(missing).help("check the path after `--models`"));
     }
+    let mut folders = given.to_vec();
+    if let Some(paths) = std::env::var_os("W2S_MODELS") {
+        folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
+    }
+    Ok(folders)
 }
 
 impl GridArgs {
@@ -143,10 +147,27 @@ fn end_with_the_reader() {
     }
 }
 
+/// What cannot be printed, on a full disk say, ends the process with a sentence: `println!` panics.
+#[expect(clippy::exit, reason = "there is nothing to return to from a panic")]
+fn end_without_output() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if let Some(message) =
+            panic.payload().downcast_ref::<String>().filter(|text| text.starts_with("failed printing"))
+        {
+            // Standard error may be as full.
+            let _ = writeln!(std::io::stderr(), "cannot write what is to be printed: {message}");
+            std::process::exit(FAILED.into());
+        }
+        usual(panic);
+    }));
+}
+
 /// Runs the command line and returns the process's exit code. `commit` is what the binary was built from, if that is known.
 pub fn main(commit: Option<&'static str>) -> ExitCode {
     crate::alloc::keep_freed_memory();
     crate::COMMIT.get_or_init(|| commit.unwrap_or("unknown"));
+    end_without_output();
     let cli = Cli::parse();
     // A run writes to processes that may die before they listen, and must not die of it.
     if !matches!(cli.command, Command::Run(_) | Command::Stage) {

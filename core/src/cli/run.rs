@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -30,7 +31,7 @@ use crate::{
         statistics::Bootstrap,
         table::{MainOptions, Pivot, Stars},
     },
-    stage::{Finished, Job, StageId, Store},
+    stage::{Finished, Job, STORE, StageId, Store},
     strategy::Split,
     task::Sources,
 };
@@ -44,13 +45,13 @@ pub struct RunArgs {
     device: String,
     /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    workers: Option<NonZeroUsize>,
     /// Examples per forward pass; the result is the same, the memory less
     #[arg(long, value_name = "N")]
-    micro_batch: Option<usize>,
+    micro_batch: Option<NonZeroUsize>,
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
-    max_fails: Option<usize>,
+    max_fails: Option<NonZeroUsize>,
     /// Weak models and ceilings alone: is there a gap to recover?
     #[arg(long)]
     no_students: bool,
@@ -107,9 +108,10 @@ fn prepare(args: &GridArgs) -> Result<Prepared> {
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
     let PlaceArgs { data, models, results } = &args.places;
-    let store = Store::open(results.join("stages"))?;
+    let store = Store::open(results.join(STORE))?;
     let folder = results.join(&grid.name);
-    let places = Places { sources: Sources::from_env(data)?, models: PlaceArgs::folders(models, "W2S_MODELS") };
+    results::Books::check(&folder)?;
+    let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
     let plan = Plan::make(grid, &library, &places, &store)?;
     Ok(Prepared { plan, store, folder })
 }
@@ -179,19 +181,25 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
     eprintln!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
+    if let Some(shelf) = books.set_aside() {
+        eprintln!(
+            "note: results.csv had results that this grid, as it is now, does not have; they are kept in {}",
+            shelf.display()
+        );
+    }
 
     let outcome = if pending.is_empty() {
         Outcome::default()
     } else {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers =
-            args.workers.unwrap_or(if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 }).max(1);
+        let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
+        let workers = args.workers.map_or(usual, NonZeroUsize::get);
         let options = RunOptions {
             workers,
             threads: (cores / workers).max(1),
             device: device.clone(),
-            micro_batch: args.micro_batch,
-            max_fails: args.max_fails.unwrap_or(usize::MAX),
+            micro_batch: args.micro_batch.map(NonZeroUsize::get),
+            max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
         };
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -211,11 +219,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     super::end_with_the_reader();
 
     let path = folder.join("results.csv");
-    if outcome.done.is_empty() && outcome.failed.is_empty() && !outcome.interrupted {
+    if pending.is_empty() {
         let but = if args.no_students { " but students" } else { "" };
         println!("Nothing left to do{but}: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
     }
-    print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
+    if !books.is_empty() {
+        print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
+    }
     for (remark, methods) in books.remarks(&plan) {
         eprintln!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
@@ -262,7 +272,7 @@ pub fn table(args: &TableArgs) -> Result<ExitCode> {
         None => None,
         Some(against) => {
             // What is not in the table is not in its family of tests.
-            let arms = arms(&path, &args.results.join("stages"), &args.choice, against)?;
+            let arms = arms(&path, &args.results.join(STORE), &args.choice, against)?;
             let compared = compare(&arms, against, LEVEL, &Bootstrap { draws: 1, ..Bootstrap::default() })?;
             let starred = compared.into_iter().filter(|one| one.star);
             let starred = starred.map(|one| [one.task, one.weak, one.strong, one.method]).collect();
@@ -303,12 +313,16 @@ pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
+    if !given.exists() && crate::grid::embedded_grid(&given.to_string_lossy()).is_none() {
+        return Err(Error::new("there is no such file").in_file(given).help("name a grid's file, or a results.csv"));
+    }
     let help = format!("run `w2s run {}` first", given.display());
     Err(Error::new("there are no results yet").in_file(&path).help(help))
 }
 
 fn print(table: &Table, format: TableFormat) -> Result<()> {
-    let width = comfy_table::Table::new().width().unwrap_or(140);
+    // Some terminals say that they are 0 columns wide.
+    let width = comfy_table::Table::new().width().filter(|width| *width >= 40).unwrap_or(140);
     let text = match format {
         TableFormat::Terminal => table.to_terminal(width),
         TableFormat::Markdown => table.to_markdown(),

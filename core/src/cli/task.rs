@@ -12,7 +12,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{PlaceArgs, REFUSED, show};
+use super::{REFUSED, show};
 use crate::{
     Error, Result,
     document::Document,
@@ -115,6 +115,7 @@ struct FileReport {
     path: PathBuf,
     rows: u32,
     blake3: String,
+    sha256: String,
 }
 
 /// How long examples are, over all parts.
@@ -159,8 +160,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
     if options.n_train == Some(0) || options.n_test == Some(0) {
         return Err(Error::new("`n_train` and `n_test` must be at least 1"));
     }
-    let places =
-        Places { sources: Sources::from_env(&args.data)?, models: PlaceArgs::folders(&args.models, "W2S_MODELS") };
+    let places = Places { sources: Sources::from_env(&args.data)?, models: super::model_folders(&args.models)? };
     let mut reports = Vec::new();
     let mut failed = Vec::new();
     for name in names {
@@ -202,9 +202,14 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
     let task = if changes.is_empty() {
         Task::parse(document.source_text(), &file)?
     } else {
-        let table = document.with_overrides(changes)?.root().to_table()?;
+        let table = document.clone().with_overrides(changes)?.root().to_table()?;
         let changed = toml::to_string(&table).map_err(|cause| Error::new(cause.to_string()))?;
-        Task::parse(&changed, &file)?
+        // The file itself is sound, and has no such line.
+        Task::parse(document.source_text(), &file)?;
+        Task::parse(&changed, &file).map_err(|error| {
+            let blamed = Error::new(error.message()).in_file("command line");
+            blamed.help(error.remedy().unwrap_or("docs/tasks.md says what a task file can hold"))
+        })?
     };
     let data = match &task.source.world {
         None => task.read(&places.sources, options)?,
@@ -243,8 +248,10 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
     };
     let examples = data.supervise.iter().take(5).map(shown).collect();
     let TaskData { files, class_names: classes, counts, .. } = data;
-    let files =
-        files.into_iter().map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3 }).collect();
+    let files = files
+        .into_iter()
+        .map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3, sha256: file.sha256 })
+        .collect();
     Ok(Report {
         task: task.name,
         title: task.title,
@@ -307,7 +314,7 @@ fn text(report: &Report) -> String {
     out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
-            vec![file.path.display().to_string(), file.rows.to_string(), format!("blake3 {}", &file.blake3[..16])]
+            vec![file.path.display().to_string(), file.rows.to_string(), format!("sha256 {}", &file.sha256[..16])]
         });
         out.push(table(&["files", "rows", ""], rows));
     }

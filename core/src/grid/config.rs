@@ -12,10 +12,11 @@ use super::library::Library;
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
+    error::Place,
     learner::Recipe,
     model::HeadConfig,
     report::table::Published,
-    stage::{KnownLabel, PikBalance, PikInput},
+    stage::{KnownLabel, PikBalance, PikInput, STORE},
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
         Needs, Selector, Split, StudentLoss, Supervisor,
@@ -36,6 +37,8 @@ pub struct Grid {
     pub auxiliary: BTreeMap<String, Task>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
+    /// Where the grid names its tasks and its pairs, for errors.
+    pub places: [Vec<Place>; 2],
     /// Methods, in the order of the file.
     pub methods: Vec<Method>,
     /// Seeds.
@@ -397,8 +400,12 @@ impl Grid {
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name: String = grid.read_key("name")?.unwrap_or(stem);
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) || name.len() > 200 {
             return Err(grid.error(format!("`{name}` cannot be the name of a folder")).help("set `name` in `[grid]`"));
+        }
+        if name == STORE {
+            let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
+            return Err(grid.error(message).help("set another `name` in `[grid]`"));
         }
         let seeds: Vec<u64> = grid.read_key("seeds")?.unwrap_or_else(|| vec![0]);
         no_repetition(&grid, "seeds", &seeds)?;
@@ -413,9 +420,10 @@ impl Grid {
 
         let own_models = root.get("model");
         let own_methods = root.get("method");
-        let tasks = names(&grid, "tasks")?
-            .into_iter()
-            .map(|(name, at)| open_task(&root, &name, library, |error| at.place(error)))
+        let named = names(&grid, "tasks")?;
+        let tasks = named
+            .iter()
+            .map(|(name, at)| open_task(&root, name, library, |error| at.place(error)))
             .collect::<Result<Vec<_>>>()?;
         let data = data_of_tasks(&root, &tasks, library)?;
         let pairs = grid
@@ -437,6 +445,13 @@ impl Grid {
                 .need("pairs")?
                 .error("`pairs` is empty")
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
+        }
+        for (index, pair) in pairs.iter().enumerate() {
+            let names = |pair: &Pair| (pair.weak.name.clone(), pair.strong.name.clone());
+            if pairs[..index].iter().any(|other| names(other) == names(pair)) {
+                let message = format!("`{}` with `{}` stands twice in `pairs`", pair.weak.name, pair.strong.name);
+                return Err(grid.need("pairs")?.items()?[index].error(message).help("leave one out"));
+            }
         }
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
@@ -478,6 +493,10 @@ impl Grid {
             title: grid.read_key("title")?.unwrap_or_default(),
             tasks,
             auxiliary: auxiliary_by_name,
+            places: [
+                named.iter().map(|(_, at)| at.0.place()).collect(),
+                grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
+            ],
             pairs,
             methods,
             seeds,
@@ -566,7 +585,7 @@ fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> R
 /// A task, with the template that `[task.NAME]` gives it; `place` points errors about its name at where the name stands.
 fn open_task(root: &Section, name: &str, library: &Library, place: impl Fn(Error) -> Error) -> Result<Task> {
     let document = library.open("tasks", name).map_err(place)?;
-    let task = Task::parse(document.source_text(), document.file())?;
+    let task = Task::parse(document.source_text(), document.file())?.named_as_its_file()?;
     let here = root.get("task").and_then(|tasks| tasks.get(name)).and_then(|task| task.get("template"));
     match here {
         Some(template) => task.with_template(template.text()?, template.place()),
@@ -584,7 +603,7 @@ fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -> Result<Ve
         }
         if matches!(data.ceiling_split, Split::Test | Split::Validation) {
             let at = section.get("ceiling_split").unwrap_or_else(|| section.clone());
-            return Err(at.error("the ceiling is trained on `transfer` or `supervise`"));
+            return Err(at.error("`ceiling_split` must be `transfer` or `supervise`"));
         }
         recipe_table(section)?;
         for (name, model) in section.get("model").iter().flat_map(Section::entries) {
@@ -854,7 +873,7 @@ impl Shared<'_> {
         }
         let learnt_from = |split: &Split| matches!(split, Split::Supervise | Split::Transfer);
         if settings.splits.is_empty() || !settings.splits.iter().all(learnt_from) {
-            return Err(place("splits", "P(IK) is learnt from `supervise`, `transfer`, or both".to_owned()));
+            return Err(place("splits", "`splits` must be `supervise`, `transfer`, or both".to_owned()));
         }
         if settings.answers == AnswersBy::Classifier {
             // What a classifier was trained on it knows anyway.

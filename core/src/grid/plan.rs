@@ -7,7 +7,7 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, Pretrain, SelfSource},
@@ -19,7 +19,7 @@ use crate::{
     learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer, spec::LmHead},
     stage::{
-        AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
+        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
         PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
     },
     strategy::Split,
@@ -29,6 +29,9 @@ use crate::{
         world::World,
     },
 };
+
+/// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
+const LARGEST_PRETRAINED: f64 = 1e11;
 
 /// Where inputs are found.
 pub struct Places {
@@ -92,20 +95,28 @@ struct FoundModel {
     tokens: String,
     /// Shared by the models with the same tokenizer.
     counts: Arc<TokenCounts>,
-    /// Longest text it can read, in tokens.
-    limit: usize,
-    /// Whether it is a language model.
-    speaks: bool,
+    spec: Spec,
 }
 
 impl FoundModel {
-    fn new(reference: ModelRef, tokenizer: Tokenizer, limit: usize, speaks: bool) -> Self {
-        let tokens = fingerprint(&tokenizer);
-        Self { reference, tokenizer, tokens, counts: Arc::default(), limit, speaks }
+    fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
+        let tokens = tokenizer.fingerprint();
+        Self { reference, tokenizer, tokens, counts: Arc::default(), spec }
+    }
+
+    /// Whether it is a language model.
+    fn speaks(&self) -> bool {
+        self.spec.causal && self.spec.lm_head != LmHead::Absent
     }
 
     fn count_tokens(&self, text: &str) -> Result<usize> {
-        self.counts.get(text, |text| self.tokenizer.encode(text).map(|ids| ids.len()))
+        let unreadable = |error: Error| {
+            error
+                .context(format!("model `{}`", self.reference.name))
+                .in_file(self.reference.folder.join("tokenizer.json"))
+                .or_else_help("is it the model's own tokenizer? It has no token for something in the text, and none for the unknown")
+        };
+        self.counts.get(text, |text| self.tokenizer.encode(text).map(|ids| ids.len()).map_err(unreadable))
     }
 }
 
@@ -118,11 +129,12 @@ impl Plan {
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
         let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new() };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
-        for pair in &plan.grid.pairs {
+        let [of_tasks, of_pairs] = plan.grid.places.clone();
+        for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
             for model in [&pair.weak, &pair.strong] {
                 if !models.contains_key(&model.name) {
                     let mut found = find_model(model, library, places, store, &mut plan.jobs)
-                        .map_err(|error| error.context(format!("model `{}`", model.name)))?;
+                        .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
                     if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
                         found.counts = other.counts.clone();
                     }
@@ -130,10 +142,11 @@ impl Plan {
                 }
             }
         }
-        for task in 0..plan.grid.tasks.len() {
+        for (task, place) in of_tasks.iter().enumerate() {
             for pair in 0..plan.grid.pairs.len() {
                 for seed in plan.grid.seeds.clone() {
-                    plan.add_cells(task, pair, seed, &models, library, places, store)?;
+                    plan.add_cells(task, pair, seed, &models, library, places, store)
+                        .map_err(|error| error.or_at(place))?;
                 }
             }
         }
@@ -155,7 +168,7 @@ impl Plan {
     ) -> Result<()> {
         let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
         if let Some(method) =
-            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.speaks)
+            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.speaks())
         {
             return Err(Error::new(format!(
                 "method `{}` asks `{}` in words, and that is no language model",
@@ -181,8 +194,12 @@ impl Plan {
         }
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
-        let here = |model: &FoundModel, config| -> Result<ModelRef> {
-            Ok(ModelRef { head: grid.head(config, task)?, ..model.reference.clone() })
+        let classes = grid.tasks[task].classes.len();
+        let here = |model: &FoundModel, config: &ModelConfig| -> Result<ModelRef> {
+            let head = grid.head(config, task)?;
+            let place = || format!("head of `{}` on `{}`", config.name, grid.tasks[task].name());
+            head.check(classes, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
+            Ok(ModelRef { head, ..model.reference.clone() })
         };
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
         let strong_recipe = grid.recipe(strong_config, task, None)?;
@@ -301,18 +318,18 @@ fn find_model(
             head: model.file.head.clone(),
             folder,
         };
-        let speaks = pretrained.spec().causal && pretrained.spec().lm_head != LmHead::Absent;
-        let (tokenizer, limit) = (pretrained.tokenizer().clone(), pretrained.spec().max_positions);
-        return Ok(FoundModel::new(reference, tokenizer, limit, speaks));
+        return Ok(FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone()));
     };
-    let (world, config, tokenizer, limit) = world_model(pretrain, library)?;
+    let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain
         .train
         .clone()
         .try_into()
         .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
-    recipe.validate().map_err(|error| error.context("`pretrain.train`"))?;
-    let job = Job::Pretrain(Box::new(PretrainJob { world, config, recipe, seed: pretrain.seed }));
+    let documents = world.tokens / world.document.max(1);
+    let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
+    recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
+    let job = Job::Pretrain(Box::new(PretrainJob { world, config: spec.config.clone(), recipe, seed: pretrain.seed }));
     let id = job.id();
     let reference = ModelRef {
         name: model.name.clone(),
@@ -322,11 +339,11 @@ fn find_model(
         head: model.file.head.clone(),
     };
     jobs.entry(id).or_insert(job);
-    Ok(FoundModel::new(reference, tokenizer, limit, true))
+    Ok(FoundModel::new(reference, tokenizer, spec))
 }
 
-/// The world, the `config.json`, the tokenizer and the longest text, in tokens, of a model that is pretrained in the run.
-fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Map<String, Value>, Tokenizer, usize)> {
+/// The world, the shape and the tokenizer of a model that is pretrained in the run.
+fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Spec, Tokenizer)> {
     let mut world = open_world(library, &pretrain.world)?;
     if let Some(tokens) = pretrain.tokens {
         if !(world.document..=world.tokens).contains(&tokens) {
@@ -343,8 +360,25 @@ fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Map<Str
         return Err(Error::new("`pretrain.config` is not a table"));
     };
     config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
-    let limit = Spec::from_config(&config, Path::new("pretrain.config"))?.max_positions;
-    Ok((world, config, tokenizer, limit))
+    let spec = Spec::from_config(&config, Path::new("pretrain.config"))?;
+    if !(spec.causal && spec.lm_head != LmHead::Absent) {
+        let message = format!("a `{}` is no language model, and pretraining makes one", spec.architecture);
+        return Err(Error::new(message).help("choose a decoder, such as `model_type = \"gpt2\"`, in `pretrain.config`"));
+    }
+    if spec.max_positions < world.document {
+        let message = format!(
+            "the world's documents have {} tokens, and the model reads {} at most",
+            world.document, spec.max_positions
+        );
+        return Err(
+            Error::new(message).help("raise the positions in `pretrain.config`, or lower `document` in the world")
+        );
+    }
+    if spec.parameters() > LARGEST_PRETRAINED {
+        let message = format!("`pretrain.config` describes a model of {:.1e} parameters", spec.parameters());
+        return Err(Error::new(message).help("what is pretrained in a run fits in memory four times; make it smaller"));
+    }
+    Ok((world, spec, tokenizer))
 }
 
 /// A model's tokenizer and the longest text it reads, in tokens, by the name that grids give it.
@@ -359,7 +393,7 @@ pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<
             let pretrained = Pretrained::open(&model_folder(&model, places)?)?;
             Ok((pretrained.tokenizer().clone(), pretrained.spec().max_positions))
         }
-        Some(pretrain) => world_model(pretrain, library).map(|(_, _, tokenizer, limit)| (tokenizer, limit)),
+        Some(pretrain) => world_model(pretrain, library).map(|(_, spec, tokenizer)| (tokenizer, spec.max_positions)),
     };
     find().map_err(|error: Error| error.context(format!("model `{name}`")))
 }
@@ -542,7 +576,7 @@ impl Desk<'_> {
         notes: &mut Vec<String>,
     ) -> Result<DataRef> {
         let Self { library, places, store } = self;
-        let max_tokens = models.iter().map(|model| model.limit).fold(settings.max_tokens, usize::min);
+        let max_tokens = models.iter().map(|model| model.spec.max_positions).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
             order: settings.order,
             seed,
@@ -575,6 +609,9 @@ impl Desk<'_> {
                 }
                 fit(&mut data, &counters, max_tokens, settings.over_long)?;
                 data.write(workspace.folder())?;
+                for model in &models[..counters.len()] {
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
+                }
                 let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
                 workspace.finish(parameters, summary, "cpu")?
             }
@@ -615,13 +652,4 @@ impl Desk<'_> {
         let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
         Ok(DataRef { task: task.name().to_owned(), folder: finished.folder, fingerprint, max_tokens, examples })
     }
-}
-
-/// Hash of a tokenizer's files.
-fn fingerprint(tokenizer: &Tokenizer) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (name, bytes) in tokenizer.files() {
-        hasher.update(name.as_bytes()).update(blake3::hash(bytes).as_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
 }

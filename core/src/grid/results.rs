@@ -18,7 +18,7 @@ use crate::{
     report::{
         Measure, Predictions, knowledge,
         metrics::{self, ACCURACY},
-        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, write},
+        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, read, write},
     },
     stage::{self, Finished, Job, SelfLabels, StageId, Store, write_atomically},
     strategy::Split,
@@ -35,6 +35,9 @@ pub struct Books {
     finished: IndexMap<StageId, Finished>,
     /// Rows of finished entries, by their place in the table.
     rows: BTreeMap<usize, Vec<ResultRow>>,
+    /// Entries measured while the stages they are compared with were not finished.
+    alone: BTreeSet<usize>,
+    set_aside: Option<PathBuf>,
     truths: BTreeMap<String, Vec<u8>>,
 }
 
@@ -43,17 +46,51 @@ struct Entry<'a> {
     cell: &'a Cell,
     method: String,
     stage: &'a StageId,
-    /// Whether the weak model's predictions are beside it.
-    against_weak: bool,
+}
+
+impl<'a> Entry<'a> {
+    /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR.
+    fn compared_with(&self) -> Vec<&'a StageId> {
+        let Cell { supervision, ceiling, .. } = self.cell;
+        let all = if self.stage == supervision { vec![] } else { vec![supervision, ceiling] };
+        all.into_iter().filter(|id| *id != self.stage).collect()
+    }
 }
 
 impl Books {
-    /// Opens the results folder of a grid and records what was resolved.
+    /// Whether the results of a grid can be written: its folder, or the one that this is made in, and the files inside.
+    ///
+    /// # Errors
+    /// They cannot.
+    pub fn check(folder: &Path) -> Result<()> {
+        let logs = folder.join("logs");
+        for place in [folder, &logs] {
+            if place.exists() {
+                stage::writable(place)?;
+            }
+        }
+        if let Some(results) = folder.parent().filter(|_| !folder.exists()) {
+            stage::writable(results)?;
+        }
+        for name in FILES {
+            let path = folder.join(name);
+            if path.is_dir() {
+                let message = format!("`{name}` is a folder, and results are to be written there");
+                return Err(Error::new(message)
+                    .in_file(&path)
+                    .help("move it, or choose another folder with `--results DIR`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the results folder of a grid and records what was resolved. Results of cells that this grid does not have are set aside.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub fn open(plan: &Plan, folder: &Path, finished: IndexMap<StageId, Finished>) -> Result<Self> {
         std::fs::create_dir_all(folder).path("create the results folder", folder)?;
+        let set_aside = set_aside(plan, folder)?;
         let record = json!({
             "name": plan.grid.name,
             "config": plan.grid.source,
@@ -78,7 +115,14 @@ impl Books {
         });
         let text = serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?;
         write_atomically(&folder.join("grid.json"), text.as_bytes())?;
-        let mut books = Self { folder: folder.to_owned(), finished, rows: BTreeMap::new(), truths: BTreeMap::new() };
+        let mut books = Self {
+            folder: folder.to_owned(),
+            finished,
+            rows: BTreeMap::new(),
+            alone: BTreeSet::new(),
+            set_aside,
+            truths: BTreeMap::new(),
+        };
         books.update(plan)?;
         Ok(books)
     }
@@ -111,10 +155,15 @@ impl Books {
     /// # Errors
     /// A file that cannot be written.
     pub fn close(&mut self, plan: &Plan, outcome: &Outcome) -> Result<()> {
-        let failed: BTreeSet<&StageId> = outcome.failed.iter().map(|failure| &failure.stage).collect();
+        let mut broken: BTreeSet<&StageId> = outcome.failed.iter().map(|failure| &failure.stage).collect();
+        // Inputs stand before what needs them.
+        for (id, job) in &plan.jobs {
+            if job.inputs().iter().any(|input| broken.contains(input)) {
+                broken.insert(id);
+            }
+        }
         for (place, entry) in entries(plan).iter().enumerate() {
-            let broken = [entry.stage, &entry.cell.supervision].into_iter().any(|id| failed.contains(id));
-            if broken && !self.rows.contains_key(&place) {
+            if broken.contains(entry.stage) && !self.rows.contains_key(&place) {
                 let row = blank(plan, entry, None);
                 self.rows.insert(place, vec![row.failed(ACCURACY)]);
             }
@@ -133,21 +182,35 @@ impl Books {
         write_atomically(&self.folder.join("timings.csv"), timings.as_bytes())
     }
 
-    /// Measures every entry that is finished and not yet measured.
+    /// Where results of cells that this grid does not have were put.
+    pub fn set_aside(&self) -> Option<&Path> {
+        self.set_aside.as_deref()
+    }
+
+    /// Whether there is anything to show.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Measures every entry that is finished and not yet measured, again when what it is compared with is finished too.
     fn update(&mut self, plan: &Plan) -> Result<()> {
         let mut changed = false;
         for (place, entry) in entries(plan).iter().enumerate() {
-            if self.rows.contains_key(&place) {
+            let measured = self.rows.contains_key(&place) && !self.alone.contains(&place);
+            if measured || !self.finished.contains_key(entry.stage) {
                 continue;
             }
-            let needed = [Some(entry.stage), entry.against_weak.then_some(&entry.cell.supervision)];
-            // A student is measured against its ceiling too.
-            let ceiling = (entry.method != WEAK && entry.method != CEILING).then_some(&entry.cell.ceiling);
-            if needed.into_iter().chain([ceiling]).flatten().all(|id| self.finished.contains_key(id)) {
+            let compared = entry.compared_with().into_iter().all(|id| self.finished.contains_key(id));
+            if compared || !self.rows.contains_key(&place) {
                 let rows = self.measure(plan, entry)?;
                 self.rows.insert(place, rows);
                 changed = true;
             }
+            if compared {
+                self.alone.remove(&place)
+            } else {
+                self.alone.insert(place)
+            };
         }
         if changed { self.write() } else { Ok(()) }
     }
@@ -172,15 +235,21 @@ impl Books {
             );
         }
         let truth = &self.truths[fingerprint];
-        let own = self.predictions(entry.stage, Split::Test)?;
+        let read = |id: &StageId| {
+            let there = self.finished.contains_key(id);
+            there.then(|| self.predictions(id, Split::Test)).transpose()
+        };
+        let (own, weak, ceiling) =
+            (self.predictions(entry.stage, Split::Test)?, read(&cell.supervision)?, read(&cell.ceiling)?);
         let own = Predictions::new(&own, truth)?;
-        let weak = self.predictions(&cell.supervision, Split::Test)?;
-        let weak = Predictions::new(&weak, truth)?;
-        let mut measures = metrics::measure(&own, entry.against_weak.then_some(&weak))?;
-        if entry.method != CEILING && entry.against_weak {
-            let ceiling = self.predictions(&cell.ceiling, Split::Test)?;
-            let ceiling = Predictions::new(&ceiling, truth)?;
-            let value = metrics::pgr(weak.accuracy().value, own.accuracy().value, ceiling.accuracy().value);
+        let weak = weak.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
+        let ceiling = ceiling.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
+        let mut measures = metrics::measure(&own, weak.as_ref().filter(|_| entry.stage != &cell.supervision))?;
+        if entry.stage == &cell.student {
+            // Without one of its ends a gap is undefined.
+            let rate = |of: &Predictions| of.accuracy().value;
+            let value = weak.as_ref().zip(ceiling.as_ref());
+            let value = value.and_then(|(weak, ceiling)| metrics::pgr(rate(weak), rate(&own), rate(ceiling)));
             measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
         }
         let row = blank(plan, entry, Some(&self.finished[entry.stage]));
@@ -229,6 +298,30 @@ fn answers_of<'p>(plan: &'p Plan, cell: &'p Cell) -> &'p StageId {
     }
 }
 
+/// The files of results, beside their logs.
+const FILES: [&str; 3] = ["results.csv", "grid.json", "timings.csv"];
+
+/// Moves results that hold cells of another grid, or of this one with other settings, to `earlier/HASH/`: nothing that was measured is
+/// overwritten by less.
+fn set_aside(plan: &Plan, folder: &Path) -> Result<Option<PathBuf>> {
+    let [results, others @ ..] = FILES.map(|name| folder.join(name));
+    if !results.is_file() {
+        return Ok(None);
+    }
+    let ours: BTreeSet<String> = entries(plan).iter().map(|entry| blank(plan, entry, None).cell).collect();
+    // A file that cannot be read was not written by this program, or not wholly.
+    if read(&results).is_ok_and(|rows| rows.iter().all(|row| ours.contains(&row.cell))) {
+        return Ok(None);
+    }
+    let shelf = folder.join("earlier").join(&stage::hash_file(&results)?[..8]);
+    std::fs::create_dir_all(&shelf).path("create a folder", &shelf)?;
+    for path in others.iter().filter(|path| path.is_file()) {
+        std::fs::copy(path, shelf.join(path.file_name().unwrap_or_default())).path("copy a file", path)?;
+    }
+    std::fs::rename(&results, shelf.join(FILES[0])).path("move earlier results", &results)?;
+    Ok(Some(shelf))
+}
+
 /// Every entry of the results, in the order of tables: per task and pair the weak model, the methods, the ceiling; seeds inside.
 fn entries(plan: &Plan) -> Vec<Entry<'_>> {
     let mut entries = Vec::new();
@@ -243,10 +336,10 @@ fn entries(plan: &Plan) -> Vec<Entry<'_>> {
                 let name = plan.supervisor_name(method);
                 // Further supervisors have their own line; PGR goes against the first.
                 let name = if name == first { WEAK.to_owned() } else { format!("{WEAK}: {name}") };
-                weak.push(Entry { cell, method: name, stage: &cell.supervision, against_weak: false });
+                weak.push(Entry { cell, method: name, stage: &cell.supervision });
             }
             if seen.insert(&cell.ceiling) {
-                ceilings.push(Entry { cell, method: CEILING.to_owned(), stage: &cell.ceiling, against_weak: true });
+                ceilings.push(Entry { cell, method: CEILING.to_owned(), stage: &cell.ceiling });
             }
         }
         entries.extend(weak);
@@ -254,7 +347,6 @@ fn entries(plan: &Plan) -> Vec<Entry<'_>> {
             cell,
             method: plan.grid.methods[cell.method].name.clone(),
             stage: &cell.student,
-            against_weak: true,
         }));
         entries.extend(ceilings);
     }

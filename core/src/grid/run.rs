@@ -221,7 +221,7 @@ fn was_interrupted(status: &std::process::ExitStatus, stop: &AtomicBool) -> bool
 fn died(status: &std::process::ExitStatus) -> (String, Option<String>) {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(status) {
-        let help = (signal == 9).then(|| {
+        let help = matches!(signal, libc::SIGKILL | libc::SIGABRT).then(|| {
             "the system may have run out of memory: try fewer `--workers`, or a smaller `--micro-batch`".to_owned()
         });
         return (format!("the stage's process was ended by signal {signal}"), help);

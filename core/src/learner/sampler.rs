@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, rng::Rng, strategy::Progress};
 
+/// Most examples of one training: their order is kept in memory.
+const MOST: usize = 1 << 32;
+
 /// Order of the examples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -91,6 +94,10 @@ impl Sampler {
         if batch == 0 || rows.saturating_mul(epochs) < batch {
             return Err(Error::new(format!("{rows} examples in {epochs} epochs do not fill one batch of {batch}"))
                 .help("lower `batch_size` or use more examples"));
+        }
+        if rows.saturating_mul(epochs) > MOST {
+            return Err(Error::new(format!("{epochs} epochs of {rows} examples are more than any training takes"))
+                .help("lower `epochs`"));
         }
         Ok(())
     }

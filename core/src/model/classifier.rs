@@ -14,6 +14,7 @@ use serde_json::{Map, json};
 use super::{
     arch::{self, Layout},
     pretrained::{Extra, Pretrained, floats},
+    spec::{LmHead, Spec},
     tokenizer::Tokenizer,
     transformer::{Pooling, Tokens, Transformer},
     weights::Outgoing,
@@ -64,6 +65,40 @@ impl Default for HeadInit {
     }
 }
 
+impl HeadInit {
+    fn check(&self, classes: usize) -> Result<()> {
+        if classes < 2 {
+            return Err(Error::new(format!("a classifier needs at least 2 classes, not {classes}")));
+        }
+        match self {
+            HeadInit::Normal { std } if !(std.is_finite() && *std >= 0.0) => {
+                Err(Error::new(format!("the standard deviation of a head must be at least 0, not {std}")))
+            }
+            HeadInit::Unembedding { tokens } if tokens.len() != classes => {
+                Err(Error::new(format!("a head for {classes} classes cannot start from {} words", tokens.len()))
+                    .help("give `init.tokens` one word for each class"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl HeadConfig {
+    /// Whether a model can be given such a head, as far as can be said before its weights are read.
+    ///
+    /// # Errors
+    /// As [`Classifier::new`].
+    pub fn check(&self, classes: usize, tokenizer: &Tokenizer, spec: &Spec) -> Result<()> {
+        self.init.check(classes)?;
+        let HeadInit::Unembedding { tokens } = &self.init else { return Ok(()) };
+        if spec.lm_head == LmHead::Absent {
+            let message = format!("this `{}` model has no language-model head to start from", spec.architecture);
+            return Err(Error::new(message).help("choose `init = { type = \"zero\" }`"));
+        }
+        tokens.iter().try_for_each(|token| tokenizer.single(token).map(|_| ()))
+    }
+}
+
 /// A [`Transformer`] that classifies sequences. It knows nothing of losses.
 #[derive(Module, Debug)]
 pub struct Classifier {
@@ -92,26 +127,16 @@ impl Classifier {
         seed: u64,
         tokenizer: Option<&Tokenizer>,
     ) -> Result<Self> {
-        if classes < 2 {
-            return Err(Error::new(format!("a classifier needs at least 2 classes, not {classes}")));
-        }
+        config.init.check(classes)?;
         let hidden = backbone.spec().hidden;
         let device = backbone.device();
         let weights: Vec<f32> = match &config.init {
             HeadInit::Zero {} => vec![0.0; hidden * classes],
             HeadInit::Normal { std } => {
-                if !(std.is_finite() && *std >= 0.0) {
-                    let message = format!("the standard deviation of a head must be at least 0, not {std}");
-                    return Err(Error::new(message));
-                }
                 let mut rng = Rng::named(seed, "head.weight");
                 (0..hidden * classes).map(|_| (rng.normal() * std) as f32).collect()
             }
             HeadInit::Unembedding { tokens } => {
-                if tokens.len() != classes {
-                    let message = format!("a head for {classes} classes cannot start from {} words", tokens.len());
-                    return Err(Error::new(message));
-                }
                 let tokenizer =
                     tokenizer.ok_or_else(|| Error::new("a head that starts from words needs the model's tokenizer"))?;
                 let ids = tokens.iter().map(|token| tokenizer.single(token)).collect::<Result<Vec<_>>>()?;

@@ -53,11 +53,17 @@ impl Pretrained {
                 "a model is a folder as on the Hugging Face hub: `config.json`, `tokenizer.json`, `model.safetensors`",
             ));
         }
-        let text = fs::read_to_string(&path).path("read the model's configuration", &path)?;
-        let mut spec = Spec::parse(&text, &path)?;
-        let tokenizer = Tokenizer::open(folder)?;
+        let again =
+            |error: Error| error.or_else_help("get the file again, e.g. from the hub: it is damaged, or not complete");
+        let text = fs::read_to_string(&path).path("read the model's configuration", &path).map_err(again)?;
+        let unusable = |error: Error| error.or_else_help("get `config.json` again, or choose another model");
+        let mut spec = Error::stand_in(text.as_bytes(), "model's configuration")
+            .map_or(Ok(()), |error| Err(error.in_file(&path)))
+            .and_then(|()| Spec::parse(&text, &path))
+            .map_err(unusable)?;
+        let tokenizer = Tokenizer::open(folder).map_err(again)?;
         tokenizer.check(&spec).map_err(|error| error.in_file(folder))?;
-        let weights = Weights::open(folder)?;
+        let weights = Weights::open(folder).map_err(again)?;
         let entries = arch::find(spec.architecture)?.entries(spec.layers, false);
         if spec.lm_head == LmHead::Separate
             && entries.get("lm_head.weight").is_none_or(|entry| weights.find(&entry.names).is_none())
@@ -66,7 +72,9 @@ impl Pretrained {
         }
         let layers = spec.layers;
         let pretrained = Self { folder: folder.into(), spec, layers, tokenizer, weights, fingerprint: OnceLock::new() };
-        pretrained.check()?;
+        pretrained.check().map_err(|error| {
+            error.or_else_help("do `config.json` and the weights belong to the same model, and are they complete?")
+        })?;
         Ok(pretrained)
     }
 

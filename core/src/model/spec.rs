@@ -184,6 +184,15 @@ impl Spec {
         Ok(self)
     }
 
+    /// About how many parameters such a model has: its matrices, without biases and norms.
+    pub fn parameters(&self) -> f64 {
+        let [hidden, inner] = [self.hidden, self.inner].map(|n| n as f64);
+        let attention = 2.0 * hidden * ((self.heads + self.kv_heads) * self.head_dim) as f64;
+        let feed_forward = if self.gated { 3.0 } else { 2.0 } * hidden * inner;
+        let tables = (self.vocab + self.max_positions) as f64 * hidden;
+        self.layers as f64 * (attention + feed_forward) + tables
+    }
+
     /// Checks that a sequence can be fed to the model: not empty, not too long, every id in the vocabulary.
     ///
     /// # Errors

@@ -126,7 +126,14 @@ impl Folder {
 
     fn error(&self) -> String {
         let error = Pretrained::open(self.path()).unwrap_err();
-        error.to_string().replace(&self.path().display().to_string(), "FOLDER")
+        let said = error.to_string().replace(&self.path().display().to_string(), "FOLDER");
+        // What is said of any file that is damaged, or of any two that do not belong together.
+        let general = [
+            "\nhint: get the file again",
+            "\nhint: get `config.json` again",
+            "\nhint: do `config.json` and the weights belong to the same model, and",
+        ];
+        general.iter().fold(said, |said, hint| said.split(hint).next().unwrap_or_default().to_owned())
     }
 }
 
@@ -542,7 +549,7 @@ fn heads_start_as_configured() {
     );
     assert_eq!(
         error(r#"{ "init": { "type": "unembedding", "tokens": ["t7"] } }"#),
-        "a head for 2 classes cannot start from 1 words"
+        "a head for 2 classes cannot start from 1 words\nhint: give `init.tokens` one word for each class"
     );
     assert_eq!(
         error(r#"{ "init": { "type": "unembedding", "tokens": ["t7", "t1 t2"] } }"#),
@@ -901,7 +908,7 @@ fn folders_that_are_not_models_are_refused() {
     fs::write(folder.file("tokenizer.json"), word_tokenizer(33).to_string()).unwrap();
     assert_eq!(
         folder.error(),
-        "the tokenizer knows token id 32, the model only 32 ids (FOLDER)\nhint: do tokenizer and weights belong to the same model?"
+        "the tokenizer's ids end at 32, the model has 32 from 0 on (FOLDER)\nhint: do tokenizer and weights belong to the same model?"
     );
 }
 

@@ -130,9 +130,15 @@ impl Tokenizer {
     /// The one token that a word is, e.g. a verbaliser such as ` Yes`.
     ///
     /// # Errors
-    /// The word is more than one token; names them.
+    /// The word is more than one token; names them. Or it is none, and the tokenizer puts its token for the unknown in its place.
     pub fn single(&self, word: &str) -> Result<u32> {
         let ids = self.encode_bare(word)?;
+        // A character that hardly any vocabulary holds; what stands for its bytes is more than one token.
+        let unknown = self.encode_bare("\u{2A6D6}")?;
+        if self.id(word).is_none() && ids.len() == 1 && ids == unknown {
+            return Err(Error::new(format!("the tokenizer does not know `{word}`"))
+                .help("choose a word that is in its vocabulary"));
+        }
         match (ids.as_slice(), self.id(word)) {
             (&[id], _) | (_, Some(id)) => Ok(id),
             _ => {
@@ -143,18 +149,29 @@ impl Tokenizer {
         }
     }
 
-    /// Checks that every id the tokenizer can give is in the model's vocabulary.
+    /// Checks that every id the tokenizer can give is in the model's vocabulary, and that it gives at least half of these: vocabularies
+    /// are rounded up for speed, and not by so much.
     ///
     /// # Errors
-    /// One is not.
+    /// It does not.
     pub fn check(&self, spec: &Spec) -> Result<()> {
-        match self.largest {
-            Some(largest) if largest as usize >= spec.vocab => {
-                let message = format!("the tokenizer knows token id {largest}, the model only {} ids", spec.vocab);
-                Err(Error::new(message).help("do tokenizer and weights belong to the same model?"))
-            }
-            _ => Ok(()),
+        // What is put around a text need not be in the vocabulary.
+        let around = self.encode("a").unwrap_or_default().into_iter().max();
+        let largest = self.largest.max(around).unwrap_or(0) as usize;
+        if largest >= spec.vocab || (largest + 1) * 2 < spec.vocab {
+            let message = format!("the tokenizer's ids end at {largest}, the model has {} from 0 on", spec.vocab);
+            return Err(Error::new(message).help("do tokenizer and weights belong to the same model?"));
         }
+        Ok(())
+    }
+
+    /// BLAKE3 hash of the files it was read from, in hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, bytes) in self.files() {
+            hasher.update(name.as_bytes()).update(blake3::hash(bytes).as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     /// Contents of the files it was read from, `tokenizer.json` first.

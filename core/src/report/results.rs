@@ -183,8 +183,9 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
 /// contradicts its status, the same (run, cell, method, split, metric) twice; with line and column.
 pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
     let bytes = fs::read(path).path("read results", path)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::new("results are not UTF-8 text").in_file(path))?;
-    parse(&text, path)
+    let text = String::from_utf8(bytes).map_err(|_| Error::new("results are not UTF-8 text").in_file(path));
+    text.and_then(|text| parse(&text, path))
+        .map_err(|error| error.or_else_help("the file is damaged or was edited: `w2s run` of its grid writes it anew"))
 }
 
 /// Reads the text of a `results.csv`; `path` is for messages.

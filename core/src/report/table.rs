@@ -335,20 +335,20 @@ impl Table {
             .collect();
         let scored: Vec<&ResultRow> = test.iter().copied().filter(|row| row.metric == ACCURACY).collect();
         let all: Vec<&ResultRow> = rows.iter().collect();
-        check_choice("task", &options.tasks, &in_order(&all, |row| row.task.clone()))?;
-        check_choice("seed", &options.seeds, &in_order(&all, |row| row.seed))?;
+        check_choice("task", &options.tasks, &in_order(all.iter().copied(), |row| row.task.clone()))?;
+        check_choice("seed", &options.seeds, &in_order(all.iter().copied(), |row| row.seed))?;
         if scored.is_empty() {
             return Err(nothing(rows, ACCURACY));
         }
-        let mut methods = in_order(&scored, |row| row.method.clone());
+        let mut methods = in_order(scored.iter().copied(), |row| row.method.clone());
         methods.retain(|method| method != WEAK && method != CEILING);
         check_choice("method", &options.methods, &methods)?;
         if !options.methods.is_empty() {
             methods.clone_from(&options.methods);
         }
-        let mut tasks = in_order(&scored, |row| row.task.clone());
+        let mut tasks = in_order(scored.iter().copied(), |row| row.task.clone());
         tasks.sort_by_key(|task| options.tasks.iter().position(|other| other == task));
-        let pairs = in_order(&scored, |row| (row.weak.as_str(), row.strong.as_str()));
+        let pairs = in_order(scored.iter().copied(), |row| (row.weak.as_str(), row.strong.as_str()));
         let seeds: BTreeSet<u64> = match options.seeds.is_empty() {
             true => scored.iter().map(|row| row.seed).collect(),
             false => options.seeds.iter().copied().collect(),
@@ -481,8 +481,8 @@ impl Table {
         }
         let values = |keys: &[Key], row: &ResultRow| keys.iter().map(|key| key.of(row)).collect::<Vec<_>>();
         let (heads, tops) = (
-            in_order(&chosen, |row| values(&options.rows, row)),
-            in_order(&chosen, |row| values(&options.columns, row)),
+            in_order(chosen.iter().copied(), |row| values(&options.rows, row)),
+            in_order(chosen.iter().copied(), |row| values(&options.columns, row)),
         );
         let mut groups: BTreeMap<(Vec<String>, Vec<String>), Vec<&ResultRow>> = BTreeMap::new();
         for row in &chosen {
@@ -870,7 +870,7 @@ struct Notes {
 impl Notes {
     /// Items per task, `1000` or `998–1000`.
     fn items(&mut self, rows: &[&ResultRow], title: impl Fn(&str) -> String) {
-        for task in in_order(rows, |row| row.task.as_str()) {
+        for task in in_order(rows.iter().copied(), |row| row.task.as_str()) {
             let counts: BTreeSet<u64> =
                 rows.iter().filter(|row| row.task == task && row.status == Status::Ok).map(|row| row.n).collect();
             match (counts.first(), counts.last()) {
@@ -982,16 +982,21 @@ fn shortened(names: &[String]) -> String {
 }
 
 /// The distinct values of a column in the order in which the rows first have them.
-fn in_order<'a, T: Clone + Ord>(rows: &[&'a ResultRow], of: impl Fn(&'a ResultRow) -> T) -> Vec<T> {
+/// What rows have in a column, each once, in their order.
+pub(crate) fn in_order<'a, T: Clone + Ord>(
+    rows: impl IntoIterator<Item = &'a ResultRow>,
+    of: impl Fn(&'a ResultRow) -> T,
+) -> Vec<T> {
     let mut seen = BTreeSet::new();
-    rows.iter().map(|row| of(row)).filter(|value| seen.insert(value.clone())).collect()
+    rows.into_iter().map(of).filter(|value| seen.insert(value.clone())).collect()
 }
 
 fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn check_choice<T: PartialEq + ToString>(what: &str, chosen: &[T], there: &[T]) -> Result<()> {
+/// Refuses a choice of what is not there.
+pub(crate) fn check_choice<T: PartialEq + ToString>(what: &str, chosen: &[T], there: &[T]) -> Result<()> {
     match chosen.iter().find(|name| !there.contains(name)) {
         None => Ok(()),
         Some(name) => {
@@ -1008,7 +1013,7 @@ fn nothing(rows: &[ResultRow], metric: &str) -> Error {
             .help("`w2s run` fills them; `w2s run --dry-run` lists what is to do");
     }
     let all: Vec<&ResultRow> = rows.iter().collect();
-    let known = in_order(&all, |row| (row.split, row.metric.as_str()));
+    let known = in_order(all.iter().copied(), |row| (row.split, row.metric.as_str()));
     let known: Vec<String> = known.into_iter().map(|(split, metric)| format!("{} `{metric}`", split.name())).collect();
     Error::new(format!("the results hold no `{metric}` for this table"))
         .help(format!("they hold {}", shortened(&known)))

@@ -65,14 +65,17 @@ impl Predictions {
     /// # Errors
     /// A file that is missing or not of this form.
     pub fn read(path: &Path) -> Result<Self> {
-        let wrong = |message: String| Error::new(message).in_file(path);
+        let wrong = |message: String| {
+            let help = "the file is damaged or was edited: remove its folder, and `w2s run` makes it anew";
+            Error::new(message).in_file(path).help(help)
+        };
         let mut reader =
             csv::Reader::from_path(path).map_err(|error| wrong(format!("cannot read predictions: {error}")))?;
         let rows = reader
             .deserialize::<Vec<f32>>()
             .map(|row| row.map_err(|error| wrong(format!("not a row of probabilities: {error}"))))
             .collect::<Result<Vec<_>>>()?;
-        Self::new(rows).map_err(|error| error.in_file(path))
+        Self::new(rows).map_err(|error| wrong(error.message().to_owned()))
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{Error, Result, error::IoContext};
 
 const MANIFEST: &str = "manifest.json";
 
+/// The store's folder, in the folder of results.
+pub const STORE: &str = "stages";
+
 /// A folder of finished stages, one folder each. Several processes may share it.
 ///
 /// A stage is written under a temporary name; its manifest, which holds the hash of every file, is written last; then the folder is
@@ -90,12 +93,10 @@ impl Store {
     /// A folder that cannot be made or written.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        let unwritable =
-            |error: Error| error.help("choose another folder with `--results DIR`, or make this one writable");
         for folder in [&root, &root.join("locks")] {
-            fs::create_dir_all(folder).path("create the results folder", folder).map_err(unwritable)?;
+            fs::create_dir_all(folder).path("create the results folder", folder).map_err(choose_another)?;
         }
-        tempfile::tempfile_in(&root).path("write to the results folder", &root).map_err(unwritable)?;
+        writable(&root)?;
         Ok(Self { root })
     }
 
@@ -259,6 +260,18 @@ pub fn hash_file(path: &Path) -> Result<String> {
     let file = File::open(path).path("read a file", path)?;
     hasher.update_reader(file).path("read a file", path)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether files can be made in a folder of results.
+///
+/// # Errors
+/// They cannot; names the folder and the option that chooses another.
+pub fn writable(folder: &Path) -> Result<()> {
+    tempfile::tempfile_in(folder).path("write to the results folder", folder).map_err(choose_another).map(|_| ())
+}
+
+fn choose_another(error: Error) -> Error {
+    error.help("choose another folder with `--results DIR`, or make this one writable")
 }
 
 /// Writes a file so that a reader sees the old one or the new one, whatever happens in between.

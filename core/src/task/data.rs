@@ -98,6 +98,9 @@ pub struct SourceFile {
     pub path: PathBuf,
     /// BLAKE3 of its bytes, in hexadecimal.
     pub blake3: String,
+    /// SHA-256 of its bytes, in hexadecimal: what the hub calls a large file by.
+    #[serde(default)]
+    pub sha256: String,
     /// Rows read from it.
     pub rows: u32,
 }
@@ -226,8 +229,13 @@ impl TaskData {
             let why = format!("{dropped} are longer than {} tokens without their context", fit.limit);
             return Error::new(format!("{message}: {why}")).help("raise `max_tokens`, or shorten the template");
         }
-        let counts = serde_json::to_string(&self.counts.pools).unwrap_or_default();
-        Error::new(message).help(format!("what became of the rows: {counts}"))
+        let became = |(pool, counts): (&String, &PoolCounts)| {
+            let dropped = counts.dropped.iter().map(|(why, count)| format!("{count} by {why}, "));
+            format!("`{pool}`: {} read, {}{} left", counts.read, dropped.collect::<String>(), counts.left)
+        };
+        let became: Vec<String> = self.counts.pools.iter().map(became).collect();
+        let help = "look at the task's `filter`, label rule and splits, and at what became of the rows";
+        Error::new(message).help(format!("{help}: {}", became.join("; ")))
     }
 
     /// A part of which every example has the same class: an error where that cannot be chance, a note where it can.

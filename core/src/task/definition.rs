@@ -240,12 +240,17 @@ impl Task {
     /// Reads a task file. Its stem has to be the task's name.
     pub fn open(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).path("read the task", path)?;
-        let task = Self::parse(&text, path)?;
-        if path.file_stem().is_some_and(|stem| stem != task.name.as_str()) {
-            let message = format!("the task calls itself `{}`, its file `{}`", task.name, path.display());
-            return Err(task.wrong(&["name"], message).help("call both the same"));
+        Self::parse(&text, path)?.named_as_its_file()
+    }
+
+    /// Refuses a task whose file has another name: grids find it by the one, and results name it by the other.
+    pub(crate) fn named_as_its_file(self) -> Result<Self> {
+        let path = &self.file.path;
+        if path.file_stem().is_some_and(|stem| stem != self.name.as_str()) {
+            let message = format!("the task calls itself `{}`, its file `{}`", self.name, path.display());
+            return Err(self.wrong(&["name"], message).help("call both the same"));
         }
-        Ok(task)
+        Ok(self)
     }
 
     /// Parses and checks a task; `path` is used in messages and for paths relative to it.

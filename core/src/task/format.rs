@@ -66,6 +66,10 @@ struct Answers {
     choices: Vec<String>,
 }
 
+/// What to do about a template that is none.
+const JINJA: &str =
+    "it is Jinja: text with `{{ column }}` in it, and filters such as `{{ column | trim }}`; docs/tasks.md";
+
 /// One of the answers, to be shown.
 struct Chosen<'a> {
     answer: &'a str,
@@ -87,6 +91,11 @@ impl<'a> Formatter<'a> {
             ValueKind::None => Err(ErrorKind::UndefinedError.into()),
             _ => minijinja::escape_formatter(out, state, value),
         });
+        // A template of a line could ask for all memory, or for ever.
+        templates.set_fuel(Some(1_000_000));
+        for name in ["indent", "format", "batch", "slice"] {
+            templates.remove_filter(name);
+        }
         templates.add_filter("context", |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
         let filter = task.filter.as_ref().map(|filter| format!("{{% if {filter} %}}1{{% endif %}}"));
         let prompt = task.prompt.as_ref();
@@ -100,8 +109,9 @@ impl<'a> Formatter<'a> {
         let mut variables = BTreeMap::new();
         for (name, source) in sources {
             let Some(source) = source else { continue };
-            let explain =
-                |cause: minijinja::Error| task.wrong(keys(name), format!("not a template: {}", detail(&cause)));
+            let explain = |cause: minijinja::Error| {
+                task.wrong(keys(name), format!("not a template: {}", detail(&cause))).help(JINJA)
+            };
             if longest_expression(&source) > LONGEST {
                 return Err(task.wrong(keys(name), format!("an expression is longer than {LONGEST} characters")));
             }
@@ -113,7 +123,7 @@ impl<'a> Formatter<'a> {
         let mut waiting = Vec::new();
         for (name, expression) in &task.compute {
             let explain = |cause: minijinja::Error| {
-                task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause)))
+                task.wrong(&["compute", name], format!("not an expression: {}", detail(&cause))).help(JINJA)
             };
             if expression.len() > LONGEST {
                 let message = format!("the expression is longer than {LONGEST} characters");
@@ -142,7 +152,7 @@ impl<'a> Formatter<'a> {
             if let Err(cause) = tried
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
             {
-                return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))));
+                return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))).help(JINJA));
             }
         }
         for (name, variables) in &self.computed {
@@ -154,7 +164,7 @@ impl<'a> Formatter<'a> {
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
             {
                 let message = format!("not an expression: {}", detail(&cause));
-                return Err(self.task.wrong(&["compute", name], message));
+                return Err(self.task.wrong(&["compute", name], message).help(JINJA));
             }
         }
         Ok(())
@@ -508,7 +518,10 @@ fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
         (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(absent)),
         _ => format!("{what} fails: {}", detail(cause)),
     };
-    Error::new(message).help("`| default(\"\")` in a template gives a value to what has none")
+    Error::new(message).help(match cause.kind() {
+        ErrorKind::OutOfFuel => "it has too much to do for one row: are there loops within loops?",
+        _ => "`| default(\"\")` in a template gives a value to what has none",
+    })
 }
 
 /// Names in an order in which each comes after those that it uses, and if possible after those that it mentions; the name of one that

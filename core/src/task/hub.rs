@@ -159,22 +159,28 @@ impl HfHub {
             .with_progress(false)
             .with_retries(3)
             .build()
-            .map_err(|cause| self.explain(repo, &cause))?;
+            .map_err(|cause| self.explain(repo, None, &cause))?;
         Ok(api.repo(hf_hub::Repo::with_revision(repo.id.clone(), kind, repo.revision.clone())))
     }
 
-    fn explain(&self, repo: &Repo, cause: &ApiError) -> Error {
+    fn explain(&self, repo: &Repo, file: Option<&str>, cause: &ApiError) -> Error {
         let text = cause.to_string();
         let Repo { id, revision, .. } = repo;
         let error = Error::new(format!("cannot get `{id}` at `{revision}` from {}: {text}", self.endpoint));
         let answered = |status: u32| text.contains(&format!("status: {status}"));
-        error.help(if answered(401) || answered(403) {
+        let error = error.help(if answered(401) || answered(403) {
             "it needs a permission: accept its conditions on the hub, and set `HF_TOKEN`"
+        } else if answered(404) && file.is_some() {
+            "the repository has no such file at this revision"
         } else if answered(404) {
             "the hub has no such repository or revision, or shows it to nobody without `HF_TOKEN`"
         } else {
             "check the network, `HF_ENDPOINT` and `HTTPS_PROXY`; with `HF_HUB_OFFLINE=1` only local files are looked at"
-        })
+        });
+        match file {
+            Some(file) => error.context(format!("file `{file}`")),
+            None => error,
+        }
     }
 }
 
@@ -185,7 +191,9 @@ fn is_inside(file: &str) -> bool {
 
 impl Hub for HfHub {
     fn list(&self, repo: &Repo) -> Result<Vec<String>> {
-        let info = self.repo(repo)?.info().map_err(|cause| self.explain(repo, &cause))?;
+        let api = self.repo(repo)?;
+        let info = self.patiently("its list of files", &Watch::new(), move || api.info())?;
+        let info = info.map_err(|cause| self.explain(repo, None, &cause))?;
         Ok(info.siblings.into_iter().map(|file| file.rfilename).filter(|file| is_inside(file)).collect())
     }
 
@@ -199,8 +207,7 @@ impl Hub for HfHub {
                 // Another process is downloading the same file.
                 (Err(ApiError::LockAcquisition(_)), _) if start.elapsed() < Duration::from_secs(1800) => {}
                 (result, size) => {
-                    let fail = |cause| self.explain(repo, &cause).context(format!("file `{file}`"));
-                    break (result.map_err(fail)?, size);
+                    break (result.map_err(|cause| self.explain(repo, Some(file), &cause))?, size);
                 }
             }
         };
@@ -210,18 +217,28 @@ impl Hub for HfHub {
 }
 
 impl HfHub {
-    /// What the library says of a download, and how long the hub says the file is. It is another thread's, because the library waits
-    /// for ever for a server that has stopped sending.
+    /// What the library says of a download, and how long the hub says the file is.
     fn download(&self, repo: &Repo, file: &str) -> Result<(Result<PathBuf, ApiError>, u64)> {
-        const TICK: Duration = Duration::from_millis(100);
         let (api, watch, name) = (self.repo(repo)?, Watch::new(), file.to_owned());
-        let (sender, receiver) = mpsc::channel();
         let inside = watch.clone();
-        std::thread::spawn(move || sender.send(api.download_with_progress(&name, inside)));
+        let result = self.patiently(&format!("`{file}`"), &watch, move || api.download_with_progress(&name, inside))?;
+        Ok((result, watch.size.load(Ordering::Relaxed)))
+    }
+
+    /// Does something with the library in another thread, because the library waits for ever for a server that has stopped sending.
+    fn patiently<T: Send + 'static>(
+        &self,
+        what: &str,
+        watch: &Watch,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        const TICK: Duration = Duration::from_millis(100);
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || sender.send(work()));
         let (mut seen, mut since) = (0, Instant::now());
         loop {
             match receiver.recv_timeout(TICK.min(self.patience)) {
-                Ok(result) => return Ok((result, watch.size.load(Ordering::Relaxed))),
+                Ok(result) => return Ok(result),
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let got = watch.got.load(Ordering::Relaxed);
                     if got != seen {
@@ -229,12 +246,12 @@ impl HfHub {
                     } else if since.elapsed() > self.patience {
                         let seconds = self.patience.as_secs_f64();
                         let message =
-                            format!("{} sent nothing for {seconds} s, at byte {got} of `{file}`", self.endpoint);
-                        return Err(Error::new(message).help("try again: the download goes on where it stopped"));
+                            format!("{} sent nothing for {seconds} s, at byte {got} of {what}", self.endpoint);
+                        return Err(Error::new(message).help("try again: a download goes on where it stopped"));
                     }
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
-                    let message = format!("{} answered in a way that is no hub's, for `{file}`", self.endpoint);
+                    let message = format!("{} answered in a way that is no hub's, for {what}", self.endpoint);
                     return Err(Error::new(message).help("check `HF_ENDPOINT` and proxies"));
                 }
             }
@@ -503,6 +520,17 @@ mod tests {
             let error = text.unwrap_err();
             assert!(!left && error.message().contains("sent nothing for 0.3 s"), "{error}");
         }
+
+        let silent = HfHub::new(tempfile::tempdir().unwrap().path().into(), unreliable(|_, _| None), None);
+        let silent = HfHub { patience: Duration::from_millis(300), ..silent };
+        let error = silent.list(&repo("org/set")).unwrap_err();
+        assert!(error.message().contains("sent nothing for 0.3 s"), "{error}");
+
+        // A repository without this file.
+        let (text, _) = fetched(LONG, |_, _| {
+            Some("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned())
+        });
+        assert!(text.unwrap_err().remedy().unwrap().contains("no such file"));
 
         // No hub at all.
         let (text, left) = fetched(LONG, |_, _| {

@@ -8,11 +8,15 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use parquet::file::{
-    metadata::ParquetMetaData,
-    reader::{FileReader, SerializedFileReader},
+use parquet::{
+    file::{
+        metadata::ParquetMetaData,
+        reader::{FileReader, SerializedFileReader},
+    },
+    record::Field,
 };
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::SourceFile;
 use crate::{
@@ -106,15 +110,28 @@ struct Content {
 
 /// Reads a file, at most `limit` rows of it. `name` is what the file is called in its data set.
 pub(super) fn read_file(path: &Path, name: &str, limit: Option<usize>) -> Result<Rows> {
+    if !path.metadata().path("read the data", path)?.is_file() {
+        return Err(Error::new("not a file of rows").in_file(path));
+    }
     let mut file = File::open(path).path("read the data", path)?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(&mut file).path("read the data", path)?;
+    let (mut hasher, mut sha256) = (blake3::Hasher::new(), Sha256::new());
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).path("read the data", path)? {
+            0 => break,
+            n => {
+                hasher.update(&buffer[..n]);
+                sha256.update(&buffer[..n]);
+            }
+        }
+    }
     file.rewind().path("read the data", path)?;
     let content = read(file, path, limit.unwrap_or(usize::MAX)).map_err(|error| error.in_file(path))?;
     let count = u32::try_from(content.rows.len())
         .map_err(|_| Error::new(format!("the file has more than {} rows", u32::MAX)).in_file(path))?;
     let blake3 = hasher.finalize().to_hex().to_string();
-    let files = vec![SourceFile { name: name.into(), path: path.into(), blake3, rows: count }];
+    let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let files = vec![SourceFile { name: name.into(), path: path.into(), blake3, sha256, rows: count }];
     Ok(Rows { columns: content.columns, rows: (0..).zip(content.rows).collect(), files, lines: vec![content.lines] })
 }
 
@@ -197,17 +214,45 @@ fn parquet(file: File, limit: usize) -> Result<Content> {
     check_sizes(reader.metadata(), size)?;
     let metadata = reader.metadata().file_metadata();
     let expected = usize::try_from(metadata.num_rows()).unwrap_or(usize::MAX).min(limit);
-    let columns = metadata.schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
-    let mut rows = Vec::new();
+    let mut columns: Vec<String> = metadata.schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
+    if let Some(twice) = columns.iter().enumerate().find(|(i, name)| columns[..*i].contains(name)).map(|(_, name)| name)
+    {
+        return Err(Error::new(format!("there are two columns `{twice}`")).help("give one of them another name"));
+    }
+    let (mut rows, mut binary) = (Vec::<Row>::new(), BTreeSet::new());
     for row in reader.get_row_iter(None).map_err(explain)?.take(limit) {
         let row = row.map_err(|cause| explain(cause).context(format!("row {}, counted from 0", rows.len())))?;
-        rows.push(row.into_columns().into_iter().map(|(name, field)| (name, field.to_json_value())).collect());
+        let mut cells = Map::new();
+        for (name, field) in row.into_columns() {
+            match text_or_number(&field) {
+                Some(value) => _ = cells.insert(name, value),
+                None => _ = binary.insert(name),
+            }
+        }
+        rows.push(cells);
     }
     if rows.len() != expected {
         let message = format!("not a readable Parquet file: it has {} of its {expected} rows", rows.len());
         return Err(Error::new(message).help(DAMAGED));
     }
+    // Pictures and the like are no part of a text; to a task the column is not there.
+    columns.retain(|name| !binary.contains(name));
+    rows.iter_mut().for_each(|row| binary.iter().for_each(|name| _ = row.shift_remove(name)));
     Ok(Content { columns, rows, lines: Vec::new() })
+}
+
+/// A value of a Parquet file; `None` where it is made of bytes that are not UTF-8. Some programs store texts as bytes and do not say that
+/// they are texts.
+fn text_or_number(field: &Field) -> Option<Value> {
+    Some(match field {
+        Field::Bytes(bytes) => std::str::from_utf8(bytes.data()).ok()?.into(),
+        Field::ListInternal(list) => list.elements().iter().map(text_or_number).collect::<Option<Vec<Value>>>()?.into(),
+        Field::Group(row) => {
+            let columns = row.get_column_iter().map(|(name, field)| Some((name.clone(), text_or_number(field)?)));
+            Value::Object(columns.collect::<Option<_>>()?)
+        }
+        other => other.to_json_value(),
+    })
 }
 
 /// What a Parquet file says of its own sizes has to be possible: memory is asked for by it.

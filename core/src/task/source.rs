@@ -92,6 +92,17 @@ impl Files<'_> {
         }
     }
 
+    /// A file that `source.files` names.
+    fn beside_task(&self, file: &str) -> Result<Found> {
+        let path = self.task.folder().join(file);
+        if path.is_file() {
+            return Ok((file.to_owned(), path));
+        }
+        let found = if path.is_dir() { "is a folder" } else { "is not there" };
+        let error = self.task.wrong(&["source", "files"], format!("the file `{}` {found}", path.display()));
+        Err(error.help("the path starts at the task file's folder"))
+    }
+
     /// The files of a split, all configurations in order.
     fn find(&self, split: &str) -> Result<Vec<Found>> {
         if let Some(id) = &self.source().hub {
@@ -127,7 +138,7 @@ impl Files<'_> {
                 }
             }
             None => match self.source().files.get(split) {
-                Some(files) => Ok(files.as_slice().iter().map(|file| (file.clone(), folder.join(file))).collect()),
+                Some(files) => files.as_slice().iter().map(|file| self.beside_task(file)).collect(),
                 None => {
                     let known: Vec<&String> = self.source().files.keys().collect();
                     let error =

@@ -15,6 +15,7 @@ use parquet::{
     schema::parser::parse_message_type,
 };
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use super::*;
 use crate::Error;
@@ -944,6 +945,8 @@ fn parquet_from_a_folder_in_the_hubs_layout() {
     assert_eq!(names[0], "nyu-mll/glue/sst2/train-00000-of-00002.parquet");
     assert_eq!(data.files.iter().map(|file| file.rows).collect::<Vec<_>>(), [4, 3, 2]);
     assert_eq!(data.files[1].blake3, blake3::hash(&fs::read(&data.files[1].path).unwrap()).to_hex().to_string());
+    let sha256 = sha2::Sha256::digest(fs::read(&data.files[1].path).unwrap());
+    assert_eq!(data.files[1].sha256, sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     // Only as many rows as are asked for are read.
     let few = DataOptions { n_train: Some(2), ..DataOptions::default() };
     let data = shipped("sst2").read(&sources, &few).unwrap();
@@ -984,6 +987,29 @@ fn nested_parquet() {
     let row = |text: Value, label: Value| json!({"choices": {"text": text, "label": label}});
     assert_eq!(rows, [row(json!(["x", "y"]), json!(["A", "B"])), row(json!(["z"]), json!(["A"]))]);
     assert_eq!(read.columns, ["choices"]);
+}
+
+/// Some programs write texts as bytes that are not said to be texts; pictures are bytes, too.
+#[test]
+fn parquet_of_bytes() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("train.parquet");
+    let schema = "message m { required binary text; required binary picture; }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer = SerializedFileWriter::new(fs::File::create(&path).unwrap(), schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for values in [[&b"plain words"[..], b"more"], [b"ok so far", b"\xff\xfe"]] {
+        let mut column = group.next_column().unwrap().unwrap();
+        let values = values.map(|value| ByteArray::from(value.to_vec()));
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+    let read = super::rows::read_file(&path, "train.parquet", None).unwrap();
+    let rows: Vec<Value> = read.rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
+    assert_eq!(rows, [json!({"text": "plain words"}), json!({"text": "more"})]);
+    assert_eq!(read.columns, ["text"]);
 }
 
 #[test]
@@ -1100,7 +1126,7 @@ fn paths_start_at_the_task_file() {
             "train = \"train\"\ntest = \"test\"",
             "names no files of a split `test`",
         ),
-        ("files = { train = \"gone.jsonl\" }", "train = \"train\"\ntest_from_train = 4", "cannot read the data"),
+        ("files = { train = \"gone.jsonl\" }", "train = \"train\"\ntest_from_train = 4", "gone.jsonl`"),
     ];
     for (source, splits, expected) in cases {
         let error = message(read(source, splits).unwrap_err());
