@@ -161,6 +161,24 @@ fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
 const SELECTIVE: &str = "tests/fixtures/tiny/selective.toml";
 
 /// What the only student of a selective grid left behind: its stage, its predictions and its decisions.
+#[test]
+fn a_stage_that_is_gone_is_made_again_and_no_result_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let again = || {
+        let output = run(&["run", SELECTIVE, "--device", "cpu", "--results", folder.path().to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text(&output));
+        fs::read_to_string(folder.path().join("selective/results.csv")).unwrap()
+    };
+    let rows = again();
+    let stages: Vec<_> = fs::read_dir(folder.path().join("stages")).unwrap().flatten().collect();
+    let stages: Vec<_> = stages.iter().filter(|stage| stage.path().join("manifest.json").exists()).collect();
+    assert!(stages.len() > 6, "{stages:?}");
+    for stage in stages {
+        fs::remove_dir_all(stage.path()).unwrap();
+        assert_eq!(again(), rows, "without {stage:?}");
+    }
+}
+
 fn selective(folder: &Path, changes: &[&str]) -> (String, String, String) {
     let place = folder.to_str().unwrap();
     let output = run(&[&["run", SELECTIVE, "--results", place, "--device", "cpu"], changes].concat());

@@ -96,7 +96,7 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
     let rows = fs::read_to_string(results.path().join("tiny/results.csv")).unwrap();
     assert!(rows.lines().any(|row| row.contains(",focal,") && row.contains(",accuracy,")), "{rows}");
 
-    let tests = done(cargo(&["test", "--test", "integration"]).args(["conformance::", "registry::"]));
+    let tests = done(cargo(&["test", "--test", "integration"]).args(["--", "conformance::", "registry::"]));
     let said = String::from_utf8_lossy(&tests.stdout).into_owned();
     assert!(said.contains("test result: ok") && !said.contains(" 0 passed"), "{said}");
 }

@@ -49,11 +49,17 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR.
-    fn compared_with(&self) -> Vec<&'a StageId> {
+    /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
+    /// answers for P(IK).
+    fn compared_with(&self, plan: &'a Plan) -> Vec<&'a StageId> {
         let Cell { supervision, ceiling, .. } = self.cell;
-        let all = if self.stage == supervision { vec![] } else { vec![supervision, ceiling] };
-        all.into_iter().filter(|id| *id != self.stage).collect()
+        if self.stage == supervision {
+            vec![]
+        } else if self.stage == ceiling {
+            vec![supervision]
+        } else {
+            vec![supervision, ceiling, answers_of(plan, self.cell)]
+        }
     }
 }
 
@@ -200,7 +206,7 @@ impl Books {
             if measured || !self.finished.contains_key(entry.stage) {
                 continue;
             }
-            let compared = entry.compared_with().into_iter().all(|id| self.finished.contains_key(id));
+            let compared = entry.compared_with(plan).into_iter().all(|id| self.finished.contains_key(id));
             if compared || !self.rows.contains_key(&place) {
                 let rows = self.measure(plan, entry)?;
                 self.rows.insert(place, rows);
@@ -267,7 +273,7 @@ impl Books {
         let answers = answers_of(plan, cell);
         let truths = &self.truths[&cell.data.fingerprint];
         let path = student.file(stage::P_IK_TEST);
-        if path.is_file() {
+        if path.is_file() && self.finished.contains_key(answers) {
             let knows = stage::Predictions::read(&path)?.into_rows();
             let own = self.predictions(answers, Split::Test)?;
             let right: Vec<u8> =
@@ -275,7 +281,7 @@ impl Books {
             rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));
         }
         let path = student.file(stage::DECISIONS);
-        if path.is_file() {
+        if path.is_file() && self.finished.contains_key(&cell.supervision) {
             let data = TaskData::read(&cell.data.folder)?;
             let truth: Vec<u8> = stage::part(&data, Split::Transfer).iter().map(|example| example.label).collect();
             let weak = self.predictions(&cell.supervision, Split::Transfer)?;
