@@ -160,7 +160,6 @@ fn a_grid_killed_at_any_moment_ends_with_the_same_bytes() {
 
 const SELECTIVE: &str = "tests/fixtures/tiny/selective.toml";
 
-/// What the only student of a selective grid left behind: its stage, its predictions and its decisions.
 #[test]
 fn a_stage_that_is_gone_is_made_again_and_no_result_changes() {
     let folder = tempfile::tempdir().unwrap();
@@ -179,6 +178,7 @@ fn a_stage_that_is_gone_is_made_again_and_no_result_changes() {
     }
 }
 
+/// What the only student of a selective grid left behind: its stage, its predictions and its decisions.
 fn selective(folder: &Path, changes: &[&str]) -> (String, String, String) {
     let place = folder.to_str().unwrap();
     let output = run(&[&["run", SELECTIVE, "--results", place, "--device", "cpu"], changes].concat());

@@ -28,7 +28,9 @@ pub fn text(output: &Output) -> String {
 
 /// Whether an error names a remedy, or is one: what a value must be.
 pub fn says_what_to_do(said: &str) -> bool {
-    ["help: ", "must be", "stands twice", "is empty"].iter().any(|part| said.contains(part))
+    // Lines of the file that is at fault are shown too, with their numbers.
+    let mut own = said.lines().filter(|line| !line.trim_start().starts_with(|c: char| c.is_ascii_digit()));
+    own.any(|line| ["help: ", "must be", "stands twice", "is empty"].iter().any(|part| line.contains(part)))
 }
 
 /// A `tokenizer.json` of whole words: the letter followed by 0 to 31, which are their ids.

@@ -55,8 +55,12 @@ pub fn cells(results: &Path) -> Result<Vec<Value>> {
 
 /// Refuses a run of which no stage is here, such as published results.
 pub fn check_stages(cells: &[Value], store: &Path) -> Result<()> {
-    if cells.iter().any(|cell| store.join(name(cell, "student")).is_dir()) {
+    let has = |stage: &str| cells.iter().any(|cell| store.join(name(cell, stage)).is_dir());
+    if has("student") {
         return Ok(());
+    }
+    if has("ceiling") || has("supervision") {
+        return Err(Error::new("no student of this run is there yet").help("`w2s run` of its grid trains them"));
     }
     Err(Error::new("the stages of this run are not here")
         .in_file(store)

@@ -181,12 +181,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
     eprintln!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
-    if let Some(shelf) = books.set_aside() {
-        eprintln!(
-            "note: results.csv had results that this grid, as it is now, does not have; they are kept in {}",
-            shelf.display()
-        );
-    }
 
     let outcome = if pending.is_empty() {
         Outcome::default()
@@ -216,6 +210,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         })?
     };
     books.close(&plan, &outcome)?;
+    if let Some(shelf) = books.set_aside() {
+        eprintln!(
+            "note: results.csv had results that this grid, as it is now, does not have; they are kept in {}",
+            shelf.display()
+        );
+    }
     super::end_with_the_reader();
 
     let path = folder.join("results.csv");

@@ -208,7 +208,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         Task::parse(document.source_text(), &file)?;
         Task::parse(&changed, &file).map_err(|error| {
             let blamed = Error::new(error.message()).in_file("command line");
-            blamed.help(error.remedy().unwrap_or("docs/tasks.md says what a task file can hold"))
+            blamed.help(error.remedy().unwrap_or("configs/tasks/README.md says what a task file can hold"))
         })?
     };
     let data = match &task.source.world {

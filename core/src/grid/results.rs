@@ -6,7 +6,7 @@ use std::{
 };
 
 use indexmap::IndexMap;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     plan::{Cell, Plan},
@@ -18,7 +18,7 @@ use crate::{
     report::{
         Measure, Predictions, knowledge,
         metrics::{self, ACCURACY},
-        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, read, write},
+        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, write},
     },
     stage::{self, Finished, Job, SelfLabels, StageId, Store, write_atomically},
     strategy::Split,
@@ -37,6 +37,10 @@ pub struct Books {
     rows: BTreeMap<usize, Vec<ResultRow>>,
     /// Entries measured while the stages they are compared with were not finished.
     alone: BTreeSet<usize>,
+    /// What `grid.json` says.
+    record: String,
+    /// Every cell that can be in the results, weak models and ceilings included.
+    cells: BTreeSet<String>,
     set_aside: Option<PathBuf>,
     truths: BTreeMap<String, Vec<u8>>,
 }
@@ -96,7 +100,6 @@ impl Books {
     /// A folder that cannot be written.
     pub fn open(plan: &Plan, folder: &Path, finished: IndexMap<StageId, Finished>) -> Result<Self> {
         std::fs::create_dir_all(folder).path("create the results folder", folder)?;
-        let set_aside = set_aside(plan, folder)?;
         let record = json!({
             "name": plan.grid.name,
             "config": plan.grid.source,
@@ -119,16 +122,18 @@ impl Books {
                 "student": cell.student,
             })).collect::<Vec<_>>(),
         });
-        let text = serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?;
-        write_atomically(&folder.join("grid.json"), text.as_bytes())?;
         let mut books = Self {
             folder: folder.to_owned(),
+            record: serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?,
+            cells: entries(plan).iter().map(|entry| blank(plan, entry, None).cell).collect(),
             finished,
             rows: BTreeMap::new(),
             alone: BTreeSet::new(),
-            set_aside,
+            set_aside: None,
             truths: BTreeMap::new(),
         };
+        books.set_others_aside()?;
+        write_atomically(&folder.join("grid.json"), books.record.as_bytes())?;
         books.update(plan)?;
         Ok(books)
     }
@@ -221,7 +226,45 @@ impl Books {
         if changed { self.write() } else { Ok(()) }
     }
 
-    fn write(&self) -> Result<()> {
+    /// Copies results that hold cells of another grid, or of this one with other settings, to `earlier/HASH/` before they are overwritten,
+    /// be they from an earlier run or from one beside this: nothing that was measured is replaced by less.
+    fn set_others_aside(&mut self) -> Result<()> {
+        let [path, record, timings] = FILES.map(|name| self.folder.join(name));
+        let bytes = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            bytes => bytes.path("read earlier results", &path)?,
+        };
+        // What cannot be read was not written by this program, or not wholly.
+        let rows = std::str::from_utf8(&bytes).ok().and_then(|text| parse(text, &path).ok());
+        if rows.is_some_and(|rows| rows.iter().all(|row| self.cells.contains(&row.cell))) {
+            return Ok(());
+        }
+        let record = std::fs::read(&record).unwrap_or_default();
+        let config = serde_json::from_slice::<Value>(&record).ok();
+        let config = config.and_then(|record| Some(record.get("config_hash")?.as_str()?.to_owned()));
+        let content = blake3::hash(&bytes).to_hex().to_string();
+        let shelves = self.folder.join("earlier");
+        // The same run again, further on; what is there and longer is something else.
+        let further =
+            |shelf: &PathBuf| shelf.join(FILES[0]).metadata().map_or(0, |file| file.len()) <= bytes.len() as u64;
+        let shelf = config.map(|hash| shelves.join(hash.chars().take(8).collect::<String>())).filter(further);
+        let shelf = shelf.unwrap_or_else(|| shelves.join(&content[..8]));
+        std::fs::create_dir_all(&shelf).path("create a folder", &shelf)?;
+        let timings = std::fs::read(timings).unwrap_or_default();
+        for (name, bytes) in FILES.into_iter().zip([&bytes, &record, &timings]) {
+            if !bytes.is_empty() {
+                write_atomically(&shelf.join(name), bytes)?;
+            }
+        }
+        // Results and record belong together at any moment.
+        write(&path, &[])?;
+        write_atomically(&self.folder.join(FILES[1]), self.record.as_bytes())?;
+        self.set_aside = Some(shelf);
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.set_others_aside()?;
         let rows: Vec<ResultRow> = self.rows.values().flatten().cloned().collect();
         write(&self.folder.join("results.csv"), &rows)
     }
@@ -306,27 +349,6 @@ fn answers_of<'p>(plan: &'p Plan, cell: &'p Cell) -> &'p StageId {
 
 /// The files of results, beside their logs.
 const FILES: [&str; 3] = ["results.csv", "grid.json", "timings.csv"];
-
-/// Moves results that hold cells of another grid, or of this one with other settings, to `earlier/HASH/`: nothing that was measured is
-/// overwritten by less.
-fn set_aside(plan: &Plan, folder: &Path) -> Result<Option<PathBuf>> {
-    let [results, others @ ..] = FILES.map(|name| folder.join(name));
-    if !results.is_file() {
-        return Ok(None);
-    }
-    let ours: BTreeSet<String> = entries(plan).iter().map(|entry| blank(plan, entry, None).cell).collect();
-    // A file that cannot be read was not written by this program, or not wholly.
-    if read(&results).is_ok_and(|rows| rows.iter().all(|row| ours.contains(&row.cell))) {
-        return Ok(None);
-    }
-    let shelf = folder.join("earlier").join(&stage::hash_file(&results)?[..8]);
-    std::fs::create_dir_all(&shelf).path("create a folder", &shelf)?;
-    for path in others.iter().filter(|path| path.is_file()) {
-        std::fs::copy(path, shelf.join(path.file_name().unwrap_or_default())).path("copy a file", path)?;
-    }
-    std::fs::rename(&results, shelf.join(FILES[0])).path("move earlier results", &results)?;
-    Ok(Some(shelf))
-}
 
 /// Every entry of the results, in the order of tables: per task and pair the weak model, the methods, the ceiling; seeds inside.
 fn entries(plan: &Plan) -> Vec<Entry<'_>> {

@@ -982,7 +982,6 @@ fn shortened(names: &[String]) -> String {
 }
 
 /// The distinct values of a column in the order in which the rows first have them.
-/// What rows have in a column, each once, in their order.
 pub(crate) fn in_order<'a, T: Clone + Ord>(
     rows: impl IntoIterator<Item = &'a ResultRow>,
     of: impl Fn(&'a ResultRow) -> T,

@@ -67,8 +67,7 @@ struct Answers {
 }
 
 /// What to do about a template that is none.
-const JINJA: &str =
-    "it is Jinja: text with `{{ column }}` in it, and filters such as `{{ column | trim }}`; docs/tasks.md";
+const JINJA: &str = "it is Jinja: text with `{{ column }}` in it, and filters such as `{{ column | trim }}`; see configs/tasks/README.md";
 
 /// One of the answers, to be shown.
 struct Chosen<'a> {
@@ -91,7 +90,7 @@ impl<'a> Formatter<'a> {
             ValueKind::None => Err(ErrorKind::UndefinedError.into()),
             _ => minijinja::escape_formatter(out, state, value),
         });
-        // A template of a line could ask for all memory, or for ever.
+        // A short template could run for ever, or pad a text to any width.
         templates.set_fuel(Some(1_000_000));
         for name in ["indent", "format", "batch", "slice"] {
             templates.remove_filter(name);
@@ -520,7 +519,8 @@ fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
     };
     Error::new(message).help(match cause.kind() {
         ErrorKind::OutOfFuel => "it has too much to do for one row: are there loops within loops?",
-        _ => "`| default(\"\")` in a template gives a value to what has none",
+        ErrorKind::UndefinedError => "`| default(\"\")` in a template gives a value to what has none",
+        _ => JINJA,
     })
 }
 

@@ -171,7 +171,7 @@ impl HfHub {
         let error = error.help(if answered(401) || answered(403) {
             "it needs a permission: accept its conditions on the hub, and set `HF_TOKEN`"
         } else if answered(404) && file.is_some() {
-            "the repository has no such file at this revision"
+            "the repository has no such file at this revision, or shows it to nobody without `HF_TOKEN`"
         } else if answered(404) {
             "the hub has no such repository or revision, or shows it to nobody without `HF_TOKEN`"
         } else {
