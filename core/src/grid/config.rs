@@ -446,13 +446,9 @@ impl Grid {
                 .error("`pairs` is empty")
                 .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
         }
-        for (index, pair) in pairs.iter().enumerate() {
-            let names = |pair: &Pair| (pair.weak.name.clone(), pair.strong.name.clone());
-            if pairs[..index].iter().any(|other| names(other) == names(pair)) {
-                let message = format!("`{}` with `{}` stands twice in `pairs`", pair.weak.name, pair.strong.name);
-                return Err(grid.need("pairs")?.items()?[index].error(message).help("leave one out"));
-            }
-        }
+        let named_pairs: Vec<String> =
+            pairs.iter().map(|pair| format!("{} with {}", pair.weak.name, pair.strong.name)).collect();
+        no_repetition(&grid, "pairs", &named_pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {

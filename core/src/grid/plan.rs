@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     document::Document,
     learner::{Recipe, Sampler},
-    model::{Pretrained, Spec, Tokenizer, spec::LmHead},
+    model::{Pretrained, Spec, Tokenizer},
     stage::{
         self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
         PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
@@ -104,11 +104,6 @@ impl FoundModel {
         Self { reference, tokenizer, tokens, counts: Arc::default(), spec }
     }
 
-    /// Whether it is a language model.
-    fn speaks(&self) -> bool {
-        self.spec.causal && self.spec.lm_head != LmHead::Absent
-    }
-
     fn count_tokens(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
             error
@@ -168,7 +163,7 @@ impl Plan {
     ) -> Result<()> {
         let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
         if let Some(method) =
-            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.speaks())
+            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.spec.speaks())
         {
             return Err(Error::new(format!(
                 "method `{}` asks `{}` in words, and that is no language model",
@@ -361,7 +356,7 @@ fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Spec, T
     };
     config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
     let spec = Spec::from_config(&config, Path::new("pretrain.config"))?;
-    if !(spec.causal && spec.lm_head != LmHead::Absent) {
+    if !spec.speaks() {
         let message = format!("a `{}` is no language model, and pretraining makes one", spec.architecture);
         return Err(Error::new(message).help("choose a decoder, such as `model_type = \"gpt2\"`, in `pretrain.config`"));
     }

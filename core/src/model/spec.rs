@@ -184,6 +184,11 @@ impl Spec {
         Ok(self)
     }
 
+    /// Whether it is a language model: causal, with a head for the next token.
+    pub fn speaks(&self) -> bool {
+        self.causal && self.lm_head != LmHead::Absent
+    }
+
     /// About how many parameters such a model has: its matrices, without biases and norms.
     pub fn parameters(&self) -> f64 {
         let [hidden, inner] = [self.hidden, self.inner].map(|n| n as f64);

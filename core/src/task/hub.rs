@@ -278,7 +278,7 @@ fn verify(path: &Path, size: u64) -> Result<()> {
     let mut hasher = Sha256::new();
     let mut file = fs::File::open(&blob).path("read the download", &blob)?;
     std::io::copy(&mut file, &mut hasher).path("read the download", &blob)?;
-    let found: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = format!("{:x}", hasher.finalize());
     if found != name.to_lowercase() {
         return damaged("its SHA-256 is not the hub's");
     }
