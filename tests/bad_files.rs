@@ -226,7 +226,7 @@ const CASES: &[Case] = &[
             s.replace("tasks/own.toml", "{{ text }}", endless);
         },
         2,
-        &["out of fuel", "loops within loops", "rows.csv"],
+        &["has too much to do", "loops within loops", "rows.csv"],
     ),
     (
         "task that calls itself otherwise",
@@ -423,7 +423,7 @@ const CASES: &[Case] = &[
         "name of a grid that is no folder's",
         |s| s.replace("grid.toml", "[grid]", "[grid]\nname = \"a\\nb\""),
         2,
-        &["`a\nb` cannot be the name of a folder", "set `name`"],
+        &["`a\\nb` cannot be the name of a folder", "set `name`"],
     ),
     (
         "template that doubles a text",

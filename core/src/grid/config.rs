@@ -401,7 +401,8 @@ impl Grid {
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name: String = grid.read_key("name")?.unwrap_or(stem);
         if !is_name(&name) {
-            return Err(grid.error(format!("`{name}` cannot be the name of a folder")).help("set `name` in `[grid]`"));
+            let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
+            return Err(grid.error(message).help("set `name` in `[grid]`"));
         }
         if name == STORE {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
