@@ -53,7 +53,7 @@ fn is_zero(n: &usize) -> bool {
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// openai/weak-to-strong: the first n rows, one answer each, shuffled, halved; all with the same seed. Not balanced. The same
-    /// examples in the same order as the original, bit for bit.
+    /// examples in the same order as the original, bit for bit, but for wrong answers that read like the right one: another is shown.
     #[default]
     Openai,
     /// EleutherAI/w2s: shuffled, one answer each, balanced, then the first n; halved with seed 42.
