@@ -6,7 +6,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -18,12 +18,15 @@ use serde_json::Value;
 use super::{
     FAILED, GridArgs, INTERRUPTED, PlaceArgs,
     compare::{Choice, arms},
-    show,
+    say, show,
+    signals::{Interruption, pass_on},
 };
 use crate::{
     Error, Result,
     document::Document,
-    grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    error::ErrorKind,
+    grid::{self, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    last_words,
     report::{
         Table,
         compare::compare,
@@ -52,6 +55,9 @@ pub struct RunArgs {
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<NonZeroUsize>,
+    /// End a stage that makes no progress for so long; 0 waits for ever
+    #[arg(long, value_name = "MINUTES", default_value_t = 120.0)]
+    patience: f64,
     /// Weak models and ceilings alone: is there a gap to recover?
     #[arg(long)]
     no_students: bool,
@@ -104,16 +110,29 @@ struct Prepared {
     folder: PathBuf,
 }
 
-fn prepare(args: &GridArgs) -> Result<Prepared> {
+/// Reads a grid and plans it. To look, results need not be such that they can be written.
+fn prepare(args: &GridArgs, to_look: bool) -> Result<Prepared> {
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
     let PlaceArgs { data, models, results } = &args.places;
-    let store = Store::open(results.join(STORE))?;
+    let root = results.join(STORE);
+    let store = if to_look { Store::open_to_look(root)? } else { Store::open(root)? };
+    let store = store.telling(|notice| say!("note: {notice}"));
     let folder = results.join(&grid.name);
-    results::Books::check(&folder)?;
+    match results::Books::check(&folder) {
+        Err(error) if to_look && is_about_access(&error) => {
+            say!("note: {}: a run needs another folder, `--results DIR`", error.message());
+        }
+        checked => checked?,
+    }
     let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
     let plan = Plan::make(grid, &library, &places, &store)?;
     Ok(Prepared { plan, store, folder })
+}
+
+/// Whether an error is about who may write where, not about what is there.
+fn is_about_access(error: &Error) -> bool {
+    error.kind() == ErrorKind::Disk || error.place().is_some_and(|place| !place.file.exists())
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -139,9 +158,9 @@ fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Index
 
 /// `w2s check`.
 pub fn check(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args)?;
+    let Prepared { plan, store, .. } = prepare(args, true)?;
     let finished = plan.finished(&store)?;
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(&plan, &finished, &plan.pending(&finished, true)));
     println!("no mistake found");
     Ok(ExitCode::SUCCESS)
@@ -149,14 +168,14 @@ pub fn check(args: &GridArgs) -> Result<ExitCode> {
 
 /// `w2s plan`.
 pub fn plan(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args)?;
+    let Prepared { plan, store, .. } = prepare(args, true)?;
     let finished = plan.finished(&store)?;
     print_plan(&plan, &finished, &plan.pending(&finished, true));
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) {
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(plan, finished, pending));
     let concerned = |id: &StageId| finished.contains_key(id) || pending.contains_key(id);
     for (id, label) in plan.labels().iter().filter(|(id, _)| concerned(id)) {
@@ -168,86 +187,123 @@ fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Ind
 }
 
 /// `w2s run`.
-pub fn run(args: &RunArgs) -> Result<ExitCode> {
+pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     // A device that is not there is said before data are read.
     let (_, device) = crate::device::open(&args.device)?;
-    let Prepared { plan, store, folder } = prepare(&args.grid)?;
+    let Prepared { plan, store, folder } = prepare(&args.grid, args.dry_run)?;
     let finished = plan.finished(&store)?;
     let pending = plan.pending(&finished, !args.no_students);
     if args.dry_run {
         print_plan(&plan, &finished, &pending);
         return Ok(ExitCode::SUCCESS);
     }
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    eprintln!("{}", headline(&plan, &finished, &pending));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
+    say!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
+    let mut failures = Failures::open(&folder, |id| pending.contains_key(id))?;
+    last_words::record_in(failures.path());
+    interruption.at_work();
 
-    let outcome = if pending.is_empty() {
-        Outcome::default()
-    } else {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
-        let workers = args.workers.map_or(usual, NonZeroUsize::get);
-        let options = RunOptions {
-            workers,
-            threads: (cores / workers).max(1),
-            device: device.clone(),
-            micro_batch: args.micro_batch.map(NonZeroUsize::get),
-            max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+    let mut begun = false;
+    let carried_out = || -> Result<Outcome> {
+        let outcome = if pending.is_empty() {
+            Outcome::default()
+        } else {
+            let options = options(args, device);
+            let mut screen = Screen::new(&plan, pending.len());
+            grid::run(&pending, &store, &folder.join("logs"), &options, &interruption.stop, |event| {
+                screen.show(&event);
+                match event {
+                    Event::Started(_) => begun = true,
+                    Event::Done(id, _) => {
+                        failures.done(id)?;
+                        books.enter(&plan, &store, id)?;
+                    }
+                    Event::Failed(failure) => {
+                        if let Err(error) = failures.enter(failure, &screen.label(&failure.stage)) {
+                            screen.line(&format!("note: the failure cannot be recorded: {error}"));
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })?
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, stop.clone())
-                .map_err(|error| Error::new(format!("cannot watch for interruptions: {error}")))?;
-        }
-        let mut screen = Screen::new(&plan, pending.len());
-        grid::run(&pending, &store, &folder.join("logs"), &options, &stop, |event| {
-            screen.show(&event);
-            if let Event::Done(id, _) = event {
-                books.enter(&plan, &store, id)?;
-            }
-            Ok(())
-        })?
+        books.close(&plan, &outcome)?;
+        // What killed stages left behind.
+        store.sweep()?;
+        Ok(outcome)
     };
-    books.close(&plan, &outcome)?;
+    let outcome = match carried_out() {
+        Ok(outcome) => outcome,
+        Err(error) if begun => {
+            show::error(&error);
+            return Ok(ExitCode::from(FAILED));
+        }
+        Err(error) => return Err(error),
+    };
     if let Some(shelf) = books.set_aside() {
-        eprintln!(
+        say!(
             "note: results.csv had results that this grid, as it is now, does not have; they are kept in {}",
             shelf.display()
         );
     }
-    super::end_with_the_reader();
 
     let path = folder.join("results.csv");
     if pending.is_empty() {
         let but = if args.no_students { " but students" } else { "" };
-        println!("Nothing left to do{but}: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
+        let cells = count(plan.cells.len(), "cell");
+        print_text(&format!("Nothing left to do{but}: {cells} in {}\n", path.display()))?;
     }
     if !books.is_empty() {
         print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
     }
     for (remark, methods) in books.remarks(&plan) {
-        eprintln!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
+        say!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
-    eprintln!("\nresults: {}", path.display());
-    if outcome.interrupted {
-        eprintln!("interrupted: run the same command to continue");
-        return Ok(ExitCode::from(INTERRUPTED));
+    say!("\nresults: {}", path.display());
+    report(&plan, &outcome, &failures)
+}
+
+fn options(args: &RunArgs, device: String) -> RunOptions {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
+    let workers = args.workers.map_or(usual, NonZeroUsize::get);
+    RunOptions {
+        workers,
+        threads: (cores / workers).max(1),
+        device,
+        micro_batch: args.micro_batch.map(NonZeroUsize::get),
+        max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+        patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
+    }
+}
+
+/// Says how a run ended that was not a success throughout.
+fn report(plan: &Plan, outcome: &Outcome, failures: &Failures) -> Result<ExitCode> {
+    let labels = plan.labels();
+    for failure in &outcome.failed {
+        let label = labels.get(&failure.stage).cloned().unwrap_or_else(|| failure.stage.to_string());
+        let again = match failures.attempts(&failure.stage) {
+            0 | 1 => String::new(),
+            attempts => format!(", {attempts} times now"),
+        };
+        let message = format!("{label}: {} ({}{again})", failure.message, failure.kind);
+        let error = Error::new(message).in_file(&failure.log);
+        show::error(&match &failure.help {
+            Some(help) => error.help(help),
+            None => error,
+        });
     }
     if !outcome.failed.is_empty() {
-        let labels = plan.labels();
-        for failure in &outcome.failed {
-            let label = labels.get(&failure.stage).cloned().unwrap_or_else(|| failure.stage.to_string());
-            let error = Error::new(format!("{label}: {}", failure.message)).in_file(&failure.log);
-            show::error(&match &failure.help {
-                Some(help) => error.help(help),
-                None => error,
-            });
-        }
-        eprintln!("{} failed; run the same command to try again", count(outcome.failed.len(), "stage"));
-        return Ok(ExitCode::from(FAILED));
+        say!("{} failed; run the same command to try again", count(outcome.failed.len(), "stage"));
+        say!("failures: {}", failures.path().display());
     }
-    Ok(ExitCode::SUCCESS)
+    if outcome.interrupted {
+        say!("interrupted: run the same command to continue");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// `w2s table`.
@@ -329,8 +385,16 @@ fn print(table: &Table, format: TableFormat) -> Result<()> {
         TableFormat::Csv => table.to_csv(),
         TableFormat::Latex => table.to_latex()?,
     };
-    println!("{}", text.trim_end());
-    Ok(())
+    print_text(text.trim_end())
+}
+
+/// Prints lines on standard output. A reader that is gone has seen enough.
+fn print_text(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Error::of_io("write what is to be printed", &error, "standard output")),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// What the run recorded beside its results about how they are shown: titles of tasks, methods and models, a paper's numbers.
@@ -354,11 +418,13 @@ pub fn stage() -> ExitCode {
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
     };
-    match grid::obey(say.clone()) {
+    match pass_on().and_then(|()| grid::obey(say.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // The parent first: the log may be on a disk that is full.
+            let help = error.remedy().map(str::to_owned);
+            say(&Word::Failed { kind: error.kind(), message: error.message().to_owned(), help });
             show::error(&error);
-            say(&Word::Failed { message: error.message().to_owned(), help: error.remedy().map(str::to_owned) });
             ExitCode::from(FAILED)
         }
     }
@@ -417,24 +483,37 @@ impl Screen {
                     bar.set_message(progress.message.clone());
                 }
             }
+            Event::Note(note) => self.line(&format!("note: {note}")),
+            Event::Waiting(ids) => {
+                let labels: Vec<String> = ids.iter().map(|id| self.label(id)).collect();
+                self.line(&format!("waiting for another process, which makes: {}", labels.join(", ")));
+            }
+            Event::PutOff(id) => self.clear(id),
             Event::Done(id, _) => self.end(id, None),
             Event::Failed(failure) => self.end(&failure.stage.clone(), Some(&failure.message)),
         }
     }
 
-    fn end(&mut self, id: &StageId, failure: Option<&str>) {
+    fn clear(&mut self, id: &StageId) {
         if let Some(bar) = self.running.remove(id) {
             bar.finish_and_clear();
         }
+    }
+
+    fn end(&mut self, id: &StageId, failure: Option<&str>) {
+        self.clear(id);
         self.whole.inc(1);
         if let Some(message) = failure {
-            let line = format!("failed: {}: {message}", self.label(id));
-            if self.watched {
-                // The bars redraw themselves below the line.
-                let _ = self.bars.println(line);
-            } else {
-                eprintln!("{line}");
-            }
+            self.line(&format!("failed: {}: {message}", self.label(id)));
+        }
+    }
+
+    fn line(&self, line: &str) {
+        if self.watched {
+            // The bars redraw themselves below the line.
+            let _ = self.bars.println(line);
+        } else {
+            say!("{line}");
         }
     }
 }

@@ -47,7 +47,7 @@ impl Diagnostic for Report<'_> {
 
 /// Prints an error to standard error: message, place with the line itself, and the likely remedy.
 pub fn error(error: &Error) {
-    eprintln!("{}", text(error, std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()));
+    super::say!("{}", text(error, std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()));
 }
 
 fn text(error: &Error, colour: bool) -> String {

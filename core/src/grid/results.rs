@@ -143,7 +143,7 @@ impl Books {
     /// # Errors
     /// A stage that cannot be read, or a file that cannot be written.
     pub fn enter(&mut self, plan: &Plan, store: &Store, id: &StageId) -> Result<()> {
-        let finished = store.find(id)?.ok_or_else(|| Error::new(format!("stage `{id}` was finished and is gone")))?;
+        let finished = store.take(id)?;
         self.finished.insert(id.clone(), finished);
         self.update(plan)
     }
@@ -270,7 +270,7 @@ impl Books {
     }
 
     fn predictions(&self, id: &StageId, split: Split) -> Result<Vec<Vec<f32>>> {
-        Ok(stage::Predictions::read(&self.finished[id].file(&format!("{}.csv", split.name())))?.into_rows())
+        Ok(stage::Predictions::read(&self.finished[id].checked(&format!("{}.csv", split.name()))?)?.into_rows())
     }
 
     fn measure(&mut self, plan: &Plan, entry: &Entry) -> Result<Vec<ResultRow>> {
@@ -317,7 +317,7 @@ impl Books {
         let truths = &self.truths[&cell.data.fingerprint];
         let path = student.file(stage::P_IK_TEST);
         if path.is_file() && self.finished.contains_key(answers) {
-            let knows = stage::Predictions::read(&path)?.into_rows();
+            let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
             let own = self.predictions(answers, Split::Test)?;
             let right: Vec<u8> =
                 own.iter().zip(truths).map(|(row, truth)| u8::from(metrics::argmax(row) == *truth)).collect();
@@ -329,7 +329,8 @@ impl Books {
             let truth: Vec<u8> = stage::part(&data, Split::Transfer).iter().map(|example| example.label).collect();
             let weak = self.predictions(&cell.supervision, Split::Transfer)?;
             let row = ResultRow { split: Split::Transfer, ..row.clone() };
-            let measures = knowledge::decisions(&stage::read_decisions(&path)?, &weak, &truth);
+            let measures =
+                knowledge::decisions(&stage::read_decisions(&student.checked(stage::DECISIONS)?)?, &weak, &truth);
             rows.extend(measures.iter().map(|measure| row.with(measure)));
         }
         Ok(rows)

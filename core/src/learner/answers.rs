@@ -47,7 +47,9 @@ pub fn score(
             let found = ask(model, &sequences, beginning.len(), ends)?;
             for (&row, found) in rows.iter().zip(found.chunks_exact(beginning.len() + ends.len())) {
                 if found.iter().any(|value| !value.is_finite()) {
-                    return Err(Error::new(format!("the model's answer to prompt {row} is not finite")).help(DIVERGED));
+                    return Err(
+                        Error::not_finite(format!("the model's answer to prompt {row} is not finite")).help(DIVERGED)
+                    );
                 }
                 let (shared, last) = found.split_at(beginning.len());
                 let shared: f32 = shared.iter().sum();

@@ -632,7 +632,9 @@ impl Classification {
             agree += usize::from(argmax(logits) == argmax(self.labels.row(row)));
         }
         if !not_finite.is_empty() {
-            return Err(Error::new(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED));
+            return Err(
+                Error::not_finite(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED)
+            );
         }
         if !wrong_weight.is_empty() {
             let rows = examples(&wrong_weight);

@@ -82,7 +82,9 @@ fn map(
         })?;
         for (&row, values) in rows.iter().zip(values.chunks_exact(values.len() / rows.len())) {
             if values.iter().any(|value| !value.is_finite()) {
-                return Err(Error::new(format!("the model's answer to example {row} is not finite")).help(DIVERGED));
+                return Err(
+                    Error::not_finite(format!("the model's answer to example {row} is not finite")).help(DIVERGED)
+                );
             }
             results[row as usize] = values.to_vec();
         }

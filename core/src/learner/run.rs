@@ -28,7 +28,11 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{Error, Result, error::panic_message};
+use crate::{
+    Error, Result,
+    error::{ErrorKind, panic_message},
+    last_words,
+};
 
 /// How training is executed. Nothing here changes what is computed, so nothing here enters an identity.
 #[derive(Clone, Debug)]
@@ -238,7 +242,7 @@ impl<W: Work> Run<W> {
         if let Some(limit) = self.clip {
             let norm = clip(model, grads, limit);
             if !norm.is_finite() {
-                self.fail(Error::new(format!("the norm of the gradient is {norm}")).help(DIVERGED));
+                self.fail(Error::not_finite(format!("the norm of the gradient is {norm}")).help(DIVERGED));
                 return false;
             }
             if let Some(entry) = lock(&self.meter).log.steps.last_mut() {
@@ -354,6 +358,9 @@ pub(super) fn device_of(model: &impl Module) -> Device {
 
 /// Turns a panic inside of Burn (shapes, memory) into an error.
 pub(super) fn guard<T>(body: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .map_err(|panic| Error::new(format!("the computation panicked: {}", panic_message(panic.as_ref()))))
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        let (kind, message, help) = last_words::classify(panic_message(panic.as_ref()));
+        let error = Error::new(message).of_kind(kind);
+        if let Some(help) = help { error.help(help) } else { error }
+    })
 }

@@ -17,6 +17,14 @@ impl StageId {
         Self(format!("{kind}-{}", &hash(&whole)[..32]))
     }
 
+    /// Whether this is the identity of a stage with these parameters, of its kind and of any version.
+    pub fn is_of(&self, parameters: &Value) -> bool {
+        /// More than any kind of stage has had.
+        const VERSIONS: u32 = 64;
+        let kind = self.0.rsplit_once('-').map_or("", |(kind, _)| kind);
+        (1..=VERSIONS).any(|version| Self::new(kind, version, parameters) == *self)
+    }
+
     /// The identity as text: the kind, a dash, 128 bits in hexadecimal.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -105,6 +113,16 @@ mod tests {
         assert_ne!(base, StageId::new("ceiling", 1, &json!({"seed": 0})));
         assert_ne!(base, StageId::new("student", 1, &json!({"seed": 1})));
         assert_eq!(base.as_str().len(), "student-".len() + 32);
+    }
+
+    #[test]
+    fn an_identity_knows_its_parameters() {
+        let parameters = json!({"seed": 0, "x": 0.1});
+        for version in [1, 7] {
+            assert!(StageId::new("p-ik-scores", version, &parameters).is_of(&parameters));
+        }
+        assert!(!StageId::new("student", 1, &parameters).is_of(&json!({"seed": 1, "x": 0.1})));
+        assert!(!StageId("x".to_owned()).is_of(&parameters));
     }
 
     #[test]

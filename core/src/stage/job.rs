@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    any_path,
     identity::StageId,
     knowledge::{AnswerJob, EmbedJob, PikExamples, PikJob, PikScoreJob, finished, read_embeddings},
     predictions::Predictions,
@@ -46,6 +47,7 @@ pub struct ModelRef {
     /// Its name in results.
     pub name: String,
     /// Where its files are.
+    #[serde(with = "any_path")]
     pub folder: PathBuf,
     /// What its weights are: the hash of its files, or the identity of the stage that pretrains it.
     pub fingerprint: String,
@@ -67,6 +69,7 @@ pub struct DataRef {
     /// Name of the task.
     pub task: String,
     /// Where they are.
+    #[serde(with = "any_path")]
     pub folder: PathBuf,
     /// Hash of their content: texts, labels, splits.
     pub fingerprint: String,
@@ -400,6 +403,30 @@ impl Job {
             Job::Embed(job) => inputs.extend(job.inputs()),
         }
         inputs
+    }
+
+    /// Every stage whose files it reads: its [inputs](Self::inputs) and the data.
+    pub fn reads(&self) -> Vec<StageId> {
+        let mut data = Vec::new();
+        match self {
+            Job::Pretrain(_) => {}
+            Job::Supervise(job) => data.push(&job.data),
+            Job::FineTune(job) => data.push(&job.data),
+            Job::Answer(job) => data.push(&job.data),
+            Job::Pik(job) => data.push(&job.examples.data),
+            Job::PikScore(job) => data.push(&job.data),
+            Job::Embed(job) => data.push(&job.data),
+            Job::Student(job) => {
+                data.push(&job.data);
+                if let Some(StudentPik::Joint { examples, .. }) = &job.p_ik {
+                    data.push(&examples.data);
+                }
+            }
+        }
+        let stage = |data: &DataRef| data.folder.file_name()?.to_string_lossy().parse().ok();
+        let mut reads = self.inputs();
+        reads.extend(data.into_iter().filter_map(stage));
+        reads
     }
 
     /// Does the stage, unless it is done already.

@@ -551,9 +551,7 @@ pub(super) fn read_embeddings(stage: &Finished) -> Result<Vec<Vec<f32>>> {
 
 /// The stage that another one reads, which the grid has run before.
 pub(super) fn finished(store: &Store, id: &StageId) -> Result<Finished> {
-    store
-        .find(id)?
-        .ok_or_else(|| Error::new(format!("stage `{id}` is not in the store")).help("run the whole grid again"))
+    store.take(id)
 }
 
 /// Name of the file that says what was known of a split.
