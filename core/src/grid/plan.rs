@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use indexmap::IndexMap;
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     document::Document,
+    error::IoContext,
     learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer},
     stage::{
@@ -24,7 +25,7 @@ use crate::{
     },
     strategy::Split,
     task::{
-        CountTokens, DataOptions, Sources, Task, TokenCounts, fit,
+        CountTokens, DataOptions, OverLong, Sources, Task, TokenCounts, fit,
         hub::{Kind, Repo},
         world::World,
     },
@@ -306,9 +307,19 @@ fn find_model(
     let Some(pretrain) = &model.file.pretrain else {
         let folder = model_folder(model, places)?;
         let pretrained = Pretrained::open(&folder)?;
+        let files = folder.read_dir().path("read the model's folder", &folder)?;
+        let files = files.flatten().map(|entry| entry.path());
+        let question = question("weights", &json!(folder), files);
         let reference = ModelRef {
             name: model.name.clone(),
-            fingerprint: pretrained.fingerprint()?.to_owned(),
+            fingerprint: match question.as_ref().and_then(|question| store.known(question)) {
+                Some(fingerprint) => fingerprint,
+                None => {
+                    let fingerprint = pretrained.fingerprint()?;
+                    question.iter().for_each(|question| store.learn(question, fingerprint));
+                    fingerprint.to_owned()
+                }
+            },
             stage: None,
             head: model.file.head.clone(),
             folder,
@@ -553,6 +564,16 @@ fn trains(recipe: &Recipe, data: &DataRef, on: Split) -> Result<()> {
         .map_err(|error| error.context(format!("task `{}`, `{}`", data.task, on.name())))
 }
 
+/// What the memory of looks is asked: `kind` of answer, everything that it depends on beside files, and the files. `None` where the files do
+/// not tell whether they have been touched.
+fn question(kind: &str, about: &Value, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<String> {
+    // Another build may make something else of the same files.
+    static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| stage::stamp_of([std::env::current_exe().ok()?])).as_ref()?;
+    let files = stage::stamp_of(files)?;
+    Some(format!("{kind}-{}", &stage::hash(&json!([about, files, program]))[..32]))
+}
+
 /// Where a plan looks things up.
 struct Desk<'a> {
     library: &'a Library,
@@ -561,6 +582,59 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// What decides which data [`read`](Self::read) makes, so that nothing need be read, generated or cut again while it stands.
+    fn question(&self, task: &Task, options: &DataOptions, cut: &Value, models: [&FoundModel; 2]) -> Option<String> {
+        let files = self.places.sources.files(task).ok()?;
+        let world = task.source.world.as_ref().map(|table| {
+            let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+            self.library.open("worlds", name).map(|document| document.source_text().to_owned())
+        });
+        let world = world.transpose().ok()?;
+        question("look", &json!([task, world, options, cut, models.map(|model| &model.tokens)]), files)
+    }
+
+    /// Reads, splits and cuts the data of a task for the two models of a pair, as a stage.
+    fn read(
+        &self,
+        task: &Task,
+        options: &DataOptions,
+        over_long: OverLong,
+        max_tokens: usize,
+        models: [&FoundModel; 2],
+    ) -> Result<Finished> {
+        let Self { library, places, store } = self;
+        let mut data = match &task.source.world {
+            None => task.read(&places.sources, options)?,
+            Some(table) => {
+                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                task.read_from(&*open_world(library, name)?.source(table, options.seed)?, options)?
+            }
+        };
+        let parameters = json!({
+            "data": data.fingerprint(),
+            "max_tokens": max_tokens,
+            "over_long": over_long,
+            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
+        });
+        match store.find_or_begin(&StageId::new("data", 1, &parameters))? {
+            Begin::Finished(finished) => Ok(*finished),
+            Begin::Ours(workspace) => {
+                let counters = models.map(|model| |text: &str| model.count_tokens(text));
+                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
+                if models[0].tokens == models[1].tokens {
+                    counters.truncate(1);
+                }
+                fit(&mut data, &counters, max_tokens, over_long)?;
+                data.write(workspace.folder())?;
+                for model in &models[..counters.len()] {
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
+                }
+                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
+                workspace.finish(parameters, summary, "cpu")
+            }
+        }
+    }
+
     /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
     fn data(
         &self,
@@ -570,7 +644,7 @@ impl Desk<'_> {
         seed: u64,
         notes: &mut Vec<String>,
     ) -> Result<DataRef> {
-        let Self { library, places, store } = self;
+        let store = self.store;
         let max_tokens = models.iter().map(|model| model.spec.max_positions).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
             order: settings.order,
@@ -580,35 +654,15 @@ impl Desk<'_> {
             n_test: settings.n_test,
             balance: settings.balance,
         };
-        let mut data = match &task.source.world {
-            None => task.read(&places.sources, &options)?,
-            Some(table) => {
-                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
-                task.read_from(&*open_world(library, name)?.source(table, seed)?, &options)?
-            }
-        };
-        let parameters = json!({
-            "data": data.fingerprint(),
-            "max_tokens": max_tokens,
-            "over_long": settings.over_long,
-            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
-        });
-        let id = StageId::new("data", 1, &parameters);
-        let finished = match store.begin(&id)? {
-            Begin::Finished(finished) => *finished,
-            Begin::Ours(workspace) => {
-                let counters = models.map(|model| |text: &str| model.count_tokens(text));
-                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
-                if models[0].tokens == models[1].tokens {
-                    counters.truncate(1);
-                }
-                fit(&mut data, &counters, max_tokens, settings.over_long)?;
-                data.write(workspace.folder())?;
-                for model in &models[..counters.len()] {
-                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
-                }
-                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
-                workspace.finish(parameters, summary, "cpu")?
+        let question = self.question(task, &options, &json!([max_tokens, settings.over_long]), models);
+        let looked = question.as_ref().and_then(|question| store.known(question));
+        let known = looked.and_then(|id| id.parse().ok()).map(|id| store.find(&id)).transpose()?.flatten();
+        let finished = match known {
+            Some(finished) => finished,
+            None => {
+                let finished = self.read(task, &options, settings.over_long, max_tokens, models)?;
+                question.iter().for_each(|question| store.learn(question, finished.manifest.id.as_str()));
+                finished
             }
         };
         let summary = &finished.manifest.summary;
@@ -624,12 +678,13 @@ impl Desk<'_> {
         }
         if settings.n_validation > 0 {
             let held_out = &summary["counts"]["labels"]["validation"];
-            if let Some(class) = (0..data.classes()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0)) {
+            if let Some(class) = (0..task.classes.len()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0))
+            {
                 return Err(Error::new(format!(
                     "task `{}` (seed {seed}): none of the examples that `n_validation = {}` holds out is of the class `{}`",
                     task.name(),
                     settings.n_validation,
-                    data.class_names[class]
+                    task.classes[class]
                 ))
                 .help("raise `n_validation` in `[data]`"));
             }

@@ -7,9 +7,9 @@ mod job;
 mod knowledge;
 mod manifest;
 mod predictions;
+mod remembered;
 mod store;
 pub mod tokens;
-mod verified;
 
 pub use identity::{StageId, canonical, hash};
 pub use inventory::{Entry, Quarantined};
@@ -21,6 +21,6 @@ pub use knowledge::{
     AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,
     read_known,
 };
-pub use manifest::{Manifest, hash_file};
+pub use manifest::{Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

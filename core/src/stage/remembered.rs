@@ -1,51 +1,47 @@
-//! Which stages have been hashed and were right, so that a look does not hash them again.
+//! What has been found out before and holds as long as nothing is touched, so that a look does not find it out again.
 
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf};
 
-use super::{identity::StageId, store::write_atomically};
+use super::store::write_atomically;
 
-/// A file of lines `ID STAMP`, the last of an identity counts: the [stamp](super::manifest::look) that a stage's files had when they were
-/// hashed and right; `-` once they were found wrong.
+/// A file of lines `KEY ANSWER`; the last line of a key counts. Keys hold no space.
 ///
-/// It is a memory and no record: whatever is missing in it, be it for a folder that cannot be written, costs one more hashing.
+/// It is a memory and no record: whatever is missing in it, be it for a folder that cannot be written, is found out once more. So whoever
+/// asks puts everything into the key that the answer depends on.
 #[derive(Debug)]
-pub struct Verified {
+pub struct Remembered {
     path: PathBuf,
-    stamps: BTreeMap<String, String>,
+    answers: BTreeMap<String, String>,
 }
 
-impl Verified {
+impl Remembered {
     /// Reads the file, if there is one.
     pub fn open(path: PathBuf) -> Self {
-        let text = fs::read_to_string(&path).unwrap_or_default();
+        // A line that a full disk cut off may end within a character.
+        let bytes = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
         let lines = || text.lines().filter_map(|line| line.split_once(' '));
-        let stamps: BTreeMap<_, _> = lines().map(|(id, stamp)| (id.to_owned(), stamp.to_owned())).collect();
-        let verified = Self { path, stamps };
-        if lines().count() > 2 * verified.stamps.len() + 100 {
-            let text: String = verified.stamps.iter().map(|(id, stamp)| format!("{id} {stamp}\n")).collect();
+        let answers: BTreeMap<_, _> = lines().map(|(key, answer)| (key.to_owned(), answer.to_owned())).collect();
+        if lines().count() > 2 * answers.len() + 100 {
+            let text: String = answers.iter().map(|(key, answer)| format!("{key} {answer}\n")).collect();
             // Another process may add a line in this moment, which is then forgotten.
-            let _ = write_atomically(&verified.path, text.as_bytes());
+            let _ = write_atomically(&path, text.as_bytes());
         }
-        verified
+        Self { path, answers }
     }
 
-    /// Whether the stage's files had this stamp when they were hashed and right.
-    pub fn knows(&self, id: &StageId, stamp: &str) -> bool {
-        self.stamps.get(id.as_str()).is_some_and(|known| known == stamp)
+    /// The answer, if it is known.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.answers.get(key).map(String::as_str)
     }
 
-    /// Remembers a stamp.
-    pub fn learn(&mut self, id: &StageId, stamp: &str) {
-        if !self.knows(id, stamp) {
-            self.stamps.insert(id.to_string(), stamp.to_owned());
+    /// Remembers an answer, which holds no line break.
+    pub fn set(&mut self, key: &str, answer: &str) {
+        if self.get(key) != Some(answer) {
+            self.answers.insert(key.to_owned(), answer.to_owned());
             let file = fs::File::options().append(true).create(true).open(&self.path);
             // One line is one write, so that lines of several processes do not mix.
-            let _ = file.and_then(|mut file| file.write_all(format!("{id} {stamp}\n").as_bytes()));
+            let _ = file.and_then(|mut file| file.write_all(format!("{key} {answer}\n").as_bytes()));
         }
-    }
-
-    /// Forgets a stage that is not what it was.
-    pub fn forget(&mut self, id: &StageId) {
-        self.learn(id, "-");
     }
 }

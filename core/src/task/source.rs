@@ -47,6 +47,21 @@ impl Sources {
         Ok(Self { roots, hub })
     }
 
+    /// Every file that a task's rows are read from, fetched if it is not on this machine; none for a generated world.
+    ///
+    /// # Errors
+    /// A file that is not to be had.
+    pub fn files(&self, task: &Task) -> Result<Vec<PathBuf>> {
+        if task.source.world.is_some() {
+            return Ok(Vec::new());
+        }
+        let files = Files { sources: self, task };
+        let super::definition::Splits { train, test, supervise, transfer, .. } = &task.splits;
+        let splits = [train, test, supervise, transfer].into_iter().flatten().flat_map(OneOrMany::as_slice);
+        let found: Vec<Vec<Found>> = splits.map(|split| files.find(split)).collect::<Result<_>>()?;
+        Ok(found.into_iter().flatten().map(|(_, path)| path).collect())
+    }
+
     /// What a task reads its rows from.
     pub(super) fn open<'a>(&'a self, task: &'a Task) -> Result<Box<dyn RowSource + 'a>> {
         match &task.source.world {
