@@ -12,6 +12,7 @@ mod conformance;
 mod golden_losses;
 mod plugin_file;
 mod registry;
+mod stress;
 mod support;
 mod task_command;
 mod trajectories;
