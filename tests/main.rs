@@ -13,6 +13,7 @@ mod floors;
 mod golden_losses;
 mod plugin_file;
 mod registry;
+mod stress;
 mod support;
 mod task_command;
 mod trajectories;

@@ -251,6 +251,7 @@ fn nature(cause: &std::io::Error) -> Option<(ErrorKind, &'static str)> {
             ErrorKind::Disk,
             "make room (`w2s store gc` shows what no grid needs), or choose another folder with `--results DIR`",
         ),
+        Io::FileTooLarge => (ErrorKind::Disk, "raise the limit of a file's size (`ulimit -f`), or choose another disk"),
         Io::ReadOnlyFilesystem => (ErrorKind::Disk, "choose another folder with `--results DIR`"),
         Io::PermissionDenied => (ErrorKind::Disk, "give this user the permission, or run as the user whose file it is"),
         Io::StaleNetworkFileHandle | Io::TimedOut => {

@@ -213,8 +213,8 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             let mut screen = Screen::new(&plan, pending.len());
             grid::run(&pending, &store, &folder.join("logs"), &options, &interruption.stop, |event| {
                 screen.show(&event);
+                begun = true;
                 match event {
-                    Event::Started(_) => begun = true,
                     Event::Done(id, _) => {
                         failures.done(id)?;
                         books.enter(&plan, &store, id)?;
@@ -231,7 +231,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
         };
         books.close(&plan, &outcome)?;
         // What killed stages left behind.
-        store.sweep()?;
+        store.sweep();
         Ok(outcome)
     };
     let outcome = match carried_out() {

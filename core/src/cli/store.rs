@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{FAILED, ListFormat};
 use crate::{
     Error, Result,
-    stage::{Entry, STORE, Store},
+    stage::{Entry, STORE, Store, writable},
 };
 
 #[derive(Subcommand)]
@@ -211,7 +211,9 @@ fn verify(args: &ResultsArgs) -> Result<ExitCode> {
 }
 
 fn gc(args: &GcArgs) -> Result<ExitCode> {
-    let store = Store::open(root(&args.filter.place)?)?;
+    let root = root(&args.filter.place)?;
+    writable(&root)?;
+    let store = Store::open_to_look(root)?;
     let fits = |bytes, since| args.filter.fits(bytes, since, args.older_than);
     let done = store.alone(|| {
         let left = store.leftovers()?;

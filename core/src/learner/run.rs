@@ -28,11 +28,7 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{
-    Error, Result,
-    error::{ErrorKind, panic_message},
-    last_words,
-};
+use crate::{Error, Result, error::panic_message, last_words};
 
 /// How training is executed. Nothing here changes what is computed, so nothing here enters an identity.
 #[derive(Clone, Debug)]

@@ -119,10 +119,13 @@ impl Finished {
     /// They are not, or cannot be read.
     pub fn checked(&self, name: &str) -> Result<PathBuf> {
         let path = self.file(name);
-        match self.manifest.files.get(name) {
-            Some(expected) if hash_file(&path)? == *expected => Ok(path),
-            _ => Err(Error::new("the file is not the one that was written").in_file(path).help(AGAIN)),
+        if self.manifest.files.get(name) == Some(&hash_file(&path)?) {
+            return Ok(path);
         }
+        if let Some(root) = self.folder.parent() {
+            Verified::open(Store::memory_in(root)).forget(&self.manifest.id);
+        }
+        Err(Error::new("the file is not the one that was written").in_file(path).help(AGAIN))
     }
 }
 
@@ -165,7 +168,31 @@ impl Store {
     /// # Errors
     /// A folder that cannot be made or written.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self::enter(root.into())?;
+        store.sweep();
+        Ok(store)
+    }
+
+    /// Opens a store to look into, in which nothing is changed but by [`begin`](Self::begin): a folder that cannot be written, or is not
+    /// there, is as good as any. New stages then go into a temporary folder, which is removed with the store.
+    ///
+    /// # Errors
+    /// No temporary folder can be made.
+    pub fn open_to_look(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
+        if let Ok(store) = Self::enter(root.clone()) {
+            return Ok(store);
+        }
+        let aside = tempfile::Builder::new().prefix("w2s-").tempdir();
+        let aside = aside.path("create a temporary folder", std::env::temp_dir()).map_err(|error| {
+            error.or_help("set TMPDIR to a folder that can be written, or choose another folder with `--results DIR`")
+        })?;
+        let locks = aside.path().join(LOCKS);
+        fs::create_dir_all(&locks).path("create a temporary folder", &locks)?;
+        Ok(Self::at(root, Some(Arc::new(aside))))
+    }
+
+    fn enter(root: PathBuf) -> Result<Self> {
         for folder in [&root, &root.join(LOCKS)] {
             fs::create_dir_all(folder).path("create the results folder", folder).map_err(choose_another)?;
         }
@@ -173,37 +200,19 @@ impl Store {
         let mut store = Self::at(root, None);
         let path = store.lock_path("store");
         let user = open_lock(&path)?;
+        user.lock_shared().path("take the lock of the store", &path)?;
         store.user = Some(Arc::new(user));
-        store.sweep()?;
         Ok(store)
     }
 
-    /// Opens a store to look into: a folder that cannot be written, or is not there, is as good as any. New stages then go into a
-    /// temporary folder, which is removed with the store.
-    ///
-    /// # Errors
-    /// No temporary folder can be made.
-    pub fn open_to_look(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
-        match Self::open(&root) {
-            Ok(store) => Ok(store),
-            Err(_) => {
-                let aside = tempfile::Builder::new().prefix("w2s-").tempdir();
-                let aside = aside.path("create a temporary folder", std::env::temp_dir()).map_err(|error| {
-                    error.help(
-                        "set TMPDIR to a folder that can be written, or choose another folder with `--results DIR`",
-                    )
-                })?;
-                let locks = aside.path().join(LOCKS);
-                fs::create_dir_all(&locks).path("create a temporary folder", &locks)?;
-                Ok(Self::at(root, Some(Arc::new(aside))))
-            }
-        }
+    fn at(root: PathBuf, aside: Option<Arc<tempfile::TempDir>>) -> Self {
+        let remembered = Arc::new(Mutex::new(Remembered::open(Self::memory_in(&root))));
+        Self { root, aside, user: None, remembered, told: Arc::default(), tell: Tell(Arc::new(|_| {})) }
     }
 
-    fn at(root: PathBuf, aside: Option<Arc<tempfile::TempDir>>) -> Self {
-        let remembered = Arc::new(Mutex::new(Remembered::open(root.join(LOCKS).join("remembered"))));
-        Self { root, aside, user: None, remembered, told: Arc::default(), tell: Tell(Arc::new(|_| {})) }
+    /// Where the store keeps what it [knows](Self::known).
+    fn memory_in(root: &Path) -> PathBuf {
+        root.join(LOCKS).join("remembered")
     }
 
     /// Tells `listener` what happens on the way.
@@ -422,12 +431,10 @@ impl Store {
         done
     }
 
-    /// Removes what killed processes left behind, unless another process is at work in the store.
-    ///
-    /// # Errors
-    /// What cannot be removed.
-    pub fn sweep(&self) -> Result<()> {
-        self.alone(|| self.leftovers()?.remove()).map(|_| ())
+    /// Removes what killed processes left behind, unless another process is at work in the store. What cannot be removed stays.
+    pub fn sweep(&self) {
+        // Nobody needs it, and nobody is hindered by it.
+        let _ = self.alone(|| self.leftovers()?.remove());
     }
 
     /// What killed processes left behind; to be asked [`alone`](Self::alone), or it lists what live processes hold.
@@ -436,15 +443,19 @@ impl Store {
     /// A folder that cannot be read.
     pub fn leftovers(&self) -> Result<Leftovers> {
         let mut left = Leftovers::default();
+        // Versions before there was a lock of the store hold that of their stage alone.
+        let is_free = |id: &str| id.parse::<StageId>().is_ok_and(|id| self.is_busy(&id).is_ok_and(|busy| !busy));
         for (name, path) in entries(&self.root)? {
-            if name.starts_with(MAKING) || is_temporary(&name, &path) {
+            let made = name.strip_prefix(MAKING).and_then(|name| name.rsplit_once('-'));
+            if made.is_some_and(|(id, _)| is_free(id)) || is_temporary(&name, &path) {
                 left.paths.push(path);
             }
         }
         for (name, path) in entries(&self.root.join(LOCKS))? {
+            let stage = name.strip_suffix(".lock").filter(|stage| *stage != "store");
             if is_temporary(&name, &path) {
                 left.paths.push(path);
-            } else if name.ends_with(".lock") && name != "store.lock" {
+            } else if stage.is_some_and(is_free) {
                 left.locks.push(path);
             }
         }
@@ -504,7 +515,12 @@ fn is_temporary(name: &str, path: &Path) -> bool {
 }
 
 fn open_lock(path: &Path) -> Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path).path("open a lock", path)
+    let file = match File::options().create(true).truncate(false).write(true).open(path) {
+        // The lock of another user can be taken all the same.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => File::open(path),
+        file => file,
+    };
+    file.path("open a lock", path)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -568,7 +584,7 @@ pub fn writable(folder: &Path) -> Result<()> {
 }
 
 fn choose_another(error: Error) -> Error {
-    error.help("choose another folder with `--results DIR`, or make this one writable")
+    error.or_help("choose another folder with `--results DIR`, or make this one writable")
 }
 
 /// Writes a file so that a reader sees the old one or the new one, whatever happens in between.
@@ -630,7 +646,7 @@ mod tests {
         assert!(store.find(&id()).unwrap().is_none());
         let left = fs::read_dir(folder.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "locks").count();
         assert_eq!(left, 0);
-        store.sweep().unwrap();
+        store.sweep();
         assert_eq!(store.leftovers().unwrap(), Leftovers::default());
     }
 
@@ -832,10 +848,10 @@ mod tests {
         }
         fs::create_dir(&left[4]).unwrap();
         let other = Store::open(&root).unwrap();
-        store.sweep().unwrap();
+        store.sweep();
         assert!(left.iter().all(|path| path.exists()), "somebody else is at work");
         drop(other);
-        store.sweep().unwrap();
+        store.sweep();
         assert_eq!(left.iter().filter(|path| path.exists()).count(), 0);
         assert!(kept.iter().all(|path| path.exists()), "{kept:?}");
         assert!(store.find(&id()).unwrap().is_some());
