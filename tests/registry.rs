@@ -37,7 +37,7 @@ fn two_strategies_of_one_name_are_refused_with_both_places() {
     let twin = |file: &'static str, line: u32, kind: Kind| {
         let card = find(Kind::Loss, "cross-entropy").expect("is registered");
         let (schema, example, probe) = (card.schema, card.example, card.probe);
-        Card { kind, name: "twice", paper: "original", version: 1, later: &[], file, line, schema, example, probe }
+        Card { kind, name: "twice", paper: "original", version: 1, changed: &[], later: &[], file, line, schema, example, probe }
     };
     let (first, second) = (twin("plugins/mine.rs", 3, Kind::Loss), twin("strategies/losses/theirs.rs", 40, Kind::Loss));
     let message = check_names(&[&first, &second]).unwrap_err().message().to_owned();

@@ -499,7 +499,7 @@ impl Classification {
         };
         let choices = self.choices(&minibatch.rows, &batch, &selection, &labels);
         let targets = self.loss.targets(seen.logits, labels, at, &mut memory.loss);
-        Decision { targets: targets.inner(), weights: selection.weight.inner(), choices }
+        Decision { targets: targets.inner(), weights: within_range(selection.weight.inner()), choices }
     }
 
     /// Loss of each row and the gradient of `Σ wᵢ lᵢ / total`.
@@ -551,9 +551,20 @@ impl Classification {
     }
 }
 
-/// Σ wᵢ as `[1]`; kept above 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
+/// Σ wᵢ as `[1]`, and 1 instead of 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
 fn total(weights: &Tensor<1>) -> Tensor<1> {
-    weights.clone().sum().clamp_min(f32::MIN_POSITIVE)
+    let sum = weights.clone().sum();
+    sum.clone().mask_fill(sum.equal_elem(0.0), 1.0)
+}
+
+/// Weights whose sum a float can hold and be divided by: those of an extraordinary size in units of the largest, which changes no weighted mean.
+fn within_range(weights: Tensor<1>) -> Tensor<1> {
+    let largest = weights.clone().max();
+    let tiny = largest.clone().greater_elem(0.0).bool_and(largest.clone().lower_elem(1e-20));
+    let extraordinary = tiny.bool_or(largest.clone().greater_elem(1e20));
+    let unit = largest.ones_like().mask_where(extraordinary, largest);
+    let rows = weights.dims();
+    weights / unit.expand(rows)
 }
 
 impl Work for Classification {

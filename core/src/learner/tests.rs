@@ -321,7 +321,10 @@ fn dropped_rows_do_not_train() {
     assert_eq!(numbers(&none.model), numbers(&classifier()));
     assert_eq!(none.log.steps[0].loss, 0.0);
     // The loss is a weighted mean.
-    assert!(distance(&numbers(&train(1.0).unwrap().model), &numbers(&train(4.0).unwrap().model)) < 1e-6);
+    for weight in [4.0, 1e-40, 1e-30, 3e38] {
+        let far = distance(&numbers(&train(1.0).unwrap().model), &numbers(&train(weight).unwrap().model));
+        assert!(far < 1e-6, "{weight}: {far}");
+    }
     let error = train(-1.0).unwrap_err();
     assert!(error.message().contains("weights below 0 or not finite to examples 0, 1, 2, 3, 4, 5, 6, 7"), "{error}");
 }

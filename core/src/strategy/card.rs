@@ -62,6 +62,8 @@ pub struct Card {
     pub paper: &'static str,
     /// Raised when its behaviour changes, so that old results are kept apart.
     pub version: u32,
+    /// Choices, as parameter and JSON value, whose behaviour changed alone: each raises the version of configurations that make it.
+    pub changed: &'static [(&'static str, &'static str)],
     /// Parameters that were added after results existed: at their default they leave identities as they were.
     pub later: &'static [&'static str],
     /// Source file of the registration.
@@ -166,7 +168,11 @@ impl Card {
                 kept.insert(name.clone(), value.clone());
             }
         }
-        serde_json::json!({ "name": self.name, "version": self.version, "parameters": kept })
+        let made = |(name, value): &&(&str, &str)| {
+            configured.get(name).is_some_and(|configured| serde_json::from_str::<serde_json::Value>(value).is_ok_and(|value| value == *configured))
+        };
+        let version = self.version + self.changed.iter().filter(made).count() as u32;
+        serde_json::json!({ "name": self.name, "version": version, "parameters": kept })
     }
 }
 
