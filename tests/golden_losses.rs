@@ -239,8 +239,9 @@ fn extreme_inputs_keep_their_loss_and_gradient() {
         let [rows, classes] = [case.logits.len(), case.logits[0].len()];
         let ids = (0..rows as u32).map(ExampleId).collect();
         loss.prepare(&Pool { ids, weak: case.labels.clone(), ..Pool::default() }).unwrap();
-        let tensor =
-            |rows: &[Vec<f32>]| Tensor::<1>::from_floats(rows.concat().as_slice(), &device).reshape([-1, classes as i32]);
+        let tensor = |rows: &[Vec<f32>]| {
+            Tensor::<1>::from_floats(rows.concat().as_slice(), &device).reshape([-1, classes as i32])
+        };
         let logits = tensor(&case.logits).require_grad();
         let (now, detached) = (at(case.step, 1000), logits.clone().detach());
         let targets = loss.targets(detached, tensor(&case.labels), &now, &mut Memory::default()).detach();

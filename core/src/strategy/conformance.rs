@@ -627,7 +627,19 @@ mod tests {
 
     fn card<T: JsonSchema + Serialize + Default + serde::de::DeserializeOwned>(kind: Kind, name: &'static str) -> Card {
         let (schema, example, probe) = (schema::<T>, example::<T>, probe::<T>);
-        Card { kind, name, paper: "original", version: 1, changed: &[], later: &[], file: "here", line: 1, schema, example, probe }
+        Card {
+            kind,
+            name,
+            paper: "original",
+            version: 1,
+            changed: &[],
+            later: &[],
+            file: "here",
+            line: 1,
+            schema,
+            example,
+            probe,
+        }
     }
 
     /// The names of the checks that fail, each once.

@@ -8,6 +8,7 @@ mod card;
 pub mod conformance;
 pub mod math;
 mod memory;
+mod settings;
 mod supervisor;
 
 use burn::tensor::Tensor;
@@ -15,6 +16,7 @@ use burn::tensor::Tensor;
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
 pub use memory::Memory;
+pub use settings::{Settings, whole};
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
 
 // What `register!` names, so that a plugin needs no further line.
