@@ -20,6 +20,28 @@ fn results(folder: &Path) -> String {
 }
 
 #[test]
+fn micro_batches_are_known_to_run_check_and_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = [TINY, "methods=finetune", "seeds=0", "--device", "cpu", "--results", folder.path().to_str().unwrap()];
+    let parts = [&grid[..], &["--micro-batch", "4"]].concat();
+    let done = |command: &str, arguments: &[&str]| {
+        let output = run(&[&[command], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    done("run", &parts);
+    for command in ["plan", "check"] {
+        assert!(done(command, &parts).contains(", 0 to do"), "{}", done(command, &parts));
+        assert!(done(command, &grid).contains(", 0 done"), "{}", done(command, &grid));
+    }
+    assert!(done("run", &parts).contains("Nothing left to do"));
+    // As many as in a batch are the whole batch.
+    done("run", &[&grid[..], &["--micro-batch", "16"]].concat());
+    assert!(done("plan", &grid).contains(", 0 to do"));
+    assert!(done("run", &["--help"]).contains("stage of its own"));
+}
+
+#[test]
 fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().to_str().unwrap();

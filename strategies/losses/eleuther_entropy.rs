@@ -45,7 +45,7 @@ impl StudentLoss for EleutherEntropy {
     }
 }
 
-register!(loss "eleuther-entropy" for EleutherEntropy, paper = "EleutherAI/w2s, `log_confidence_loss` with `harden = false`");
+register!(loss "eleuther-entropy" for EleutherEntropy, paper = "EleutherAI/w2s, `log_confidence_loss` with `harden = false`", changed = [balance_batch = true]);
 
 #[cfg(test)]
 mod tests {

@@ -43,4 +43,4 @@ impl StudentLoss for ThresholdConfidence {
     }
 }
 
-register!(loss "threshold-confidence" for ThresholdConfidence, paper = "Selective W2SG (arXiv 2511.14166), Preliminaries, after Burns et al. 2023");
+register!(loss "threshold-confidence" for ThresholdConfidence, paper = "Lang et al., Selective Weak-to-Strong Generalization, AAAI 2026, 40(44), 37556–37564 (arXiv 2511.14166), Preliminaries, after Burns et al. 2023");

@@ -10,9 +10,9 @@ use w2s_core::strategy::{
 /// Replaces the weak supervisor's confidence by how often it is right, as measured on held-out examples (`[data] n_validation`).
 ///
 /// P(1) = f(y₁), where f is fitted to weak labels and truth of examples that nobody trains on: `platt` f = σ(a logit y₁ + b) with Platt's
-/// softened targets, `isotonic` the rising step function with the smallest squared error, linear between the steps. Labels that the selector
-/// trusts stay. Two classes. The order of labels stays (unless a < 0: a supervisor that is worse than chance); their distance from 1/2, and by
-/// b the class, may change.
+/// softened targets and probabilities below 1e-7 taken for 1e-7, `isotonic` the rising step function with the smallest squared error, linear
+/// between the steps. Labels that the selector trusts stay. Two classes. The order of labels stays (unless a < 0: a supervisor that is worse
+/// than chance); their distance from 1/2, and by b the class, may change.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Calibration {

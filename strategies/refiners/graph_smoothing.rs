@@ -410,7 +410,7 @@ impl LabelRefiner for GraphSmoothing {
     }
 }
 
-register!(refiner "graph-smoothing" for GraphSmoothing, paper = "Lang et al., Selective Weak-to-Strong Generalization (arXiv 2511.14166), equations 1 and 2");
+register!(refiner "graph-smoothing" for GraphSmoothing, paper = "Lang et al., Selective Weak-to-Strong Generalization, AAAI 2026, 40(44), 37556–37564 (arXiv 2511.14166), equations 1 and 2");
 
 #[cfg(test)]
 mod tests {

@@ -57,9 +57,9 @@ enum Command {
     /// Runs a grid, or what is left of it
     Run(run::RunArgs),
     /// Finds every mistake that can be found before training
-    Check(GridArgs),
+    Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(GridArgs),
+    Plan(run::PlanArgs),
     /// Prints a grid's table from its results.csv
     Table(run::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong

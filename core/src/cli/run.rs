@@ -22,7 +22,7 @@ use super::{
     signals::{Interruption, pass_on},
 };
 use crate::{
-    Error, Result,
+    Error, Result, device,
     document::Document,
     error::ErrorKind,
     grid::{self, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
@@ -34,24 +34,47 @@ use crate::{
         statistics::Bootstrap,
         table::{MainOptions, Pivot, Stars},
     },
-    stage::{Finished, Job, STORE, StageId, Store},
+    stage::{Finished, Job, Numeric, STORE, StageId, Store},
     strategy::Split,
     task::Sources,
 };
 
 #[derive(Args)]
-pub struct RunArgs {
+pub struct PlanArgs {
     #[command(flatten)]
     grid: GridArgs,
+    #[command(flatten)]
+    numeric: NumericArgs,
+}
+
+/// What of the execution results depend on.
+#[derive(Args)]
+struct NumericArgs {
     /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Examples per forward pass, for less memory. Sums in another order: a result may differ in its last digits, and is a stage of its own
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<NonZeroUsize>,
+}
+
+impl NumericArgs {
+    /// The device that is meant, which must be there, and its numeric mode.
+    fn choose(&self) -> Result<(String, Numeric)> {
+        let device::Choice { name, note } = device::choose(&self.device)?;
+        note.iter().for_each(|note| eprintln!("note: {note}"));
+        let numeric = Numeric::new(&name, self.micro_batch.map(NonZeroUsize::get));
+        Ok((name, numeric))
+    }
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
     /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// Examples per forward pass; the result is the same, the memory less
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<NonZeroUsize>,
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<NonZeroUsize>,
@@ -111,7 +134,7 @@ struct Prepared {
 }
 
 /// Reads a grid and plans it. To look, results need not be such that they can be written.
-fn prepare(args: &GridArgs, to_look: bool) -> Result<Prepared> {
+fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
     let PlaceArgs { data, models, results } = &args.places;
@@ -126,7 +149,7 @@ fn prepare(args: &GridArgs, to_look: bool) -> Result<Prepared> {
         checked => checked?,
     }
     let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
-    let plan = Plan::make(grid, &library, &places, &store)?;
+    let plan = Plan::make(grid, &library, &places, &store, numeric)?;
     Ok(Prepared { plan, store, folder })
 }
 
@@ -157,8 +180,8 @@ fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Index
 }
 
 /// `w2s check`.
-pub fn check(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args, true)?;
+pub fn check(args: &PlanArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
     let finished = plan.finished(&store)?;
     plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(&plan, &finished, &plan.pending(&finished, true)));
@@ -167,8 +190,8 @@ pub fn check(args: &GridArgs) -> Result<ExitCode> {
 }
 
 /// `w2s plan`.
-pub fn plan(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args, true)?;
+pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
     let finished = plan.finished(&store)?;
     print_plan(&plan, &finished, &plan.pending(&finished, true));
     Ok(ExitCode::SUCCESS)
@@ -189,8 +212,9 @@ fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Ind
 /// `w2s run`.
 pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     // A device that is not there is said before data are read.
-    let (_, device) = crate::device::open(&args.device)?;
-    let Prepared { plan, store, folder } = prepare(&args.grid, args.dry_run)?;
+    let PlanArgs { grid, numeric } = &args.plan;
+    let (device, mode) = numeric.choose()?;
+    let Prepared { plan, store, folder } = prepare(grid, mode, args.dry_run)?;
     let finished = plan.finished(&store)?;
     let pending = plan.pending(&finished, !args.no_students);
     if args.dry_run {
@@ -273,7 +297,7 @@ fn options(args: &RunArgs, device: String) -> RunOptions {
         workers,
         threads: (cores / workers).max(1),
         device,
-        micro_batch: args.micro_batch.map(NonZeroUsize::get),
+        micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
         max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
         patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
     }

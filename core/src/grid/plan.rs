@@ -20,10 +20,11 @@ use crate::{
     learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer},
     stage::{
-        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
-        PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
+        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, Numeric,
+        PikExamples, PikJob, PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik,
+        SuperviseJob, copy,
     },
-    strategy::Split,
+    strategy::{Split, whole},
     task::{
         CountTokens, DataOptions, OverLong, Sources, Task, TokenCounts, fit,
         hub::{Kind, Repo},
@@ -53,6 +54,8 @@ pub struct Plan {
     pub jobs: IndexMap<StageId, Job>,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
+    /// How its stages are computed, as far as results depend on it.
+    pub numeric: Numeric,
 }
 
 /// One task × pair × method × seed.
@@ -74,6 +77,9 @@ pub struct Cell {
     pub ceiling: StageId,
     /// Stage that holds the student.
     pub student: StageId,
+    /// Stage that holds the strong model's own answers: the method's self-labels, or what its P(IK) is about; the student where its own head
+    /// labels, and where nobody asks. None where P(IK) is about answers that nobody can give.
+    pub answers: Option<StageId>,
 }
 
 impl Cell {
@@ -122,14 +128,14 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that would fail later.
-    pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
-        let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new() };
+    pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
+        let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
             for model in [&pair.weak, &pair.strong] {
                 if !models.contains_key(&model.name) {
-                    let mut found = find_model(model, library, places, store, &mut plan.jobs)
+                    let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
                     if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
                         found.counts = other.counts.clone();
@@ -200,16 +206,15 @@ impl Plan {
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
         let strong_recipe = grid.recipe(strong_config, task, None)?;
         trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
-        let ceiling = Job::FineTune(Box::new(FineTuneJob {
+        let mut made = Made { numeric: &self.numeric, jobs: Vec::new() };
+        let ceiling = made.push(Job::FineTune(Box::new(FineTuneJob {
             model: strong.clone(),
             recipe: strong_recipe.clone(),
             data: data.clone(),
             on: grid.data[task].ceiling_split,
             seed,
             save: false,
-        }));
-        let ceiling_id = ceiling.id();
-        let mut made = vec![ceiling];
+        })))?;
         for (index, method) in grid.methods.iter().enumerate() {
             let supervise = Job::Supervise(Box::new(SuperviseJob {
                 supervisor: copy(&method.supervisor)?,
@@ -218,22 +223,41 @@ impl Plan {
                 data: data.clone(),
                 seed,
             }));
-            let supervision = supervise.id();
             let knowledge = Knowledge { strong: &strong, recipe: &strong_recipe, data: &data, seed };
             let evaluated = grid.tasks[task].name();
             let auxiliary =
                 method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
-            let p_ik = method.p_ik.as_ref().zip(auxiliary).map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made));
-            let self_labels = method
-                .self_labels
-                .as_ref()
-                .map(|own| knowledge.self_labels(own, method.p_ik.as_ref().zip(auxiliary), &mut made));
+            let learnt = method.p_ik.as_ref().zip(auxiliary);
+            let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made)).transpose()?;
+            let self_labels = method.self_labels.as_ref();
+            let self_labels = self_labels.map(|own| knowledge.self_labels(own, learnt, &mut made)).transpose()?;
+            let answers = match (&self_labels, learnt) {
+                (Some(SelfLabels::Answers { stage, .. }), _) => Some(Some(stage.clone())),
+                (None, Some((p_ik, data))) => {
+                    let can = match p_ik.answers {
+                        AnswersBy::LanguageModel => {
+                            grid.tasks[task].prompt.as_ref().is_some_and(|p| !p.answers.is_empty())
+                        }
+                        AnswersBy::Classifier => grid.auxiliary[p_ik.task_for(evaluated)].classes.len() == classes,
+                    };
+                    let note = format!(
+                        "{evaluated}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
+                        method.name
+                    );
+                    if !can && !self.notes.contains(&note) {
+                        self.notes.push(note);
+                    }
+                    Some(can.then(|| knowledge.own_answers(p_ik, data, &mut made)).transpose()?)
+                }
+                _ => None,
+            };
             let needs = method.needs();
-            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made));
+            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made)).transpose()?;
+            let supervision = made.push(supervise)?;
             let recipe = grid.recipe(strong_config, task, Some(method))?;
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
-            let student = Job::Student(Box::new(StudentJob {
+            let student = made.push(Job::Student(Box::new(StudentJob {
                 model: strong.clone(),
                 recipe,
                 data: data.clone(),
@@ -248,7 +272,7 @@ impl Plan {
                 calibration: needs.calibration,
                 seed,
                 save: grid.save_students,
-            }));
+            })))?;
             self.cells.push(Cell {
                 task,
                 pair,
@@ -256,13 +280,13 @@ impl Plan {
                 seed,
                 data: data.clone(),
                 supervision,
-                ceiling: ceiling_id.clone(),
-                student: student.id(),
+                ceiling: ceiling.clone(),
+                answers: answers.unwrap_or_else(|| Some(student.clone())),
+                student,
             });
-            made.extend([supervise, student]);
         }
-        for job in made {
-            self.jobs.entry(job.id()).or_insert(job);
+        for (id, job) in made.jobs {
+            self.jobs.entry(id).or_insert(job);
         }
         Ok(())
     }
@@ -302,6 +326,7 @@ fn find_model(
     library: &Library,
     places: &Places,
     store: &Store,
+    numeric: &Numeric,
     jobs: &mut IndexMap<StageId, Job>,
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
@@ -336,7 +361,7 @@ fn find_model(
     let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
     recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
     let job = Job::Pretrain(Box::new(PretrainJob { world, config: spec.config.clone(), recipe, seed: pretrain.seed }));
-    let id = job.id();
+    let id = job.id(numeric)?;
     let reference = ModelRef {
         name: model.name.clone(),
         folder: store.root().join(id.as_str()).join("model"),
@@ -362,7 +387,7 @@ fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Spec, T
         world.tokens = tokens;
     }
     let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
-    let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
+    let Value::Object(mut config) = whole(&pretrain.config).map_err(|error| error.context("`pretrain.config`"))? else {
         return Err(Error::new("`pretrain.config` is not a table"));
     };
     config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
@@ -461,8 +486,8 @@ struct Knowledge<'a> {
 }
 
 impl Knowledge<'_> {
-    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> StudentPik {
-        let answers = self.answers(self.answerer(settings, auxiliary, made), auxiliary, made);
+    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
+        let answers = self.answers(self.answerer(settings, auxiliary, made)?, auxiliary, made)?;
         let examples = PikExamples {
             answers,
             data: auxiliary.clone(),
@@ -476,12 +501,12 @@ impl Knowledge<'_> {
             let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
             let recipe = Recipe { epochs, ..self.recipe.clone() };
             let job = PikJob { model: self.strong.clone(), recipe, examples: examples.clone(), seed: self.seed };
-            push(made, Job::Pik(Box::new(job)))
+            made.push(Job::Pik(Box::new(job)))
         });
-        match (settings.schedule, first) {
+        Ok(match (settings.schedule, first.transpose()?) {
             (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
                 let job = PikScoreJob { p_ik, data: self.data.clone() };
-                StudentPik::Frozen { scores: push(made, Job::PikScore(Box::new(job))) }
+                StudentPik::Frozen { scores: made.push(Job::PikScore(Box::new(job)))? }
             }
             (_, start) => StudentPik::Joint {
                 examples,
@@ -491,23 +516,37 @@ impl Knowledge<'_> {
                 warmup_fraction: settings.warmup_fraction,
                 start,
             },
-        }
+        })
     }
 
     /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
-    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> Answerer {
-        match settings.answers {
+    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
+        Ok(match settings.answers {
             AnswersBy::LanguageModel => Answerer::LanguageModel {
                 model: self.strong.clone(),
                 shots: settings.shots,
                 samples: settings.samples,
                 temperature: settings.temperature,
             },
-            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) },
-        }
+            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? },
+        })
     }
 
-    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Vec<Job>) -> StageId {
+    /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
+    fn own_answers(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+        let answerer = match settings.answers {
+            AnswersBy::LanguageModel => self.likeliest(settings.shots),
+            AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
+        };
+        self.answers(answerer, self.data, made)
+    }
+
+    /// The pretrained strong model, which gives its likeliest answer.
+    fn likeliest(&self, shots: usize) -> Answerer {
+        Answerer::LanguageModel { model: self.strong.clone(), shots, samples: 0, temperature: 1.0 }
+    }
+
+    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let job = FineTuneJob {
             model: self.strong.clone(),
             recipe: self.recipe.clone(),
@@ -516,45 +555,48 @@ impl Knowledge<'_> {
             seed: self.seed,
             save: true,
         };
-        push(made, Job::FineTune(Box::new(job)))
+        made.push(Job::FineTune(Box::new(job)))
     }
 
-    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Vec<Job>) -> StageId {
-        push(made, Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
+    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
+        made.push(Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
     }
 
     fn self_labels(
         &self,
         settings: &config::SelfLabels,
         p_ik: Option<(&Pik, &DataRef)>,
-        made: &mut Vec<Job>,
-    ) -> SelfLabels {
+        made: &mut Made,
+    ) -> Result<SelfLabels> {
         let hard = settings.kind == Hardness::Hard;
         let answerer = match (settings.source, p_ik) {
-            (SelfSource::CurrentHead, _) => return SelfLabels::CurrentHead { hard, decay: 0.0 },
-            (SelfSource::EmaHead, _) => return SelfLabels::CurrentHead { hard, decay: settings.decay },
+            (SelfSource::CurrentHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: 0.0 }),
+            (SelfSource::EmaHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: settings.decay }),
             (SelfSource::PikStageHead, Some((_, auxiliary))) => {
-                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) }
+                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => Answerer::LanguageModel {
-                model: self.strong.clone(),
-                shots: settings.shots,
-                samples: 0,
-                temperature: 1.0,
-            },
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
         };
-        SelfLabels::Answers { stage: self.answers(answerer, self.data, made), hard }
+        Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
     }
 
-    fn embeddings(&self, made: &mut Vec<Job>) -> StageId {
-        push(made, Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
+    fn embeddings(&self, made: &mut Made) -> Result<StageId> {
+        made.push(Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
     }
 }
 
-fn push(made: &mut Vec<Job>, job: Job) -> StageId {
-    let id = job.id();
-    made.push(job);
-    id
+/// The stages of some cells, as they come up.
+struct Made<'a> {
+    numeric: &'a Numeric,
+    jobs: Vec<(StageId, Job)>,
+}
+
+impl Made<'_> {
+    fn push(&mut self, job: Job) -> Result<StageId> {
+        let id = job.id(self.numeric)?;
+        self.jobs.push((id.clone(), job));
+        Ok(id)
+    }
 }
 
 /// Whether a split is large enough for one step of a recipe.
@@ -695,7 +737,12 @@ impl Desk<'_> {
                 notes.push(note);
             }
         }
-        let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
+        let fingerprint = summary["fingerprint"].as_str().map(str::to_owned);
+        let fingerprint = fingerprint.ok_or_else(|| {
+            Error::new("the record of this data set does not say what it holds")
+                .in_file(finished.folder.join("manifest.json"))
+                .help("remove the folder, and the data are read again")
+        })?;
         let sum =
             |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
         let labels = summary["counts"]["labels"].as_object().into_iter().flatten();

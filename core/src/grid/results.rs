@@ -20,7 +20,7 @@ use crate::{
         metrics::{self, ACCURACY},
         results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, write},
     },
-    stage::{self, Finished, Job, SelfLabels, StageId, Store, write_atomically},
+    stage::{self, Finished, Job, REMARKS, StageId, Store, write_atomically},
     strategy::Split,
     task::TaskData,
 };
@@ -55,14 +55,14 @@ struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
     /// answers for P(IK).
-    fn compared_with(&self, plan: &'a Plan) -> Vec<&'a StageId> {
+    fn compared_with(&self) -> Vec<&'a StageId> {
         let Cell { supervision, ceiling, .. } = self.cell;
         if self.stage == supervision {
             vec![]
         } else if self.stage == ceiling {
             vec![supervision]
         } else {
-            vec![supervision, ceiling, answers_of(plan, self.cell)]
+            [supervision, ceiling].into_iter().chain(&self.cell.answers).collect()
         }
     }
 }
@@ -116,7 +116,7 @@ impl Books {
                 "seed": cell.seed,
                 "data": cell.data.fingerprint,
                 "data_stage": cell.data.folder.file_name().map(|name| name.to_string_lossy()),
-                "answers": answers_of(plan, cell),
+                "answers": cell.answers,
                 "supervision": cell.supervision,
                 "ceiling": cell.ceiling,
                 "student": cell.student,
@@ -148,14 +148,17 @@ impl Books {
         self.update(plan)
     }
 
-    /// What strategies said after training, each sentence with the methods it is about.
+    /// What there was to say after training, each sentence with the methods, or the other stages, that it is about.
     pub fn remarks(&self, plan: &Plan) -> BTreeMap<String, BTreeSet<String>> {
         let mut remarks: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for cell in &plan.cells {
-            let Some(finished) = self.finished.get(&cell.student) else { continue };
-            for remark in finished.manifest.summary["remarks"].as_array().into_iter().flatten() {
-                let method = plan.grid.methods[cell.method].name.clone();
-                remarks.entry(remark.as_str().unwrap_or_default().to_owned()).or_default().insert(method);
+        let methods: BTreeMap<&StageId, &str> =
+            plan.cells.iter().map(|cell| (&cell.student, plan.grid.methods[cell.method].name.as_str())).collect();
+        for (id, label) in plan.labels() {
+            let Some(finished) = self.finished.get(&id) else { continue };
+            for remark in finished.manifest.summary[REMARKS].as_array().into_iter().flatten().filter_map(Value::as_str)
+            {
+                let what = methods.get(&id).map_or_else(|| label.replace("  ", " "), |method| (*method).to_owned());
+                remarks.entry(remark.to_owned()).or_default().insert(what);
             }
         }
         remarks
@@ -211,7 +214,7 @@ impl Books {
             if measured || !self.finished.contains_key(entry.stage) {
                 continue;
             }
-            let compared = entry.compared_with(plan).into_iter().all(|id| self.finished.contains_key(id));
+            let compared = entry.compared_with().into_iter().all(|id| self.finished.contains_key(id));
             if compared || !self.rows.contains_key(&place) {
                 let rows = self.measure(plan, entry)?;
                 self.rows.insert(place, rows);
@@ -304,19 +307,18 @@ impl Books {
         let row = blank(plan, entry, Some(&self.finished[entry.stage]));
         let mut rows: Vec<ResultRow> = measures.iter().map(|measure| row.with(measure)).collect();
         if entry.stage == &cell.student {
-            rows.extend(self.knowledge(plan, entry, &row)?);
+            rows.extend(self.knowledge(entry, &row)?);
         }
         Ok(rows)
     }
 
     /// What a method knew, trusted and changed, if it is of that kind.
-    fn knowledge(&self, plan: &Plan, entry: &Entry, row: &ResultRow) -> Result<Vec<ResultRow>> {
+    fn knowledge(&self, entry: &Entry, row: &ResultRow) -> Result<Vec<ResultRow>> {
         let (cell, student) = (entry.cell, &self.finished[entry.stage]);
         let mut rows = Vec::new();
-        let answers = answers_of(plan, cell);
         let truths = &self.truths[&cell.data.fingerprint];
         let path = student.file(stage::P_IK_TEST);
-        if path.is_file() && self.finished.contains_key(answers) {
+        if let Some(answers) = cell.answers.as_ref().filter(|id| path.is_file() && self.finished.contains_key(*id)) {
             let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
             let own = self.predictions(answers, Split::Test)?;
             let right: Vec<u8> =
@@ -334,17 +336,6 @@ impl Books {
             rows.extend(measures.iter().map(|measure| row.with(measure)));
         }
         Ok(rows)
-    }
-}
-
-/// The stage that holds the strong model's own answers in a cell: what the student itself says in the end, where there is no other.
-fn answers_of<'p>(plan: &'p Plan, cell: &'p Cell) -> &'p StageId {
-    match plan.jobs.get(&cell.student) {
-        Some(Job::Student(job)) => match &job.self_labels {
-            Some(SelfLabels::Answers { stage, .. }) => stage,
-            _ => &cell.student,
-        },
-        _ => &cell.student,
     }
 }
 

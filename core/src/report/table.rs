@@ -441,6 +441,7 @@ impl Table {
                     ));
                 }
                 notes.weak_against_majority(place, &seeds, &accuracy, &majority, |name| options.title(name));
+                notes.constant_answers(place, &seeds, &accuracy, &majority, |name| options.title(name));
             }
             blocks.push(block);
         }
@@ -925,6 +926,34 @@ impl Notes {
         }
     }
 
+    /// A training that ended in a constant answer, or did no better than one: of the weak model it says that there was nothing to supervise with,
+    /// of the ceiling that the gap, and every PGR over it, is an accident of this seed.
+    fn constant_answers(
+        &mut self,
+        place: Place,
+        seeds: &BTreeSet<u64>,
+        accuracy: &Index,
+        majority: &Index,
+        title: impl Fn(&str) -> String,
+    ) {
+        for (method, what, model) in [(WEAK, "weak model", place.1), (CEILING, "ceiling", place.2)] {
+            let constant = |seed: &&u64| {
+                let [own, constant] = [accuracy, majority].map(|index| index.value(place, method, **seed));
+                own.zip(constant).is_some_and(|(own, constant)| own <= constant)
+            };
+            let seeds: Vec<String> = seeds.iter().filter(constant).map(u64::to_string).collect();
+            if !seeds.is_empty() {
+                self.warnings.push(format!(
+                    "the {what} {} on {} is no better than a constant answer in {} {}",
+                    title(model),
+                    title(place.0),
+                    if seeds.len() == 1 { "seed" } else { "seeds" },
+                    shortened(&seeds)
+                ));
+            }
+        }
+    }
+
     fn finish(mut self, blocks: &[Block]) -> Vec<String> {
         let cells = || blocks.iter().flat_map(Block::lines).flat_map(|line| &line.cells);
         let mut notes = vec![];
@@ -1136,6 +1165,31 @@ mod tests {
     fn options() -> MainOptions {
         let titles = [("sciq", "SciQ"), ("boolq", "BoolQ"), ("finetune", "Finetune")];
         MainOptions { titles: titles.map(|(a, b)| (a.to_owned(), b.to_owned())).into(), ..MainOptions::default() }
+    }
+
+    #[test]
+    fn seeds_that_ended_in_a_constant_answer_are_named() {
+        let notes = |weak: [f64; 3], ceiling: [f64; 3]| {
+            let mut rows = Vec::new();
+            for seed in 0..3 {
+                for (method, value) in [(WEAK, weak[seed]), ("finetune", 0.5), (CEILING, ceiling[seed])] {
+                    let row = row("creak", "gpt2", "gpt2-xl", method, seed as u64, value);
+                    let majority = ResultRow { metric: MAJORITY_RATE.to_owned(), value: Some(0.504), ..row.clone() };
+                    rows.extend([row, majority]);
+                }
+            }
+            let notes = Table::main(&rows, &MainOptions::default()).unwrap().notes().to_vec();
+            notes.into_iter().filter(|note| note.contains("constant answer")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            notes([0.7, 0.504, 0.7], [0.496, 0.8, 0.504]),
+            [
+                "Warning: the weak model gpt2 on creak is no better than a constant answer in seed 1.",
+                "Warning: the ceiling gpt2-xl on creak is no better than a constant answer in seeds 0, 2.",
+            ]
+        );
+        // Students may: that is their method's business.
+        assert!(notes([0.6; 3], [0.8; 3]).is_empty());
     }
 
     fn cell<'a>(table: &'a Table, block: usize, label: &str, column: usize) -> &'a Cell {

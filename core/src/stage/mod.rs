@@ -11,11 +11,11 @@ mod remembered;
 mod store;
 pub mod tokens;
 
-pub use identity::{StageId, canonical, hash};
+pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, Quarantined};
 pub use job::{
-    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, SelfLabels, StudentJob, StudentPik,
-    SuperviseJob, copy, part, read_decisions, strategy_name,
+    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, REMARKS, SelfLabels, StudentJob,
+    StudentPik, SuperviseJob, copy, part, read_decisions, strategy_name,
 };
 pub use knowledge::{
     AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,

@@ -180,7 +180,11 @@ fn card_is_complete(card: &Card, _: &Table) -> Outcome {
     }
     let known: Vec<String> = card.parameters().into_iter().map(|parameter| parameter.name).collect();
     match card.later.iter().find(|name| !known.iter().any(|known| known == *name)) {
-        Some(name) => Err(format!("`later` names `{name}`, which is no parameter")),
+        Some(name) => return Err(format!("`later` names `{name}`, which is no parameter")),
+        None => {}
+    }
+    match card.changed.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
+        Some((name, _)) => Err(format!("`changed` names `{name}`, which is no parameter")),
         None => Ok(()),
     }
 }
@@ -623,7 +627,19 @@ mod tests {
 
     fn card<T: JsonSchema + Serialize + Default + serde::de::DeserializeOwned>(kind: Kind, name: &'static str) -> Card {
         let (schema, example, probe) = (schema::<T>, example::<T>, probe::<T>);
-        Card { kind, name, paper: "original", version: 1, later: &[], file: "here", line: 1, schema, example, probe }
+        Card {
+            kind,
+            name,
+            paper: "original",
+            version: 1,
+            changed: &[],
+            later: &[],
+            file: "here",
+            line: 1,
+            schema,
+            example,
+            probe,
+        }
     }
 
     /// The names of the checks that fail, each once.

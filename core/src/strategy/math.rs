@@ -129,12 +129,12 @@ pub fn temper(labels: Tensor<2>, temperature: f64) -> Tensor<2> {
     powers.clone() / powers.sum_dim(1)
 }
 
-/// Two-class labels moved so that their mean logit is zero: σ(logit y − mean logit y), y at least 1e-7.
+/// Two-class labels moved so that their mean logit is zero: σ(l − mean l), l = log(y₁ + 1e-7) − log(y₀ + 1e-7).
 ///
 /// Source: `balance_batch` of EleutherAI/w2s, `w2s/loss.py`.
 pub fn balance(labels: Tensor<2>) -> Tensor<2> {
     // Both columns, because 1 − y₁ has no digits left where y₁ is nearly 1.
-    let logs = labels.clamp_min(1e-7).log();
+    let logs = (labels + 1e-7).log();
     let logit = column(logs.clone(), 1) - column(logs, 0);
     let mean = logit.clone().mean();
     binary(activation::sigmoid(logit - mean))

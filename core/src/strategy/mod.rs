@@ -8,6 +8,7 @@ mod card;
 pub mod conformance;
 pub mod math;
 mod memory;
+mod settings;
 mod supervisor;
 
 use burn::tensor::Tensor;
@@ -15,6 +16,7 @@ use burn::tensor::Tensor;
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
 pub use memory::Memory;
+pub use settings::{Settings, whole};
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
 
 // What `register!` names, so that a plugin needs no further line.
@@ -216,11 +218,12 @@ pub trait ConfiguredSupervisor: Supervisor {}
 ///
 /// The struct derives `Debug, Clone, Default, Serialize, Deserialize, JsonSchema` with `#[serde(default, deny_unknown_fields)]`;
 /// its doc comment is the card's text, and each field's doc comment ends in a line `Origin: …` that says where the default is from.
-/// `version = 2` marks a change of behaviour (old results are kept apart); `later = ["field"]` names parameters that were added
+/// `version = 2` marks a change of behaviour (old results are kept apart), `changed = [field = "value"]` one that only configurations with
+/// that value see; `later = ["field"]` names parameters that were added
 /// after results existed, so that their defaults leave old identities as they are.
 #[macro_export]
 macro_rules! register {
-    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, later = [$($later:expr),*])? $(,)?) => {
+    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(,)?) => {
         $crate::register!(@configured $kind $name $type);
         $crate::strategy::__private::inventory::submit! {
             $crate::strategy::Card {
@@ -228,6 +231,7 @@ macro_rules! register {
                 name: $name,
                 paper: $paper,
                 version: { #[allow(unused_mut, unused_assignments)] let mut version = 1u32; $(version = $version;)? version },
+                changed: &[$($((stringify!($choice), stringify!($value))),*)?],
                 later: &[$($($later),*)?],
                 file: file!(),
                 line: line!(),
