@@ -10,6 +10,7 @@ mod command_line;
 mod configs;
 mod conformance;
 mod golden_losses;
+mod hub;
 mod plugin_file;
 mod registry;
 mod support;

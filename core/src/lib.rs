@@ -12,6 +12,7 @@ pub mod device;
 pub mod document;
 pub mod error;
 pub mod grid;
+pub mod hub;
 pub mod learner;
 pub mod model;
 pub mod ops;
