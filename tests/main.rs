@@ -11,6 +11,7 @@ mod configs;
 mod conformance;
 mod floors;
 mod golden_losses;
+mod hub;
 mod outputs;
 mod plugin_file;
 mod registry;

@@ -109,7 +109,7 @@ struct PlaceArgs {
     results: PathBuf,
 }
 
-/// The folders of models: from the command line, then from `W2S_MODELS`.
+/// The folders of models: from the command line, then from `W2S_MODELS`, then what `huggingface_hub` has downloaded.
 ///
 /// # Errors
 /// A folder of the command line that is none.
@@ -121,6 +121,7 @@ fn model_folders(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     if let Some(paths) = std::env::var_os("W2S_MODELS") {
         folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
     }
+    folders.extend(crate::hub::cache_folder());
     Ok(folders)
 }
 

@@ -19,7 +19,9 @@ use crate::{
     error::IoContext,
     grid::{Library, Places, find_tokenizer, open_world},
     report::metrics::Binary,
-    task::{Counts, DataOptions, DraftOptions, Example, Sources, Task, TaskData, TokenCounts, draft, lengths},
+    task::{
+        Counts, DataOptions, DraftOptions, Example, SourceFile, Sources, Task, TaskData, TokenCounts, draft, lengths,
+    },
 };
 
 #[derive(Subcommand)]
@@ -116,6 +118,9 @@ struct FileReport {
     rows: u32,
     blake3: String,
     sha256: String,
+    /// The commit on the hub that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
 }
 
 /// How long examples are, over all parts.
@@ -250,7 +255,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
     let TaskData { files, class_names: classes, counts, .. } = data;
     let files = files
         .into_iter()
-        .map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3, sha256: file.sha256 })
+        .map(|SourceFile { path, rows, blake3, sha256, commit, .. }| FileReport { path, rows, blake3, sha256, commit })
         .collect();
     Ok(Report {
         task: task.name,
@@ -314,7 +319,9 @@ fn text(report: &Report) -> String {
     out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
-            vec![file.path.display().to_string(), file.rows.to_string(), format!("sha256 {}", &file.sha256[..16])]
+            let commit = file.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
+            let hash = format!("sha256 {}{commit}", &file.sha256[..16]);
+            vec![file.path.display().to_string(), file.rows.to_string(), hash]
         });
         out.push(table(&["files", "rows", ""], rows));
     }

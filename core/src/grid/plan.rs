@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, Pretrain, SelfSource},
     library::Library,
+    models::{ModelFolder, model_folder},
 };
 use crate::{
     Error, Result,
@@ -25,11 +26,7 @@ use crate::{
         SuperviseJob, copy,
     },
     strategy::{Split, whole},
-    task::{
-        CountTokens, DataOptions, OverLong, Sources, Task, TokenCounts, fit,
-        hub::{Kind, Repo},
-        world::World,
-    },
+    task::{CountTokens, DataOptions, OverLong, Sources, Task, TokenCounts, fit, world::World},
 };
 
 /// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
@@ -39,7 +36,7 @@ const LARGEST_PRETRAINED: f64 = 1e11;
 pub struct Places {
     /// Folders of data sets, and behind them the hub.
     pub sources: Sources,
-    /// Folders of models, looked in before the hub.
+    /// Folders of models, or caches of `huggingface_hub`, looked in before the hub.
     pub models: Vec<PathBuf>,
 }
 
@@ -52,6 +49,8 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     /// Every stage, inputs before what needs them and otherwise in the order of cells.
     pub jobs: IndexMap<StageId, Job>,
+    /// Where the files of each model were found, by its name; not of those that are pretrained in the run.
+    pub models: BTreeMap<String, ModelFolder>,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
     /// How its stages are computed, as far as results depend on it.
@@ -97,6 +96,8 @@ impl Cell {
 /// A model that has been found.
 struct FoundModel {
     reference: ModelRef,
+    /// Where its files were found; none for a model that is pretrained in the run.
+    origin: Option<ModelFolder>,
     tokenizer: Tokenizer,
     /// Hash of the tokenizer's files.
     tokens: String,
@@ -108,7 +109,7 @@ struct FoundModel {
 impl FoundModel {
     fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
         let tokens = tokenizer.fingerprint();
-        Self { reference, tokenizer, tokens, counts: Arc::default(), spec }
+        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec }
     }
 
     fn count_tokens(&self, text: &str) -> Result<usize> {
@@ -129,7 +130,8 @@ impl Plan {
     /// # Errors
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
-        let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new(), numeric };
+        let (cells, jobs) = (Vec::new(), IndexMap::new());
+        let mut plan = Self { grid, cells, jobs, models: BTreeMap::new(), notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
@@ -139,6 +141,10 @@ impl Plan {
                         .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
                     if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
                         found.counts = other.counts.clone();
+                    }
+                    if let Some(origin) = found.origin.take() {
+                        plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
+                        plan.models.insert(model.name.clone(), origin);
                     }
                     models.insert(model.name.clone(), found);
                 }
@@ -330,11 +336,11 @@ fn find_model(
     jobs: &mut IndexMap<StageId, Job>,
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
-        let folder = model_folder(model, places)?;
-        let pretrained = Pretrained::open(&folder)?;
-        let files = folder.read_dir().path("read the model's folder", &folder)?;
+        let found = model_folder(model, places)?;
+        let pretrained = Pretrained::open(&found.folder)?;
+        let files = found.folder.read_dir().path("read the model's folder", &found.folder)?;
         let files = files.flatten().map(|entry| entry.path());
-        let question = question("weights", &json!(folder), files);
+        let question = question("weights", &json!(found.folder), files);
         let reference = ModelRef {
             name: model.name.clone(),
             fingerprint: match question.as_ref().and_then(|question| store.known(question)) {
@@ -347,9 +353,10 @@ fn find_model(
             },
             stage: None,
             head: model.file.head.clone(),
-            folder,
+            folder: found.folder.clone(),
         };
-        return Ok(FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone()));
+        let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
+        return Ok(FoundModel { origin: Some(found), ..model });
     };
     let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain
@@ -421,7 +428,7 @@ pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<
     let model = ModelConfig::read(name, library, None, &document.root().need("model")?)?;
     let find = || match &model.file.pretrain {
         None => {
-            let pretrained = Pretrained::open(&model_folder(&model, places)?)?;
+            let pretrained = Pretrained::open(&model_folder(&model, places)?.folder)?;
             Ok((pretrained.tokenizer().clone(), pretrained.spec().max_positions))
         }
         Some(pretrain) => world_model(pretrain, library).map(|(_, spec, tokenizer)| (tokenizer, spec.max_positions)),
@@ -436,45 +443,6 @@ pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<
 pub fn open_world(library: &Library, name: &str) -> Result<World> {
     let document = library.open("worlds", name)?;
     World::parse(document.source_text(), document.file())
-}
-
-/// Where a model's files are: its own `path`, a folder given with `--models`, or the hub.
-fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
-    if let Some(path) = &model.file.path {
-        return Ok(model.folder.join(path));
-    }
-    let hub = model.file.hub.as_deref().unwrap_or(&model.name);
-    let short = hub.rsplit('/').next().unwrap_or(hub);
-    for root in &places.models {
-        for name in [hub, short, &model.name] {
-            let folder = root.join(name);
-            if folder.join("config.json").is_file() {
-                return Ok(folder);
-            }
-        }
-    }
-    let by_hand = format!(
-        "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
-    );
-    let Some(remote) = &places.sources.hub else {
-        let message = format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub");
-        return Err(Error::new(message).help(by_hand));
-    };
-    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
-    let repo = Repo { kind: Kind::Model, id: hub.to_owned(), revision };
-    let wanted = |file: &str| {
-        let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
-        side.contains(&file)
-            || !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
-    };
-    let mut folder = None;
-    for file in remote.list(&repo).map_err(|error| error.or_help(&by_hand))?.iter().filter(|file| wanted(file)) {
-        let path = remote.fetch(&repo, file)?;
-        if file == "config.json" {
-            folder = path.parent().map(Path::to_owned);
-        }
-    }
-    folder.ok_or_else(|| Error::new(format!("`{hub}` on the hub has no `config.json`")))
 }
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.

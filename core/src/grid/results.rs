@@ -107,6 +107,7 @@ impl Books {
             "config_hash": stage::hash(&plan.grid.source),
             "version": env!("CARGO_PKG_VERSION"),
             "commit": crate::commit(),
+            "models": plan.models,
             "cells": plan.cells.iter().map(|cell| json!({
                 "cell": cell.id(),
                 "task": plan.grid.tasks[cell.task].name(),

@@ -9,7 +9,6 @@ mod definition;
 mod draft;
 mod fit;
 mod format;
-pub mod hub;
 mod order;
 pub mod rng;
 mod rows;
@@ -27,7 +26,6 @@ pub use self::{
     definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
     fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
-    hub::Hub,
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},

@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 
 use super::*;
-use crate::Error;
+use crate::{
+    Error,
+    hub::{self, Hub},
+};
 
 /// Rows in memory, by split.
 struct Memory(BTreeMap<&'static str, Vec<Row>>);
@@ -1192,11 +1195,11 @@ fn what_is_not_there_says_where_it_was_looked_for_and_how_to_get_it() {
 struct Unreachable;
 
 impl Hub for Unreachable {
-    fn list(&self, _: &hub::Repo) -> Result<Vec<String>> {
+    fn list(&self, _: &hub::Repo) -> Result<hub::Listing> {
         Err(Error::new("no answer").help("check the network"))
     }
 
-    fn fetch(&self, repo: &hub::Repo, _: &str) -> Result<PathBuf> {
+    fn fetch(&self, repo: &hub::Repo, _: &str, _: &str) -> Result<PathBuf> {
         self.list(repo).map(|_| PathBuf::new())
     }
 }
@@ -1205,17 +1208,14 @@ impl Hub for Unreachable {
 struct Folder(PathBuf);
 
 impl Hub for Folder {
-    fn list(&self, repo: &hub::Repo) -> Result<Vec<String>> {
+    fn list(&self, repo: &hub::Repo) -> Result<hub::Listing> {
         assert_eq!((repo.kind, repo.id.as_str(), repo.revision.as_str()), (hub::Kind::Dataset, "nyu-mll/glue", "main"));
-        Ok(vec![
-            "README.md".into(),
-            "sst2/train.jsonl".into(),
-            "sst2/validation.jsonl".into(),
-            "cola/test.jsonl".into(),
-        ])
+        let files = ["README.md", "sst2/train.jsonl", "sst2/validation.jsonl", "cola/test.jsonl"];
+        Ok(hub::Listing { commit: "c0ffee".into(), files: files.map(String::from).into() })
     }
 
-    fn fetch(&self, _: &hub::Repo, file: &str) -> Result<PathBuf> {
+    fn fetch(&self, _: &hub::Repo, commit: &str, file: &str) -> Result<PathBuf> {
+        assert_eq!(commit, "c0ffee");
         Ok(self.0.join(file))
     }
 }
@@ -1232,6 +1232,7 @@ fn what_no_folder_has_comes_from_the_hub() {
     let data = task.read(&sources, &DataOptions::default()).unwrap();
     assert_eq!(texts(&data), ["far", "near"]);
     assert_eq!(data.files[0].name, "nyu-mll/glue/sst2/train.jsonl");
+    assert_eq!(data.files[0].commit.as_deref(), Some("c0ffee"));
     task.splits.train = Some(OneOrMany::One("trian".into()));
     let error = message(task.read(&sources, &DataOptions::default()).unwrap_err());
     assert!(error.contains("`nyu-mll/glue` has no files for the split `trian`"), "{error}");
