@@ -166,7 +166,7 @@ impl StudentLoss for AuxConfidence {
                 math::binary(self.positive_by_window(p0, y1, rows, memory))
             }
             Variant::Openai | Variant::Eleuther | Variant::Bregman | Variant::Paper => {
-                let decide = |(p, y)| self.positive(p, math::column(y, 1).mean());
+                let decide = |(p, y)| self.positive(p, math::mean(math::column(y, 1)));
                 math::binary(Tensor::cat(parts(&p).zip(parts(&labels)).map(decide).collect(), 0))
             }
         };

@@ -574,11 +574,12 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
     let (device, name) = crate::device::open(&order.device)?;
     let execution =
         Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
-    if store.is_busy(&order.job.id())? {
+    let place = Place { device, name, execution };
+    if store.is_busy(&order.job.id(&place.numeric())?)? {
         say(&Word::Busy);
         return Ok(());
     }
-    order.job.run(&store, &Place { device, name, execution }).map(|_| ())
+    order.job.run(&store, &place).map(|_| ())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Error, Result,
     model::Classifier,
-    rng,
+    ops, rng,
     strategy::{
         Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss,
         math,
@@ -524,7 +524,7 @@ impl Classification {
         at: &Progress,
     ) -> (Tensor<1>, GradientsParams) {
         let losses = self.loss.loss(logits, decision.targets, at);
-        let loss = (losses.clone() * decision.weights).sum() / total;
+        let loss = ops::total(losses.clone() * decision.weights) / total;
         (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
     }
 
@@ -565,7 +565,7 @@ impl Classification {
 
 /// Σ wᵢ as `[1]`, and 1 instead of 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
 fn total(weights: &Tensor<1>) -> Tensor<1> {
-    let sum = weights.clone().sum();
+    let sum = ops::total(weights.clone());
     sum.clone().mask_fill(sum.equal_elem(0.0), 1.0)
 }
 

@@ -61,7 +61,7 @@ impl Sources {
         let super::definition::Splits { train, test, supervise, transfer, .. } = &task.splits;
         let splits = [train, test, supervise, transfer].into_iter().flatten().flat_map(OneOrMany::as_slice);
         let found: Vec<Vec<Found>> = splits.map(|split| files.find(split)).collect::<Result<_>>()?;
-        Ok(found.into_iter().flatten().map(|(_, path)| path).collect())
+        Ok(found.into_iter().flatten().map(|found| found.path).collect())
     }
 
     /// What a task reads its rows from.
