@@ -7,31 +7,17 @@ use burn::tensor::{Device, Tensor};
 use serde_json::json;
 use w2s_core::{
     Result,
-    document::Document,
-    grid::{Cell, Grid, Library, Places, Plan, results::Books},
-    learner::Execution,
+    grid::{Cell, Plan, results::Books},
     report::results,
-    stage::{DECISIONS, Place, Predictions, Store, read_decisions},
+    stage::{DECISIONS, Predictions, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
-    task::{Example, Sources, TaskData},
+    task::{Example, TaskData},
 };
 
-fn plan(grid: &str, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(grid);
-    let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
-    let document = Document::open(&path)?.with_overrides(&changes)?;
-    let library = Library::beside(&path);
-    let store = Store::open(folder.join("stages"))?;
-    let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
-    Ok((Plan::make(Grid::read(&document, &library)?, &library, &places, &store)?, store))
-}
+use crate::support;
 
-/// Every stage in this process, inputs first.
-fn run(plan: &Plan, store: &Store) {
-    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
-    for job in plan.jobs.values() {
-        job.run(store, &place).unwrap();
-    }
+fn plan(grid: &str, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
+    support::plan(&support::tiny().join(grid), changes, folder)
 }
 
 fn cell<'a>(plan: &'a Plan, method: &str) -> &'a Cell {
@@ -77,7 +63,7 @@ fn animal(example: &Example) -> &str {
 fn weak_labels_are_calibrated_with_what_was_held_out() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &[], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
 
     let data = TaskData::read(&cell(&plan, "platt").data.folder).unwrap();
     // Two phrases of each of 15 facts.
@@ -128,7 +114,7 @@ fn weak_labels_are_calibrated_with_what_was_held_out() {
 fn a_grid_that_holds_nothing_out_has_no_trace_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &["data.n_validation=0", "methods=finetune"], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
     let mut stages = 0;
     for stage in std::fs::read_dir(folder.path().join("stages")).unwrap().flatten() {
         stages += usize::from(stage.path().join("manifest.json").is_file());

@@ -8,6 +8,7 @@ mod items;
 mod list;
 mod run;
 mod show;
+mod table;
 mod task;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -52,7 +53,7 @@ enum Command {
     /// Prints the stages of a grid: done, shared, and to do
     Plan(GridArgs),
     /// Prints a grid's table from its results.csv
-    Table(run::TableArgs),
+    Table(table::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
     Analyse(analyse::AnalyseArgs),
     /// Compares methods with a baseline, paired by seed and test item
@@ -177,7 +178,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => run::check(&args),
         Command::Plan(args) => run::plan(&args),
-        Command::Table(args) => run::table(&args),
+        Command::Table(args) => table::table(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Analyse(args) => analyse::analyse(&args),
         Command::Figure(args) => figure::figure(&args),

@@ -181,8 +181,7 @@ impl Plan {
             let name = p_ik.task_for(self.grid.tasks[task].name());
             let key = (name.to_owned(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                // Nobody asks how far the weak model can be trusted in the auxiliary task.
-                let settings = Data { n_train: p_ik.n_train, n_validation: 0, ..self.grid.data[task].clone() };
+                let settings = self.grid.auxiliary_data(task, p_ik)?;
                 let task = &self.grid.auxiliary[name];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
@@ -207,18 +206,36 @@ impl Plan {
             seed,
             save: false,
         }));
-        let ceiling_id = ceiling.id();
-        let mut made = vec![ceiling];
+        let mut made = Vec::new();
+        let ceiling = push(&mut made, ceiling);
+        // Methods share supervisors; what a stage is called is found out once.
+        let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, method) in grid.methods.iter().enumerate() {
-            let supervise = Job::Supervise(Box::new(SuperviseJob {
-                supervisor: copy(&method.supervisor)?,
-                weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
-                strong: (strong.clone(), strong_recipe.clone()),
-                data: data.clone(),
-                seed,
-            }));
-            let supervision = supervise.id();
-            let knowledge = Knowledge { strong: &strong, recipe: &strong_recipe, data: &data, seed };
+            let supervisor = stage::canonical(&serde_json::to_value(&method.supervisor).unwrap_or_default());
+            let mut first = Vec::new();
+            let supervision = match supervisions.get(&supervisor) {
+                Some(id) => id.clone(),
+                None => {
+                    let job = SuperviseJob {
+                        supervisor: copy(&method.supervisor)?,
+                        weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
+                        strong: (strong.clone(), strong_recipe.clone()),
+                        data: data.clone(),
+                        seed,
+                    };
+                    push(&mut first, Job::Supervise(Box::new(job)))
+                }
+            };
+            supervisions.entry(supervisor).or_insert_with(|| supervision.clone());
+            let (on_auxiliary, recipe) = match &method.p_ik {
+                Some(p_ik) => (
+                    ModelRef { head: grid.auxiliary_head(strong_config, task, p_ik)?, ..strong.clone() },
+                    grid.auxiliary_recipe(strong_config, task, p_ik)?,
+                ),
+                None => (strong.clone(), strong_recipe.clone()),
+            };
+            let knowledge =
+                Knowledge { strong: &strong, on_auxiliary: &on_auxiliary, recipe: &recipe, data: &data, seed };
             let evaluated = grid.tasks[task].name();
             let auxiliary =
                 method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
@@ -255,13 +272,13 @@ impl Plan {
                 seed,
                 data: data.clone(),
                 supervision,
-                ceiling: ceiling_id.clone(),
-                student: student.id(),
+                ceiling: ceiling.clone(),
+                student: push(&mut first, student),
             });
-            made.extend([supervise, student]);
+            made.extend(first);
         }
-        for job in made {
-            self.jobs.entry(job.id()).or_insert(job);
+        for (id, job) in made {
+            self.jobs.entry(id).or_insert(job);
         }
         Ok(())
     }
@@ -444,13 +461,15 @@ fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
 struct Knowledge<'a> {
     strong: &'a ModelRef,
+    /// The same model as it is trained on the auxiliary task, and how.
+    on_auxiliary: &'a ModelRef,
     recipe: &'a Recipe,
     data: &'a DataRef,
     seed: u64,
 }
 
 impl Knowledge<'_> {
-    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> StudentPik {
+    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> StudentPik {
         let answers = self.answers(self.answerer(settings, auxiliary, made), auxiliary, made);
         let examples = PikExamples {
             answers,
@@ -464,7 +483,7 @@ impl Knowledge<'_> {
         let first = (settings.schedule != PikSchedule::Joint).then(|| {
             let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
             let recipe = Recipe { epochs, ..self.recipe.clone() };
-            let job = PikJob { model: self.strong.clone(), recipe, examples: examples.clone(), seed: self.seed };
+            let job = PikJob { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed };
             push(made, Job::Pik(Box::new(job)))
         });
         match (settings.schedule, first) {
@@ -484,7 +503,7 @@ impl Knowledge<'_> {
     }
 
     /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
-    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> Answerer {
+    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Answerer {
         match settings.answers {
             AnswersBy::LanguageModel => Answerer::LanguageModel {
                 model: self.strong.clone(),
@@ -496,9 +515,9 @@ impl Knowledge<'_> {
         }
     }
 
-    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Vec<Job>) -> StageId {
+    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> StageId {
         let job = FineTuneJob {
-            model: self.strong.clone(),
+            model: self.on_auxiliary.clone(),
             recipe: self.recipe.clone(),
             data: auxiliary.clone(),
             on: Split::Supervise,
@@ -508,7 +527,7 @@ impl Knowledge<'_> {
         push(made, Job::FineTune(Box::new(job)))
     }
 
-    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Vec<Job>) -> StageId {
+    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> StageId {
         push(made, Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
     }
 
@@ -516,7 +535,7 @@ impl Knowledge<'_> {
         &self,
         settings: &config::SelfLabels,
         p_ik: Option<(&Pik, &DataRef)>,
-        made: &mut Vec<Job>,
+        made: &mut Made,
     ) -> SelfLabels {
         let hard = settings.kind == Hardness::Hard;
         let answerer = match (settings.source, p_ik) {
@@ -535,14 +554,17 @@ impl Knowledge<'_> {
         SelfLabels::Answers { stage: self.answers(answerer, self.data, made), hard }
     }
 
-    fn embeddings(&self, made: &mut Vec<Job>) -> StageId {
+    fn embeddings(&self, made: &mut Made) -> StageId {
         push(made, Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
     }
 }
 
-fn push(made: &mut Vec<Job>, job: Job) -> StageId {
+/// Stages with what they are called.
+type Made = Vec<(StageId, Job)>;
+
+fn push(made: &mut Made, job: Job) -> StageId {
     let id = job.id();
-    made.push(job);
+    made.push((id.clone(), job));
     id
 }
 
