@@ -81,7 +81,7 @@ impl Sheet {
             let cells = self.rows.iter().map(|row| row[column].as_str());
             cells.chain([group, name]).map(display_width).max().unwrap_or(0) + 2
         };
-        columns.iter().enumerate().map(width).sum()
+        columns.iter().enumerate().map(width).sum::<usize>() + columns.len().saturating_sub(1)
     }
 
     fn draw(&self, columns: &[usize]) -> String {

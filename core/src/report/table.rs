@@ -1268,7 +1268,7 @@ mod tests {
             assert!(widest <= room, "{widest} of {room}:\n{text}");
         }
         // One part for each task.
-        let text = table.to_terminal(Some(60));
+        let text = table.to_terminal(Some(80));
         assert_eq!((text.matches("BoolQ\n").count(), text.matches(" SciQ\n").count()), (2, 2), "{text}");
         assert_eq!(table.to_terminal(Some(400)).matches(" Method").count(), 2);
     }
