@@ -10,6 +10,7 @@ mod books;
 mod command_line;
 mod configs;
 mod conformance;
+mod floors;
 mod golden_losses;
 mod plugin_file;
 mod registry;
