@@ -7,35 +7,17 @@ use burn::tensor::{Device, Tensor};
 use serde_json::json;
 use w2s_core::{
     Result,
-    document::Document,
-    grid::{Cell, Grid, Library, Places, Plan, results::Books},
-    learner::Execution,
+    grid::{Cell, Plan, results::Books},
     report::results,
     stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
-    task::{Example, Sources, TaskData},
+    task::{Example, TaskData},
 };
 
+use crate::support;
+
 fn plan(grid: &str, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
-    plan_for(grid, changes, folder, Numeric::default())
-}
-
-fn plan_for(grid: &str, changes: &[&str], folder: &Path, numeric: Numeric) -> Result<(Plan, Store)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(grid);
-    let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
-    let document = Document::open(&path)?.with_overrides(&changes)?;
-    let library = Library::beside(&path);
-    let store = Store::open(folder.join("stages"))?;
-    let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
-    Ok((Plan::make(Grid::read(&document, &library)?, &library, &places, &store, numeric)?, store))
-}
-
-/// Every stage in this process, inputs first.
-fn run(plan: &Plan, store: &Store) {
-    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
-    for job in plan.jobs.values() {
-        job.run(store, &place).unwrap();
-    }
+    support::plan(&support::tiny().join(grid), changes, folder)
 }
 
 fn cell<'a>(plan: &'a Plan, method: &str) -> &'a Cell {
@@ -81,7 +63,7 @@ fn animal(example: &Example) -> &str {
 fn weak_labels_are_calibrated_with_what_was_held_out() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &[], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
 
     let data = TaskData::read(&cell(&plan, "platt").data.folder).unwrap();
     // Two phrases of each of 15 facts.
@@ -132,7 +114,7 @@ fn weak_labels_are_calibrated_with_what_was_held_out() {
 fn a_grid_that_holds_nothing_out_has_no_trace_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &["data.n_validation=0", "methods=finetune"], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
     let mut stages = 0;
     for stage in std::fs::read_dir(folder.path().join("stages")).unwrap().flatten() {
         stages += usize::from(stage.path().join("manifest.json").is_file());
@@ -150,7 +132,13 @@ fn numeric_modes_are_stages_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
     let changes = ["methods=mine", "train.batch_size=16", "p_ik.batch_size=16"];
     let planned = |device: &str, micro_batch| {
-        plan_for("selective.toml", &changes, folder.path(), Numeric::new(device, micro_batch)).unwrap()
+        support::plan_for(
+            &support::tiny().join("selective.toml"),
+            &changes,
+            folder.path(),
+            Numeric::new(device, micro_batch),
+        )
+        .unwrap()
     };
     let (usual, store) = planned("cpu", None);
     // As many rows as in any batch, predicted ones included, are the whole batch.
@@ -185,7 +173,13 @@ fn numeric_modes_are_stages_of_their_own() {
     // And what is the same stage has the same bits: predictions are not cut where training is not.
     let others = tempfile::tempdir().unwrap();
     let (whole, whole_store) = plan("grid.toml", &["seeds=0"], folder.path()).unwrap();
-    let (cut, cut_store) = plan_for("grid.toml", &["seeds=0"], others.path(), Numeric::new("cpu", Some(16))).unwrap();
+    let (cut, cut_store) = support::plan_for(
+        &support::tiny().join("grid.toml"),
+        &["seeds=0"],
+        others.path(),
+        Numeric::new("cpu", Some(16)),
+    )
+    .unwrap();
     assert_eq!(ids(&whole), ids(&cut));
     for (id, job) in &whole.jobs {
         let whole = job.run(&whole_store, &place(None)).unwrap();

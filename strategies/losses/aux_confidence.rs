@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
+use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// Auxiliary confidence loss: cross-entropy with a mixture of the labels and the student's own hardened predictions.
 ///
@@ -173,10 +173,10 @@ impl StudentLoss for AuxConfidence {
         labels * (1.0 - c) + own * c
     }
 
-    fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
+    fn fits(&self, classes: usize) -> Result<(), String> {
         match self.variant {
             Variant::Raven => Ok(()),
-            _ => pool.require_binary("`variant = \"raven\"` takes any number"),
+            _ => two_classes(classes, "`variant = \"raven\"` takes any number"),
         }
     }
 

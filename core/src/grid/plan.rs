@@ -194,8 +194,7 @@ impl Plan {
             let name = p_ik.task_for(self.grid.tasks[task].name());
             let key = (name.to_owned(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                // Nobody asks how far the weak model can be trusted in the auxiliary task.
-                let settings = Data { n_train: p_ik.n_train, n_validation: 0, ..self.grid.data[task].clone() };
+                let settings = self.grid.auxiliary_data(task, p_ik)?;
                 let task = &self.grid.auxiliary[name];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
@@ -221,15 +220,18 @@ impl Plan {
             seed,
             save: false,
         })))?;
+        // Methods share supervisors; what a stage is called is found out once.
+        let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, method) in grid.methods.iter().enumerate() {
-            let supervise = Job::Supervise(Box::new(SuperviseJob {
-                supervisor: copy(&method.supervisor)?,
-                weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
-                strong: (strong.clone(), strong_recipe.clone()),
-                data: data.clone(),
-                seed,
-            }));
-            let knowledge = Knowledge { strong: &strong, recipe: &strong_recipe, data: &data, seed };
+            let (on_auxiliary, recipe) = match &method.p_ik {
+                Some(p_ik) => (
+                    ModelRef { head: grid.auxiliary_head(strong_config, task, p_ik)?, ..strong.clone() },
+                    grid.auxiliary_recipe(strong_config, task, p_ik)?,
+                ),
+                None => (strong.clone(), strong_recipe.clone()),
+            };
+            let knowledge =
+                Knowledge { strong: &strong, on_auxiliary: &on_auxiliary, recipe: &recipe, data: &data, seed };
             let evaluated = grid.tasks[task].name();
             let auxiliary =
                 method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
@@ -259,7 +261,19 @@ impl Plan {
             };
             let needs = method.needs();
             let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made)).transpose()?;
-            let supervision = made.push(supervise)?;
+            let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(vacant) => {
+                    let job = SuperviseJob {
+                        supervisor: copy(&method.supervisor)?,
+                        weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
+                        strong: (strong.clone(), strong_recipe.clone()),
+                        data: data.clone(),
+                        seed,
+                    };
+                    vacant.insert(made.push(Job::Supervise(Box::new(job)))?).clone()
+                }
+            };
             let recipe = grid.recipe(strong_config, task, Some(method))?;
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
@@ -448,6 +462,8 @@ pub fn open_world(library: &Library, name: &str) -> Result<World> {
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
 struct Knowledge<'a> {
     strong: &'a ModelRef,
+    /// The same model as it is trained on the auxiliary task, and how.
+    on_auxiliary: &'a ModelRef,
     recipe: &'a Recipe,
     data: &'a DataRef,
     seed: u64,
@@ -468,7 +484,7 @@ impl Knowledge<'_> {
         let first = (settings.schedule != PikSchedule::Joint).then(|| {
             let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
             let recipe = Recipe { epochs, ..self.recipe.clone() };
-            let job = PikJob { model: self.strong.clone(), recipe, examples: examples.clone(), seed: self.seed };
+            let job = PikJob { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed };
             made.push(Job::Pik(Box::new(job)))
         });
         Ok(match (settings.schedule, first.transpose()?) {
@@ -516,7 +532,7 @@ impl Knowledge<'_> {
 
     fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let job = FineTuneJob {
-            model: self.strong.clone(),
+            model: self.on_auxiliary.clone(),
             recipe: self.recipe.clone(),
             data: auxiliary.clone(),
             on: Split::Supervise,

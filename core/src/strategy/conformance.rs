@@ -330,10 +330,13 @@ macro_rules! prepared {
         let mut strategy: Box<dyn $configured> = parsed($table)?;
         let needs = strategy.needs();
         let labels: &Labels = $labels;
-        match strategy.prepare(&pool(labels, &needs)) {
+        let classes = labels.first().map_or(2, Vec::len);
+        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs)).map_err(|refused| {
+            format!("prepare() refuses an ordinary data set of {classes} classes, which fits() is to say before: {refused}")
+        })) {
             Ok(()) => Some(strategy),
-            Err(_) if labels.first().is_some_and(|row| row.len() > 2) => None,
-            Err(message) => return Err(format!("prepare() refuses an ordinary data set: {message}")),
+            Err(_) if strategy.fits(classes).is_err() && classes > 2 => None,
+            Err(message) => return Err(message),
         }
     }};
 }

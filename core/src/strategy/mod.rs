@@ -58,6 +58,17 @@ impl Invalid {
     }
 }
 
+/// What a strategy that is defined on two classes answers in `fits`; `remedy` is the sentence's second half.
+///
+/// # Errors
+/// Any other number of classes.
+pub fn two_classes(classes: usize, remedy: &str) -> Result<(), String> {
+    match classes {
+        2 => Ok(()),
+        other => Err(format!("it is defined for two classes and this task has {other}; {remedy}")),
+    }
+}
+
 /// Turns the student's logits and the refined labels into a loss.
 ///
 /// Two steps, because some losses decide on the whole batch what each row's target is (the auxiliary confidence loss takes a
@@ -89,6 +100,14 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
     /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
     fn remark(&self, _memory: &mut Memory) -> Option<String> {
         None
+    }
+
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
     }
 
     /// Refuses parameters outside their range, before anything runs.
@@ -123,6 +142,14 @@ pub trait Selector: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -155,6 +182,14 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -177,6 +212,14 @@ pub trait Supervisor: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Whatever the laboratory refuses or fails at.
     fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision>;
+
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Refuses parameters outside their range, before anything runs.
     ///
