@@ -392,6 +392,47 @@ const CASES: &[Case] = &[
         2,
         &["task `own`, `transfer`: 40 examples in 2 epochs do not fill one batch of 800", "lower `batch_size`"],
     ),
+    (
+        "name of a task that is a path",
+        |s| {
+            s.write("secret.toml", "key = \"hunter2\"\n");
+            s.replace("grid.toml", "[\"own\"]", "[\"../secret\"]");
+        },
+        2,
+        &["`../secret` is not the name of a task", "a name, not a path"],
+    ),
+    (
+        "name of a model that is a path",
+        |s| s.replace("grid.toml", "weak = \"own\"", "weak = \"../models/own\""),
+        2,
+        &["`../models/own` is not the name of a model", "a name, not a path"],
+    ),
+    (
+        "name of a method that a terminal obeys",
+        |s| s.replace("grid.toml", "\"finetune\"", "\"fine\\u001b[2Jtune\""),
+        2,
+        &["`fine\\u{1b}[2Jtune` cannot be a name", "leave line ends and the like out"],
+    ),
+    (
+        "title of a task that a terminal obeys",
+        |s| s.replace("tasks/own.toml", "title = \"x\"", "title = \"x\\ny\""),
+        2,
+        &["`x\\ny` cannot be shown in a table", "own.toml:2"],
+    ),
+    (
+        "name of a grid that is no folder's",
+        |s| s.replace("grid.toml", "[grid]", "[grid]\nname = \"a\\nb\""),
+        2,
+        &["`a\nb` cannot be the name of a folder", "set `name`"],
+    ),
+    (
+        "template that doubles a text",
+        |s| {
+            s.replace("tasks/own.toml", "{{ text }}", "{% set n = namespace(s=text) %}{% for i in range(50) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s | length }}")
+        },
+        2,
+        &["the template has too much to do", "row", "texts that double?"],
+    ),
     ("grid that is not UTF-8", |s| s.write("grid.toml", b"[grid]\n\xff\n"), 2, &["not UTF-8: byte 7", "grid.toml"]),
     (
         "key that stands twice",
@@ -445,4 +486,19 @@ fn fewer_rows_than_asked_for_are_said() {
     let output = scratch.run();
     let said = text(&output);
     assert!(said.contains("own: 500 examples were asked for of `train`, there are 80: all are used"), "{said}");
+}
+
+#[test]
+fn an_odd_row_is_left_out_and_said() {
+    let scratch = Scratch::new();
+    scratch.replace("rows.csv", "text,label\n", "text,label\nt1 t2,\n");
+    let output = scratch.run();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for part in [
+        "note: own: 1 row is left out of the 81 for `train` (1 no label), the first in rows.csv, line 2: column `label` has no value",
+        "`test`",
+    ] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
 }

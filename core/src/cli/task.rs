@@ -16,7 +16,7 @@ use super::{REFUSED, show};
 use crate::{
     Error, Result,
     document::Document,
-    error::IoContext,
+    error::{IoContext, printable},
     grid::{Library, Places, find_tokenizer, open_world},
     report::metrics::Binary,
     task::{
@@ -102,6 +102,11 @@ struct Report {
     citation: String,
     file: PathBuf,
     options: DataOptions,
+    /// Commit, tag or branch on the hub that the task names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// Of the examples, as `results.csv` has it where none is cut to a model's length.
+    data_hash: String,
     files: Vec<FileReport>,
     classes: Vec<String>,
     counts: Counts,
@@ -252,6 +257,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         prompt: example.prompt.as_ref().map(|prompt| prompt.text.clone()),
     };
     let examples = data.supervise.iter().take(5).map(shown).collect();
+    let data_hash = data.fingerprint();
     let TaskData { files, class_names: classes, counts, .. } = data;
     let files = files
         .into_iter()
@@ -265,6 +271,8 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         citation: task.citation,
         file,
         options: options.clone(),
+        revision: task.source.revision,
+        data_hash,
         files,
         classes,
         counts,
@@ -325,6 +333,8 @@ fn text(report: &Report) -> String {
         });
         out.push(table(&["files", "rows", ""], rows));
     }
+    let revision = report.revision.as_ref().map(|revision| format!("revision {revision} on the hub, "));
+    out.push(format!("  {}hash of the examples {}\n", revision.unwrap_or_default(), &report.data_hash[..16]));
     let pools = ["train", "supervise", "transfer", "test"].into_iter();
     let rows = pools.filter_map(|name| Some((name, counts.pools.get(name)?))).map(|(name, pool)| {
         vec![name.to_owned(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
@@ -386,15 +396,15 @@ fn text(report: &Report) -> String {
     out.join("\n")
 }
 
-/// A long text without its middle.
+/// A text of the data for a terminal, a long one without its middle.
 fn shorten(text: &str) -> String {
     const LONG: usize = 800;
     let characters: Vec<char> = text.chars().collect();
     if characters.len() <= LONG {
-        return text.to_owned();
+        return printable(text.to_owned());
     }
     let (start, end) = (&characters[..LONG / 2], &characters[characters.len() - LONG / 2..]);
-    format!("{} […] {}", start.iter().collect::<String>(), end.iter().collect::<String>())
+    printable(format!("{} […] {}", start.iter().collect::<String>(), end.iter().collect::<String>()))
 }
 
 fn markdown(reports: &[Report]) -> String {
@@ -461,12 +471,12 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
             .in_file(&output)
             .help("give another `--name` or `--output`, or `--force` to replace it"));
     }
-    let folder = output.parent().unwrap_or(Path::new(""));
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let path = relative(&args.file, folder)?;
     let options = DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref() };
     let text = draft(&args.file, &options)?;
     // Paths that go up from the folder lead nowhere before it is there.
-    let there = folder.as_os_str().is_empty() || folder.exists();
+    let there = folder.exists();
     if !there {
         fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
     }

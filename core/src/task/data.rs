@@ -257,6 +257,16 @@ impl TaskData {
             }
             self.counts.notes.push(message);
         }
+        let trained = |class: usize| {
+            ["supervise", "transfer"].iter().filter_map(|part| self.counts.labels.get(*part)?.get(class)).sum::<usize>()
+        };
+        if self.classes() > 2
+            && let Some(empty) = (0..self.classes()).find(|class| trained(*class) == 0)
+        {
+            let hint = if empty == 0 { ": do the labels count from 1?" } else { "" };
+            let name = &self.class_names[empty];
+            self.counts.notes.push(format!("no example for training has the class `{name}`, number {empty}{hint}"));
+        }
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Rows in memory, by split.
-struct Memory(BTreeMap<&'static str, Vec<Row>>);
+pub(super) struct Memory(BTreeMap<&'static str, Vec<Row>>);
 
 impl RowSource for Memory {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
@@ -37,7 +37,7 @@ fn rows(value: Value) -> Vec<Row> {
     value.as_array().unwrap().iter().map(|row| row.as_object().unwrap().clone()).collect()
 }
 
-fn memory(splits: impl IntoIterator<Item = (&'static str, Value)>) -> Memory {
+pub(super) fn memory(splits: impl IntoIterator<Item = (&'static str, Value)>) -> Memory {
     Memory(splits.into_iter().map(|(name, value)| (name, rows(value))).collect())
 }
 
@@ -254,7 +254,7 @@ fn mc_taco_trains_on_test() {
 }
 
 /// A task whose interesting parts are given; the rest is filler.
-fn task(parts: &str) -> Result<Task> {
+pub(super) fn task(parts: &str) -> Result<Task> {
     let filler = [
         ("classes", "classes = [\"no\", \"yes\"]\n"),
         ("template", "template = \"{{ text | context }}\"\n"),
@@ -578,7 +578,7 @@ fn the_guide_is_right() {
         }
         blocks += 1;
     }
-    assert_eq!(blocks, 5);
+    assert_eq!(blocks, 6);
 }
 
 #[test]
@@ -759,12 +759,12 @@ fn wrong_task_files_say_what_and_where() {
         ("[label.colum]\nname = \"x\"\n", "did you mean `column`"),
         ("[label.column]\nnme = \"x\"\n", "did you mean `name`"),
         ("tempalte = \"x\"\n", "did you mean `template`"),
-        ("metric = \"acuracy\"\n", "did you mean `accuracy`"),
+        ("metric = \"accuracy\"\n", "w2s table --metric"),
         ("classes = [\"one\"]\n", "1 classes are no classification"),
         ("classes = [\"one\", \"one\"]\n", "the class `one` is there twice"),
         ("template = \"{{ text \"\n", "not a template"),
         ("template = \"{{ text | contxt }}\"\n", "not a template: filter contxt is unknown"),
-        ("filter = \"label ==\"\n", "not a template"),
+        ("filter = \"label ==\"\n", "not an expression"),
         ("[source]\n", "the source says nothing"),
         ("[source]\nhub = \"a/b\"\npath = \"x\"\n", "the source gives both `hub` and `path`"),
         ("[source]\nhub = \"a/../b\"\n", "`a/../b` is not the id of a data set"),
@@ -1042,7 +1042,8 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
 #[test]
 fn other_layouts_and_formats() {
     let root = tempfile::tempdir().unwrap();
-    let sst2 = shipped("sst2");
+    let mut sst2 = shipped("sst2");
+    sst2.source.revision = None;
     let jsonl = "\u{feff}{\"sentence\": \"good\", \"label\": 1}\n\n{\"sentence\": \"bad\", \"label\": 0}\n";
     let csv = "label,sentence\n1,\"good, \"\"really\"\"\"\n0,bad\n";
     let layouts: [(&str, &str, &str); 5] = [
@@ -1229,6 +1230,7 @@ fn what_no_folder_has_comes_from_the_hub() {
     }
     let sources = Sources { roots: Vec::new(), hub: Some(Box::new(Folder(root.path().into()))) };
     let mut task = shipped("sst2");
+    task.source.revision = None;
     let data = task.read(&sources, &DataOptions::default()).unwrap();
     assert_eq!(texts(&data), ["far", "near"]);
     assert_eq!(data.files[0].name, "nyu-mll/glue/sst2/train.jsonl");
