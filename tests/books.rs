@@ -167,6 +167,7 @@ fn a_result_is_never_replaced_by_less() {
         assert_eq!(read().lines().count(), whole.lines().count());
     }
     let failure = |id: &w2s_core::stage::StageId| Failure {
+        kind: w2s_core::error::ErrorKind::Panic,
         stage: id.clone(),
         message: "out of memory".to_owned(),
         help: None,

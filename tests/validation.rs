@@ -8,6 +8,7 @@ use serde_json::json;
 use w2s_core::{
     Result,
     grid::{Cell, Plan, results::Books},
+    learner::Execution,
     report::results,
     stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
@@ -198,19 +199,19 @@ fn a_limit_that_cuts_nothing_trains_nothing_again() {
     };
     let rate = "train.epochs=2";
     let (long, store) = planned(20, rate);
-    run(&long, &store);
+    support::run_here(&long, &store);
     let (short, _) = planned(12, rate);
     let of = |plan: &Plan| store.find(&plan.cells[0].ceiling).unwrap().unwrap();
     assert_ne!(long.cells[0].ceiling, short.cells[0].ceiling);
     assert_eq!(long.cells[0].data.fingerprint, short.cells[0].data.fingerprint);
-    run(&short, &store);
+    support::run_here(&short, &store);
     let (long, short) = (of(&long), of(&short));
     assert_eq!(short.manifest.summary["copied_from"], json!(long.manifest.id));
     assert_eq!(short.manifest.files, long.manifest.files);
     // Other settings, or other texts, are another training.
     for (limit, rate) in [(12, "train.epochs=1"), (5, rate)] {
         let (other, _) = planned(limit, rate);
-        run(&other, &store);
+        support::run_here(&other, &store);
         assert_eq!(of(&other).manifest.summary.get("copied_from"), None);
     }
 }
@@ -226,7 +227,7 @@ fn p_ik_is_measured_on_the_strong_models_own_answers() {
             changes = vec!["methods=mine", by.as_str(), own.as_str()];
         }
         let (plan, store) = plan("selective.toml", &changes, folder.path()).unwrap();
-        run(&plan, &store);
+        support::run_here(&plan, &store);
         let cell = &plan.cells[0];
         let stage = cell.answers.clone().unwrap();
         assert_eq!(stage == cell.student, source.is_some(), "{answers} {source:?}");
@@ -285,7 +286,7 @@ fn a_training_that_went_astray_is_told_of() {
         "model.tiny-weak.train.optimizer=sgd",
     ];
     let (plan, store) = plan("grid.toml", &changes, folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
     let books = Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
     let remarks = books.remarks(&plan);
     let (remark, about) = remarks.iter().next().expect("a remark");
