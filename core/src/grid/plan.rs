@@ -24,7 +24,7 @@ use crate::{
     },
     strategy::Split,
     task::{
-        CountTokens, DataOptions, Sources, Task, TokenCounts, fit,
+        CountTokens, Counter, DataOptions, OverLong, Sources, Task, TokenCounts, cuts_words, fit,
         hub::{Kind, Repo},
         world::World,
     },
@@ -96,15 +96,28 @@ struct FoundModel {
     /// Shared by the models with the same tokenizer.
     counts: Arc<TokenCounts>,
     spec: Spec,
+    /// What a user should know of how its files are read.
+    notes: Vec<String>,
 }
 
 impl FoundModel {
     fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
         let tokens = tokenizer.fingerprint();
-        Self { reference, tokenizer, tokens, counts: Arc::default(), spec }
+        Self { reference, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
     }
 
-    fn count_tokens(&self, text: &str) -> Result<usize> {
+    /// Whether it makes the same tokens of a text as another model, and knows as many.
+    fn reads_as(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.spec.vocab == other.spec.vocab
+    }
+}
+
+impl Counter for FoundModel {
+    fn starts(&self, text: &str) -> Option<Vec<usize>> {
+        self.tokenizer.starts(text).ok()
+    }
+
+    fn count(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
             error
                 .context(format!("model `{}`", self.reference.name))
@@ -130,9 +143,10 @@ impl Plan {
                 if !models.contains_key(&model.name) {
                     let mut found = find_model(model, library, places, store, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
-                    if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
+                    if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                         found.counts = other.counts.clone();
                     }
+                    plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
                     models.insert(model.name.clone(), found);
                 }
             }
@@ -313,7 +327,8 @@ fn find_model(
             head: model.file.head.clone(),
             folder,
         };
-        return Ok(FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone()));
+        let found = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
+        return Ok(FoundModel { notes: pretrained.notes()?, ..found });
     };
     let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain
@@ -587,19 +602,22 @@ impl Desk<'_> {
                 task.read_from(&*open_world(library, name)?.source(table, seed)?, &options)?
             }
         };
-        let parameters = json!({
+        let mut parameters = json!({
             "data": data.fingerprint(),
             "max_tokens": max_tokens,
             "over_long": settings.over_long,
             "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
         });
+        // Once such examples were dropped; identities of other data stay what they were.
+        if settings.over_long == OverLong::Truncate && cuts_words(&data) {
+            parameters["last_word"] = "cut".into();
+        }
         let id = StageId::new("data", 1, &parameters);
         let finished = match store.begin(&id)? {
             Begin::Finished(finished) => *finished,
             Begin::Ours(workspace) => {
-                let counters = models.map(|model| |text: &str| model.count_tokens(text));
-                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
-                if models[0].tokens == models[1].tokens {
+                let mut counters: Vec<CountTokens> = models.map(|model| model as CountTokens).into();
+                if models[0].reads_as(models[1]) {
                     counters.truncate(1);
                 }
                 fit(&mut data, &counters, max_tokens, settings.over_long)?;

@@ -26,7 +26,7 @@ pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
     definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
+    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     hub::Hub,
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
