@@ -449,8 +449,10 @@ fn shape(tokenizer: &mut Tokenizer, class: Class, named: bool, beside: &Beside, 
     changes.any = true;
     let keys = class.keys().iter().filter(|key| get(&beside.config, key).is_some());
     let keys: Vec<_> = keys.map(|key| format!("`{key}`")).collect();
-    let reason = if keys.is_empty() { "the class of tokenizer".to_owned() } else { keys.join(", ") };
-    changes.notes.push(format!("{CONFIG}: {reason} decides over tokenizer.json, as in transformers"));
+    changes.notes.push(match keys.as_slice() {
+        [] => "the class of tokenizer that transformers takes for it decides over tokenizer.json, here too".to_owned(),
+        keys => format!("{CONFIG}: {} decides over tokenizer.json, as in transformers", keys.join(", ")),
+    });
     Ok(true)
 }
 

@@ -195,7 +195,9 @@ impl Pretrained {
                 Ok((name, layout)) => self.weights.check(name, &shape, layout)?,
                 // One that the index promises is a matter of its file.
                 Err(error) if error.place().is_some_and(|place| place.file != self.place()) => {
-                    return Err(error.or_else_help("get the file again, e.g. from the hub: it is damaged, or not complete"));
+                    return Err(
+                        error.or_else_help("get the file again, e.g. from the hub: it is damaged, or not complete")
+                    );
                 }
                 Err(error) => missing.push(error),
             }
