@@ -240,11 +240,10 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         measured.push(Length { limit: Some((limit, over)), long_answers, ..length(model, tokens) });
     }
     if measured.is_empty() {
-        measured.push(length("words", lengths(&data, &|text| Ok(text.split_whitespace().count()))?));
-        measured.push(length("characters", lengths(&data, &|text| Ok(text.chars().count()))?));
+        measured.push(length("words", lengths(&data, |text| Ok(text.split_whitespace().count()))?));
+        measured.push(length("characters", lengths(&data, |text| Ok(text.chars().count()))?));
     }
-    let characters: Vec<f32> =
-        lengths(&data, &|text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
+    let characters: Vec<f32> = lengths(&data, |text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
     let most = characters.iter().copied().fold(1.0, f32::max);
     let labels = data.parts().into_iter().flat_map(|(_, part)| part).map(|example| f32::from(example.label)).collect();
     let auroc_of_length = match data.classes() {

@@ -26,7 +26,7 @@ use crate::{
         SuperviseJob, copy,
     },
     strategy::{Split, whole},
-    task::{CountTokens, DataOptions, OverLong, Sources, Task, TokenCounts, fit, world::World},
+    task::{CountTokens, Counter, DataOptions, OverLong, Sources, Task, TokenCounts, cuts_words, fit, world::World},
 };
 
 /// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
@@ -104,15 +104,28 @@ struct FoundModel {
     /// Shared by the models with the same tokenizer.
     counts: Arc<TokenCounts>,
     spec: Spec,
+    /// What a user should know of how its files are read.
+    notes: Vec<String>,
 }
 
 impl FoundModel {
     fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
         let tokens = tokenizer.fingerprint();
-        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec }
+        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
     }
 
-    fn count_tokens(&self, text: &str) -> Result<usize> {
+    /// Whether it makes the same tokens of a text as another model, and knows as many.
+    fn reads_as(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.spec.vocab == other.spec.vocab
+    }
+}
+
+impl Counter for FoundModel {
+    fn starts(&self, text: &str) -> Option<Vec<usize>> {
+        self.tokenizer.starts(text).ok()
+    }
+
+    fn count(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
             error
                 .context(format!("model `{}`", self.reference.name))
@@ -139,13 +152,14 @@ impl Plan {
                 if !models.contains_key(&model.name) {
                     let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
-                    if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
+                    if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                         found.counts = other.counts.clone();
                     }
                     if let Some(origin) = found.origin.take() {
                         plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
                         plan.models.insert(model.name.clone(), origin);
                     }
+                    plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
                     models.insert(model.name.clone(), found);
                 }
             }
@@ -370,7 +384,7 @@ fn find_model(
             folder: found.folder.clone(),
         };
         let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
-        return Ok(FoundModel { origin: Some(found), ..model });
+        return Ok(FoundModel { origin: Some(found), notes: pretrained.notes()?, ..model });
     };
     let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain
@@ -636,18 +650,21 @@ impl Desk<'_> {
                 task.read_from(&*open_world(library, name)?.source(table, options.seed)?, options)?
             }
         };
-        let parameters = json!({
+        let mut parameters = json!({
             "data": data.fingerprint(),
             "max_tokens": max_tokens,
             "over_long": over_long,
             "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
         });
+        // Once such examples were dropped; identities of other data stay what they were.
+        if over_long == OverLong::Truncate && cuts_words(&data) {
+            parameters["last_word"] = "cut".into();
+        }
         match store.find_or_begin(&StageId::new("data", 1, &parameters))? {
             Begin::Finished(finished) => Ok(*finished),
             Begin::Ours(workspace) => {
-                let counters = models.map(|model| |text: &str| model.count_tokens(text));
-                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
-                if models[0].tokens == models[1].tokens {
+                let mut counters: Vec<CountTokens> = models.map(|model| model as CountTokens).into();
+                if models[0].reads_as(models[1]) {
                     counters.truncate(1);
                 }
                 fit(&mut data, &counters, max_tokens, over_long)?;

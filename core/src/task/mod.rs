@@ -29,7 +29,7 @@ pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
     definition::{CoinRule, ColumnRule, Draw, EqualsRule, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
+    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},
