@@ -214,6 +214,34 @@ const CASES: &[Case] = &[
         &["model `own`", "cannot encode", "m/tokenizer.json"],
     ),
     (
+        "tokenizer with a key that contradicts it",
+        |s| s.write("m/tokenizer_config.json", "{\"tokenizer_class\": \"BertTokenizer\", \"do_lower_case\": true}"),
+        2,
+        &["`do_lower_case` = true contradicts", "m/tokenizer.json", "`PreTrainedTokenizerFast`"],
+    ),
+    (
+        "tokenizer of a class without such files",
+        |s| s.write("m/tokenizer_config.json", "{\"tokenizer_class\": \"ByT5Tokenizer\"}"),
+        2,
+        &["tokenizer_config.json: `ByT5Tokenizer` is written in Python"],
+    ),
+    (
+        "keys of a tokenizer that are no JSON",
+        |s| s.write("m/tokenizer_config.json", "<html>"),
+        2,
+        &["`tokenizer_config.json` is no JSON object", "m/tokenizer_config.json"],
+    ),
+    (
+        "text with a token that the model has no place for",
+        |s| {
+            let token = "{\"id\":32,\"content\":\"<pad>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}";
+            s.replace("m/tokenizer.json", "\"added_tokens\":[]", &format!("\"added_tokens\":[{token}]"));
+            s.replace("rows.csv", "t1 t1,0", "t1 <pad>,0");
+        },
+        2,
+        &["model `own`", "its token `<pad>` has the id 32", "`resize_token_embeddings`"],
+    ),
+    (
         "template that asks for all memory",
         |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text | indent(9999999999999) }}"),
         2,

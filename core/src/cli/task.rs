@@ -19,7 +19,9 @@ use crate::{
     error::{IoContext, printable},
     grid::{Library, Places, find_tokenizer, open_world},
     report::metrics::Binary,
-    task::{Counts, DataOptions, DraftOptions, Example, Sources, Task, TaskData, TokenCounts, draft, lengths},
+    task::{
+        Counts, DataOptions, DraftOptions, Example, SourceFile, Sources, Task, TaskData, TokenCounts, draft, lengths,
+    },
 };
 
 #[derive(Subcommand)]
@@ -121,6 +123,9 @@ struct FileReport {
     rows: u32,
     blake3: String,
     sha256: String,
+    /// The commit on the hub that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
 }
 
 /// How long examples are, over all parts.
@@ -235,11 +240,10 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         measured.push(Length { limit: Some((limit, over)), long_answers, ..length(model, tokens) });
     }
     if measured.is_empty() {
-        measured.push(length("words", lengths(&data, &|text| Ok(text.split_whitespace().count()))?));
-        measured.push(length("characters", lengths(&data, &|text| Ok(text.chars().count()))?));
+        measured.push(length("words", lengths(&data, |text| Ok(text.split_whitespace().count()))?));
+        measured.push(length("characters", lengths(&data, |text| Ok(text.chars().count()))?));
     }
-    let characters: Vec<f32> =
-        lengths(&data, &|text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
+    let characters: Vec<f32> = lengths(&data, |text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
     let most = characters.iter().copied().fold(1.0, f32::max);
     let labels = data.parts().into_iter().flat_map(|(_, part)| part).map(|example| f32::from(example.label)).collect();
     let auroc_of_length = match data.classes() {
@@ -256,7 +260,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
     let TaskData { files, class_names: classes, counts, .. } = data;
     let files = files
         .into_iter()
-        .map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3, sha256: file.sha256 })
+        .map(|SourceFile { path, rows, blake3, sha256, commit, .. }| FileReport { path, rows, blake3, sha256, commit })
         .collect();
     Ok(Report {
         task: task.name,
@@ -322,7 +326,9 @@ fn text(report: &Report) -> String {
     out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
-            vec![file.path.display().to_string(), file.rows.to_string(), format!("sha256 {}", &file.sha256[..16])]
+            let commit = file.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
+            let hash = format!("sha256 {}{commit}", &file.sha256[..16]);
+            vec![file.path.display().to_string(), file.rows.to_string(), hash]
         });
         out.push(table(&["files", "rows", ""], rows));
     }

@@ -1,6 +1,6 @@
 //! Where the names in a grid are looked up: tasks, models, worlds and methods.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::{Error, Result, document::Document};
 
@@ -41,6 +41,10 @@ impl Library {
                 .help(format!("a name, not a path: it is looked up as `{kind}/NAME.toml`")));
         }
         let file = Path::new(kind).join(format!("{name}.toml"));
+        if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Error::new(format!("`{name}` leads out of the folder of {kind}"))
+                .help(format!("give the name of a file in a folder `{kind}`, without `.toml`")));
+        }
         self.open_file(&file).unwrap_or_else(|| {
             let names = self.names(kind);
             let singular = kind.trim_end_matches('s');

@@ -101,6 +101,9 @@ pub struct SourceFile {
     /// SHA-256 of its bytes, in hexadecimal: what the hub calls a large file by.
     #[serde(default)]
     pub sha256: String,
+    /// The commit on the hub that it is a file of, if it came from there or from its cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Rows read from it.
     pub rows: u32,
 }

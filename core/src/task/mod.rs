@@ -9,7 +9,6 @@ mod definition;
 mod draft;
 mod fit;
 mod format;
-pub mod hub;
 mod label;
 mod order;
 pub mod rng;
@@ -30,8 +29,7 @@ pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
     definition::{CoinRule, ColumnRule, Draw, EqualsRule, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
-    hub::Hub,
+    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},
