@@ -48,8 +48,8 @@ fn accuracies(rows: &[ResultRow], method: &str) -> Vec<f64> {
 
 const NOISY: [&str; 4] = [
     "methods=slightly,badly",
-    "method.slightly.supervisor={ type = \"noisy-truth\", rate = 0.1 }",
-    "method.badly.supervisor={ type = \"noisy-truth\", rate = 0.4 }",
+    "method.slightly.supervisor={ type = \"noisy-truth\", rate = 0.6 }",
+    "method.badly.supervisor={ type = \"noisy-truth\", rate = 0.9 }",
     "train.epochs=1",
 ];
 
@@ -57,12 +57,12 @@ const NOISY: [&str; 4] = [
 fn supervisors_of_one_name_are_told_apart_by_their_parameters() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, _, rows) = measured(&NOISY, folder.path());
-    let worse = "weak: noisy-truth rate=0.4";
+    let worse = "weak: noisy-truth rate=0.9";
     let methods: BTreeSet<&str> = rows.iter().map(|row| row.method.as_str()).collect();
     assert_eq!(methods, BTreeSet::from(["badly", "ceiling", "slightly", "weak", worse]));
     let supervisor = |method: &str| rows.iter().find(|row| row.method == method).unwrap().supervisor.as_str();
-    assert_eq!(["slightly", "badly"].map(supervisor), ["noisy-truth rate=0.1", "noisy-truth rate=0.4"]);
-    assert_eq!(["weak", worse].map(supervisor), ["noisy-truth rate=0.1", "noisy-truth rate=0.4"]);
+    assert_eq!(["slightly", "badly"].map(supervisor), ["noisy-truth rate=0.6", "noisy-truth rate=0.9"]);
+    assert_eq!(["weak", worse].map(supervisor), ["noisy-truth rate=0.6", "noisy-truth rate=0.9"]);
     assert!(accuracies(&rows, worse).iter().zip(accuracies(&rows, "weak")).all(|(worse, weak)| *worse < weak));
     let labels: BTreeSet<String> = plan.labels().into_values().collect();
     assert_eq!(labels.len(), plan.jobs.len(), "two stages have one label in {labels:?}");
@@ -92,7 +92,7 @@ fn supervisors_of_one_name_are_told_apart_by_their_parameters() {
     let rows: Vec<ResultRow> = rows.iter().map(sure).collect();
     let table = Table::main(&rows, &MainOptions::default()).unwrap().to_markdown();
     for line in
-        ["| slightly† | 84.00 | 40.00 |", "| badly† | 84.00 | 80.00 |", "| Weak: noisy-truth rate=0.4 | 60.00 |  |"]
+        ["| slightly† | 84.00 | 40.00 |", "| badly† | 84.00 | 80.00 |", "| Weak: noisy-truth rate=0.9 | 60.00 |  |"]
     {
         assert!(table.contains(line), "no `{line}` in\n{table}");
     }
@@ -102,7 +102,7 @@ fn supervisors_of_one_name_are_told_apart_by_their_parameters() {
     assert!(!table.contains("noisy-truth"), "{table}");
     let one = MainOptions { methods: vec!["slightly".to_owned()], ..MainOptions::default() };
     let table = Table::main(&rows, &one).unwrap().to_markdown();
-    assert!(table.contains("| Weak |") && !table.contains("rate=0.4"), "{table}");
+    assert!(table.contains("| Weak |") && !table.contains("rate=0.9"), "{table}");
 }
 
 #[test]
@@ -119,14 +119,14 @@ fn methods_are_compared_with_their_own_supervisor() {
             csv.lines().find(|line| line.contains(&format!(",{method},slightly,"))).unwrap_or_else(|| panic!("{csv}"));
         line.split(',').nth(8).unwrap().parse().unwrap()
     };
-    for method in ["weak", "weak: noisy-truth rate=0.4", "badly", "ceiling"] {
+    for method in ["weak", "weak: noisy-truth rate=0.9", "badly", "ceiling"] {
         let own = accuracies(&rows, method);
         assert!((accuracy(method) - own.iter().sum::<f64>() / own.len() as f64).abs() < 1e-6, "{method}\n{csv}");
     }
     let figure = said(&["figure", "tests/fixtures/tiny/grid.toml", "pgr", "--results", place], None);
     assert!(figure.status.success(), "{}", text(&figure));
     let drawn = fs::read_to_string(folder.path().join("tiny/figures/pgr.svg")).unwrap();
-    assert!(drawn.contains("weak: noisy-truth rate=0.4 (mean)"), "{drawn}");
+    assert!(drawn.contains("weak: noisy-truth rate=0.9 (mean)"), "{drawn}");
 }
 
 /// A supervisor alone with its name keeps it.

@@ -723,21 +723,21 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "a method for two classes on three",
             &grid("tiny-home", "three"),
-            &["`aux-confidence` cannot be used on task `three`", "this task has 3", ":7:24"],
+            &["`aux-confidence` cannot be used on task `three`", "task has 3; `variant", ":7:24"],
         ),
         mistake(
             "self-labels of a head with other classes",
             &with(
                 "[method.gce]\nselector = { type = \"agreement\" }\nself_labels = { source = \"pik-stage-head\" }\np_ik = { task = \"three\", answers = \"classifier\" }",
             ),
-            &["the head of `three` has 3 classes and cannot answer for 2", ":14:"],
+            &["the head of `three` has 3 classes", "cannot answer for 2", ":14:"],
         ),
         mistake(
             "P(IK) from the words of three classes",
             &(grid("tiny-home", "three").replace("\"finetune\", \"aux-confidence\", ", "")
                 + "[method.gce]\np_ik = { task = \"tiny-food\", schedule = \"pretrain-then-joint\" }\n\
                    [model.tiny-strong]\nhead = { init = { type = \"unembedding\", tokens = [\"reef\", \"cave\", \"marsh\"] } }"),
-            &["`gce` cannot be used on task `three`", "P(IK) has 2 classes and cannot start from 3 words"],
+            &["`gce` cannot be used on task `three`", "P(IK) has 2 classes", "cannot start from 3 words"],
         ),
         mistake(
             "a paper's numbers for another pair",

@@ -331,12 +331,10 @@ macro_rules! prepared {
         let needs = strategy.needs();
         let labels: &Labels = $labels;
         let classes = labels.first().map_or(2, Vec::len);
-        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs)).map_err(|refused| {
-            format!("prepare() refuses an ordinary data set of {classes} classes, which fits() is to say before: {refused}")
-        })) {
+        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
             Ok(()) => Some(strategy),
-            Err(_) if strategy.fits(classes).is_err() && classes > 2 => None,
-            Err(message) => return Err(message),
+            Err(_) if classes > 2 => None,
+            Err(message) => return Err(format!("an ordinary data set of two classes is refused: {message}")),
         }
     }};
 }
