@@ -453,7 +453,9 @@ impl Screen {
         {
             whole.set_style(style);
         }
-        whole.enable_steady_tick(Duration::from_secs(1));
+        if watched {
+            whole.enable_steady_tick(Duration::from_secs(1));
+        }
         Self { bars, whole, running: BTreeMap::new(), labels: plan.labels(), watched }
     }
 
