@@ -91,7 +91,7 @@ impl Place {
 impl Error {
     /// An error with a message and nothing else.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { message: message.into(), help: None, place: None, kind: None }))
+        Self(Box::new(Parts { message: printable(message.into()), help: None, place: None, kind: None }))
     }
 
     /// The error about a file that holds something else in place of `what`: a pointer of Git LFS, or a web page. `start` is how it begins.
@@ -123,7 +123,7 @@ impl Error {
 
     /// Adds the likely remedy.
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.0.help = Some(help.into());
+        self.0.help = Some(printable(help.into()));
         self
     }
 
@@ -176,7 +176,7 @@ impl Error {
 
     /// Puts what was being done in front of the message: `context: message`.
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.0.message = format!("{context}: {}", self.0.message);
+        self.0.message = format!("{}: {}", printable(context.to_string()), self.0.message);
         self
     }
 
@@ -214,6 +214,18 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A text from outside as it may be shown: what a terminal would obey (escape sequences, marks that turn the direction of writing) is
+/// written out, line ends and tabs stay.
+pub fn printable(text: String) -> String {
+    let obeyed = |c: char| {
+        c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return text;
+    }
+    text.chars().map(|c| if obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
 
 /// Input and output errors name what was being done and to which path.
 pub trait IoContext<T> {

@@ -10,6 +10,7 @@ mod run;
 mod show;
 mod signals;
 mod store;
+mod table;
 mod task;
 
 use std::{
@@ -57,11 +58,11 @@ enum Command {
     /// Runs a grid, or what is left of it
     Run(run::RunArgs),
     /// Finds every mistake that can be found before training
-    Check(GridArgs),
+    Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(GridArgs),
+    Plan(run::PlanArgs),
     /// Prints a grid's table from its results.csv
-    Table(run::TableArgs),
+    Table(table::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
     Analyse(analyse::AnalyseArgs),
     /// Compares methods with a baseline, paired by seed and test item
@@ -109,7 +110,7 @@ struct PlaceArgs {
     results: PathBuf,
 }
 
-/// The folders of models: from the command line, then from `W2S_MODELS`.
+/// The folders of models: from the command line, then from `W2S_MODELS`, then what `huggingface_hub` has downloaded.
 ///
 /// # Errors
 /// A folder of the command line that is none.
@@ -121,6 +122,7 @@ fn model_folders(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     if let Some(paths) = std::env::var_os("W2S_MODELS") {
         folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
     }
+    folders.extend(crate::hub::cache_folder());
     Ok(folders)
 }
 
@@ -175,11 +177,11 @@ fn end_without_output() {
     }));
 }
 
-/// Prints a line on standard error if somebody reads it: a run does not end because nobody does.
+/// Prints a line on standard error if somebody reads it: a run does not end because nobody does. Names in it do not act on the terminal.
 macro_rules! say {
     ($($part:tt)*) => {{
         // Nothing can be done about it, and nothing is lost that matters.
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($part)*)));
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", $crate::cli::show::plain(&format!($($part)*))));
     }};
 }
 use say;
@@ -205,7 +207,7 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Run(args) => run::run(&args, &interruption?),
             Command::Check(args) => run::check(&args),
             Command::Plan(args) => run::plan(&args),
-            Command::Table(args) => run::table(&args),
+            Command::Table(args) => table::table(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Analyse(args) => analyse::analyse(&args),
             Command::Figure(args) => figure::figure(&args),

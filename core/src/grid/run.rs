@@ -26,14 +26,14 @@ use crate::{
     stage::{Job, Notice, Place, StageId, Store, any_path},
 };
 
-/// How a plan is executed. Nothing here changes a result.
+/// How a plan is executed. Kind of device and micro-batches are those of the plan's numeric mode; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Stages at a time.
     pub workers: usize,
     /// Threads of each.
     pub threads: usize,
-    /// Where they run, as the user said it: `cpu`, `cuda:0` or `auto`.
+    /// Where they run: `cpu` or `cuda:0`.
     pub device: String,
     /// Examples per forward pass; the whole batch when absent.
     pub micro_batch: Option<usize>,
@@ -574,11 +574,12 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
     let (device, name) = crate::device::open(&order.device)?;
     let execution =
         Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
-    if store.is_busy(&order.job.id())? {
+    let place = Place { device, name, execution };
+    if store.is_busy(&order.job.id(&place.numeric())?)? {
         say(&Word::Busy);
         return Ok(());
     }
-    order.job.run(&store, &Place { device, name, execution }).map(|_| ())
+    order.job.run(&store, &place).map(|_| ())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

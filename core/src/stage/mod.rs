@@ -7,20 +7,20 @@ mod job;
 mod knowledge;
 mod manifest;
 mod predictions;
+mod remembered;
 mod store;
 pub mod tokens;
-mod verified;
 
-pub use identity::{StageId, canonical, hash};
+pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, Quarantined};
 pub use job::{
-    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, SelfLabels, StudentJob, StudentPik,
-    SuperviseJob, copy, part, read_decisions, strategy_name,
+    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, REMARKS, SelfLabels, StudentJob,
+    StudentPik, SuperviseJob, copy, part, read_decisions, strategy_name,
 };
 pub use knowledge::{
     AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,
     read_known,
 };
-pub use manifest::{Manifest, hash_file};
+pub use manifest::{Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{
     identity::StageId,
     manifest::{Look, MANIFEST, Manifest, files_below, hash_file, look},
-    verified::Verified,
+    remembered::Remembered,
 };
 use crate::{Error, Result, error::IoContext};
 
@@ -42,7 +42,7 @@ pub struct Store {
     aside: Option<Arc<tempfile::TempDir>>,
     // Says that a process is at work in the store. Absent where the store cannot be written.
     user: Option<Arc<File>>,
-    verified: Arc<Mutex<Verified>>,
+    remembered: Arc<Mutex<Remembered>>,
     /// Damaged stages that have been spoken of.
     told: Arc<Mutex<BTreeSet<StageId>>>,
     tell: Tell,
@@ -123,7 +123,7 @@ impl Finished {
             return Ok(path);
         }
         if let Some(root) = self.folder.parent() {
-            Verified::open(Store::verified_in(root)).forget(&self.manifest.id);
+            Remembered::open(Store::memory_in(root)).set(self.manifest.id.as_str(), "-");
         }
         Err(Error::new("the file is not the one that was written").in_file(path).help(AGAIN))
     }
@@ -206,12 +206,13 @@ impl Store {
     }
 
     fn at(root: PathBuf, aside: Option<Arc<tempfile::TempDir>>) -> Self {
-        let verified = Arc::new(Mutex::new(Verified::open(Self::verified_in(&root))));
-        Self { root, aside, user: None, verified, told: Arc::default(), tell: Tell(Arc::new(|_| {})) }
+        let remembered = Arc::new(Mutex::new(Remembered::open(Self::memory_in(&root))));
+        Self { root, aside, user: None, remembered, told: Arc::default(), tell: Tell(Arc::new(|_| {})) }
     }
 
-    fn verified_in(root: &Path) -> PathBuf {
-        root.join(LOCKS).join("verified")
+    /// Where the store keeps what it [knows](Self::known).
+    fn memory_in(root: &Path) -> PathBuf {
+        root.join(LOCKS).join("remembered")
     }
 
     /// Tells `listener` what happens on the way.
@@ -239,15 +240,25 @@ impl Store {
         self.workshop().join(LOCKS).join(format!("{name}.lock"))
     }
 
+    /// What was found out before about `key`, which says everything that the answer depends on and holds no space.
+    pub fn known(&self, key: &str) -> Option<String> {
+        lock(&self.remembered).get(key).map(str::to_owned)
+    }
+
+    /// Remembers what was found out about `key`: one line, for this and later looks. Costs nothing but another look if it is lost.
+    pub fn learn(&self, key: &str, answer: &str) {
+        lock(&self.remembered).set(key, answer);
+    }
+
     /// Forgets that a stage's bytes were right.
     pub(super) fn forget(&self, id: &StageId) {
-        lock(&self.verified).forget(id);
+        self.learn(id.as_str(), "-");
     }
 
     /// Looks at a stage; with `bytes`, whatever is remembered.
     pub(super) fn look(&self, id: &StageId, bytes: bool) -> Result<(PathBuf, Look)> {
-        let known = |stamp: &str| !bytes && lock(&self.verified).knows(id, stamp);
-        let learn = |stamp: &str| lock(&self.verified).learn(id, stamp);
+        let known = |stamp: &str| !bytes && self.known(id.as_str()).is_some_and(|known| known == stamp);
+        let learn = |stamp: &str| self.learn(id.as_str(), stamp);
         let folder = self.root.join(id.as_str());
         match (look(&folder, id, known, learn)?, &self.aside) {
             (Look::Absent | Look::Damaged(_), Some(aside)) if aside.path().join(id.as_str()).exists() => {
@@ -757,7 +768,7 @@ mod tests {
         let stage = make(&store);
         std::thread::sleep(std::time::Duration::from_millis(60));
         let hashed = |store: &Store| {
-            let known = |stamp: &str| lock(&store.verified).knows(&id(), stamp);
+            let known = |stamp: &str| store.known(id().as_str()).is_some_and(|known| known == stamp);
             let asked = std::cell::Cell::new(false);
             let found = look(&stage.folder, &id(), known, |_| asked.set(true)).unwrap();
             assert!(matches!(found, Look::Whole(_)));
@@ -769,7 +780,7 @@ mod tests {
         // It is remembered beside the store, whoever opens it.
         assert_eq!(hashed(&Store::open(folder.path()).unwrap()), cfg!(not(unix)));
         // Bytes that go bad without a trace are found when they are used, and then no look is satisfied with less.
-        lock(&store.verified).forget(&id());
+        store.forget(&id());
         assert!(hashed(&store));
         fs::write(stage.file("a.csv"), "1,3\n").unwrap();
         assert!(stage.checked("a.csv").unwrap_err().remedy().unwrap().contains("again"));

@@ -9,25 +9,27 @@ mod definition;
 mod draft;
 mod fit;
 mod format;
-pub mod hub;
+mod label;
 mod order;
 pub mod rng;
 mod rows;
 mod source;
+mod template;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_bad_data;
 #[cfg(test)]
 mod tests_library;
+#[cfg(test)]
+mod tests_rules;
 pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
-    definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
+    definition::{CoinRule, ColumnRule, Draw, EqualsRule, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
-    hub::Hub,
+    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},

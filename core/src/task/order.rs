@@ -1,14 +1,17 @@
 //! Which rows are used, in which order, and how they are split: three protocols.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     PoolCounts, PromptStyle, Rows, TaskData,
-    definition::{OneOrMany, Task},
-    format::{Formatter, Point},
+    definition::{Draw, OneOrMany, Task},
+    format::{Formatter, Odd, Point, Trouble},
     rng::{NumpyRng, PythonRng},
     source::RowSource,
 };
@@ -78,6 +81,14 @@ impl DataOptions {
         })
     }
 
+    /// What a wrong answer is drawn from.
+    fn draw(&self) -> Draw {
+        match self.order {
+            Order::Eleuther => Draw::Place,
+            Order::Openai | Order::KPoints => Draw::Text,
+        }
+    }
+
     /// Seed of the halves.
     fn halves_seed(&self) -> u64 {
         match self.order {
@@ -104,14 +115,16 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
         (first @ Some(_), second @ Some(_)) => {
             let n_first = options.n_train.map(|n| n / 2);
             let n_second = options.n_train.map(|n| n - n / 2);
-            let first = maker.pool("supervise", maker.rows(first, n_first, &mut data)?, n_first, &mut data)?;
-            let second = maker.pool("transfer", maker.rows(second, n_second, &mut data)?, n_second, &mut data)?;
+            let (rows, odd) = maker.rows(first, n_first, &mut data)?;
+            let first = maker.pool("supervise", rows, odd, n_first, &mut data)?;
+            let (rows, odd) = maker.rows(second, n_second, &mut data)?;
+            let second = maker.pool("transfer", rows, odd, n_second, &mut data)?;
             (first, second)
         }
         _ => {
             let ahead = if options.order == Order::Eleuther { n_validation } else { 0 };
             let n_train = options.n_train.map(|n| n.saturating_add(ahead));
-            let mut rows =
+            let (mut rows, odd) =
                 maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
             if let Some(n) = splits.test_from_train {
                 let (there, message) = (rows.rows.len(), "test rows are to be taken from the");
@@ -119,16 +132,16 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
                 })?);
             }
-            validation = maker.pool("train", rows, n_train, &mut data)?;
+            validation = maker.pool("train", rows, odd, n_train, &mut data)?;
             let rest = validation.split_off(ahead.min(validation.len()));
             maker.halves(rest)
         }
     };
-    let test = match held_out {
-        Some(rows) => rows,
+    let (test, odd) = match held_out {
+        Some(rows) => (rows, OddRows::default()),
         None => maker.rows(&splits.test, options.n_test, &mut data)?,
     };
-    let test = maker.pool("test", test, options.n_test, &mut data)?;
+    let test = maker.pool("test", test, odd, options.n_test, &mut data)?;
     let (there, left) = (supervise.len() + validation.len(), n_validation - validation.len());
     if n_validation > 0 && left >= supervise.len() {
         let message = format!("`n_validation` is {n_validation} and the supervisor's half has {there} examples");
@@ -171,11 +184,16 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The rows of some splits, one after the other, that the task's filter keeps. `limit`: more rows than that are not needed.
-    fn rows(&self, splits: &Option<OneOrMany<String>>, limit: Option<usize>, data: &mut TaskData) -> Result<Rows> {
+    /// The rows of some splits, one after the other, with their computed columns. `limit`: more rows than that are not needed.
+    fn rows(
+        &self,
+        splits: &Option<OneOrMany<String>>,
+        limit: Option<usize>,
+        data: &mut TaskData,
+    ) -> Result<(Rows, OddRows)> {
         // The other protocols choose among all rows.
         let limit = limit.filter(|_| self.options.order == Order::Openai && self.task.filter.is_none());
-        let mut rows = Rows::default();
+        let (mut rows, mut odd) = (Rows::default(), OddRows::default());
         for split in splits.iter().flat_map(OneOrMany::as_slice) {
             let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
             if wanted == Some(0) {
@@ -191,60 +209,79 @@ impl Maker<'_> {
                 });
             }
             self.formatter.check_columns(&more.columns)?;
-            self.formatter.compute(&mut more)?;
+            for row in self.formatter.compute(&mut more)? {
+                odd.add(row, &more);
+            }
             rows.append(more)?;
         }
         data.files.extend(rows.files.iter().cloned());
-        Ok(rows)
+        Ok((rows, odd))
     }
 
-    /// Examples of some rows, in the protocol's order, at most `limit`.
-    fn pool(&self, name: &str, mut rows: Rows, limit: Option<usize>, data: &mut TaskData) -> Result<Vec<Point>> {
+    /// Examples of some rows, in the protocol's order, at most `limit`. `odd`: rows that are out already.
+    fn pool(
+        &self,
+        name: &str,
+        mut rows: Rows,
+        mut odd: OddRows,
+        limit: Option<usize>,
+        data: &mut TaskData,
+    ) -> Result<Vec<Point>> {
         let seed = self.options.seed;
-        let mut counts = PoolCounts { read: rows.rows.len(), ..PoolCounts::default() };
+        let mut counts = PoolCounts { read: rows.rows.len() + odd.count, ..PoolCounts::default() };
         if self.task.filter.is_some() {
-            let mut kept = Vec::with_capacity(rows.rows.len());
+            let there = rows.rows.len();
+            let (mut kept, mut refused) = (Vec::with_capacity(there), 0);
             for (index, row) in std::mem::take(&mut rows.rows) {
-                if self.formatter.keeps(&row).map_err(|error| rows.at(index, error))? {
-                    kept.push((index, row));
+                match odd.keep(self.formatter.keeps(&row), index, &rows)? {
+                    Some(true) => kept.push((index, row)),
+                    Some(false) => refused += 1,
+                    None => {}
                 }
             }
             rows.rows = kept;
-            counts.drop("filter", counts.read - rows.rows.len());
+            counts.drop("filter", refused);
         }
+        let considered = rows.rows.len() + odd.count;
         let limit = limit.unwrap_or(usize::MAX);
+        let draw = self.options.draw();
         let mut rng = PythonRng::new(seed);
-        let mut points = Vec::new();
+        let (mut points, mut used) = (Vec::new(), 0);
         match self.options.order {
             Order::Openai => {
-                counts.drop("not asked for", rows.rows.len().saturating_sub(limit));
-                rows.rows.truncate(limit);
                 for (index, row) in &rows.rows {
-                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
+                    if points.len() >= limit {
+                        break;
+                    }
+                    points.extend(odd.keep(self.formatter.point(row, *index, draw, &mut rng), *index, &rows)?);
+                    used += 1;
                 }
+                counts.drop("not asked for", rows.rows.len() - used);
             }
             Order::Eleuther => {
                 rows.rows = permute(rows.rows, seed);
                 for (index, row) in &rows.rows {
-                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
+                    points.extend(odd.keep(self.formatter.point(row, *index, draw, &mut rng), *index, &rows)?);
                 }
             }
             Order::KPoints => {
                 let mut draws = PythonRng::new(derive(seed, "task/k-points"));
                 Rng::named(seed, "task/k-points/rows").shuffle(&mut rows.rows);
-                let mut used = 0;
                 for (index, row) in &rows.rows {
-                    let pair = self.formatter.pair(row, *index, &mut draws).map_err(|error| rows.at(*index, error))?;
-                    if points.len() + pair.len() > limit {
-                        break;
+                    let pair = self.formatter.pair(row, *index, draw, &mut draws);
+                    if let Some(pair) = odd.keep(pair, *index, &rows)? {
+                        if points.len() + pair.len() > limit {
+                            break;
+                        }
+                        counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                        points.extend(pair);
                     }
-                    counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
-                    points.extend(pair);
                     used += 1;
                 }
                 counts.drop("not asked for", rows.rows.len() - used);
             }
         }
+        odd.settle(self.task, name, considered, &mut counts, &mut data.counts.notes)?;
         let there = points.len();
         points.retain(|point| !point.example.text.is_empty());
         counts.drop("empty text", there - points.len());
@@ -289,6 +326,95 @@ impl Maker<'_> {
     }
 }
 
+/// Of this many rows one may be odd: more are a pattern.
+const ODD_ROWS: usize = 20;
+
+/// Rows of a pool that make no example, by what is the matter with them.
+#[derive(Default)]
+struct OddRows {
+    count: usize,
+    reasons: BTreeMap<&'static str, usize>,
+    /// How many rows say the same, and the first of them with its place among these. Not for more than can be read.
+    messages: BTreeMap<String, (usize, usize, Error)>,
+    first: Option<Error>,
+}
+
+impl OddRows {
+    fn add(&mut self, (index, reason, error): Odd, rows: &Rows) {
+        const MESSAGES: usize = 1000;
+        self.count += 1;
+        *self.reasons.entry(reason).or_default() += 1;
+        if let Some((count, ..)) = self.messages.get_mut(error.message()) {
+            *count += 1;
+        } else if self.messages.len() < MESSAGES {
+            let message = error.message().to_owned();
+            let located = rows.at(index, error);
+            self.first.get_or_insert_with(|| located.clone());
+            self.messages.insert(message, (1, self.messages.len(), located));
+        }
+    }
+
+    /// What was made of a row, if it is not odd.
+    fn keep<T>(&mut self, made: Result<T, Trouble>, index: u32, rows: &Rows) -> Result<Option<T>> {
+        match made {
+            Ok(made) => Ok(Some(made)),
+            Err(Trouble::Row(reason, error)) => {
+                self.add((index, reason, error), rows);
+                Ok(None)
+            }
+            Err(Trouble::Task(error)) => Err(rows.at(index, error)),
+        }
+    }
+
+    /// Counts odd rows as dropped and notes them.
+    ///
+    /// # Errors
+    /// There are too many among the `considered` ones, or the task wants none.
+    fn settle(
+        self,
+        task: &Task,
+        pool: &str,
+        considered: usize,
+        counts: &mut PoolCounts,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        let Some(first) = self.first else { return Ok(()) };
+        if task.strict {
+            return Err(
+                first.or_else_help("leave such rows out with `filter`, or all that are odd with `strict = false`")
+            );
+        }
+        let Some((alike, _, error)) =
+            self.messages.into_values().max_by_key(|(count, place, _)| (*count, Reverse(*place)))
+        else {
+            return Ok(());
+        };
+        if self.count * ODD_ROWS > considered {
+            let error = error.or_else_help("`filter` leaves rows out, if it is right that they are there");
+            return Err(match (self.count, alike) {
+                (1, _) => error,
+                (odd, alike) => {
+                    let alike =
+                        if alike == odd { "all for this reason".into() } else { format!("{alike} for this reason") };
+                    error.context(format!("{odd} of {considered} rows for `{pool}` make no example, {alike}"))
+                }
+            });
+        }
+        let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let file =
+            first.place().and_then(|place| place.file.file_name()).map(|name| name.to_string_lossy().into_owned());
+        let place = file.map(|name| format!("{name}, ")).unwrap_or_default();
+        let (odd, what) = (self.count, if self.count == 1 { "row is" } else { "rows are" });
+        notes.push(format!(
+            "{odd} {what} left out of the {considered} for `{pool}` ({}), the first in {place}{}; `strict = true` in the task file makes this an error",
+            reasons.join(", "),
+            first.message()
+        ));
+        self.reasons.iter().for_each(|(reason, count)| counts.drop(reason, *count));
+        Ok(())
+    }
+}
+
 /// The first `n` points of a half that has been shuffled, and the others, both in its order. Of each class there are as many as its share
 /// of the half demands (largest remainders); what belongs together stays so, and where that does not fit the next one is taken.
 fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
@@ -309,7 +435,7 @@ fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
     let mut room: BTreeMap<u8, usize> =
         classes.iter().map(|(class, count)| (*class, share(*count).0 as usize)).collect();
     let mut by_remainder: Vec<u8> = classes.keys().copied().collect();
-    by_remainder.sort_by_key(|class| std::cmp::Reverse(share(classes[class]).1));
+    by_remainder.sort_by_key(|class| Reverse(share(classes[class]).1));
     let missing = n - room.values().sum::<usize>();
     for class in by_remainder.into_iter().take(missing) {
         *room.entry(class).or_default() += 1;

@@ -131,7 +131,7 @@ pub(super) fn read_file(path: &Path, name: &str, limit: Option<usize>) -> Result
         .map_err(|_| Error::new(format!("the file has more than {} rows", u32::MAX)).in_file(path))?;
     let blake3 = hasher.finalize().to_hex().to_string();
     let sha256 = format!("{:x}", sha256.finalize());
-    let files = vec![SourceFile { name: name.into(), path: path.into(), blake3, sha256, rows: count }];
+    let files = vec![SourceFile { name: name.into(), path: path.into(), blake3, sha256, commit: None, rows: count }];
     Ok(Rows { columns: content.columns, rows: (0..).zip(content.rows).collect(), files, lines: vec![content.lines] })
 }
 

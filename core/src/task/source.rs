@@ -7,12 +7,14 @@ use std::{
 };
 
 use super::{
-    Hub, Rows, Task,
+    Rows, Task,
     definition::{OneOrMany, Source, nearest, quoted},
-    hub::{self, HfHub, Kind, Repo},
     rows::read_file,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    hub::{self, Cache, HfHub, Hub, Kind, Repo},
+};
 
 /// Where data sets are looked for.
 pub struct Sources {
@@ -29,7 +31,7 @@ pub trait RowSource {
 }
 
 impl Sources {
-    /// The folders given, those in `W2S_DATA` (separated like `PATH`), the hub's cache, and the hub unless `HF_HUB_OFFLINE` is set.
+    /// The folders given, those in `W2S_DATA` (separated like `PATH`), the hub's cache, and the hub unless [`hub::is_offline`].
     pub fn from_env(folders: &[PathBuf]) -> Result<Self> {
         let mut roots = folders.to_vec();
         for root in folders {
@@ -45,6 +47,21 @@ impl Sources {
         roots.extend(hub::cache_folder());
         let hub = HfHub::from_env()?.map(|hub| Box::new(hub) as Box<dyn Hub>);
         Ok(Self { roots, hub })
+    }
+
+    /// Every file that a task's rows are read from, fetched if it is not on this machine; none for a generated world.
+    ///
+    /// # Errors
+    /// A file that is not to be had.
+    pub fn files(&self, task: &Task) -> Result<Vec<PathBuf>> {
+        if task.source.world.is_some() {
+            return Ok(Vec::new());
+        }
+        let files = Files { sources: self, task };
+        let super::definition::Splits { train, test, supervise, transfer, .. } = &task.splits;
+        let splits = [train, test, supervise, transfer].into_iter().flatten().flat_map(OneOrMany::as_slice);
+        let found: Vec<Vec<Found>> = splits.map(|split| files.find(split)).collect::<Result<_>>()?;
+        Ok(found.into_iter().flatten().map(|found| found.path).collect())
     }
 
     /// What a task reads its rows from.
@@ -63,18 +80,32 @@ struct Files<'a> {
     task: &'a Task,
 }
 
-/// A file: what its data set calls it, and where it is.
-type Found = (String, PathBuf);
+/// A file of a data set.
+struct Found {
+    /// What its data set calls it.
+    name: String,
+    path: PathBuf,
+    /// The commit on the hub that it is of.
+    commit: Option<String>,
+}
+
+impl Found {
+    fn here(name: String, path: PathBuf) -> Self {
+        Self { name, path, commit: None }
+    }
+}
 
 impl RowSource for Files<'_> {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
         let mut rows = Rows::default();
-        for (name, path) in self.find(split)? {
+        for Found { name, path, commit } in self.find(split)? {
             let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            rows.append(read_file(&path, &name, wanted)?)?;
+            let mut read = read_file(&path, &name, wanted)?;
+            read.files.iter_mut().for_each(|file| file.commit.clone_from(&commit));
+            rows.append(read)?;
         }
         Ok(rows)
     }
@@ -96,7 +127,7 @@ impl Files<'_> {
     fn beside_task(&self, file: &str) -> Result<Found> {
         let path = self.task.folder().join(file);
         if path.is_file() {
-            return Ok((file.to_owned(), path));
+            return Ok(Found::here(file.to_owned(), path));
         }
         let found = if path.is_dir() { "is a folder" } else { "is not there" };
         let error = self.task.wrong(&["source", "files"], format!("the file `{}` {found}", path.display()));
@@ -117,7 +148,7 @@ impl Files<'_> {
                     let help = "give `train = \"train\"` and `test_from_train`, or name the files of each split under `source.files`";
                     return Err(self.task.wrong(&["splits"], message).help(help));
                 }
-                Ok(vec![(path.to_string_lossy().into_owned(), folder.join(path))])
+                Ok(vec![Found::here(path.to_string_lossy().into_owned(), folder.join(path))])
             }
             Some(path) => {
                 let folder = folder.join(path);
@@ -130,7 +161,9 @@ impl Files<'_> {
                 }
                 let listing = list(&folder);
                 match self.choose(&listing, split)? {
-                    Some(files) => Ok(files.into_iter().map(|file| (file.clone(), folder.join(file))).collect()),
+                    Some(files) => {
+                        Ok(files.into_iter().map(|file| Found::here(file.clone(), folder.join(file))).collect())
+                    }
                     None => {
                         let message = format!("`{}` has no split `{split}`", folder.display());
                         Err(self.missing(message, split, &listing))
@@ -150,19 +183,39 @@ impl Files<'_> {
     }
 
     fn find_on_hub(&self, id: &str, split: &str) -> Result<Vec<Found>> {
-        let revision = self.source().revision.as_deref().unwrap_or("main");
+        let revision = self.source().revision.clone().unwrap_or_else(|| "main".into());
+        let repo = Repo { kind: Kind::Dataset, id: id.into(), revision };
         let mut looked = Vec::new();
         for root in &self.sources.roots {
-            let folders = candidates(root, id, revision);
-            if folders.is_empty() {
+            let places = candidates(root, &repo);
+            if places.is_empty() {
                 looked.push(format!("{} (not there)", root.display()));
             }
-            for folder in folders {
-                let listing = list(&folder);
-                if let Some(files) = self.choose(&listing, split).map_err(|error| error.in_file(&folder))? {
-                    return Ok(files.into_iter().map(|file| (format!("{id}/{file}"), folder.join(file))).collect());
+            for Place { folder, commit, listing } in places {
+                let name = folder.display();
+                let files = match self.choose(&listing, split) {
+                    Ok(Some(files)) => files,
+                    Ok(None) => {
+                        looked.push(format!("{name} (no such split)"));
+                        continue;
+                    }
+                    // What a cache has in part, the hub has the rest of.
+                    Err(error) if commit.is_some() => {
+                        looked.push(format!("{name} ({})", error.message()));
+                        continue;
+                    }
+                    Err(error) => return Err(error.in_file(&folder)),
+                };
+                match files.iter().filter(|file| !folder.join(file).is_file()).count() {
+                    0 => {
+                        let found = |file: String| {
+                            let path = folder.join(&file);
+                            Found { name: format!("{id}/{file}"), path, commit: commit.clone() }
+                        };
+                        return Ok(files.into_iter().map(found).collect());
+                    }
+                    missing => looked.push(format!("{name} (without {missing} of the split's {} files)", files.len())),
                 }
-                looked.push(format!("{} (no such split)", folder.display()));
             }
         }
         let configs = self.configs();
@@ -177,19 +230,17 @@ impl Files<'_> {
             let help = format!("downloading is off (HF_HUB_OFFLINE): turn it on, or {by_hand}");
             return Err(Error::new(absent).help(help));
         };
-        let repo = Repo { kind: Kind::Dataset, id: id.into(), revision: revision.into() };
         let not_here = |error: Error| error.context(&absent).or_help(&by_hand);
-        let listing = hub.list(&repo).map_err(not_here)?;
-        match self.choose(&listing, split)? {
-            Some(files) => files
-                .into_iter()
-                .map(|file| Ok((format!("{id}/{file}"), hub.fetch(&repo, &file).map_err(not_here)?)))
-                .collect(),
-            None => {
-                let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
-                Err(self.missing(message, split, &listing))
-            }
-        }
+        let hub::Listing { commit, files } = hub.list(&repo).map_err(not_here)?;
+        let Some(chosen) = self.choose(&files, split)? else {
+            let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
+            return Err(self.missing(message, split, &files));
+        };
+        let fetch = |file: String| {
+            let path = hub.fetch(&repo, &commit, &file).map_err(not_here)?;
+            Ok(Found { name: format!("{id}/{file}"), path, commit: Some(commit.clone()) })
+        };
+        chosen.into_iter().map(fetch).collect()
     }
 
     fn missing(&self, message: String, split: &str, listing: &[String]) -> Error {
@@ -221,17 +272,24 @@ impl Files<'_> {
     }
 }
 
+/// A folder in which a data set may be.
+struct Place {
+    folder: PathBuf,
+    /// The commit that it is a snapshot of.
+    commit: Option<String>,
+    /// The data set's files. A snapshot may not have all of them.
+    listing: Vec<String>,
+}
+
 /// Folders of a root in which a data set may be: a plain mirror, or snapshots of `huggingface_hub`'s cache.
-fn candidates(root: &Path, id: &str, revision: &str) -> Vec<PathBuf> {
-    let mut folders = vec![root.join(id)];
-    for cache in [root.to_path_buf(), root.join("hub")] {
-        let repo = cache.join(format!("datasets--{}", id.replace('/', "--")));
-        let snapshots = repo.join("snapshots");
-        let commit = fs::read_to_string(repo.join("refs").join(revision));
-        folders.push(snapshots.join(commit.as_deref().map_or(revision, str::trim)));
-    }
-    folders.retain(|folder| folder.is_dir());
-    folders
+fn candidates(root: &Path, repo: &Repo) -> Vec<Place> {
+    let plain = root.join(&repo.id);
+    let plain = plain.is_dir().then(|| Place { listing: list(&plain), folder: plain, commit: None });
+    let cached = [root.to_path_buf(), root.join("hub")].into_iter().filter_map(|root| {
+        let hub::Snapshot { folder, commit, files } = Cache::new(root).snapshot(repo)?;
+        Some(Place { listing: files.unwrap_or_else(|| list(&folder)), folder, commit: Some(commit) })
+    });
+    plain.into_iter().chain(cached).collect()
 }
 
 /// Files below a folder, as paths with `/` from it, sorted; hidden ones left out, and what lies more than six folders deep.
