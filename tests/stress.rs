@@ -79,8 +79,8 @@ fn a_stage_without_memory_is_a_record_and_nothing_hangs() {
     let mut place = 7_u64;
     let mut failed = 0;
     for round in 0..8 {
-        place = (place * 6364136223846793005 + 1442695040888963407) % (1 << 62);
-        let at = 50 + place % 3000;
+        place = place.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let at = 50 + (place >> 33) % 3000;
         let once = if round % 2 == 0 { "" } else { "+" };
         let results = tempfile::tempdir().unwrap();
         let refuse = format!("stage:{at}{once}");

@@ -269,7 +269,8 @@ fn nature(cause: &std::io::Error) -> Option<(ErrorKind, &'static str)> {
         Io::StaleNetworkFileHandle | Io::TimedOut => {
             (ErrorKind::Disk, "the network drive is away or was remounted: try again when it is back")
         }
-        Io::OutOfMemory => (ErrorKind::OutOfMemory, OUT_OF_MEMORY),
+        // A thread or process that cannot be started has no room for its stack.
+        Io::OutOfMemory | Io::WouldBlock => (ErrorKind::OutOfMemory, OUT_OF_MEMORY),
         _ => return None,
     })
 }

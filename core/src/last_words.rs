@@ -146,7 +146,7 @@ pub fn classify(message: &str) -> (ErrorKind, String, Option<&'static str>) {
 
 /// How long a process may stand still after a panic before it is ended: a panic may be expected by the library that it happens in, which
 /// then goes on (cubecl tries kernels that may not run), and one that nobody expects ends the stage much sooner.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Watches for a panic after which nothing moves any more, as `position` tells; then `say` is told of it and the process ends.
 ///
@@ -169,11 +169,18 @@ pub fn watch_panics(
     }));
     let watch = move || {
         const STEP: Duration = Duration::from_millis(500);
-        let (mut last, mut still) = (position(), Duration::ZERO);
+        /// Who still makes progress after this has survived the panic.
+        const SURVIVED: Duration = Duration::from_secs(5);
+        let (mut last, mut still, mut since) = (position(), Duration::ZERO, Duration::ZERO);
         loop {
             std::thread::sleep(STEP);
             let now = position();
-            still = if now == last && HAS_PANICKED.load(Ordering::SeqCst) { still + STEP } else { Duration::ZERO };
+            let panicked = HAS_PANICKED.load(Ordering::SeqCst);
+            since = if panicked { since + STEP } else { Duration::ZERO };
+            still = if panicked && now == last { still + STEP } else { Duration::ZERO };
+            if now != last && since > SURVIVED {
+                HAS_PANICKED.store(false, Ordering::SeqCst);
+            }
             last = now;
             if still >= PATIENCE {
                 let message = PANIC.try_lock().ok().and_then(|message| message.clone()).unwrap_or_default();

@@ -52,7 +52,7 @@ impl NumericArgs {
     /// The device that is meant, which must be there, and its numeric mode.
     fn choose(&self) -> Result<(String, Numeric)> {
         let device::Choice { name, note } = device::choose(&self.device)?;
-        note.iter().for_each(|note| eprintln!("note: {note}"));
+        note.iter().for_each(|note| say!("note: {note}"));
         let numeric = Numeric::new(&name, self.micro_batch.map(NonZeroUsize::get));
         Ok((name, numeric))
     }
@@ -333,7 +333,9 @@ impl Screen {
             };
             whole.set_style(style.with_key("left", left));
         }
-        whole.enable_steady_tick(Duration::from_secs(1));
+        if watched {
+            whole.enable_steady_tick(Duration::from_secs(1));
+        }
         Self { bars, whole, running: BTreeMap::new(), labels: plan.labels(), watched }
     }
 

@@ -388,6 +388,8 @@ pub(super) fn write(folder: &Path, tensors: Vec<Outgoing>) -> Result<()> {
     });
     // transformers refuses files that do not say for whom they were written.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &path)
-        .map_err(|cause| Error::new(format!("cannot write the weights: {cause}")).in_file(path))
+    safetensors::serialize_to_file(tensors, Some(metadata), &path).map_err(|cause| match cause {
+        safetensors::SafeTensorError::IoError(cause) => Error::of_io("write the weights", &cause, path),
+        cause => Error::new(format!("cannot write the weights: {cause}")).in_file(path),
+    })
 }

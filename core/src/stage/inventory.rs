@@ -169,7 +169,8 @@ fn needed<'a>(record: &Value, manifests: &[(&'a StageId, &'a Manifest)]) -> BTre
 /// Whether a fine-tuned model is that of a supervisor whose labels are needed: these name the model, not the stage.
 fn trained_for(manifest: &Manifest, needed: &BTreeSet<&StageId>, manifests: &[(&StageId, &Manifest)]) -> bool {
     let own = &manifest.parameters;
-    if own["model"].is_null() {
+    // What a model was fine-tuned on is a parameter of that kind of stage alone.
+    if own["on"].is_null() {
         return false;
     }
     let same = |other: &Value| {
@@ -234,7 +235,8 @@ mod tests {
             make(&store, "supervise", json!({"weak": both, "strong": both, "data": "f1", "seed": 0}), json!({}));
         let answers = make(&store, "answers", json!({"data": "f2"}), json!({}));
         let student = make(&store, "student", json!({"supervision": labels, "p_ik": {"answers": answers}}), json!({}));
-        let nobody = make(&store, "student", json!({"supervision": labels, "seed": 9}), json!({}));
+        let nobody = json!({"model": model, "recipe": recipe, "data": "f1", "seed": 0, "supervision": labels});
+        let nobody = make(&store, "student", nobody, json!({}));
 
         let grid = folder.path().join("deep/grid");
         fs::create_dir_all(&grid).unwrap();
