@@ -5,13 +5,15 @@ use std::{
     ops::Range,
 };
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, value::ValueKind};
+use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior, Value, machinery, value::ValueKind};
 use serde_json::Value as Json;
 
 use super::{
-    Example, PromptText, Row, Rows,
+    Example, PromptText, Row,
     definition::{CoinRule, ColumnRule, LabelRule, OneOrMany, Task, nearest, quoted, shown},
+    read::{Types, Wanted},
     rng::PythonRng,
+    uses::Uses,
 };
 use crate::{Error, Result};
 
@@ -31,6 +33,8 @@ pub(super) struct Formatter<'a> {
     variables: BTreeMap<&'static str, Variables>,
     /// Computed columns with the variables that they use, each after those that it needs.
     computed: Vec<(&'a str, Variables)>,
+    /// What the rows' columns of texts hold.
+    types: Types,
 }
 
 /// The variables of a template or an expression.
@@ -39,14 +43,15 @@ struct Variables {
     used: BTreeSet<String>,
     /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
     mentioned: BTreeSet<String>,
+    uses: Uses,
 }
 
 impl Variables {
-    fn new(source: &str, used: impl IntoIterator<Item = String>, globals: &BTreeSet<String>) -> Self {
+    fn new(source: &str, used: impl IntoIterator<Item = String>, uses: Uses, globals: &BTreeSet<String>) -> Self {
         let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
         let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
         let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
-        Self { used, mentioned }
+        Self { used, mentioned, uses }
     }
 }
 
@@ -116,7 +121,12 @@ impl<'a> Formatter<'a> {
             }
             templates.add_template_owned(name, source).map_err(explain)?;
             let template = templates.get_template(name).map_err(explain)?;
-            let used = Variables::new(template.source(), template.undeclared_variables(false), &globals);
+            let parsed = machinery::parse(template.source(), name, Default::default()).map_err(explain)?;
+            let uses = Uses::of_template(&parsed);
+            if let Some(mismatch) = uses.mismatch() {
+                return Err(task.locate(keys(name), mismatch));
+            }
+            let used = Variables::new(template.source(), template.undeclared_variables(false), uses, &globals);
             variables.insert(name, used);
         }
         let mut waiting = Vec::new();
@@ -129,13 +139,17 @@ impl<'a> Formatter<'a> {
                 return Err(task.wrong(&["compute", name], message));
             }
             let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
-            waiting.push((name.as_str(), Variables::new(expression, used, &globals)));
+            let uses = Uses::of_expression(&machinery::parse_expr(expression).map_err(explain)?);
+            if let Some(mismatch) = uses.mismatch() {
+                return Err(task.locate(&["compute", name], mismatch));
+            }
+            waiting.push((name.as_str(), Variables::new(expression, used, uses, &globals)));
         }
         let computed = in_order(waiting).map_err(|name| {
             let message = format!("`{name}` is computed from itself, by way of others or directly");
             task.wrong(&["compute", name], message)
         })?;
-        let formatter = Self { task, templates, variables, computed };
+        let formatter = Self { task, templates, variables, computed, types: Types::new() };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -249,23 +263,80 @@ impl<'a> Formatter<'a> {
         }
     }
 
-    /// Adds the computed columns to rows.
-    pub fn compute(&self, rows: &mut Rows) -> Result<()> {
-        for (name, used) in &self.computed {
-            let what = format!("computing `{name}`");
-            let expression = self.templates.compile_expression(&self.task.compute[*name]);
-            let expression = expression.map_err(|cause| Error::new(format!("{what} fails: {}", detail(&cause))))?;
-            for place in 0..rows.rows.len() {
-                let (index, row) = &rows.rows[place];
-                let values = self.values(row, used, None);
-                let absent = absent(used, &values);
-                let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
-                let computed = computed.map_err(|cause| rows.at(*index, explain(&what, &absent, &cause)))?;
-                rows.rows[place].1.insert((*name).to_owned(), computed);
-            }
-            rows.columns.push((*name).to_owned());
+    /// The same for rows whose columns of texts hold this.
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
+    /// Columns that the task uses as numbers or truth values.
+    pub fn counted(&self) -> BTreeSet<String> {
+        let all = self.variables.values().chain(self.computed.iter().map(|(_, variables)| variables));
+        all.flat_map(|variables| variables.uses.counted()).map(|name| self.column(name).to_owned()).collect()
+    }
+
+    /// The columns that examples are made of.
+    pub fn wanted(&self) -> Wanted {
+        if self.task.source.world.is_some() {
+            return Wanted::All;
         }
-        Ok(())
+        let mut names: BTreeSet<String> = self.variables.keys().flat_map(|name| self.needed(name)).collect();
+        let rule = match &self.task.label {
+            None => Vec::new(),
+            Some(LabelRule::Column(column)) => vec![&column.name],
+            Some(LabelRule::Equals(equals)) => vec![&equals.name],
+            Some(LabelRule::Coin(coin)) => {
+                let lists =
+                    [&coin.wrong, &coin.choices, &coin.keys].into_iter().flatten().flat_map(OneOrMany::as_slice);
+                [&coin.correct, &coin.answer].into_iter().flatten().chain(lists).collect()
+            }
+        };
+        rule.into_iter().for_each(|name| self.need(name, &mut names));
+        Wanted::These(names)
+    }
+
+    /// The columns that the filter looks at.
+    pub fn wanted_by_filter(&self) -> Wanted {
+        match self.task.source.world {
+            Some(_) => Wanted::All,
+            None => Wanted::These(self.needed("filter")),
+        }
+    }
+
+    /// The columns that a template needs, by way of computed ones too.
+    fn needed(&self, template: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        if let Some(variables) = self.variables.get(template) {
+            variables.mentioned.iter().for_each(|name| self.need(name, &mut names));
+        }
+        names
+    }
+
+    fn need(&self, name: &str, names: &mut BTreeSet<String>) {
+        let path = self.column(name);
+        let first = path.split('.').next().unwrap_or(path);
+        if let Some((_, variables)) = self.computed.iter().find(|(computed, _)| *computed == first) {
+            // None is computed from itself, but one can be mentioned as a word of a text.
+            if names.insert(first.to_owned()) {
+                variables.mentioned.iter().for_each(|inner| self.need(inner, names));
+            }
+        }
+        names.extend([path.to_owned(), first.to_owned()]);
+    }
+
+    /// The columns that every row has beside its own.
+    pub fn computed(&self) -> impl Iterator<Item = String> {
+        self.computed.iter().map(|(name, _)| (*name).to_owned())
+    }
+
+    /// What adds the computed columns that are wanted to rows.
+    pub fn computing(&self, wanted: &Wanted) -> Result<Computing<'_>> {
+        let mut expressions = Vec::new();
+        for (name, variables) in self.computed.iter().filter(|(name, _)| wanted.has(name)) {
+            let expression = self.templates.compile_expression(&self.task.compute[*name]);
+            let explain = |cause| Error::new(format!("computing `{name}` fails: {}", detail(&cause)));
+            expressions.push((*name, variables, expression.map_err(explain)?));
+        }
+        Ok(Computing { formatter: self, expressions })
     }
 
     /// Whether the filter lets a row through.
@@ -368,9 +439,14 @@ impl<'a> Formatter<'a> {
         Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question, whole })
     }
 
+    /// The column, or the path into one, of a name.
+    fn column<'n>(&'n self, name: &'n str) -> &'n str {
+        self.task.columns.get(name).map_or(name, String::as_str)
+    }
+
     /// A row's value under a column's name, a further name, or a path into a nested column. Null is no value.
     fn value<'r>(&self, row: &'r Row, path: &str) -> Option<&'r Json> {
-        let path = self.task.columns.get(path).map_or(path, String::as_str);
+        let path = self.column(path);
         let value = match row.get(path) {
             Some(value) => value,
             None => {
@@ -473,7 +549,7 @@ impl<'a> Formatter<'a> {
     }
 
     /// What a row gives a template.
-    fn values<'v>(&self, row: &Row, used: &'v Variables, chosen: Option<&Chosen>) -> BTreeMap<&'v str, Value> {
+    fn values<'v>(&self, row: &Row, used: &'v Variables, chosen: Option<&Chosen>) -> Result<BTreeMap<&'v str, Value>> {
         let drawn = |variable: &str| match (chosen?, variable) {
             (chosen, "answer") => Some(Value::from(chosen.answer)),
             (chosen, "choices") => Some(Value::from(chosen.choices.to_vec())),
@@ -484,18 +560,47 @@ impl<'a> Formatter<'a> {
             let found = drawn(variable).or_else(|| self.value(row, variable).map(value));
             Some((variable.as_str(), found?))
         };
-        used.mentioned.iter().filter_map(find).collect()
+        let mut values: BTreeMap<&str, Value> = used.mentioned.iter().filter_map(find).collect();
+        let kind = |name: &str| match drawn(name) {
+            Some(_) => None,
+            None => self.types.get(self.column(name)).copied(),
+        };
+        used.uses.fit(&mut values, kind)?;
+        Ok(values)
     }
 
     /// Renders a template; returns the text and the byte range that may be shortened.
     fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Result<(String, Range<usize>)> {
         let used = &self.variables[name];
-        let values = self.values(row, used, chosen);
+        let values = self.values(row, used, chosen)?;
         let absent = absent(used, &values);
         let explain = |cause: minijinja::Error| explain(&format!("the {name}"), &absent, &cause);
         let template = self.templates.get_template(name).map_err(explain)?;
         let text = template.render(Value::from(values)).map_err(explain)?;
         unmark(text)
+    }
+}
+
+/// Adds computed columns to rows.
+pub(super) struct Computing<'f> {
+    formatter: &'f Formatter<'f>,
+    expressions: Vec<(&'f str, &'f Variables, Expression<'f, 'f>)>,
+}
+
+impl Computing<'_> {
+    /// Adds them to a row.
+    ///
+    /// # Errors
+    /// An expression fails.
+    pub fn complete(&self, mut row: Row) -> Result<Row> {
+        for (name, used, expression) in &self.expressions {
+            let values = self.formatter.values(&row, used, None)?;
+            let absent = absent(used, &values);
+            let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
+            let computed = computed.map_err(|cause| explain(&format!("computing `{name}`"), &absent, &cause))?;
+            row.insert((*name).to_owned(), computed);
+        }
+        Ok(row)
     }
 }
 

@@ -11,6 +11,7 @@ mod fit;
 mod format;
 pub mod hub;
 mod order;
+mod read;
 pub mod rng;
 mod rows;
 mod source;
@@ -20,11 +21,16 @@ mod tests;
 mod tests_bad_data;
 #[cfg(test)]
 mod tests_library;
+#[cfg(test)]
+mod tests_readers;
+mod uses;
 pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
-    definition::{CoinRule, ColumnRule, EqualsRule, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task},
+    definition::{
+        CoinRule, ColumnRule, EqualsRule, Header, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task,
+    },
     draft::{DraftOptions, draft},
     fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
     hub::Hub,

@@ -114,7 +114,7 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
             let mut rows =
                 maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
             if let Some(n) = splits.test_from_train {
-                let (there, message) = (rows.rows.len(), "test rows are to be taken from the");
+                let (there, message) = (rows.len(), "test rows are to be taken from the");
                 held_out = Some(rows.take_at_random(n).ok_or_else(|| {
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
                 })?);
@@ -171,18 +171,18 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The rows of some splits, one after the other, that the task's filter keeps. `limit`: more rows than that are not needed.
+    /// The rows of some splits, one after the other. `limit`: more rows than that are not needed.
     fn rows(&self, splits: &Option<OneOrMany<String>>, limit: Option<usize>, data: &mut TaskData) -> Result<Rows> {
         // The other protocols choose among all rows.
         let limit = limit.filter(|_| self.options.order == Order::Openai && self.task.filter.is_none());
         let mut rows = Rows::default();
         for split in splits.iter().flat_map(OneOrMany::as_slice) {
-            let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
+            let wanted = limit.map(|limit| limit.saturating_sub(rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            let mut more = self.source.rows(split, wanted)?;
-            if more.rows.is_empty() {
+            let more = self.source.rows(split, wanted)?;
+            if more.is_empty() {
                 let error = Error::new(format!("the split `{split}` of the task `{}` has no rows", self.task.name));
                 let error = error.help("is it the right file, and is it complete?");
                 return Err(match more.files.first() {
@@ -191,58 +191,65 @@ impl Maker<'_> {
                 });
             }
             self.formatter.check_columns(&more.columns)?;
-            self.formatter.compute(&mut more)?;
             rows.append(more)?;
         }
+        rows.columns.extend(self.formatter.computed());
+        rows.find_types(&self.formatter.counted())?;
         data.files.extend(rows.files.iter().cloned());
+        data.counts.notes.append(&mut rows.notes);
         Ok(rows)
     }
 
     /// Examples of some rows, in the protocol's order, at most `limit`.
     fn pool(&self, name: &str, mut rows: Rows, limit: Option<usize>, data: &mut TaskData) -> Result<Vec<Point>> {
         let seed = self.options.seed;
-        let mut counts = PoolCounts { read: rows.rows.len(), ..PoolCounts::default() };
+        let mut counts = PoolCounts { read: rows.len(), ..PoolCounts::default() };
+        let formatter = Formatter::new(self.task)?.with_types(rows.types.clone());
         if self.task.filter.is_some() {
-            let mut kept = Vec::with_capacity(rows.rows.len());
-            for (index, row) in std::mem::take(&mut rows.rows) {
-                if self.formatter.keeps(&row).map_err(|error| rows.at(index, error))? {
-                    kept.push((index, row));
-                }
-            }
-            rows.rows = kept;
-            counts.drop("filter", counts.read - rows.rows.len());
+            let wanted = formatter.wanted_by_filter();
+            let computing = formatter.computing(&wanted)?;
+            rows.keep(&wanted, |row| formatter.keeps(&computing.complete(row)?))?;
+            counts.drop("filter", counts.read - rows.len());
         }
+        let wanted = formatter.wanted();
+        let computing = formatter.computing(&wanted)?;
+        let load = |numbers: &[u32]| rows.load(numbers, &wanted, |row| computing.complete(row));
         let limit = limit.unwrap_or(usize::MAX);
         let mut rng = PythonRng::new(seed);
         let mut points = Vec::new();
         match self.options.order {
-            Order::Openai => {
-                counts.drop("not asked for", rows.rows.len().saturating_sub(limit));
-                rows.rows.truncate(limit);
-                for (index, row) in &rows.rows {
-                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
-                }
-            }
-            Order::Eleuther => {
-                rows.rows = permute(rows.rows, seed);
-                for (index, row) in &rows.rows {
-                    points.push(self.formatter.point(row, *index, &mut rng).map_err(|error| rows.at(*index, error))?);
+            Order::Openai | Order::Eleuther => {
+                let numbers = match self.options.order {
+                    Order::Eleuther => permute(rows.numbers.clone(), seed),
+                    _ => rows.numbers[..limit.min(rows.len())].to_vec(),
+                };
+                counts.drop("not asked for", rows.len() - numbers.len());
+                let mut loaded = load(&numbers)?;
+                for number in numbers {
+                    let point = formatter.point(&loaded.take(number)?, number, &mut rng);
+                    points.push(point.map_err(|error| rows.at(number, error))?);
                 }
             }
             Order::KPoints => {
                 let mut draws = PythonRng::new(derive(seed, "task/k-points"));
-                Rng::named(seed, "task/k-points/rows").shuffle(&mut rows.rows);
+                let mut numbers = rows.numbers.clone();
+                Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers);
                 let mut used = 0;
-                for (index, row) in &rows.rows {
-                    let pair = self.formatter.pair(row, *index, &mut draws).map_err(|error| rows.at(*index, error))?;
-                    if points.len() + pair.len() > limit {
-                        break;
+                // Most rows give two points, so this reads once.
+                'all: for some in numbers.chunks(limit.clamp(1 << 10, 1 << 30)) {
+                    let mut loaded = load(some)?;
+                    for number in some {
+                        let pair = formatter.pair(&loaded.take(*number)?, *number, &mut draws);
+                        let pair = pair.map_err(|error| rows.at(*number, error))?;
+                        if points.len() + pair.len() > limit {
+                            break 'all;
+                        }
+                        counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                        points.extend(pair);
+                        used += 1;
                     }
-                    counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
-                    points.extend(pair);
-                    used += 1;
                 }
-                counts.drop("not asked for", rows.rows.len() - used);
+                counts.drop("not asked for", rows.len() - used);
             }
         }
         let there = points.len();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use super::{
     Hub, Rows, Task,
     definition::{OneOrMany, Source, nearest, quoted},
     hub::{self, HfHub, Kind, Repo},
-    rows::read_file,
+    read::Dialect,
 };
 use crate::{Error, Result};
 
@@ -66,15 +66,30 @@ struct Files<'a> {
 /// A file: what its data set calls it, and where it is.
 type Found = (String, PathBuf);
 
+/// The files of a split, as they are called in their data set, and what is to be said of others.
+struct Chosen {
+    files: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Chosen {
+    fn found(self, place: impl Fn(String) -> Result<Found>) -> Result<(Vec<Found>, Vec<String>)> {
+        Ok((self.files.into_iter().map(place).collect::<Result<_>>()?, self.notes))
+    }
+}
+
 impl RowSource for Files<'_> {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
+        let dialect = Dialect::of(self.source()).map_err(|(key, error)| self.task.locate(&["source", key], error))?;
+        let (files, aside) = self.find(split)?;
         let mut rows = Rows::default();
-        for (name, path) in self.find(split)? {
-            let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
+        rows.notes.extend(aside);
+        for (name, path) in files {
+            let wanted = limit.map(|limit| limit.saturating_sub(rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            rows.append(read_file(&path, &name, wanted)?)?;
+            rows.append(Rows::open(&path, &name, &dialect, wanted)?)?;
         }
         Ok(rows)
     }
@@ -103,8 +118,8 @@ impl Files<'_> {
         Err(error.help("the path starts at the task file's folder"))
     }
 
-    /// The files of a split, all configurations in order.
-    fn find(&self, split: &str) -> Result<Vec<Found>> {
+    /// The files of a split, all configurations in order, and what is to be said of others.
+    fn find(&self, split: &str) -> Result<(Vec<Found>, Vec<String>)> {
         if let Some(id) = &self.source().hub {
             return self.find_on_hub(id, split);
         }
@@ -117,7 +132,7 @@ impl Files<'_> {
                     let help = "give `train = \"train\"` and `test_from_train`, or name the files of each split under `source.files`";
                     return Err(self.task.wrong(&["splits"], message).help(help));
                 }
-                Ok(vec![(path.to_string_lossy().into_owned(), folder.join(path))])
+                Ok((vec![(path.to_string_lossy().into_owned(), folder.join(path))], Vec::new()))
             }
             Some(path) => {
                 let folder = folder.join(path);
@@ -128,9 +143,9 @@ impl Files<'_> {
                         .wrong(&["source", "path"], message)
                         .help("the path starts at the task file's folder"));
                 }
-                let listing = list(&folder);
+                let listing = list(&folder)?;
                 match self.choose(&listing, split)? {
-                    Some(files) => Ok(files.into_iter().map(|file| (file.clone(), folder.join(file))).collect()),
+                    Some(chosen) => chosen.found(|file| Ok((file.clone(), folder.join(file)))),
                     None => {
                         let message = format!("`{}` has no split `{split}`", folder.display());
                         Err(self.missing(message, split, &listing))
@@ -138,7 +153,10 @@ impl Files<'_> {
                 }
             }
             None => match self.source().files.get(split) {
-                Some(files) => files.as_slice().iter().map(|file| self.beside_task(file)).collect(),
+                Some(files) => {
+                    let found = files.as_slice().iter().map(|file| self.beside_task(file));
+                    Ok((found.collect::<Result<_>>()?, Vec::new()))
+                }
                 None => {
                     let known: Vec<&String> = self.source().files.keys().collect();
                     let error =
@@ -149,7 +167,7 @@ impl Files<'_> {
         }
     }
 
-    fn find_on_hub(&self, id: &str, split: &str) -> Result<Vec<Found>> {
+    fn find_on_hub(&self, id: &str, split: &str) -> Result<(Vec<Found>, Vec<String>)> {
         let revision = self.source().revision.as_deref().unwrap_or("main");
         let mut looked = Vec::new();
         for root in &self.sources.roots {
@@ -158,9 +176,9 @@ impl Files<'_> {
                 looked.push(format!("{} (not there)", root.display()));
             }
             for folder in folders {
-                let listing = list(&folder);
-                if let Some(files) = self.choose(&listing, split).map_err(|error| error.in_file(&folder))? {
-                    return Ok(files.into_iter().map(|file| (format!("{id}/{file}"), folder.join(file))).collect());
+                let listing = list(&folder)?;
+                if let Some(chosen) = self.choose(&listing, split).map_err(|error| error.in_file(&folder))? {
+                    return chosen.found(|file| Ok((format!("{id}/{file}"), folder.join(file))));
                 }
                 looked.push(format!("{} (no such split)", folder.display()));
             }
@@ -181,10 +199,9 @@ impl Files<'_> {
         let not_here = |error: Error| error.context(&absent).or_help(&by_hand);
         let listing = hub.list(&repo).map_err(not_here)?;
         match self.choose(&listing, split)? {
-            Some(files) => files
-                .into_iter()
-                .map(|file| Ok((format!("{id}/{file}"), hub.fetch(&repo, &file).map_err(not_here)?)))
-                .collect(),
+            Some(chosen) => {
+                chosen.found(|file| Ok((format!("{id}/{file}"), hub.fetch(&repo, &file).map_err(not_here)?)))
+            }
             None => {
                 let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
                 Err(self.missing(message, split, &listing))
@@ -193,6 +210,12 @@ impl Files<'_> {
     }
 
     fn missing(&self, message: String, split: &str, listing: &[String]) -> Error {
+        if listing.iter().any(|file| file.ends_with(".arrow")) {
+            let message = format!("{message}: it holds Arrow files, as `datasets` writes them with `save_to_disk`");
+            return self.task.wrong(&["source"], message).help(
+                "write Parquet in Python: `for name, rows in datasets.load_from_disk(FOLDER).items(): rows.to_parquet(f\"NEW/{name}.parquet\")`, and name that folder",
+            );
+        }
         let names: BTreeSet<String> = listing.iter().filter_map(|file| data_stem(file)).collect();
         let error = self.task.wrong(&["splits"], message);
         match nearest(split, names.iter().map(String::as_str)) {
@@ -203,19 +226,26 @@ impl Files<'_> {
     }
 
     /// The files of a split among a repository's files: those that the task names, or those named after config and split.
-    fn choose(&self, listing: &[String], split: &str) -> Result<Option<Vec<String>>> {
+    fn choose(&self, listing: &[String], split: &str) -> Result<Option<Chosen>> {
         let files = &self.source().files;
         if !files.is_empty() {
             let named = files.get(split).map_or(&[][..], OneOrMany::as_slice);
             let there = !named.is_empty() && named.iter().all(|file| listing.contains(file));
-            return Ok(there.then(|| named.to_vec()));
+            return Ok(there.then(|| Chosen { files: named.to_vec(), notes: Vec::new() }));
         }
-        let mut chosen = Vec::new();
+        let mut chosen = Chosen { files: Vec::new(), notes: Vec::new() };
         for config in self.configs() {
-            match split_files(listing, config, split)? {
-                Some(files) => chosen.extend(files),
-                None => return Ok(None),
+            let Some(files) = split_files(listing, config, split)? else { return Ok(None) };
+            let stem = files.first().and_then(|file| data_stem(file));
+            let aside: Vec<&String> =
+                listing.iter().filter(|file| data_stem(file) == stem && !files.contains(file)).collect();
+            if let (Some(first), false) = (files.first(), aside.is_empty()) {
+                chosen.notes.push(format!(
+                    "the split `{split}` is read from `{first}`; {} left aside (`source.files` names others)",
+                    quoted(aside)
+                ));
             }
+            chosen.files.extend(files);
         }
         Ok(Some(chosen))
     }
@@ -235,27 +265,37 @@ fn candidates(root: &Path, id: &str, revision: &str) -> Vec<PathBuf> {
 }
 
 /// Files below a folder, as paths with `/` from it, sorted; hidden ones left out, and what lies more than six folders deep.
-fn list(folder: &Path) -> Vec<String> {
-    fn visit(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        for entry in entries.flatten() {
+fn list(folder: &Path) -> Result<Vec<String>> {
+    fn visit(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) -> Result<()> {
+        let explain = |cause: io::Error| {
+            let error = Error::new(format!("cannot look into the folder: {cause}")).in_file(folder);
+            match cause.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    error.help("you may not read it: ask its owner, or give yourself the right (`chmod u+rx`)")
+                }
+                _ => error,
+            }
+        };
+        for entry in fs::read_dir(folder).map_err(explain)? {
+            let entry = entry.map_err(explain)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = entry.path();
             if name.starts_with('.') {
                 continue;
             } else if path.is_dir() {
                 if depth < 6 {
-                    visit(&path, &format!("{prefix}{name}/"), depth + 1, found);
+                    visit(&path, &format!("{prefix}{name}/"), depth + 1, found)?;
                 }
             } else {
                 found.push(format!("{prefix}{name}"));
             }
         }
+        Ok(())
     }
     let mut found = Vec::new();
-    visit(folder, "", 0, &mut found);
+    visit(folder, "", 0, &mut found)?;
     found.sort();
-    found
+    Ok(found)
 }
 
 const EXTENSIONS: [&str; 11] = [
@@ -272,8 +312,14 @@ const EXTENSIONS: [&str; 11] = [
     ".tsv.gz",
 ];
 
-/// `CONFIG/SPLIT` of a data file's name, for messages.
+/// What `datasets` writes beside the rows.
+const BOOKKEEPING: [&str; 4] = ["dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"];
+
+/// `CONFIG/SPLIT` of a data file's name.
 fn data_stem(file: &str) -> Option<String> {
+    if BOOKKEEPING.contains(&file.rsplit('/').next().unwrap_or(file)) {
+        return None;
+    }
     let stem = EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension))?;
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
     let name = match shard(name) {
