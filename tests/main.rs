@@ -9,6 +9,7 @@ mod bad_files;
 mod command_line;
 mod configs;
 mod conformance;
+mod floors;
 mod golden_losses;
 mod plugin_file;
 mod registry;

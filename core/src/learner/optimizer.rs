@@ -6,6 +6,8 @@ use burn::{
     tensor::{Device, FloatDType, Tensor},
 };
 
+use crate::ops;
+
 /// One setting for parameters of two or more dimensions, another for gains and biases.
 #[derive(Clone)]
 pub(super) struct ByRank<O> {
@@ -85,7 +87,7 @@ struct Squares<'a> {
 impl ModuleVisitor for Squares<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            self.sums.push(grad.square().sum());
+            self.sums.push(ops::squared_norm(grad));
         }
     }
 }

@@ -168,3 +168,7 @@ pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     let targets = Tensor::<1, Int>::from_data(ids.as_slice(), &logits.device()).reshape([rows, 1]);
     activation::log_softmax(logits, 1).gather(1, targets).neg().reshape([rows])
 }
+
+pub(super) fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    x.square().sum()
+}

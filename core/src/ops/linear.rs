@@ -51,10 +51,17 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// The deepest product that is added up in one go.
+///
+/// `gemm` cuts deep products by the size of the processor's first cache (512 where it has 32 KiB, 1,024 where it has 48), and with the cut
+/// the order of additions changes: the same training ended elsewhere on another processor. So the cut is made here.
+const DEPTH: usize = 512;
+
 /// `out = left * right`, or `out += left * right` if `add` (then `out` must be initialised): `[m, k]` times `[k, n]`, `out` row by
 /// row. On one thread unless `threads`.
 ///
-/// The order in which `gemm` adds depends on `k` and not on the other sizes, but for special cases below 65 rows or columns.
+/// The order of additions depends on `k` and not on the other sizes, but for special cases below 65 rows or columns; nor does it depend on
+/// the processor, as long as it has AVX2 and FMA.
 ///
 /// # Safety
 /// With `add`, `out` must be initialised. In any case it is afterwards.
@@ -78,29 +85,36 @@ unsafe fn multiply(
     }
     let parallelism =
         if threads && rayon::current_num_threads() > 1 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: the assertion above keeps every access inside its slice, `out` is not shared, and it is read only if `add`.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr().cast::<f32>(),
-            1,
-            n as isize,
-            add,
-            left.values.as_ptr(),
-            left.strides.1 as isize,
-            left.strides.0 as isize,
-            right.values.as_ptr(),
-            right.strides.1 as isize,
-            right.strides.0 as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    // Vectors and small products are computed in ways of their own, which no cache decides.
+    let cut = m > 1 && n > 1 && (m > 64 || n > 64);
+    let step = if cut { k.div_ceil(k.div_ceil(DEPTH)) } else { k };
+    for start in (0..k).step_by(step) {
+        let depth = step.min(k - start);
+        // SAFETY: the assertion above keeps every access inside its slice, `out` is not shared, and it is read only if `add` or after
+        // the first part has written it.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                depth,
+                out.as_mut_ptr().cast::<f32>(),
+                1,
+                n as isize,
+                add || start > 0,
+                left.values[start * left.strides.1..].as_ptr(),
+                left.strides.1 as isize,
+                left.strides.0 as isize,
+                right.values[start * right.strides.0..].as_ptr(),
+                right.strides.1 as isize,
+                right.strides.0 as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod loss;
 mod math;
 mod norm;
 mod rotary;
+mod square;
 #[cfg(test)]
 mod tests;
 
@@ -65,6 +66,16 @@ pub fn gated_silu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         return composed::gated_silu(gate, up);
     }
     Tensor::from_dispatch(run(activation::GatedSilu, [gate.into_dispatch(), up.into_dispatch()]))
+}
+
+/// Σ x² over all elements, as `[1]`; outside automatic differentiation.
+///
+/// On the CPU the same bits on every processor with AVX2, which Burn's own sum does not promise.
+pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    if !fusable(&x) {
+        return composed::squared_norm(x);
+    }
+    kernel::from_plain(square::squared_norm(&kernel::into_plain(x)))
 }
 
 /// Softmax over the last dimension. A row that is minus infinity throughout becomes NaN; mask with finite values.

@@ -408,3 +408,60 @@ fn adam_leaves_a_shared_parameter_alone() {
     assert_eq!(kept.into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
     assert_close("parameter", &y.into_data().try_to_vec::<f32>().unwrap(), &[0.5, 1.5], 1e-6);
 }
+
+/// What decides the order of additions must not be the processor: a product deeper than one cut is that of its cuts, added in order.
+#[test]
+fn deep_products_are_cut_alike_on_every_processor() {
+    let device = Device::flex();
+    let tensor = |seed, rows: usize, columns: usize| {
+        Tensor::<1>::from_floats(noise(seed, rows * columns).as_slice(), &device).reshape([rows, columns])
+    };
+    let bits = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+    for (depth, cuts) in [(512, vec![512]), (1024, vec![512, 512]), (1300, vec![434, 434, 432])] {
+        let (x, weight) = (tensor(1, 130, depth), tensor(2, depth, 70));
+        let mut at = 0;
+        let mut sum: Option<Tensor<2>> = None;
+        for cut in cuts {
+            let (x, weight) = (x.clone().slice([0..130, at..at + cut]), weight.clone().slice([at..at + cut, 0..70]));
+            sum = Some(match sum {
+                None => linear(x, weight, None),
+                Some(sum) => linear_residual(x, weight, None, sum),
+            });
+            at += cut;
+        }
+        assert_eq!(at, depth);
+        assert_eq!(bits(linear(x, weight, None)), bits(sum.unwrap()), "{depth}");
+    }
+}
+
+#[test]
+fn squared_norms_have_the_same_bits_everywhere() {
+    let norm = |x: &[f32]| {
+        let x = Tensor::<1>::from_floats(x, &Device::flex());
+        squared_norm(x).into_data().try_to_vec::<f32>().unwrap()[0]
+    };
+    // The order of additions as it is written down: eight vectors of eight lanes, pairs of vectors, the rest, pairs of lanes.
+    let slowly = |x: &[f32]| {
+        let mut sums = [[0.0_f32; 8]; 8];
+        let whole = x.len() / 64 * 64;
+        x[..whole].iter().enumerate().for_each(|(i, x)| sums[i / 8 % 8][i % 8] += x * x);
+        let add = |a: [f32; 8], b: [f32; 8]| std::array::from_fn(|i| a[i] + b[i]);
+        let [a, b, c, d, e, f, g, h] = sums;
+        let mut lanes: [f32; 8] = add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h)));
+        let vectors = x.len() / 8 * 8;
+        x[whole..vectors].iter().enumerate().for_each(|(i, x)| lanes[i % 8] += x * x);
+        let [a, b, c, d, e, f, g, h] = lanes;
+        ((a + e) + (c + g)) + ((b + f) + (d + h)) + x[vectors..].iter().map(|x| x * x).sum::<f32>()
+    };
+    for len in [0, 1, 7, 8, 63, 64, 65, 200, 1000, 70_001] {
+        let x = noise(len as u32 + 3, len);
+        let exact: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        assert!((f64::from(norm(&x)) - exact).abs() <= 1e-6 * exact, "{len}");
+        assert_eq!(norm(&x).to_bits(), slowly(&x).to_bits(), "{len}");
+    }
+    let x = noise(5, 4 * 1024 * 1024 + 77);
+    let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| norm(&x));
+    let one = on(1);
+    assert!((f64::from(one) / x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() - 1.0).abs() < 1e-6);
+    assert!([2, 3, 5].into_iter().all(|threads| on(threads).to_bits() == one.to_bits()));
+}
