@@ -214,6 +214,34 @@ const CASES: &[Case] = &[
         &["model `own`", "cannot encode", "m/tokenizer.json"],
     ),
     (
+        "tokenizer with a key that contradicts it",
+        |s| s.write("m/tokenizer_config.json", "{\"tokenizer_class\": \"BertTokenizer\", \"do_lower_case\": true}"),
+        2,
+        &["`do_lower_case` = true contradicts", "m/tokenizer.json", "`PreTrainedTokenizerFast`"],
+    ),
+    (
+        "tokenizer of a class without such files",
+        |s| s.write("m/tokenizer_config.json", "{\"tokenizer_class\": \"ByT5Tokenizer\"}"),
+        2,
+        &["tokenizer_config.json: `ByT5Tokenizer` is written in Python"],
+    ),
+    (
+        "keys of a tokenizer that are no JSON",
+        |s| s.write("m/tokenizer_config.json", "<html>"),
+        2,
+        &["`tokenizer_config.json` is no JSON object", "m/tokenizer_config.json"],
+    ),
+    (
+        "text with a token that the model has no place for",
+        |s| {
+            let token = "{\"id\":32,\"content\":\"<pad>\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}";
+            s.replace("m/tokenizer.json", "\"added_tokens\":[]", &format!("\"added_tokens\":[{token}]"));
+            s.replace("rows.csv", "t1 t1,0", "t1 <pad>,0");
+        },
+        2,
+        &["model `own`", "its token `<pad>` has the id 32", "`resize_token_embeddings`"],
+    ),
+    (
         "template that asks for all memory",
         |s| s.replace("tasks/own.toml", "{{ text }}", "{{ text | indent(9999999999999) }}"),
         2,
@@ -392,6 +420,47 @@ const CASES: &[Case] = &[
         2,
         &["task `own`, `transfer`: 40 examples in 2 epochs do not fill one batch of 800", "lower `batch_size`"],
     ),
+    (
+        "name of a task that is a path",
+        |s| {
+            s.write("secret.toml", "key = \"hunter2\"\n");
+            s.replace("grid.toml", "[\"own\"]", "[\"../secret\"]");
+        },
+        2,
+        &["`../secret` is not the name of a task", "a name, not a path"],
+    ),
+    (
+        "name of a model that is a path",
+        |s| s.replace("grid.toml", "weak = \"own\"", "weak = \"../models/own\""),
+        2,
+        &["`../models/own` is not the name of a model", "a name, not a path"],
+    ),
+    (
+        "name of a method that a terminal obeys",
+        |s| s.replace("grid.toml", "\"finetune\"", "\"fine\\u001b[2Jtune\""),
+        2,
+        &["`fine\\u{1b}[2Jtune` cannot be a name", "leave line ends and the like out"],
+    ),
+    (
+        "title of a task that a terminal obeys",
+        |s| s.replace("tasks/own.toml", "title = \"x\"", "title = \"x\\ny\""),
+        2,
+        &["`x\\ny` cannot be shown in a table", "own.toml:2"],
+    ),
+    (
+        "name of a grid that is no folder's",
+        |s| s.replace("grid.toml", "[grid]", "[grid]\nname = \"a\\nb\""),
+        2,
+        &["`a\nb` cannot be the name of a folder", "set `name`"],
+    ),
+    (
+        "template that doubles a text",
+        |s| {
+            s.replace("tasks/own.toml", "{{ text }}", "{% set n = namespace(s=text) %}{% for i in range(50) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s | length }}")
+        },
+        2,
+        &["the template has too much to do", "row", "texts that double?"],
+    ),
     ("grid that is not UTF-8", |s| s.write("grid.toml", b"[grid]\n\xff\n"), 2, &["not UTF-8: byte 7", "grid.toml"]),
     (
         "key that stands twice",
@@ -445,4 +514,19 @@ fn fewer_rows_than_asked_for_are_said() {
     let output = scratch.run();
     let said = text(&output);
     assert!(said.contains("own: 500 examples were asked for of `train`, there are 80: all are used"), "{said}");
+}
+
+#[test]
+fn an_odd_row_is_left_out_and_said() {
+    let scratch = Scratch::new();
+    scratch.replace("rows.csv", "text,label\n", "text,label\nt1 t2,\n");
+    let output = scratch.run();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for part in [
+        "note: own: 1 row is left out of the 81 for `train` (1 no label), the first in rows.csv, line 2: column `label` has no value",
+        "`test`",
+    ] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
 }

@@ -20,6 +20,28 @@ fn results(folder: &Path) -> String {
 }
 
 #[test]
+fn micro_batches_are_known_to_run_check_and_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = [TINY, "methods=finetune", "seeds=0", "--device", "cpu", "--results", folder.path().to_str().unwrap()];
+    let parts = [&grid[..], &["--micro-batch", "4"]].concat();
+    let done = |command: &str, arguments: &[&str]| {
+        let output = run(&[&[command], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    done("run", &parts);
+    for command in ["plan", "check"] {
+        assert!(done(command, &parts).contains(", 0 to do"), "{}", done(command, &parts));
+        assert!(done(command, &grid).contains(", 0 done"), "{}", done(command, &grid));
+    }
+    assert!(done("run", &parts).contains("Nothing left to do"));
+    // As many as in a batch are the whole batch.
+    done("run", &[&grid[..], &["--micro-batch", "16"]].concat());
+    assert!(done("plan", &grid).contains(", 0 to do"));
+    assert!(done("run", &["--help"]).contains("stage of its own"));
+}
+
+#[test]
 fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().to_str().unwrap();
@@ -54,9 +76,10 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let is_end = |row: &&str| row.contains(",weak,") || row.contains(",ceiling,") || row.starts_with("run,");
     let of_ends: Vec<&str> = rows.lines().filter(is_end).collect();
     assert_eq!(results(other.path()).lines().collect::<Vec<_>>(), of_ends);
+    assert!(text(&run(&ends)).contains("Nothing left to do but students: 6 cells"));
     assert!(run(&arguments).status.success());
     assert_eq!(results(other.path()), rows);
-    assert!(text(&run(&ends)).contains("Nothing left to do but students"));
+    assert!(text(&run(&ends)).contains("Nothing left to do: 6 cells"));
     assert_eq!(results(other.path()), rows);
 
     for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {
@@ -416,6 +439,8 @@ fn mistakes_end_before_anything_runs() {
         "tasks/column.toml",
         &task("files = { train = \"../rows.csv\", test = \"../rows.csv\" }").replace("\"own\"", "\"column\""),
     );
+    let three = task("path = \"nowhere.csv\"").replace("\"own\"", "\"three\"");
+    write("tasks/three.toml", &three.replace("[\"no\", \"yes\"]", "[\"no\", \"perhaps\", \"yes\"]"));
     write("models/empty.toml", "title = \"nothing\"\n");
     let weak = fs::read_to_string(fixtures.join("models/tiny-weak.toml")).unwrap();
     write("models/short.toml", &weak.replace("n_positions = 24", "n_positions = 2"));
@@ -664,6 +689,60 @@ fn mistakes_end_before_anything_runs() {
             "unknown order",
             &with("[data]\norder = \"opnai\""),
             &["unknown variant `opnai`", "did you mean `openai`?"],
+        ),
+        mistake(
+            "a method called as results call the weak model",
+            &grid("\"gce\"", "\"weak\""),
+            &["cannot be called `weak`", ":7:42"],
+        ),
+        mistake("a method called as the ceiling", &grid("\"gce\"", "\"ceiling\""), &["cannot be called `ceiling`"]),
+        mistake(
+            "a method called as a further weak model",
+            &grid("\"gce\"", "\"weak: gce\""),
+            &["cannot be called `weak: gce`"],
+        ),
+        mistake(
+            "a name that acts on a terminal",
+            &grid("\"gce\"", "\"g\\u001b[2Jce\""),
+            &["control character", ":7:42"],
+        ),
+        mistake("a name of two lines", &grid("\"gce\"", "\"g\\nce\""), &["control character", ":7:42"]),
+        mistake("a name that is a formula", &grid("\"gce\"", "\"=gce\""), &["spreadsheet", ":7:42"]),
+        mistake("an empty name", &grid("\"tiny-strong\"", "\" \""), &["is empty", ":6:41"]),
+        mistake("a grid's name that acts on a terminal", &grid("\"tiny\"", "\"ti\\u0007ny\""), &["control character"]),
+        mistake(
+            "a title of two lines",
+            &with("[method.gce]\ntitle = \"a\\nb\"\nloss = { type = \"gce\" }"),
+            &["title of `gce`", "control character"],
+        ),
+        mistake(
+            "a task outside of its folder",
+            &grid("tiny-home", "../../grid"),
+            &["leads out of the folder of tasks", ":5:"],
+        ),
+        mistake(
+            "a method for two classes on three",
+            &grid("tiny-home", "three"),
+            &["`aux-confidence` cannot be used on task `three`", "this task has 3", ":7:24"],
+        ),
+        mistake(
+            "self-labels of a head with other classes",
+            &with(
+                "[method.gce]\nselector = { type = \"agreement\" }\nself_labels = { source = \"pik-stage-head\" }\np_ik = { task = \"three\", answers = \"classifier\" }",
+            ),
+            &["the head of `three` has 3 classes and cannot answer for 2", ":14:"],
+        ),
+        mistake(
+            "P(IK) from the words of three classes",
+            &(grid("tiny-home", "three").replace("\"finetune\", \"aux-confidence\", ", "")
+                + "[method.gce]\np_ik = { task = \"tiny-food\", schedule = \"pretrain-then-joint\" }\n\
+                   [model.tiny-strong]\nhead = { init = { type = \"unembedding\", tokens = [\"reef\", \"cave\", \"marsh\"] } }"),
+            &["`gce` cannot be used on task `three`", "P(IK) has 2 classes and cannot start from 3 words"],
+        ),
+        mistake(
+            "a paper's numbers for another pair",
+            &with("[published]\nsource = \"x\"\n[[published.pairs]]\nweak = \"gpt2\"\nstrong = \"tiny-strong\""),
+            &["`gpt2` → `tiny-strong` is no pair of this grid", ":16:"],
         ),
         Mistake {
             name: "unwritable results",

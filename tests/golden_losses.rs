@@ -77,9 +77,7 @@ fn say(case: &Case) -> Option<Said> {
         "eleuther_wts_logconf" => aux("eleuther", "aux_coef"),
         "burns_conf_half" => aux("paper", "alpha_max"),
         "raven_logconf" => aux("raven", "aux_coef"),
-        // Compares P(1) with its quantile at 1 − m, which is P(0) with its quantile at m except for the row that equals the
-        // threshold; inputs A and D have none. Linear warm-up over 20 %.
-        "bregman_aux_conf" => aux("eleuther", "aux_coef"),
+        "bregman_aux_conf" => aux("bregman", "aux_coef"),
         "eleuther_w2s_logconf" | "eleuther_w2s_entropy" => {
             progress = at(case.whole("step"), 1000);
             let common = json!({
@@ -215,6 +213,52 @@ fn compute(case: &Case, said: &Said, input: &Input) -> (f64, Vec<Vec<f64>>) {
     let gradients = value.backward();
     let gradient: Vec<f64> = leaf.grad(&gradients).unwrap().into_data().iter::<f64>().collect();
     (value.into_scalar::<f32>().into(), gradient.chunks(gradient.len() / rows).map(<[f64]>::to_vec).collect())
+}
+
+#[derive(Deserialize)]
+struct Extreme {
+    loss: Value,
+    step: usize,
+    logits: Vec<Vec<f32>>,
+    labels: Vec<Vec<f32>>,
+    value: f64,
+    gradient: Vec<Vec<f64>>,
+}
+
+/// Where products and quotients of probabilities leave float32, and where predictions tie: value and gradient of the published formulas in
+/// float64 (`golden/golden_extremes.json`, computed from logarithms by a program of its own).
+#[test]
+fn extreme_inputs_keep_their_loss_and_gradient() {
+    // exp of a logarithm around −100 has five digits in float32.
+    const TOLERANCE: f64 = 2e-5;
+    let cases: Vec<Extreme> = serde_json::from_str(include_str!("golden/golden_extremes.json")).unwrap();
+    let mut wrong = Vec::new();
+    for (number, case) in cases.iter().enumerate() {
+        let device = Device::flex().autodiff();
+        let mut loss: Box<dyn ConfiguredLoss> = serde_json::from_value(case.loss.clone()).unwrap();
+        let [rows, classes] = [case.logits.len(), case.logits[0].len()];
+        let ids = (0..rows as u32).map(ExampleId).collect();
+        loss.prepare(&Pool { ids, weak: case.labels.clone(), ..Pool::default() }).unwrap();
+        let tensor = |rows: &[Vec<f32>]| {
+            Tensor::<1>::from_floats(rows.concat().as_slice(), &device).reshape([-1, classes as i32])
+        };
+        let logits = tensor(&case.logits).require_grad();
+        let (now, detached) = (at(case.step, 1000), logits.clone().detach());
+        let targets = loss.targets(detached, tensor(&case.labels), &now, &mut Memory::default()).detach();
+        let value = loss.loss(logits.clone(), targets, &now).mean();
+        let gradient = logits.grad(&value.backward()).unwrap().into_data().iter::<f64>().collect::<Vec<_>>();
+        let mut pairs = vec![(f64::from(value.into_scalar::<f32>()), case.value)];
+        pairs.extend(gradient.iter().copied().zip(case.gradient.concat()));
+        assert_eq!(pairs.len(), 1 + rows * classes);
+        let far = |(got, expected): &(f64, f64)| {
+            let far = (got - expected).abs() / expected.abs().max(1.0);
+            far.is_nan() || far > TOLERANCE
+        };
+        if let Some((got, expected)) = pairs.into_iter().find(far) {
+            wrong.push(format!("case {number}, {}: {got} instead of {expected}", case.loss));
+        }
+    }
+    assert!(cases.len() >= 20 && wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
 
 #[test]

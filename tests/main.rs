@@ -6,13 +6,17 @@ use w2s_strategies as _;
 
 mod arbitrary;
 mod bad_files;
+mod books;
 mod command_line;
 mod configs;
 mod conformance;
 mod floors;
 mod golden_losses;
+mod hub;
+mod outputs;
 mod plugin_file;
 mod registry;
+mod stress;
 mod support;
 mod task_command;
 mod trajectories;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::json;
 use w2s_core::strategy::{Card, Kind, all, check_names, check_registry, find};
 
 /// The folder that a card's file lies in belongs to this folder of the repository.
@@ -37,7 +38,19 @@ fn two_strategies_of_one_name_are_refused_with_both_places() {
     let twin = |file: &'static str, line: u32, kind: Kind| {
         let card = find(Kind::Loss, "cross-entropy").expect("is registered");
         let (schema, example, probe) = (card.schema, card.example, card.probe);
-        Card { kind, name: "twice", paper: "original", version: 1, later: &[], file, line, schema, example, probe }
+        Card {
+            kind,
+            name: "twice",
+            paper: "original",
+            version: 1,
+            changed: &[],
+            later: &[],
+            file,
+            line,
+            schema,
+            example,
+            probe,
+        }
     };
     let (first, second) = (twin("plugins/mine.rs", 3, Kind::Loss), twin("strategies/losses/theirs.rs", 40, Kind::Loss));
     let message = check_names(&[&first, &second]).unwrap_err().message().to_owned();
@@ -46,6 +59,23 @@ fn two_strategies_of_one_name_are_refused_with_both_places() {
     }
     // The same name is free in another kind.
     check_names(&[&first, &twin("strategies/refiners/other.rs", 1, Kind::Refiner)]).unwrap();
+}
+
+#[test]
+fn a_choice_whose_behaviour_changed_is_another_version() {
+    for (configured, version) in [
+        (json!({ "type": "product", "form": "logspace", "alpha": 1.0 }), 1),
+        (json!({ "type": "product", "form": "openai", "alpha": 1.0 }), 2),
+        (json!({ "type": "aux-confidence", "balance_batch": false }), 1),
+        (json!({ "type": "aux-confidence", "balance_batch": true }), 2),
+        (json!({ "type": "eleuther-entropy", "balance_batch": true }), 2),
+        (json!({ "type": "gce" }), 1),
+    ] {
+        let name = configured["type"].as_str().unwrap();
+        let identity = find(Kind::Loss, name).unwrap().identity(&configured).unwrap();
+        assert_eq!(identity["version"], version, "{configured}");
+        assert_eq!(identity["parameters"].get("type"), None);
+    }
 }
 
 #[test]

@@ -2,11 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
+use w2s_core::{
+    Result,
+    document::Document,
+    grid::{Grid, Library, Places, Plan},
+    learner::Execution,
+    stage::{Numeric, Place, Store},
+    task::Sources,
+};
 
 /// The binary in a folder, with nothing of the user's surroundings.
 pub fn w2s_in(folder: &Path) -> Command {
@@ -31,6 +41,44 @@ pub fn says_what_to_do(said: &str) -> bool {
     // Lines of the file that is at fault are shown too, with their numbers.
     let mut own = said.lines().filter(|line| !line.trim_start().starts_with(|c: char| c.is_ascii_digit()));
     own.any(|line| ["help: ", "must be", "stands twice", "is empty"].iter().any(|part| line.contains(part)))
+}
+
+/// The folder of tiny grids, tasks, models and worlds.
+pub fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny")
+}
+
+/// A copy of [`tiny`]'s tasks, models and worlds, to put others beside.
+pub fn tiny_copy(to: &Path) {
+    for kind in ["worlds", "tasks", "models"] {
+        fs::create_dir_all(to.join(kind)).unwrap();
+        for entry in fs::read_dir(tiny().join(kind)).unwrap().flatten() {
+            fs::copy(entry.path(), to.join(kind).join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// A grid of files that need no hub, with changes as on the command line; stages go to `stages` in a folder.
+pub fn plan(grid: &Path, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
+    plan_for(grid, changes, folder, Numeric::default())
+}
+
+/// [`plan`] for another numeric mode.
+pub fn plan_for(grid: &Path, changes: &[&str], folder: &Path, numeric: Numeric) -> Result<(Plan, Store)> {
+    let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+    let document = Document::open(grid)?.with_overrides(&changes)?;
+    let library = Library::beside(grid);
+    let store = Store::open(folder.join("stages"))?;
+    let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
+    Ok((Plan::make(Grid::read(&document, &library)?, &library, &places, &store, numeric)?, store))
+}
+
+/// Every stage in this process, inputs first.
+pub fn run_here(plan: &Plan, store: &Store) {
+    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
+    for job in plan.jobs.values() {
+        job.run(store, &place).unwrap();
+    }
 }
 
 /// A `tokenizer.json` of whole words: the letter followed by 0 to 31, which are their ids.

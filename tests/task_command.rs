@@ -134,6 +134,10 @@ fn new_writes_a_task_that_runs() {
     let forced = run_in(root.path(), &["task", "new", "data/My Tickets.csv", "--force", "--text", "id"]);
     assert!(forced.status.success(), "{}", text(&forced));
     assert!(fs::read_to_string(root.path().join("tasks/my-tickets.toml")).unwrap().contains("{{ id | context }}"));
+    let bare = run_in(root.path(), &["task", "new", "data/My Tickets.csv", "--output", "mine.toml", "--name", "mine"]);
+    assert!(bare.status.success(), "{}", text(&bare));
+    assert!(fs::read_to_string(root.path().join("mine.toml")).unwrap().contains("path = \"data/My Tickets.csv\""));
+    assert!(run_in(root.path(), &["task", "check", "mine.toml"]).status.success());
     // A guess that does not fit leaves nothing behind.
     fs::write(root.path().join("data/odd.csv"), "text,label\na b,1\nc d,1\ne f,1\n").unwrap();
     let odd = run_in(root.path(), &["task", "new", "data/odd.csv", "--label", "label", "--output", "odd/odd.toml"]);
@@ -166,6 +170,8 @@ fn mistakes_are_refused_with_a_remedy() {
     let bad_task = file("bad.toml", "name = \"bad\"\ntemplat = \"x\"\n");
     let cases: Vec<(Vec<&str>, &[&str])> = vec![
         (vec!["check", "sst3", "--data", place], &["there is no task `sst3`", "did you mean `sst2`?"]),
+        (vec!["check", "../tasks/sst2", "--data", place], &["`../tasks/sst2` is not the name of a task", "not a path"]),
+        (vec!["check", "a\u{1b}[2Jb", "--data", place], &["`a\\u{1b}[2Jb` is not the name of a task"]),
         (vec!["check", "boolq", "--data", place], &["is not on this machine", "--data"]),
         (vec!["check", "sst2", "--data", "no/such/folder"], &["not a folder with data sets", "--data"]),
         (vec!["check", "n_train=3", "--data", place], &["no task is named"]),

@@ -7,31 +7,18 @@ use burn::tensor::{Device, Tensor};
 use serde_json::json;
 use w2s_core::{
     Result,
-    document::Document,
-    grid::{Cell, Grid, Library, Places, Plan, results::Books},
+    grid::{Cell, Plan, results::Books},
     learner::Execution,
     report::results,
-    stage::{DECISIONS, Place, Predictions, Store, read_decisions},
+    stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
-    task::{Example, Sources, TaskData},
+    task::{Example, TaskData},
 };
 
-fn plan(grid: &str, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(grid);
-    let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
-    let document = Document::open(&path)?.with_overrides(&changes)?;
-    let library = Library::beside(&path);
-    let store = Store::open(folder.join("stages"))?;
-    let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
-    Ok((Plan::make(Grid::read(&document, &library)?, &library, &places, &store)?, store))
-}
+use crate::support;
 
-/// Every stage in this process, inputs first.
-fn run(plan: &Plan, store: &Store) {
-    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
-    for job in plan.jobs.values() {
-        job.run(store, &place).unwrap();
-    }
+fn plan(grid: &str, changes: &[&str], folder: &Path) -> Result<(Plan, Store)> {
+    support::plan(&support::tiny().join(grid), changes, folder)
 }
 
 fn cell<'a>(plan: &'a Plan, method: &str) -> &'a Cell {
@@ -77,7 +64,7 @@ fn animal(example: &Example) -> &str {
 fn weak_labels_are_calibrated_with_what_was_held_out() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &[], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
 
     let data = TaskData::read(&cell(&plan, "platt").data.folder).unwrap();
     // Two phrases of each of 15 facts.
@@ -128,13 +115,183 @@ fn weak_labels_are_calibrated_with_what_was_held_out() {
 fn a_grid_that_holds_nothing_out_has_no_trace_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, store) = plan("calibration.toml", &["data.n_validation=0", "methods=finetune"], folder.path()).unwrap();
-    run(&plan, &store);
+    support::run_here(&plan, &store);
     let mut stages = 0;
     for stage in std::fs::read_dir(folder.path().join("stages")).unwrap().flatten() {
         stages += usize::from(stage.path().join("manifest.json").is_file());
         assert!(!stage.path().join("validation.csv").exists(), "{:?}", stage.path());
     }
     assert!(stages >= 6, "{stages}");
+}
+
+fn ids(plan: &Plan) -> Vec<&StageId> {
+    plan.jobs.keys().collect()
+}
+
+#[test]
+fn numeric_modes_are_stages_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = ["methods=mine", "train.batch_size=16", "p_ik.batch_size=16"];
+    let planned = |device: &str, micro_batch| {
+        support::plan_for(
+            &support::tiny().join("selective.toml"),
+            &changes,
+            folder.path(),
+            Numeric::new(device, micro_batch),
+        )
+        .unwrap()
+    };
+    let (usual, store) = planned("cpu", None);
+    // As many rows as in any batch, predicted ones included, are the whole batch.
+    assert_eq!(ids(&usual), ids(&planned("cpu", Some(32)).0));
+    let parts = planned("cpu", Some(5)).0;
+    let gpu = planned("cuda:1", None).0;
+    assert_eq!(ids(&gpu), ids(&planned("cuda:0", Some(64)).0));
+    let others = [&parts, &gpu, &planned("cuda:0", Some(5)).0]
+        .map(|plan| ids(plan).into_iter().cloned().collect::<BTreeSet<_>>());
+    for (number, other) in others.iter().enumerate() {
+        assert!(ids(&usual).iter().all(|id| !other.contains(*id)), "{number}");
+        assert!(others[number + 1..].iter().all(|another| other.is_disjoint(another)), "{number}");
+    }
+    assert_eq!(usual.cells[0].data.folder, gpu.cells[0].data.folder);
+    for (id, job) in &parts.jobs {
+        assert_eq!(job.parameters(&parts.numeric).unwrap()["numeric"], json!({ "micro_batch": 5 }), "{id}");
+    }
+
+    // Whoever does a stage knows it by the identity that the plan gave it.
+    let place = |micro_batch| {
+        let execution = Execution { micro_batch, ..Execution::default() };
+        Place { device: Device::flex(), name: "cpu".to_owned(), execution }
+    };
+    for job in parts.jobs.values() {
+        job.run(&store, &place(Some(5))).unwrap();
+    }
+    assert_eq!(parts.finished(&store).unwrap().len(), parts.jobs.len());
+    assert!(usual.finished(&store).unwrap().is_empty() && gpu.finished(&store).unwrap().is_empty());
+    let made = store.find(&parts.cells[0].student).unwrap().unwrap();
+    assert_eq!(made.manifest.parameters["numeric"], json!({ "micro_batch": 5 }));
+
+    // And what is the same stage has the same bits: predictions are not cut where training is not.
+    let others = tempfile::tempdir().unwrap();
+    let (whole, whole_store) = plan("grid.toml", &["seeds=0"], folder.path()).unwrap();
+    let (cut, cut_store) = support::plan_for(
+        &support::tiny().join("grid.toml"),
+        &["seeds=0"],
+        others.path(),
+        Numeric::new("cpu", Some(16)),
+    )
+    .unwrap();
+    assert_eq!(ids(&whole), ids(&cut));
+    for (id, job) in &whole.jobs {
+        let whole = job.run(&whole_store, &place(None)).unwrap();
+        let cut = cut.jobs[id].run(&cut_store, &place(Some(16))).unwrap();
+        assert_eq!(whole.manifest.files, cut.manifest.files, "{id}");
+    }
+}
+
+/// A weak model is trained once, though the limit of its partner is in its identity, as long as that cuts nothing.
+#[test]
+fn a_limit_that_cuts_nothing_trains_nothing_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let planned = |limit: usize, rate: &str| {
+        let limit = format!("data.max_tokens={limit}");
+        plan("grid.toml", &["methods=finetune", "seeds=0", &limit, rate], folder.path()).unwrap()
+    };
+    let rate = "train.epochs=2";
+    let (long, store) = planned(20, rate);
+    support::run_here(&long, &store);
+    let (short, _) = planned(12, rate);
+    let of = |plan: &Plan| store.find(&plan.cells[0].ceiling).unwrap().unwrap();
+    assert_ne!(long.cells[0].ceiling, short.cells[0].ceiling);
+    assert_eq!(long.cells[0].data.fingerprint, short.cells[0].data.fingerprint);
+    support::run_here(&short, &store);
+    let (long, short) = (of(&long), of(&short));
+    assert_eq!(short.manifest.summary["copied_from"], json!(long.manifest.id));
+    assert_eq!(short.manifest.files, long.manifest.files);
+    // Other settings, or other texts, are another training.
+    for (limit, rate) in [(12, "train.epochs=1"), (5, rate)] {
+        let (other, _) = planned(limit, rate);
+        support::run_here(&other, &store);
+        assert_eq!(of(&other).manifest.summary.get("copied_from"), None);
+    }
+}
+
+#[test]
+fn p_ik_is_measured_on_the_strong_models_own_answers() {
+    for (answers, source) in [("language-model", None), ("classifier", None), ("classifier", Some("current-head"))] {
+        let folder = tempfile::tempdir().unwrap();
+        let by = format!("p_ik.answers={answers}");
+        let mut changes = vec!["methods=mtl", by.as_str()];
+        let own = source.map(|source| format!("self_labels.source={source}"));
+        if let Some(own) = &own {
+            changes = vec!["methods=mine", by.as_str(), own.as_str()];
+        }
+        let (plan, store) = plan("selective.toml", &changes, folder.path()).unwrap();
+        support::run_here(&plan, &store);
+        let cell = &plan.cells[0];
+        let stage = cell.answers.clone().unwrap();
+        assert_eq!(stage == cell.student, source.is_some(), "{answers} {source:?}");
+        assert_eq!(plan.jobs[&stage].kind(), if source.is_some() { "student" } else { "answers" });
+        Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
+        let rows = results::read(&folder.path().join("out/results.csv")).unwrap();
+        let value = |metric: &str| {
+            let row = rows.iter().find(|row| row.metric == metric && row.config_hash == cell.student.to_string());
+            row.unwrap_or_else(|| panic!("no {metric}")).value
+        };
+        assert!(value("p_ik_brier").is_some());
+        let own = Predictions::read(&store.find(&stage).unwrap().unwrap().file("test.csv")).unwrap().into_rows();
+        let data = TaskData::read(&cell.data.folder).unwrap();
+        let right =
+            own.iter().zip(&data.test).filter(|(row, example)| u8::from(row[1] > row[0]) == example.label).count();
+        assert_eq!(value("self_label_accuracy"), Some(right as f64 / own.len() as f64), "{answers} {source:?}");
+    }
+}
+
+#[test]
+fn a_language_model_that_nobody_says_how_to_ask_is_not_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[grid]\nname = \"silent\"\ntasks = [\"silent\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-reader\" }]\n\
+                methods = [\"mtl\"]\nseeds = [0]\n[train]\nbatch_size = 16\n[p_ik]\ntask = \"tiny-food\"\nshots = 0\n";
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny");
+    let tasks = folder.path().join("tasks");
+    std::fs::create_dir_all(&tasks).unwrap();
+    let task = std::fs::read_to_string(fixtures.join("tasks/tiny-home.toml")).unwrap();
+    std::fs::write(tasks.join("silent.toml"), task.split("[prompt]").next().unwrap().replace("tiny-home", "silent"))
+        .unwrap();
+    for kind in ["models", "worlds"] {
+        std::fs::create_dir_all(folder.path().join(kind)).unwrap();
+        for file in std::fs::read_dir(fixtures.join(kind)).unwrap().flatten() {
+            std::fs::copy(file.path(), folder.path().join(kind).join(file.file_name())).unwrap();
+        }
+    }
+    std::fs::copy(fixtures.join("tasks/tiny-food.toml"), tasks.join("tiny-food.toml")).unwrap();
+    let grid = folder.path().join("silent.toml");
+    std::fs::write(&grid, text).unwrap();
+    let (plan, _) = plan(grid.to_str().unwrap(), &[], folder.path()).unwrap();
+    assert_eq!(plan.cells[0].answers, None);
+    assert!(
+        plan.notes.iter().any(|note| note.starts_with("silent: P(IK) of `mtl` is not measured")),
+        "{:?}",
+        plan.notes
+    );
+}
+
+#[test]
+fn a_training_that_went_astray_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = [
+        "methods=finetune",
+        "seeds=0",
+        "model.tiny-weak.train.learning_rate=3e6",
+        "model.tiny-weak.train.optimizer=sgd",
+    ];
+    let (plan, store) = plan("grid.toml", &changes, folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    let books = Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
+    let remarks = books.remarks(&plan);
+    let (remark, about) = remarks.iter().next().expect("a remark");
+    assert!(remark.starts_with("tiny-weak: training went astray: the loss rose from 0.693 to "), "{remark}");
+    assert_eq!(about.iter().collect::<Vec<_>>(), ["weak labels tiny-home tiny-weak seed 0"]);
 }
 
 /// Identities decide what is done again. One that changes throws away results that somebody has; whoever means to do that changes this file.

@@ -4,6 +4,9 @@
 use w2s_plugins as _;
 use w2s_strategies as _;
 
+#[global_allocator]
+static ALLOCATOR: w2s_core::alloc::Allocator = w2s_core::alloc::Allocator;
+
 fn main() -> std::process::ExitCode {
     w2s_core::alloc::keep_freed_memory();
     w2s_core::cli::main(option_env!("W2S_COMMIT"))

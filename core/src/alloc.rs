@@ -1,8 +1,87 @@
-//! How the process holds on to memory.
+//! How the process holds on to memory, and how it knows that there is no more.
 //!
 //! The tensors of a training step come and go in the same sizes every step. By default glibc maps large blocks one by one and gives them
 //! back when they are freed, so that each step pays for the same page faults and zeroed pages again: 6 % of the time, and seven of eight
 //! page faults. A free-list allocator of our own with huge pages was no faster than these settings and needed more memory.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed},
+};
+
+/// The system's allocator. It remembers that it could not serve somebody, so that a process that ends of it can say so
+/// ([`last_words`](crate::last_words)).
+#[derive(Debug)]
+pub struct Allocator;
+
+/// Bytes of the last request that was refused; 0 if none was.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+/// Requests until one is refused on purpose; 0 when none is.
+static UNTIL_REFUSAL: AtomicI64 = AtomicI64::new(0);
+/// What a test sets to `ROLE:N`, `stage:1000` say: the N-th request of a process of that role is refused; with `ROLE:N+`, all from there on.
+pub const REFUSE: &str = "W2S_REFUSE_ALLOCATION";
+/// Whether one refusal is all.
+static REFUSE_ONCE: AtomicI64 = AtomicI64::new(1);
+
+/// Reads [`REFUSE`] for a process of this role.
+pub fn refuse_for_a_test(role: &str) {
+    let Ok(wish) = std::env::var(REFUSE) else { return };
+    let Some(count) = wish.strip_prefix(role).and_then(|rest| rest.strip_prefix(':')) else { return };
+    let (count, once) = count.strip_suffix('+').map_or((count, 1), |count| (count, 0));
+    REFUSE_ONCE.store(once, Relaxed);
+    UNTIL_REFUSAL.store(count.parse().unwrap_or(0), Relaxed);
+}
+
+/// Bytes of the last request for memory that was refused.
+pub fn refused() -> Option<usize> {
+    Some(REFUSED.load(Relaxed)).filter(|size| *size > 0)
+}
+
+#[cold]
+fn refuse_on_purpose() -> bool {
+    let left = UNTIL_REFUSAL.fetch_sub(1, Relaxed);
+    if left > 1 {
+        return false;
+    }
+    // Below 1 the count has passed; it stays at 1 to refuse everything, or at 0 to be over.
+    UNTIL_REFUSAL.store(1 - REFUSE_ONCE.load(Relaxed), Relaxed);
+    left == 1
+}
+
+/// A block, or a note that there was none.
+fn noted(block: *mut u8, size: usize) -> *mut u8 {
+    if block.is_null() {
+        REFUSED.store(size.max(1), Relaxed);
+    }
+    block
+}
+
+fn served() -> bool {
+    UNTIL_REFUSAL.load(Relaxed) == 0 || !refuse_on_purpose()
+}
+
+// SAFETY: every block comes from the system's allocator and goes back to it as it came; null is what a request may always get.
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that `System` asks for; so below.
+        noted(if served() { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        noted(if served() { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }, layout.size())
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        noted(if served() { unsafe { System.realloc(block, layout, size) } } else { std::ptr::null_mut() }, size)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
 
 /// Keeps memory that the first thread frees in the process for the next step. Call it first thing in `main`, and train in that thread;
 /// elsewhere than on glibc it does nothing.

@@ -1,21 +1,55 @@
 //! Where tensors live, chosen at run time.
 
+use std::path::Path;
+
 use burn::tensor::Device;
 
 use crate::{Error, Result};
 
-/// Opens a device by name: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this binary and this machine have one, else the CPU).
-/// Returns it with the name that goes into results.
+/// A device that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The name that goes into results: `cpu` or `cuda:N`.
+    pub name: String,
+    /// Why `auto` did not take a GPU, where somebody might expect it to.
+    pub note: Option<String>,
+}
+
+/// Chooses a device by name: `cpu`, `cuda`, `cuda:N`, or `auto` (the first GPU if this binary and this machine have one, else the CPU).
 ///
-/// A GPU that was asked for and is not there is an error, never a silent fallback.
+/// A GPU that was asked for and is not there is an error, and where `auto` passes over one, it says so.
 ///
 /// # Errors
 /// An unknown name, a binary without CUDA, a machine without a driver or with fewer devices.
+pub fn choose(name: &str) -> Result<Choice> {
+    if name != "auto" {
+        return open(name).map(|(_, name)| Choice { name, note: None });
+    }
+    Ok(match cuda(0) {
+        Ok((_, name)) => Choice { name, note: None },
+        Err(error) => Choice { name: "cpu".to_owned(), note: passed_over(&error, Path::new(DRIVER).exists()) },
+    })
+}
+
+/// Where the kernel's part of NVIDIA's driver stands, if there is one.
+const DRIVER: &str = "/proc/driver/nvidia/version";
+
+/// What to say when there is no GPU to take: nothing to those who have none and did not build for one.
+fn passed_over(error: &Error, driver: bool) -> Option<String> {
+    (driver || cfg!(feature = "cuda")).then(|| {
+        let remedy = error.remedy().map(|remedy| format!(" ({remedy})")).unwrap_or_default();
+        format!("running on the CPU: {}{remedy}", error.message())
+    })
+}
+
+/// Opens a device by name, as [`choose`] does. Returns it with the name that goes into results.
+///
+/// # Errors
+/// As [`choose`].
 pub fn open(name: &str) -> Result<(Device, String)> {
-    let cpu = || (Device::flex(), "cpu".to_owned());
     match name {
-        "cpu" => Ok(cpu()),
-        "auto" => Ok(cuda(0).unwrap_or_else(|_| cpu())),
+        "cpu" => Ok((Device::flex(), "cpu".to_owned())),
+        "auto" => open(&choose(name)?.name),
         "cuda" => cuda(0),
         _ => match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
             Some(index) => cuda(index),
@@ -90,6 +124,18 @@ mod tests {
         if cfg!(not(feature = "cuda")) {
             assert!(open("cuda:0").unwrap_err().message().contains("without CUDA"));
             assert_eq!(open("auto").unwrap().1, "cpu");
+            assert_eq!(choose("auto").unwrap().name, "cpu");
         }
+        assert_eq!(choose("cpu").unwrap(), Choice { name: "cpu".to_owned(), note: None });
+        assert!(choose("tpu").is_err());
+    }
+
+    #[test]
+    fn a_gpu_that_is_passed_over_is_told_of() {
+        let error = Error::new("no CUDA driver: cuInit answered 999").help("install NVIDIA's driver");
+        let note = passed_over(&error, true).unwrap();
+        assert_eq!(note, "running on the CPU: no CUDA driver: cuInit answered 999 (install NVIDIA's driver)");
+        // A laptop without any needs no word, unless its binary was built for one.
+        assert_eq!(passed_over(&error, false).is_some(), cfg!(feature = "cuda"));
     }
 }

@@ -10,6 +10,8 @@ use std::{
     sync::{Arc, Once},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// `Result` with w2s's own [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -24,6 +26,44 @@ struct Parts {
     message: String,
     help: Option<String>,
     place: Option<Place>,
+    kind: Option<ErrorKind>,
+}
+
+/// What kind of failure it is, as the records of failed stages say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// A setting that cannot be.
+    Config,
+    /// A file that is not what it should be.
+    Data,
+    /// A file that the system does not let us read or write: a full disk, a permission, a drive that is away.
+    Disk,
+    /// The system has no more memory, or gives this process no more.
+    OutOfMemory,
+    /// A loss, a gradient or a prediction is no finite number.
+    NotFinite,
+    /// Code that should not have failed.
+    Panic,
+    /// No progress for too long.
+    TimeOut,
+    /// A signal from outside.
+    Killed,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Config => "config",
+            Self::Data => "data",
+            Self::Disk => "disk",
+            Self::OutOfMemory => "out of memory",
+            Self::NotFinite => "not finite",
+            Self::Panic => "panic",
+            Self::TimeOut => "time-out",
+            Self::Killed => "killed",
+        })
+    }
 }
 
 /// Where in which file.
@@ -51,7 +91,7 @@ impl Place {
 impl Error {
     /// An error with a message and nothing else.
     pub fn new(message: impl Into<String>) -> Self {
-        Self(Box::new(Parts { message: message.into(), help: None, place: None }))
+        Self(Box::new(Parts { message: printable(message.into()), help: None, place: None, kind: None }))
     }
 
     /// The error about a file that holds something else in place of `what`: a pointer of Git LFS, or a web page. `start` is how it begins.
@@ -67,10 +107,36 @@ impl Error {
         })
     }
 
+    /// An error about a number that is not finite.
+    pub fn not_finite(message: impl Into<String>) -> Self {
+        Self::new(message).of_kind(ErrorKind::NotFinite)
+    }
+
+    /// The error of the operating system while `action` was done to `file`: `cannot <action>: <cause>`.
+    pub fn of_io(action: &str, cause: &std::io::Error, file: impl Into<PathBuf>) -> Self {
+        let error = Self::new(format!("cannot {action}: {cause}")).in_file(file);
+        match nature(cause) {
+            Some((kind, remedy)) => error.of_kind(kind).help(remedy),
+            None => error,
+        }
+    }
+
     /// Adds the likely remedy.
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.0.help = Some(help.into());
+        self.0.help = Some(printable(help.into()));
         self
+    }
+
+    /// Says what kind of failure it is, where none is known.
+    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
+        self.0.kind.get_or_insert(kind);
+        self
+    }
+
+    /// What kind of failure it is; where nobody said so, a fault of the file that it is about, or else of the settings.
+    pub fn kind(&self) -> ErrorKind {
+        let of_file = if self.0.place.is_some() { ErrorKind::Data } else { ErrorKind::Config };
+        self.0.kind.unwrap_or(of_file)
     }
 
     /// Adds a remedy where none is known.
@@ -110,7 +176,7 @@ impl Error {
 
     /// Puts what was being done in front of the message: `context: message`.
     pub fn context(mut self, context: impl fmt::Display) -> Self {
-        self.0.message = format!("{context}: {}", self.0.message);
+        self.0.message = format!("{}: {}", printable(context.to_string()), self.0.message);
         self
     }
 
@@ -149,6 +215,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// A text from outside as it may be shown: what a terminal would obey (escape sequences, marks that turn the direction of writing) is
+/// written out, line ends and tabs stay.
+pub fn printable(text: String) -> String {
+    let obeyed = |c: char| {
+        c.is_control() && c != '\n' && c != '\t' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return text;
+    }
+    text.chars().map(|c| if obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
 /// Input and output errors name what was being done and to which path.
 pub trait IoContext<T> {
     /// Turns an error of the operating system into ours: `cannot <action>: <cause>`, in `file`.
@@ -157,8 +235,60 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn path(self, action: &str, file: impl Into<PathBuf>) -> Result<T> {
-        self.map_err(|cause| Error::new(format!("cannot {action}: {cause}")).in_file(file))
+        self.map_err(|cause| Error::of_io(action, &cause, file))
     }
+}
+
+/// What an error of the operating system says about the machine rather than about the file, and what helps.
+fn nature(cause: &std::io::Error) -> Option<(ErrorKind, &'static str)> {
+    use std::io::ErrorKind as Io;
+    #[cfg(unix)]
+    match cause.raw_os_error() {
+        Some(libc::EMFILE) => {
+            return Some((ErrorKind::Disk, "this process has too many files open: raise the limit (`ulimit -n 4096`)"));
+        }
+        Some(libc::ENFILE) => {
+            return Some((
+                ErrorKind::Disk,
+                "all processes together have too many files open: try again when fewer run",
+            ));
+        }
+        Some(libc::EIO) => {
+            return Some((ErrorKind::Disk, "the disk or its connection is faulty: see the system's log"));
+        }
+        _ => {}
+    }
+    Some(match cause.kind() {
+        Io::StorageFull | Io::QuotaExceeded => (
+            ErrorKind::Disk,
+            "make room (`w2s store gc` shows what no grid needs), or choose another folder with `--results DIR`",
+        ),
+        Io::FileTooLarge => (ErrorKind::Disk, "raise the limit of a file's size (`ulimit -f`), or choose another disk"),
+        Io::ReadOnlyFilesystem => (ErrorKind::Disk, "choose another folder with `--results DIR`"),
+        Io::PermissionDenied => (ErrorKind::Disk, "give this user the permission, or run as the user whose file it is"),
+        Io::StaleNetworkFileHandle | Io::TimedOut => {
+            (ErrorKind::Disk, "the network drive is away or was remounted: try again when it is back")
+        }
+        Io::OutOfMemory => (ErrorKind::OutOfMemory, OUT_OF_MEMORY),
+        _ => return None,
+    })
+}
+
+/// What helps where memory does not suffice.
+pub const OUT_OF_MEMORY: &str =
+    "try fewer `--workers`, a smaller `--micro-batch`, or a machine or a limit (`ulimit -v`) with more memory";
+
+/// Whether a message, be it of a panic or of a device, is about memory that could not be had.
+pub fn is_about_memory(message: &str) -> bool {
+    let message = message.to_lowercase();
+    let signs =
+        ["out of memory", "out_of_memory", "cannot allocate", "memory allocation", "resource temporarily unavailable"];
+    signs.iter().any(|sign| message.contains(sign))
+}
+
+/// Whether this thread runs code whose panics are expected.
+pub(crate) fn surviving() -> bool {
+    SURVIVING.get()
 }
 
 thread_local! {

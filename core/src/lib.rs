@@ -12,6 +12,8 @@ pub mod device;
 pub mod document;
 pub mod error;
 pub mod grid;
+pub mod hub;
+pub mod last_words;
 pub mod learner;
 pub mod model;
 pub mod ops;

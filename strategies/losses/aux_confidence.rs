@@ -2,14 +2,14 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
+use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// Auxiliary confidence loss: cross-entropy with a mixture of the labels and the student's own hardened predictions.
 ///
 /// l = CE((1 − c) y + c ŝ, z). The coefficient c rises during the warm-up; ŝ is the student's prediction in this batch, hardened
 /// at a threshold that makes the share of positives match the labels (the balancing trick), without gradient.
 ///
-/// Five implementations share the name and differ in both; all are here, by `variant`:
+/// Six implementations share the name and differ in both; all are here, by `variant`:
 ///
 /// | variant | c at fraction f of the run | class 1 where |
 /// |---|---|---|
@@ -17,6 +17,7 @@ use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
 /// | eleuther | max · min(1, f / warmup) | the same, over `threshold_rows` rows |
 /// | eleuther-w2s | max · min(1, step / warmup_steps) | the same, over the last `buffer` rows |
 /// | raven | max · min(1, f / warmup) | argmax, no balancing; any number of classes |
+/// | bregman | max · min(1, f / warmup) | p₁ ≥ quantile of p₁ at the batch's mean y₀: a row at the threshold is class 1, not class 0 |
 /// | paper | max · min(1, f / warmup) | the half of the batch with the largest p₁ |
 ///
 /// Helps where the gap between student and supervisor is large; max = 0.75 is for the largest students and has hurt small ones.
@@ -26,9 +27,9 @@ use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
 pub struct AuxConfidence {
     /// Whose implementation to follow. Origin: openai/weak-to-strong is what most results were made with.
     pub variant: Variant,
-    /// Largest coefficient of the student's own predictions. Origin: 0.5 in all five; Burns et al., Appendix A.4, use 0.75 for the largest students.
+    /// Largest coefficient of the student's own predictions. Origin: 0.5 in all six; Burns et al., Appendix A.4, use 0.75 for the largest students.
     pub max: f64,
-    /// Share of the run over which the coefficient rises: 0.1 for openai and eleuther, 0.2 for raven and paper.
+    /// Share of the run over which the coefficient rises: 0.1 for openai and eleuther, 0.2 for raven, bregman and paper.
     /// Origin: the variant's code; for `paper` Burns et al., Appendix A.4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<f64>,
@@ -62,6 +63,8 @@ pub enum Variant {
     EleutherW2s,
     /// mlbio-epfl/raven.
     Raven,
+    /// Gengze/W2SG-Bregman, `aux_conf_loss`.
+    Bregman,
     /// Burns et al. 2023, Appendix A.4.
     Paper,
 }
@@ -102,17 +105,22 @@ impl AuxConfidence {
                 Variant::Openai => at.fraction(),
                 Variant::Eleuther => math::warm_up_share(at, share(0.1)),
                 Variant::EleutherW2s => math::warm_up(at.step as f64, self.warmup_steps.unwrap_or(100) as f64),
-                Variant::Raven | Variant::Paper => math::warm_up_share(at, share(0.2)),
+                Variant::Raven | Variant::Bregman | Variant::Paper => math::warm_up_share(at, share(0.2)),
             }
     }
 
-    /// 1 where a row of these is class 1: `p0` the student's probabilities of class 0 `[B]`, `m` the labels' mean of class 1 `[1]`.
-    fn positive(&self, p0: Tensor<1>, m: Tensor<1>) -> Tensor<1> {
-        let rows = p0.dims()[0];
+    /// 1 where a row of these is class 1: `p` the student's probabilities `[B, 2]`, `m` the labels' mean of class 1 `[1]`.
+    fn positive(&self, p: Tensor<2>, m: Tensor<1>) -> Tensor<1> {
+        let (rows, p0) = (p.dims()[0], math::column(p.clone(), 0));
         let first = |count: Tensor<1>| math::rank(p0.clone()).lower(count.expand([rows])).float();
         match (self.variant, self.tie_break) {
             (Variant::Paper, _) => first((m.zeros_like() + 0.5 * rows as f64 + 0.5).floor()),
             (_, TieBreak::Rank) => first((m * rows as f64 + 0.5).floor()),
+            (Variant::Bregman, _) => {
+                let p1 = math::column(p, 1);
+                let threshold = math::quantile(p1.clone(), m.neg() + 1.0);
+                p1.greater_equal(threshold.expand([rows])).float()
+            }
             _ => p0.clone().lower(math::quantile(p0.clone(), m).expand([rows])).float(),
         }
     }
@@ -157,18 +165,18 @@ impl StudentLoss for AuxConfidence {
                 let (p0, y1) = (math::column(p, 0), math::column(labels.clone(), 1));
                 math::binary(self.positive_by_window(p0, y1, rows, memory))
             }
-            Variant::Openai | Variant::Eleuther | Variant::Paper => {
-                let decide = |(p, y)| self.positive(math::column(p, 0), math::column(y, 1).mean());
+            Variant::Openai | Variant::Eleuther | Variant::Bregman | Variant::Paper => {
+                let decide = |(p, y)| self.positive(p, math::mean(math::column(y, 1)));
                 math::binary(Tensor::cat(parts(&p).zip(parts(&labels)).map(decide).collect(), 0))
             }
         };
         labels * (1.0 - c) + own * c
     }
 
-    fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
+    fn fits(&self, classes: usize) -> Result<(), String> {
         match self.variant {
             Variant::Raven => Ok(()),
-            _ => pool.require_binary("`variant = \"raven\"` takes any number"),
+            _ => two_classes(classes, "`variant = \"raven\"` takes any number"),
         }
     }
 
@@ -194,7 +202,7 @@ impl StudentLoss for AuxConfidence {
     }
 }
 
-register!(loss "aux-confidence" for AuxConfidence, paper = "Burns et al. 2023 (arXiv 2312.09390), Appendix A.4; `logconf` of openai/weak-to-strong, EleutherAI/weak-to-strong, EleutherAI/w2s and mlbio-epfl/raven");
+register!(loss "aux-confidence" for AuxConfidence, paper = "Burns et al. 2023 (arXiv 2312.09390), Appendix A.4; `logconf` of openai/weak-to-strong, EleutherAI/weak-to-strong, EleutherAI/w2s and mlbio-epfl/raven, `aux_conf_loss` of Gengze/W2SG-Bregman", changed = [balance_batch = true]);
 
 #[cfg(test)]
 mod tests {
@@ -223,6 +231,8 @@ mod tests {
         assert_eq!(own(&rank, &logits, &labels, &mut Memory::default()), [1.0, 1.0, 1.0, 0.0]);
         let paper = AuxConfidence { variant: Variant::Paper, ..reference.clone() };
         assert_eq!(own(&paper, &logits, &labels, &mut Memory::default()), [1.0, 1.0, 0.0, 0.0]);
+        let bregman = AuxConfidence { variant: Variant::Bregman, ..reference.clone() };
+        assert_eq!(own(&bregman, &logits, &labels, &mut Memory::default()), [1.0; 4]);
         let raven = AuxConfidence { variant: Variant::Raven, ..reference };
         assert_eq!(own(&raven, &logits, &labels, &mut Memory::default()), [0.0; 4]);
     }
@@ -262,6 +272,7 @@ mod tests {
         assert_eq!([0, 50, 100, 101].map(|step| at(Variant::Eleuther, step)), [0.0, 0.25, 0.5, 0.5]);
         assert_eq!([0, 50, 100, 200].map(|step| at(Variant::Paper, step)), [0.0, 0.125, 0.25, 0.5]);
         assert_eq!([0, 50, 100, 200].map(|step| at(Variant::Raven, step)), [0.0, 0.125, 0.25, 0.5]);
+        assert_eq!([0, 50, 100, 200].map(|step| at(Variant::Bregman, step)), [0.0, 0.125, 0.25, 0.5]);
         assert_eq!([0, 50, 100, 200].map(|step| at(Variant::EleutherW2s, step)), [0.0, 0.25, 0.5, 0.5]);
     }
 

@@ -26,7 +26,7 @@ impl StudentLoss for Edl {
         let device = logits.device();
         let [rows, classes] = logits.dims();
         let alpha = activation::relu(logits) + 1.0;
-        let fit = alpha.clone().sum_dim(1).log() - alpha.clone().log();
+        let fit = math::row_sums(alpha.clone()).log() - alpha.clone().log();
         let of_class = |class: usize| {
             let only = Tensor::<1>::from_floats([class as f32], &device).one_hot::<2>(classes).expand([rows, classes]);
             let misleading = (alpha.clone() - 1.0) * (only.neg() + 1.0) + 1.0;

@@ -14,21 +14,22 @@ pub struct Product {
     pub alpha: f64,
     /// Exponent of the student's prediction. Origin: openai/weak-to-strong, `product_loss_fn`.
     pub beta: f64,
-    /// `logspace`, or `openai`: multiplied as probabilities, where a confident student against a hard label is 0/0 in f32; such a row keeps its label.
-    /// Origin: logspace is the same function without the 0/0.
+    /// What a label of 0 says: `logspace` raises it to `label_floor`, `openai` forbids the class. Either is computed from logarithms: as a
+    /// product of probabilities, a confident student against a hard label is 0/0 in the published code.
+    /// Origin: logspace is original; openai is `product_loss_fn`.
     pub form: Form,
     /// Smallest label in `logspace`. Origin: original; 0 would forbid the student every class that a hard label excludes.
     pub label_floor: f64,
 }
 
-/// How the product is computed.
+/// What a label of 0 says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// softmax(β log p + α log y).
+    /// softmax(β log p + α log y), y at least `label_floor`.
     #[default]
     Logspace,
-    /// p^β y^α / Σ p^β y^α.
+    /// p^β y^α / Σ p^β y^α: a class of label 0 has target 0, unless α is 0.
     Openai,
 }
 
@@ -47,11 +48,12 @@ impl StudentLoss for Product {
         let own = math::log_softmax(logits) * self.beta;
         match self.form {
             Form::Logspace => math::softmax(own + labels.clamp_min(self.label_floor).log() * self.alpha),
+            Form::Openai if self.alpha == 0.0 => math::softmax(own),
             Form::Openai => {
-                let product = own.exp() * labels.clone().powf_scalar(self.alpha);
-                let sum = product.clone().sum_dim(1);
-                let nothing = sum.clone().lower_equal_scalar(0.0).expand(labels.dims());
-                (product / sum.clamp_min(f32::MIN_POSITIVE)).mask_where(nothing, labels)
+                // The logarithm of a product of 0: so low that nothing is left of it beside any other class.
+                const NOTHING: f64 = -1e30;
+                let excluded = labels.clone().equal_elem(0.0);
+                math::softmax((own + math::log(labels) * self.alpha).mask_fill(excluded, NOTHING))
             }
         }
     }
@@ -63,7 +65,7 @@ impl StudentLoss for Product {
     }
 }
 
-register!(loss "product" for Product, paper = "`product` of openai/weak-to-strong");
+register!(loss "product" for Product, paper = "`product` of openai/weak-to-strong", changed = [form = "openai"]);
 
 #[cfg(test)]
 mod tests {

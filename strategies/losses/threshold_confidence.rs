@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
+use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// Confidence loss at a fixed threshold: cross-entropy with a mixture of the labels and the student's thresholded prediction.
 ///
@@ -33,8 +33,8 @@ impl StudentLoss for ThresholdConfidence {
         labels * (1.0 - self.alpha) + math::binary(own) * self.alpha
     }
 
-    fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
-        pool.require_binary("`aux-confidence` with `variant = \"raven\"` takes any number")
+    fn fits(&self, classes: usize) -> Result<(), String> {
+        two_classes(classes, "`aux-confidence` with `variant = \"raven\"` takes any number")
     }
 
     fn validate(&self) -> Result<(), Invalid> {
@@ -43,4 +43,4 @@ impl StudentLoss for ThresholdConfidence {
     }
 }
 
-register!(loss "threshold-confidence" for ThresholdConfidence, paper = "Selective W2SG (arXiv 2511.14166), Preliminaries, after Burns et al. 2023");
+register!(loss "threshold-confidence" for ThresholdConfidence, paper = "Lang et al., Selective Weak-to-Strong Generalization, AAAI 2026, 40(44), 37556–37564 (arXiv 2511.14166), Preliminaries, after Burns et al. 2023");

@@ -4,15 +4,15 @@ use serde::{Deserialize, Serialize};
 use w2s_core::register;
 use w2s_core::strategy::{
     Batch, Calibration as HeldOut, LabelRefiner, Memory, Needs, Pool, Selection,
-    math::{self, Logistic, Points},
+    math::{self, Logistic, Points}, two_classes,
 };
 
 /// Replaces the weak supervisor's confidence by how often it is right, as measured on held-out examples (`[data] n_validation`).
 ///
 /// P(1) = f(y₁), where f is fitted to weak labels and truth of examples that nobody trains on: `platt` f = σ(a logit y₁ + b) with Platt's
-/// softened targets, `isotonic` the rising step function with the smallest squared error, linear between the steps. Labels that the selector
-/// trusts stay. Two classes. The order of labels stays (unless a < 0: a supervisor that is worse than chance); their distance from 1/2, and by
-/// b the class, may change.
+/// softened targets and probabilities below 1e-7 taken for 1e-7, `isotonic` the rising step function with the smallest squared error, linear
+/// between the steps. Labels that the selector trusts stay. Two classes. The order of labels stays (unless a < 0: a supervisor that is worse
+/// than chance); their distance from 1/2, and by b the class, may change.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Calibration {
@@ -133,8 +133,11 @@ impl LabelRefiner for Calibration {
         math::where_weak(selection, calibrated, selected)
     }
 
+    fn fits(&self, classes: usize) -> Result<(), String> {
+        two_classes(classes, "use `temperature`, which is for any number")
+    }
+
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
-        pool.require_binary("use `temperature`, which is for any number")?;
         let held_out = pool.calibration.as_ref().ok_or("it needs held-out examples, which were not provided")?;
         if held_out.weak.len() != held_out.truth.len() || held_out.weak.iter().any(|label| label.len() != 2) {
             return Err("the held-out examples do not have one label of two classes each".to_owned());
@@ -244,7 +247,7 @@ mod tests {
     fn what_cannot_be_fitted_is_refused() {
         let refused = |pool: Pool| Calibration::default().prepare(&pool).unwrap_err();
         assert!(refused(Pool { calibration: None, ..pool() }).contains("were not provided"));
-        assert!(refused(Pool { weak: vec![vec![0.2, 0.3, 0.5]], ..pool() }).contains("two classes"));
+        assert!(Calibration::default().fits(3).unwrap_err().contains("two classes"));
         let one_class = HeldOut { weak: vec![label(0.3); 2], truth: vec![0, 0] };
         assert!(refused(Pool { calibration: Some(one_class), ..pool() }).contains("class 1"));
     }

@@ -144,13 +144,13 @@ fn attention(queries: Tensor<2>, keys: Tensor<2>, allowed: Tensor<2>, tau: f64) 
     let products = products.mask_fill(allowed.clone().equal_elem(0.0), -1e30);
     let largest = products.clone().max_dim(1);
     let powers = ((products - largest) / tau).exp() * allowed;
-    let sum = powers.clone().sum_dim(1).clamp_min(f32::MIN_POSITIVE);
+    let sum = math::row_sums(powers.clone()).clamp_min(f32::MIN_POSITIVE);
     powers / sum
 }
 
 /// α l + (1 − α) A L: labels l `[B, K]` mixed with the nodes' labels L `[M, K]` by attention A `[B, M]`. Rows without attention keep l.
 fn smooth(labels: Tensor<2>, attention: Tensor<2>, nodes: Tensor<2>, alpha: f64) -> Tensor<2> {
-    let alone = attention.clone().sum_dim(1).equal_elem(0.0).expand(labels.dims());
+    let alone = math::row_sums(attention.clone()).equal_elem(0.0).expand(labels.dims());
     let mixed = labels.clone() * alpha + attention.matmul(nodes) * (1.0 - alpha);
     mixed.mask_where(alone, labels)
 }
@@ -218,7 +218,7 @@ impl GraphSmoothing {
             nodes = nodes - origin;
         }
         if self.normalize == Normalize::L2 {
-            let norm = nodes.clone().powi_scalar(2).sum_dim(1).sqrt().clamp_min(1e-12);
+            let norm = math::row_sums(nodes.clone().powi_scalar(2)).sqrt().clamp_min(1e-12);
             nodes = nodes / norm;
         }
         let attention = attention(nodes.clone().narrow(0, 0, rows), nodes, allowed, self.tau);
@@ -410,7 +410,7 @@ impl LabelRefiner for GraphSmoothing {
     }
 }
 
-register!(refiner "graph-smoothing" for GraphSmoothing, paper = "Lang et al., Selective Weak-to-Strong Generalization (arXiv 2511.14166), equations 1 and 2");
+register!(refiner "graph-smoothing" for GraphSmoothing, paper = "Lang et al., Selective Weak-to-Strong Generalization, AAAI 2026, 40(44), 37556–37564 (arXiv 2511.14166), equations 1 and 2");
 
 #[cfg(test)]
 mod tests {

@@ -54,7 +54,7 @@ impl Selector for LmConfidence {
     }
 }
 
-register!(selector "lm-confidence" for LmConfidence, paper = "original: a baseline for selective W2SG (arXiv 2511.14166)");
+register!(selector "lm-confidence" for LmConfidence, paper = "original: a baseline for selective W2SG (AAAI 2026, arXiv 2511.14166)");
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,7 @@ impl Selector for Oracle {
     }
 }
 
-register!(selector "oracle" for Oracle, paper = "original: a control for selective W2SG (arXiv 2511.14166)");
+register!(selector "oracle" for Oracle, paper = "original: a control for selective W2SG (AAAI 2026, arXiv 2511.14166)");
 
 #[cfg(test)]
 mod tests {

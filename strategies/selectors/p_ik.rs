@@ -40,7 +40,7 @@ impl Selector for PIk {
     }
 }
 
-register!(selector "p-ik" for PIk, paper = "Lang et al., Selective Weak-to-Strong Generalization (arXiv 2511.14166), training to predict P(IK)");
+register!(selector "p-ik" for PIk, paper = "Lang et al., Selective Weak-to-Strong Generalization, AAAI 2026, 40(44), 37556–37564 (arXiv 2511.14166), training to predict P(IK)");
 
 #[cfg(test)]
 mod tests {

@@ -3,18 +3,20 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use comfy_table::{LineStyle, TableStyle};
 
 use super::{
     items::{Item, ItemSet, cells, items},
-    run::results_of,
+    show::plain,
+    table::{print, read, results_of, room},
 };
 use crate::{
     Result,
     report::{
         analysis::{Calibration, ReliabilityBin, calibration, histogram, over_gamma, reliability, signatures},
         figure::Setting,
-        results::{ResultRow, read},
+        results::ResultRow,
+        sheet::{Sheet, fill},
+        table::{in_order, line_title},
     },
 };
 
@@ -54,85 +56,94 @@ const GAMMAS: [f64; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
 pub fn analyse(args: &AnalyseArgs) -> Result<ExitCode> {
     let path = results_of(&args.config, &args.results)?;
     let rows = read(&path)?;
-    print_summary(&rows);
+    print_summary(&rows)?;
     for set in items(&cells(&path)?, &args.results.join(crate::stage::STORE))? {
-        print_p_ik(&set, args.examples);
+        print_p_ik(&set, args.examples)?;
     }
     let found = signatures(&rows);
     println!("What the numbers say");
+    let width = room().unwrap_or(usize::MAX);
     if found.is_empty() {
-        println!("  no sign of an underconfident P(IK), over-smoothing, or a selector that never selects");
+        let none = "  no sign of an underconfident P(IK), over-smoothing, or a selector that never selects";
+        println!("{}", fill(none, width));
     }
-    found.iter().for_each(|sentence| println!("  {sentence}"));
+    for sentence in found {
+        println!("{}", fill(&format!("  {}", plain(&sentence)), width));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Means over seeds, in percent: tasks × methods × metrics.
-fn print_summary(rows: &[ResultRow]) {
-    let mut tasks: Vec<&str> = Vec::new();
-    for row in rows {
-        if !tasks.contains(&row.task.as_str()) {
-            tasks.push(&row.task);
-        }
-    }
-    for task in tasks {
-        let rule = LineStyle::none().fill('─').junction('─');
-        let mut table = comfy_table::Table::new();
-        table.load_style(TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule)).force_no_tty();
-        table.set_header([task].into_iter().chain(SUMMARY.iter().map(|(_, head)| *head)));
-        let mut methods: Vec<&str> = Vec::new();
-        for row in rows.iter().filter(|row| row.task == task) {
-            if !methods.contains(&row.method.as_str()) {
-                methods.push(&row.method);
-            }
-        }
-        for method in methods {
+/// Means over seeds, in percent: tasks and pairs of models × methods × metrics.
+fn print_summary(rows: &[ResultRow]) -> Result<()> {
+    let setting = |row: &ResultRow| (row.run.clone(), row.task.clone(), row.weak.clone(), row.strong.clone());
+    let settings = in_order(rows, setting);
+    let runs = in_order(rows, |row| row.run.clone()).len();
+    for here in settings {
+        let rows: Vec<&ResultRow> = rows.iter().filter(|row| setting(row) == here).collect();
+        let (run, task, weak, strong) = here;
+        let run = if runs > 1 { format!(", {run}") } else { String::new() };
+        let heading = format!("{task}, {weak} → {strong}{run}");
+        let mut sheet = Sheet::new(1, ["method"].into_iter().chain(SUMMARY.iter().map(|(_, head)| *head)));
+        for method in in_order(rows.iter().copied(), |row| row.method.as_str()) {
             let cell = |metric: &str| {
-                let own = rows.iter().filter(|row| row.task == task && row.method == method && row.metric == metric);
+                let own = rows.iter().filter(|row| row.method == method && row.metric == metric);
                 let values: Vec<f64> = own.filter_map(|row| row.value).collect();
                 match values.len() {
                     0 => String::new(),
                     n => format!("{:.1}", 100.0 * values.iter().sum::<f64>() / n as f64),
                 }
             };
-            table.add_row([method.to_owned()].into_iter().chain(SUMMARY.iter().map(|(metric, _)| cell(metric))));
+            let name = line_title(method, str::to_owned);
+            sheet.push([name].into_iter().chain(SUMMARY.iter().map(|(metric, _)| cell(metric))));
         }
-        println!("{table}\n");
+        sheet.drop_empty();
+        let heading = room().map_or_else(|| heading.clone(), |room| fill(&heading, room));
+        print(&format!("{heading}\n{}", sheet.to_terminal(room())))?;
+        println!();
     }
-    println!(
-        "Means over seeds, in percent; docs/results.md defines them. Agreement where the weak model is wrong is copied errors.\n"
-    );
+    let note = "Means over seeds, in percent; docs/results.md defines them. Agreement where the weak model is wrong is copied errors.";
+    println!("{}\n", fill(note, room().unwrap_or(usize::MAX)));
+    Ok(())
 }
 
-fn print_p_ik(set: &ItemSet, examples: usize) {
+fn print_p_ik(set: &ItemSet, examples: usize) -> Result<()> {
     let pairs = set.pairs();
     let Setting { task, weak, strong } = &set.setting;
-    println!("{task}, {weak} → {strong}, {}: P(IK) on {} test items of all seeds", set.method, pairs.len());
+    let heading =
+        format!("{task}, {weak} → {strong}, {}: P(IK) on {} test items of all seeds", set.method, pairs.len());
+    print(&fill(&heading, room().unwrap_or(usize::MAX)))?;
     const BINS: usize = 10;
-    const WIDTH: usize = 30;
+    let room = room().unwrap_or(usize::MAX);
+    // Beside the bars stand 27 characters of bounds and counts.
+    let width = (room.saturating_sub(27) / 2).clamp(1, 30);
+    let lines = |text: &str| println!("{}", fill(text, room));
     let bins = histogram(&pairs, BINS);
     let most = bins.iter().flatten().copied().max().unwrap_or(0).max(1);
-    let bar = |count: usize| "█".repeat((count * WIDTH).div_ceil(most));
-    println!("  {:9}  {:>5} {:WIDTH$}  {:>5} right (IK)", "P(IK)", "wrong", "(IDK)", "");
+    let bar = |count: usize| "█".repeat((count * width).div_ceil(most));
+    lines(&format!("  {:9}  {:>5} {:width$}  {:>5} right (IK)", "P(IK)", "wrong", "(IDK)", ""));
     for (bin, [wrong, right]) in bins.iter().enumerate() {
         let low = bin as f64 / BINS as f64;
-        println!("  {:.1} – {:.1}  {wrong:>5} {:WIDTH$}  {right:>5} {}", low, low + 0.1, bar(*wrong), bar(*right));
+        let line =
+            format!("  {:.1} – {:.1}  {wrong:>5} {:width$}  {right:>5} {}", low, low + 0.1, bar(*wrong), bar(*right));
+        lines(&line);
     }
-    println!("  {:>5}  {:>8}  {:>18}", "γ", "coverage", "right where above");
+    lines(&format!("  {:>5}  {:>8}  {:>18}", "γ", "coverage", "right where above"));
     for at in over_gamma(&pairs, &GAMMAS) {
         let accuracy = at.accuracy.map_or("–".to_owned(), |accuracy| format!("{:.1} %", 100.0 * accuracy));
-        println!("  {:>5}  {:>6.1} %  {accuracy:>18}", at.gamma, 100.0 * at.coverage);
+        lines(&format!("  {:>5}  {:>6.1} %  {accuracy:>18}", at.gamma, 100.0 * at.coverage));
     }
     let bins = reliability(&pairs, BINS);
     let line = |of: &dyn Fn(&ReliabilityBin) -> f64| -> String {
         bins.iter().map(|bin| format!("{:>6.1}", 100.0 * of(bin))).collect()
     };
-    println!("  in {} bins of equal mass, %", bins.len());
-    println!("  {:>10}{}", "mean P(IK)", line(&|bin| bin.predicted));
-    println!("  {:>10}{}", "right", line(&|bin| bin.right));
+    lines(&format!("  in {} bins of equal mass, %", bins.len()));
+    lines(&format!("  {:>10}{}", "mean P(IK)", line(&|bin| bin.predicted)));
+    lines(&format!("  {:>10}{}", "right", line(&|bin| bin.right)));
     if let Some(Calibration { ece, sweep: (sweep, count), brier }) = calibration(&pairs) {
         let (ece, sweep) = (100.0 * ece, 100.0 * sweep);
-        println!("  ECE {ece:.1} % over these bins, {sweep:.1} % by monotonic sweep ({count} bins); Brier {brier:.3}");
+        lines(&format!(
+            "  ECE {ece:.1} % over these bins, {sweep:.1} % by monotonic sweep ({count} bins); Brier {brier:.3}"
+        ));
     }
     let mut order: Vec<&Item> = set.items.iter().collect();
     order.sort_by(|a, b| b.p_ik.total_cmp(&a.p_ik));
@@ -142,9 +153,10 @@ fn print_p_ik(set: &ItemSet, examples: usize) {
     ] {
         println!("  {what}:");
         for item in shown {
-            let line: String = item.text.replace('\n', " ").chars().take(100).collect();
-            println!("    {:.3} {} {line}", item.p_ik, if item.right { "right" } else { "wrong" });
+            let line: String = item.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect();
+            lines(&format!("    {:.3} {} {}", item.p_ik, if item.right { "right" } else { "wrong" }, plain(&line)));
         }
     }
     println!();
+    Ok(())
 }

@@ -1,24 +1,24 @@
 //! `w2s compare`: methods against a baseline, with the tests that count.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use super::{
     items,
-    run::{recorded, results_of},
+    table::{print, read, recorded, results_of, room},
 };
 use crate::{
     Error, Result,
     report::{
         compare::{Answers, Arm, Comparison, compare},
         metrics,
-        results::{CEILING, WEAK, read},
-        sheet::Sheet,
+        results::{CEILING, WEAK, is_end, is_weak},
+        sheet::{Sheet, fill},
         statistics::{Bootstrap, Interval, STAR_SEEDS},
-        table::{check_choice, in_order},
+        table::{check_choice, in_order, line_title},
     },
     stage,
     strategy::Split,
@@ -68,7 +68,7 @@ impl Choice {
     pub fn has(&self, task: &str, method: &str, seed: u64) -> bool {
         let named = |list: &[String], name: &str| list.is_empty() || list.iter().any(|listed| listed == name);
         named(&self.tasks, task)
-            && (named(&self.methods, method) || method == WEAK || method == CEILING)
+            && (named(&self.methods, method) || is_end(method))
             && (self.seeds.is_empty() || self.seeds.contains(&seed))
     }
 }
@@ -92,7 +92,7 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode> {
     let titles = recorded(&path).titles;
     let title = |name: &str| titles.get(name).cloned().unwrap_or_else(|| name.to_owned());
     if args.format == CompareFormat::Csv {
-        print!("{}", full(&compared, &args.against).to_csv());
+        print(&full(&compared, &args.against).to_csv())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut places: Vec<(&str, &str, &str)> = Vec::new();
@@ -106,12 +106,18 @@ pub fn run(args: &CompareArgs) -> Result<ExitCode> {
             .iter()
             .filter(|one| (one.task.as_str(), one.weak.as_str(), one.strong.as_str()) == place)
             .collect();
-        println!("{}: {} → {}, against {}\n", title(place.0), title(place.1), title(place.2), title(&args.against));
-        let sheet = short(&here, &title);
+        let [task, weak, strong] = [place.0, place.1, place.2].map(title);
+        let heading = format!("{task}: {weak} → {strong}, against {}", line_title(&args.against, title));
+        let mut sheet = short(&here, &title);
         match args.format {
-            CompareFormat::Markdown => println!("{}", sheet.to_markdown()),
-            _ => println!("{}\n", sheet.to_terminal()),
+            CompareFormat::Markdown => print(&format!("{heading}\n\n{}", sheet.to_markdown()))?,
+            _ => {
+                sheet.drop_empty();
+                let heading = room().map_or_else(|| heading.clone(), |room| fill(&heading, room));
+                print(&format!("{heading}\n\n{}", sheet.to_terminal(room())))?;
+            }
         }
+        println!();
     }
     notes(&compared, args);
     Ok(ExitCode::SUCCESS)
@@ -152,13 +158,9 @@ fn short(here: &[&Comparison], title: &dyn Fn(&str) -> String) -> Sheet {
     ];
     let mut sheet = Sheet::new(1, header);
     for one in here {
-        let candidate = one.method != WEAK && one.method != CEILING;
+        let candidate = !is_end(&one.method);
         let few = one.mcnemar.iter().filter(|p| **p <= 0.05).count();
-        let name = match one.method.as_str() {
-            WEAK => "Weak".to_owned(),
-            CEILING => "Ceiling".to_owned(),
-            method => title(method),
-        };
+        let name = line_title(&one.method, title);
         let option = |p: Option<f64>| p.map_or("–".to_owned(), p_value);
         sheet.push([
             name,
@@ -234,23 +236,33 @@ fn full(compared: &[Comparison], against: &str) -> Sheet {
 }
 
 fn notes(compared: &[Comparison], args: &CompareArgs) {
-    let seeds: std::collections::BTreeSet<usize> = compared.iter().map(|one| one.seeds.len()).collect();
+    let seeds: BTreeSet<usize> = compared.iter().map(|one| one.seeds.len()).collect();
     let seeds: Vec<String> = seeds.iter().map(usize::to_string).collect();
-    println!(
+    let mut lines = vec![format!(
         "Percent. Intervals: bootstrap over seeds and test items, {} draws; PGR of the mean accuracies. Seeds: {}.",
         args.draws,
         seeds.join(", ")
-    );
+    )];
     if compared.iter().any(|one| one.shared_items) {
-        println!(
+        lines.push(
             "p: t-test over seeds and the items they share. The next three look at seeds alone and take luck with the items for skill."
+                .to_owned(),
         );
     }
     if compared.iter().any(|one| !one.shared_items) {
-        println!("Where seeds are tested on different items, p is the paired t-test over seeds.");
+        lines.push("Where seeds are tested on different items, p is the paired t-test over seeds.".to_owned());
     }
-    println!("p (Holm): corrected over all methods and tasks here. McNemar: seeds with p ≤ 0.05 by the exact test.");
-    println!("★: at least {STAR_SEEDS} seeds and p (Holm) ≤ {}. docs/results.md has the reasons.", args.level);
+    lines.push(
+        "p (Holm): corrected over all methods and tasks here. McNemar: seeds with p ≤ 0.05 by the exact test."
+            .to_owned(),
+    );
+    lines.push(format!(
+        "★: at least {STAR_SEEDS} seeds and p (Holm) ≤ {}. docs/results.md has the reasons.",
+        args.level
+    ));
+    for line in lines {
+        println!("{}", room().map_or_else(|| line.clone(), |room| fill(&line, room)));
+    }
 }
 
 /// What the chosen cells of a finished run answered, and those of the method that others are compared with.
@@ -265,6 +277,16 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
     check_choice("seed", &choice.seeds, &in_order(&rows, |row| row.seed))?;
     let cells = items::cells(results)?;
     items::check_stages(&cells, store)?;
+    // Rows of a stage name it.
+    let supervisors: BTreeMap<_, &str> = rows
+        .iter()
+        .filter(|row| is_weak(&row.method))
+        .map(|row| ([&row.config_hash, &row.task, &row.weak, &row.strong].map(String::as_str), row.method.as_str()))
+        .collect();
+    let there: BTreeSet<(&str, &str, u64, &str, &str)> = rows
+        .iter()
+        .map(|row| (row.task.as_str(), row.method.as_str(), row.seed, row.weak.as_str(), row.strong.as_str()))
+        .collect();
     let mut arms: Vec<Arm> = Vec::new();
     let mut data: BTreeMap<String, Vec<(u64, u32, u8)>> = BTreeMap::new();
     for cell in &cells {
@@ -277,21 +299,18 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
             data.insert(text("data_stage").to_owned(), test_items(&store.join(text("data_stage")))?);
         }
         let items = &data[text("data_stage")];
-        for (method, stage) in [(WEAK, "supervision"), (text("method"), "student"), (CEILING, "ceiling")] {
-            let is_there = rows.iter().any(|row| {
-                row.task == text("task")
-                    && row.method == method
-                    && row.seed == seed
-                    && row.weak == text("weak")
-                    && row.strong == text("strong")
-            });
+        let supervisor = ["supervision", "task", "weak", "strong"].map(text);
+        let supervisor = supervisors.get(&supervisor).copied().unwrap_or(WEAK);
+        for (method, stage) in [(supervisor, "supervision"), (text("method"), "student"), (CEILING, "ceiling")] {
+            let is_there = there.contains(&(text("task"), method, seed, text("weak"), text("strong")));
             let same = |arm: &Arm| {
                 [&arm.task, &arm.weak, &arm.strong, &arm.method] == [text("task"), text("weak"), text("strong"), method]
             };
             let index = arms.iter().position(same).unwrap_or(arms.len());
             if index == arms.len() {
                 let [task, weak, strong] = ["task", "weak", "strong"].map(|key| text(key).to_owned());
-                arms.push(Arm { task, weak, strong, method: method.to_owned(), answers: BTreeMap::new() });
+                let (method, supervisor) = (method.to_owned(), supervisor.to_owned());
+                arms.push(Arm { task, weak, strong, method, supervisor, answers: BTreeMap::new() });
             }
             let file = store.join(text(stage)).join(stage::Predictions::file(Split::Test));
             if !is_there
@@ -310,7 +329,7 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
     }
     arms.retain(|arm| !arm.answers.is_empty());
     arms.sort_by_key(|arm| match arm.method.as_str() {
-        WEAK => 0,
+        method if is_weak(method) => 0,
         CEILING => 2,
         _ => 1,
     });

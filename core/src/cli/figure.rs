@@ -8,14 +8,14 @@ use indexmap::IndexSet;
 use super::{
     FAILED,
     items::{cells, check_stages, facts, items},
-    run::{recorded, results_of},
+    table::{read, recorded, results_of},
 };
 use crate::{
     Error, Result,
     error::IoContext,
     report::{
         figure::{self, KnowledgeSet, is_variant},
-        results::{CEILING, ResultRow, WEAK, read},
+        results::{ResultRow, is_end},
     },
     stage::write_atomically,
 };
@@ -73,7 +73,7 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
         );
     }
     // A run of nothing but a sweep is drawn whole.
-    let plain = rows.iter().any(|row| ![WEAK, CEILING].contains(&row.method.as_str()) && !is_variant(&row.method));
+    let plain = rows.iter().any(|row| !is_end(&row.method) && !is_variant(&row.method));
     let shown = |method: &str| match args.methods.is_empty() {
         true => !plain || !is_variant(method),
         false => chosen(method),
@@ -99,14 +99,14 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
     let sets = if kinds.iter().any(|kind| of_items[..3].contains(kind)) { knowledge() } else { Ok(vec![]) };
     let sets = || sets.as_ref().map_err(Clone::clone);
     if !args.methods.is_empty() {
-        rows.retain(|row| [WEAK, CEILING].contains(&row.method.as_str()) || chosen(&row.method));
+        rows.retain(|row| is_end(&row.method) || chosen(&row.method));
     }
     let draw = |kind: Kind| match kind {
         Kind::PIk => figure::p_ik(sets()?, &titles),
         Kind::Coverage => figure::coverage(sets()?, &titles),
         Kind::Reliability => figure::reliability_curve(sets()?, &titles),
         Kind::Pgr => {
-            let drawn = |row: &&ResultRow| [WEAK, CEILING].contains(&row.method.as_str()) || shown(&row.method);
+            let drawn = |row: &&ResultRow| is_end(&row.method) || shown(&row.method);
             figure::pgr(&rows.iter().filter(drawn).cloned().collect::<Vec<_>>(), &titles)
         }
         Kind::Sensitivity => figure::sensitivity(&rows, &titles),

@@ -8,16 +8,26 @@ mod items;
 mod list;
 mod run;
 mod show;
+mod signals;
+mod store;
+mod table;
 mod task;
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{
+    io::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     Error, Result,
     document::Document,
+    error::panic_message,
     grid::{Library, embedded_grid},
+    last_words::{self, Role},
 };
 
 /// Exit code of a mistake that was found before anything ran.
@@ -48,11 +58,11 @@ enum Command {
     /// Runs a grid, or what is left of it
     Run(run::RunArgs),
     /// Finds every mistake that can be found before training
-    Check(GridArgs),
+    Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(GridArgs),
+    Plan(run::PlanArgs),
     /// Prints a grid's table from its results.csv
-    Table(run::TableArgs),
+    Table(table::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
     Analyse(analyse::AnalyseArgs),
     /// Compares methods with a baseline, paired by seed and test item
@@ -63,6 +73,9 @@ enum Command {
     List(list::ListArgs),
     /// Explains one strategy, task or model: `w2s explain loss/js`
     Explain(list::ExplainArgs),
+    /// Looks into the store of finished stages, and clears what no grid needs
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Looks at a task's data, or writes a task file for new data
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -97,7 +110,7 @@ struct PlaceArgs {
     results: PathBuf,
 }
 
-/// The folders of models: from the command line, then from `W2S_MODELS`.
+/// The folders of models: from the command line, then from `W2S_MODELS`, then what `huggingface_hub` has downloaded.
 ///
 /// # Errors
 /// A folder of the command line that is none.
@@ -109,6 +122,7 @@ fn model_folders(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     if let Some(paths) = std::env::var_os("W2S_MODELS") {
         folders.extend(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()));
     }
+    folders.extend(crate::hub::cache_folder());
     Ok(folders)
 }
 
@@ -163,31 +177,58 @@ fn end_without_output() {
     }));
 }
 
+/// Prints a line on standard error if somebody reads it: a run does not end because nobody does. Names in it do not act on the terminal.
+macro_rules! say {
+    ($($part:tt)*) => {{
+        // Nothing can be done about it, and nothing is lost that matters.
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", $crate::cli::show::plain(&format!($($part)*))));
+    }};
+}
+use say;
+
 /// Runs the command line and returns the process's exit code. `commit` is what the binary was built from, if that is known.
 pub fn main(commit: Option<&'static str>) -> ExitCode {
     crate::alloc::keep_freed_memory();
     crate::COMMIT.get_or_init(|| commit.unwrap_or("unknown"));
+    let command = std::env::args_os().nth(1).unwrap_or_default();
+    last_words::prepare(if command == "stage" { Role::Stage } else { Role::Command(FAILED) });
     end_without_output();
+    // Before anything else that takes time.
+    let interruption =
+        if command == "run" { signals::Interruption::watch() } else { Ok(signals::Interruption::default()) };
     let cli = Cli::parse();
     // A run writes to processes that may die before they listen, and must not die of it.
     if !matches!(cli.command, Command::Run(_) | Command::Stage) {
         end_with_the_reader();
     }
-    let result = crate::strategy::check_registry().and_then(|()| match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Check(args) => run::check(&args),
-        Command::Plan(args) => run::plan(&args),
-        Command::Table(args) => run::table(&args),
-        Command::Compare(args) => compare::run(&args),
-        Command::Analyse(args) => analyse::analyse(&args),
-        Command::Figure(args) => figure::figure(&args),
-        Command::List(args) => list::list(&args),
-        Command::Explain(args) => list::explain(&args),
-        Command::Task(command) => task::task(&command),
-        Command::Stage => Ok(run::stage()),
-    });
-    result.unwrap_or_else(|error| {
-        show::error(&error);
-        ExitCode::from(REFUSED)
-    })
+    let act = || {
+        crate::strategy::check_registry()?;
+        match cli.command {
+            Command::Run(args) => run::run(&args, &interruption?),
+            Command::Check(args) => run::check(&args),
+            Command::Plan(args) => run::plan(&args),
+            Command::Table(args) => table::table(&args),
+            Command::Compare(args) => compare::run(&args),
+            Command::Analyse(args) => analyse::analyse(&args),
+            Command::Figure(args) => figure::figure(&args),
+            Command::List(args) => list::list(&args),
+            Command::Explain(args) => list::explain(&args),
+            Command::Store(command) => store::store(&command),
+            Command::Task(command) => task::task(&command),
+            Command::Stage => Ok(run::stage()),
+        }
+    };
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            show::error(&error);
+            ExitCode::from(REFUSED)
+        }
+        Err(panic) => {
+            let (_, message, help) = last_words::classify(panic_message(panic.as_ref()));
+            let help = help.unwrap_or("this is a fault in w2s: please report it, with the lines above");
+            show::error(&Error::new(message).help(help));
+            ExitCode::from(FAILED)
+        }
+    }
 }

@@ -1,100 +1,82 @@
-//! `w2s run`, `check`, `plan` and `table`.
+//! `w2s run`, `check` and `plan`.
 
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indexmap::IndexMap;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{
-    FAILED, GridArgs, INTERRUPTED, PlaceArgs,
-    compare::{Choice, arms},
-    show,
+    FAILED, GridArgs, INTERRUPTED, PlaceArgs, say, show,
+    signals::{Interruption, pass_on},
+    table::{print, read, recorded},
 };
 use crate::{
-    Error, Result,
-    document::Document,
-    grid::{self, Event, Grid, Outcome, Places, Plan, RunOptions, Word, results},
-    report::{
-        Table,
-        compare::compare,
-        results::{ResultRow, read},
-        statistics::Bootstrap,
-        table::{MainOptions, Pivot, Stars},
-    },
-    stage::{Finished, Job, STORE, StageId, Store},
-    strategy::Split,
+    Error, Result, device,
+    error::ErrorKind,
+    grid::{self, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    last_words,
+    report::Table,
+    stage::{Finished, Job, Numeric, STORE, StageId, Store},
     task::Sources,
 };
 
 #[derive(Args)]
-pub struct RunArgs {
+pub struct PlanArgs {
     #[command(flatten)]
     grid: GridArgs,
+    #[command(flatten)]
+    numeric: NumericArgs,
+}
+
+/// What of the execution results depend on.
+#[derive(Args)]
+struct NumericArgs {
     /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Examples per forward pass, for less memory. Sums in another order: a result may differ in its last digits, and is a stage of its own
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<NonZeroUsize>,
+}
+
+impl NumericArgs {
+    /// The device that is meant, which must be there, and its numeric mode.
+    fn choose(&self) -> Result<(String, Numeric)> {
+        let device::Choice { name, note } = device::choose(&self.device)?;
+        note.iter().for_each(|note| eprintln!("note: {note}"));
+        let numeric = Numeric::new(&name, self.micro_batch.map(NonZeroUsize::get));
+        Ok((name, numeric))
+    }
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
     /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
-    /// Examples per forward pass; the result is the same, the memory less
-    #[arg(long, value_name = "N")]
-    micro_batch: Option<NonZeroUsize>,
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<NonZeroUsize>,
+    /// End a stage that makes no progress for so long; 0 waits for ever
+    #[arg(long, value_name = "MINUTES", default_value_t = 120.0)]
+    patience: f64,
     /// Weak models and ceilings alone: is there a gap to recover?
     #[arg(long)]
     no_students: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
-}
-
-#[derive(Args)]
-pub struct TableArgs {
-    /// The grid, or a results.csv
-    config: PathBuf,
-    /// Folder of results
-    #[arg(long, value_name = "DIR", default_value = "results")]
-    results: PathBuf,
-    /// Output format
-    #[arg(long, value_enum, default_value = "terminal")]
-    format: TableFormat,
-    #[command(flatten)]
-    choice: Choice,
-    /// Mark what differs from this method significantly (at five seeds or more)
-    #[arg(long, value_name = "METHOD")]
-    against: Option<String>,
-    /// A table of another metric, or `pgr`: docs/results.md lists them
-    #[arg(long, value_name = "METRIC", conflicts_with = "against")]
-    metric: Option<String>,
-    /// Split of the metric
-    #[arg(long, value_name = "SPLIT", requires = "metric")]
-    split: Option<String>,
-    /// Columns of results.csv that make the rows of a metric's table
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…", requires = "metric", default_value = "method")]
-    rows: Vec<String>,
-    /// Columns of results.csv that make its columns
-    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…", requires = "metric", default_value = "task")]
-    columns: Vec<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum TableFormat {
-    Terminal,
-    Markdown,
-    Csv,
-    Latex,
 }
 
 /// What every command on a grid starts with: the plan, and where its results go.
@@ -104,16 +86,29 @@ struct Prepared {
     folder: PathBuf,
 }
 
-fn prepare(args: &GridArgs) -> Result<Prepared> {
+/// Reads a grid and plans it. To look, results need not be such that they can be written.
+fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
     let PlaceArgs { data, models, results } = &args.places;
-    let store = Store::open(results.join(STORE))?;
+    let root = results.join(STORE);
+    let store = if to_look { Store::open_to_look(root)? } else { Store::open(root)? };
+    let store = store.telling(|notice| say!("note: {notice}"));
     let folder = results.join(&grid.name);
-    results::Books::check(&folder)?;
+    match results::Books::check(&folder) {
+        Err(error) if to_look && is_about_access(&error) => {
+            say!("note: {}: a run needs another folder, `--results DIR`", error.message());
+        }
+        checked => checked?,
+    }
     let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
-    let plan = Plan::make(grid, &library, &places, &store)?;
+    let plan = Plan::make(grid, &library, &places, &store, numeric)?;
     Ok(Prepared { plan, store, folder })
+}
+
+/// Whether an error is about who may write where, not about what is there.
+fn is_about_access(error: &Error) -> bool {
+    error.kind() == ErrorKind::Disk || error.place().is_some_and(|place| !place.file.exists())
 }
 
 fn count(n: usize, what: &str) -> String {
@@ -138,25 +133,25 @@ fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Index
 }
 
 /// `w2s check`.
-pub fn check(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args)?;
+pub fn check(args: &PlanArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
     let finished = plan.finished(&store)?;
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(&plan, &finished, &plan.pending(&finished, true)));
     println!("no mistake found");
     Ok(ExitCode::SUCCESS)
 }
 
 /// `w2s plan`.
-pub fn plan(args: &GridArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(args)?;
+pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
     let finished = plan.finished(&store)?;
     print_plan(&plan, &finished, &plan.pending(&finished, true));
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) {
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(plan, finished, pending));
     let concerned = |id: &StageId| finished.contains_key(id) || pending.contains_key(id);
     for (id, label) in plan.labels().iter().filter(|(id, _)| concerned(id)) {
@@ -168,181 +163,126 @@ fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Ind
 }
 
 /// `w2s run`.
-pub fn run(args: &RunArgs) -> Result<ExitCode> {
+pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     // A device that is not there is said before data are read.
-    let (_, device) = crate::device::open(&args.device)?;
-    let Prepared { plan, store, folder } = prepare(&args.grid)?;
+    let PlanArgs { grid, numeric } = &args.plan;
+    let (device, mode) = numeric.choose()?;
+    let Prepared { plan, store, folder } = prepare(grid, mode, args.dry_run)?;
     let finished = plan.finished(&store)?;
     let pending = plan.pending(&finished, !args.no_students);
+    let but = if args.no_students && !plan.pending(&finished, true).is_empty() { " but students" } else { "" };
     if args.dry_run {
         print_plan(&plan, &finished, &pending);
         return Ok(ExitCode::SUCCESS);
     }
-    plan.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    eprintln!("{}", headline(&plan, &finished, &pending));
+    plan.notes.iter().for_each(|note| say!("note: {note}"));
+    say!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
+    let mut failures = Failures::open(&folder, |id| pending.contains_key(id))?;
+    last_words::record_in(failures.path());
+    interruption.at_work();
 
-    let outcome = if pending.is_empty() {
-        Outcome::default()
-    } else {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
-        let workers = args.workers.map_or(usual, NonZeroUsize::get);
-        let options = RunOptions {
-            workers,
-            threads: (cores / workers).max(1),
-            device: device.clone(),
-            micro_batch: args.micro_batch.map(NonZeroUsize::get),
-            max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+    let mut begun = false;
+    let carried_out = || -> Result<Outcome> {
+        let outcome = if pending.is_empty() {
+            Outcome::default()
+        } else {
+            let options = options(args, device);
+            let mut screen = Screen::new(&plan, pending.len());
+            grid::run(&pending, &store, &folder.join("logs"), &options, &interruption.stop, |event| {
+                screen.show(&event);
+                begun = true;
+                match event {
+                    Event::Done(id, _) => {
+                        failures.done(id)?;
+                        books.enter(&plan, &store, id)?;
+                    }
+                    Event::Failed(failure) => {
+                        if let Err(error) = failures.enter(failure, &screen.label(&failure.stage)) {
+                            screen.line(&format!("note: the failure cannot be recorded: {error}"));
+                        }
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })?
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, stop.clone())
-                .map_err(|error| Error::new(format!("cannot watch for interruptions: {error}")))?;
-        }
-        let mut screen = Screen::new(&plan, pending.len());
-        grid::run(&pending, &store, &folder.join("logs"), &options, &stop, |event| {
-            screen.show(&event);
-            if let Event::Done(id, _) = event {
-                books.enter(&plan, &store, id)?;
-            }
-            Ok(())
-        })?
+        books.close(&plan, &outcome)?;
+        // What killed stages left behind.
+        store.sweep();
+        Ok(outcome)
     };
-    books.close(&plan, &outcome)?;
-    if let Some(shelf) = books.set_aside() {
-        eprintln!(
-            "note: results.csv had results that this grid, as it is now, does not have; they are kept in {}",
-            shelf.display()
-        );
-    }
-    super::end_with_the_reader();
+    let outcome = match carried_out() {
+        Ok(outcome) => outcome,
+        Err(error) if begun => {
+            show::error(&error);
+            return Ok(ExitCode::from(FAILED));
+        }
+        Err(error) => return Err(error),
+    };
+    books.notes().iter().for_each(|note| say!("note: {note}"));
 
     let path = folder.join("results.csv");
     if pending.is_empty() {
-        let but = if args.no_students { " but students" } else { "" };
-        println!("Nothing left to do{but}: {} in {}\n", count(plan.cells.len(), "cell"), path.display());
+        let cells = count(plan.cells.len(), "cell");
+        print(&format!("Nothing left to do{but}: {cells} in {}", path.display()))?;
+        print("")?;
     }
     if !books.is_empty() {
-        print(&Table::main(&read(&path)?, &recorded(&path))?, TableFormat::Terminal)?;
+        let table = read(&path).and_then(|rows| Table::main(&rows, &recorded(&path)));
+        // What failed is said below in any case.
+        match table {
+            Ok(table) => print(&table.to_terminal(super::table::room()))?,
+            Err(error) if outcome.failed.is_empty() && !outcome.interrupted => return Err(error),
+            Err(error) => show::error(&error.context("there is no table of these results")),
+        }
     }
     for (remark, methods) in books.remarks(&plan) {
-        eprintln!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
+        say!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
-    eprintln!("\nresults: {}", path.display());
-    if outcome.interrupted {
-        eprintln!("interrupted: run the same command to continue");
-        return Ok(ExitCode::from(INTERRUPTED));
+    say!("\nresults: {}", path.display());
+    report(&plan, &outcome, &failures)
+}
+
+fn options(args: &RunArgs, device: String) -> RunOptions {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
+    let workers = args.workers.map_or(usual, NonZeroUsize::get);
+    RunOptions {
+        workers,
+        threads: (cores / workers).max(1),
+        device,
+        micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
+        max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+        patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
+    }
+}
+
+/// Says how a run ended that was not a success throughout.
+fn report(plan: &Plan, outcome: &Outcome, failures: &Failures) -> Result<ExitCode> {
+    let labels = plan.labels();
+    for failure in &outcome.failed {
+        let label = labels.get(&failure.stage).cloned().unwrap_or_else(|| failure.stage.to_string());
+        let again = match failures.attempts(&failure.stage) {
+            0 | 1 => String::new(),
+            attempts => format!(", {attempts} times now"),
+        };
+        let message = format!("{label}: {} ({}{again})", failure.message, failure.kind);
+        let error = Error::new(message).in_file(&failure.log);
+        show::error(&match &failure.help {
+            Some(help) => error.help(help),
+            None => error,
+        });
     }
     if !outcome.failed.is_empty() {
-        let labels = plan.labels();
-        for failure in &outcome.failed {
-            let label = labels.get(&failure.stage).cloned().unwrap_or_else(|| failure.stage.to_string());
-            let error = Error::new(format!("{label}: {}", failure.message)).in_file(&failure.log);
-            show::error(&match &failure.help {
-                Some(help) => error.help(help),
-                None => error,
-            });
-        }
-        eprintln!("{} failed; run the same command to try again", count(outcome.failed.len(), "stage"));
-        return Ok(ExitCode::from(FAILED));
+        say!("{} failed; run the same command to try again", count(outcome.failed.len(), "stage"));
+        say!("failures: {}", failures.path().display());
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `w2s table`.
-pub fn table(args: &TableArgs) -> Result<ExitCode> {
-    const LEVEL: f64 = 0.05;
-    let path = results_of(&args.config, &args.results)?;
-    let rows = read(&path)?;
-    if let Some(metric) = &args.metric {
-        let keys = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<_>>>();
-        let chosen = |row: &ResultRow| args.choice.has(&row.task, &row.method, row.seed);
-        let rows: Vec<ResultRow> = rows.into_iter().filter(chosen).collect();
-        let pivot = Pivot {
-            rows: keys(&args.rows)?,
-            columns: keys(&args.columns)?,
-            metric: metric.clone(),
-            split: split_of(&rows, metric, args.split.as_deref())?,
-            published: recorded(&path).published,
-        };
-        return print(&Table::pivot(&rows, &pivot)?, args.format).map(|()| ExitCode::SUCCESS);
+    if outcome.interrupted {
+        say!("interrupted: run the same command to continue");
+        return Ok(ExitCode::from(INTERRUPTED));
     }
-    let stars = match &args.against {
-        None => None,
-        Some(against) => {
-            // What is not in the table is not in its family of tests.
-            let arms = arms(&path, &args.results.join(STORE), &args.choice, against)?;
-            let compared = compare(&arms, against, LEVEL, &Bootstrap { draws: 1, ..Bootstrap::default() })?;
-            let starred = compared.into_iter().filter(|one| one.star);
-            let starred = starred.map(|one| [one.task, one.weak, one.strong, one.method]).collect();
-            Some(Stars { against: against.clone(), level: LEVEL, starred })
-        }
-    };
-    let Choice { tasks, methods, seeds } = args.choice.clone();
-    let options = MainOptions { tasks, methods, seeds, stars, ..recorded(&path) };
-    print(&Table::main(&rows, &options)?, args.format)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The split that was asked for, or the first that has the metric.
-fn split_of(rows: &[ResultRow], metric: &str, asked: Option<&str>) -> Result<Split> {
-    const SPLITS: [Split; 3] = [Split::Test, Split::Transfer, Split::Supervise];
-    let measured = if metric == "pgr" { "accuracy" } else { metric };
-    let has = |split: &Split| rows.iter().any(|row| row.metric == measured && row.split == *split);
-    match asked {
-        None => Ok(SPLITS.into_iter().find(has).unwrap_or(Split::Test)),
-        Some(name) => SPLITS.into_iter().find(|split| split.name() == name).ok_or_else(|| {
-            Error::new(format!("there is no split `{name}`")).help("choose `test`, `transfer` or `supervise`")
-        }),
-    }
-}
-
-/// The results of a grid, or the results.csv that was given itself.
-pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
-    let path = if given.extension().is_some_and(|extension| extension == "csv") {
-        given.to_owned()
-    } else {
-        // A grid may name its folder itself.
-        let document = given.is_file().then(|| Document::open(given)).transpose()?;
-        let grid = document.as_ref().and_then(|document| document.root().get("grid"));
-        let name: Option<String> = grid.map(|grid| grid.read_key("name")).transpose()?.flatten();
-        let folder = name.map_or_else(|| given.file_stem().unwrap_or_default().into(), std::ffi::OsString::from);
-        results.join(folder).join("results.csv")
-    };
-    if path.is_file() {
-        return Ok(path);
-    }
-    if !given.exists() && crate::grid::embedded_grid(&given.to_string_lossy()).is_none() {
-        return Err(Error::new("there is no such file").in_file(given).help("name a grid's file, or a results.csv"));
-    }
-    let help = format!("run `w2s run {}` first", given.display());
-    Err(Error::new("there are no results yet").in_file(&path).help(help))
-}
-
-fn print(table: &Table, format: TableFormat) -> Result<()> {
-    // Some terminals say that they are 0 columns wide.
-    let width = comfy_table::Table::new().width().filter(|width| *width >= 40).unwrap_or(140);
-    let text = match format {
-        TableFormat::Terminal => table.to_terminal(width),
-        TableFormat::Markdown => table.to_markdown(),
-        TableFormat::Csv => table.to_csv(),
-        TableFormat::Latex => table.to_latex()?,
-    };
-    println!("{}", text.trim_end());
-    Ok(())
-}
-
-/// What the run recorded beside its results about how they are shown: titles of tasks, methods and models, a paper's numbers.
-pub fn recorded(path: &Path) -> MainOptions {
-    let record = path.with_file_name("grid.json");
-    let record = std::fs::read_to_string(record).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
-    let record = record.unwrap_or_default();
-    MainOptions {
-        titles: serde_json::from_value(record["titles"].clone()).unwrap_or_default(),
-        published: serde_json::from_value(record["config"]["published"].clone()).ok(),
-        ..MainOptions::default()
-    }
+    Ok(if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
 
 /// `w2s stage`: one stage, for a parent process.
@@ -354,11 +294,13 @@ pub fn stage() -> ExitCode {
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
     };
-    match grid::obey(say.clone()) {
+    match pass_on().and_then(|()| grid::obey(say.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // The parent first: the log may be on a disk that is full.
+            let help = error.remedy().map(str::to_owned);
+            say(&Word::Failed { kind: error.kind(), message: error.message().to_owned(), help });
             show::error(&error);
-            say(&Word::Failed { message: error.message().to_owned(), help: error.remedy().map(str::to_owned) });
             ExitCode::from(FAILED)
         }
     }
@@ -382,10 +324,14 @@ impl Screen {
             ProgressDrawTarget::hidden()
         });
         let whole = bars.add(ProgressBar::new(left as u64));
-        if let Ok(style) =
-            ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone, {eta} left")
-        {
-            whole.set_style(style);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone{left}") {
+            // Nobody knows how long a stage takes before one is done.
+            let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                if state.pos() > 0 {
+                    let _ = write!(out, ", {:#} left", indicatif::HumanDuration(state.eta()));
+                }
+            };
+            whole.set_style(style.with_key("left", left));
         }
         whole.enable_steady_tick(Duration::from_secs(1));
         Self { bars, whole, running: BTreeMap::new(), labels: plan.labels(), watched }
@@ -417,24 +363,37 @@ impl Screen {
                     bar.set_message(progress.message.clone());
                 }
             }
+            Event::Note(note) => self.line(&format!("note: {note}")),
+            Event::Waiting(ids) => {
+                let labels: Vec<String> = ids.iter().map(|id| self.label(id)).collect();
+                self.line(&format!("waiting for another process, which makes: {}", labels.join(", ")));
+            }
+            Event::PutOff(id) => self.clear(id),
             Event::Done(id, _) => self.end(id, None),
             Event::Failed(failure) => self.end(&failure.stage.clone(), Some(&failure.message)),
         }
     }
 
-    fn end(&mut self, id: &StageId, failure: Option<&str>) {
+    fn clear(&mut self, id: &StageId) {
         if let Some(bar) = self.running.remove(id) {
             bar.finish_and_clear();
         }
+    }
+
+    fn end(&mut self, id: &StageId, failure: Option<&str>) {
+        self.clear(id);
         self.whole.inc(1);
         if let Some(message) = failure {
-            let line = format!("failed: {}: {message}", self.label(id));
-            if self.watched {
-                // The bars redraw themselves below the line.
-                let _ = self.bars.println(line);
-            } else {
-                eprintln!("{line}");
-            }
+            self.line(&format!("failed: {}: {message}", self.label(id)));
+        }
+    }
+
+    fn line(&self, line: &str) {
+        if self.watched {
+            // The bars redraw themselves below the line.
+            let _ = self.bars.println(show::plain(line));
+        } else {
+            say!("{line}");
         }
     }
 }

@@ -16,10 +16,12 @@ use super::{REFUSED, show};
 use crate::{
     Error, Result,
     document::Document,
-    error::IoContext,
+    error::{IoContext, printable},
     grid::{Library, Places, find_tokenizer, open_world},
     report::metrics::Binary,
-    task::{Counts, DataOptions, DraftOptions, Example, Sources, Task, TaskData, TokenCounts, draft, lengths},
+    task::{
+        Counts, DataOptions, DraftOptions, Example, SourceFile, Sources, Task, TaskData, TokenCounts, draft, lengths,
+    },
 };
 
 #[derive(Subcommand)]
@@ -100,6 +102,11 @@ struct Report {
     citation: String,
     file: PathBuf,
     options: DataOptions,
+    /// Commit, tag or branch on the hub that the task names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<String>,
+    /// Of the examples, as `results.csv` has it where none is cut to a model's length.
+    data_hash: String,
     files: Vec<FileReport>,
     classes: Vec<String>,
     counts: Counts,
@@ -116,6 +123,9 @@ struct FileReport {
     rows: u32,
     blake3: String,
     sha256: String,
+    /// The commit on the hub that it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
 }
 
 /// How long examples are, over all parts.
@@ -233,11 +243,10 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         measured.push(Length { limit: Some((limit, over)), long_answers, ..length(model, tokens) });
     }
     if measured.is_empty() {
-        measured.push(length("words", lengths(&data, &|text| Ok(text.split_whitespace().count()))?));
-        measured.push(length("characters", lengths(&data, &|text| Ok(text.chars().count()))?));
+        measured.push(length("words", lengths(&data, |text| Ok(text.split_whitespace().count()))?));
+        measured.push(length("characters", lengths(&data, |text| Ok(text.chars().count()))?));
     }
-    let characters: Vec<f32> =
-        lengths(&data, &|text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
+    let characters: Vec<f32> = lengths(&data, |text| Ok(text.chars().count()))?.into_iter().map(|n| n as f32).collect();
     let most = characters.iter().copied().fold(1.0, f32::max);
     let labels = data.parts().into_iter().flat_map(|(_, part)| part).map(|example| f32::from(example.label)).collect();
     let auroc_of_length = match data.classes() {
@@ -250,10 +259,11 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         prompt: example.prompt.as_ref().map(|prompt| prompt.text.clone()),
     };
     let examples = data.supervise.iter().take(5).map(shown).collect();
+    let data_hash = data.fingerprint();
     let TaskData { files, class_names: classes, counts, .. } = data;
     let files = files
         .into_iter()
-        .map(|file| FileReport { path: file.path, rows: file.rows, blake3: file.blake3, sha256: file.sha256 })
+        .map(|SourceFile { path, rows, blake3, sha256, commit, .. }| FileReport { path, rows, blake3, sha256, commit })
         .collect();
     Ok(Report {
         task: task.name,
@@ -263,6 +273,8 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         citation: task.citation,
         file,
         options: options.clone(),
+        revision: task.source.revision,
+        data_hash,
         files,
         classes,
         counts,
@@ -317,10 +329,14 @@ fn text(report: &Report) -> String {
     out.push(format!("read with {}\n", options.join(" ")));
     if !report.files.is_empty() {
         let rows = report.files.iter().map(|file| {
-            vec![file.path.display().to_string(), file.rows.to_string(), format!("sha256 {}", &file.sha256[..16])]
+            let commit = file.commit.as_ref().map(|commit| format!(", commit {commit}")).unwrap_or_default();
+            let hash = format!("sha256 {}{commit}", &file.sha256[..16]);
+            vec![file.path.display().to_string(), file.rows.to_string(), hash]
         });
         out.push(table(&["files", "rows", ""], rows));
     }
+    let revision = report.revision.as_ref().map(|revision| format!("revision {revision} on the hub, "));
+    out.push(format!("  {}hash of the examples {}\n", revision.unwrap_or_default(), &report.data_hash[..16]));
     let pools = ["train", "supervise", "transfer", "test"].into_iter();
     let rows = pools.filter_map(|name| Some((name, counts.pools.get(name)?))).map(|(name, pool)| {
         vec![name.to_owned(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
@@ -382,15 +398,15 @@ fn text(report: &Report) -> String {
     out.join("\n")
 }
 
-/// A long text without its middle.
+/// A text of the data for a terminal, a long one without its middle.
 fn shorten(text: &str) -> String {
     const LONG: usize = 800;
     let characters: Vec<char> = text.chars().collect();
     if characters.len() <= LONG {
-        return text.to_owned();
+        return printable(text.to_owned());
     }
     let (start, end) = (&characters[..LONG / 2], &characters[characters.len() - LONG / 2..]);
-    format!("{} […] {}", start.iter().collect::<String>(), end.iter().collect::<String>())
+    printable(format!("{} […] {}", start.iter().collect::<String>(), end.iter().collect::<String>()))
 }
 
 fn markdown(reports: &[Report]) -> String {
@@ -457,12 +473,12 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
             .in_file(&output)
             .help("give another `--name` or `--output`, or `--force` to replace it"));
     }
-    let folder = output.parent().unwrap_or(Path::new(""));
+    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let path = relative(&args.file, folder)?;
     let options = DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref() };
     let text = draft(&args.file, &options)?;
     // Paths that go up from the folder lead nowhere before it is there.
-    let there = folder.as_os_str().is_empty() || folder.exists();
+    let there = folder.exists();
     if !there {
         fs::create_dir_all(folder).path("create the folder of tasks", folder)?;
     }

@@ -1,21 +1,24 @@
 //! The grid as its TOML file says it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::library::Library;
+use super::library::{Library, is_name};
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
     error::Place,
     learner::Recipe,
-    model::HeadConfig,
-    report::table::Published,
+    model::{HeadConfig, HeadInit},
+    report::{
+        results::{FURTHER_WEAK, is_end},
+        table::{Published, PublishedPair},
+    },
     stage::{KnownLabel, PikBalance, PikInput, STORE},
     strategy::{
         self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
@@ -35,6 +38,8 @@ pub struct Grid {
     pub tasks: Vec<Task>,
     /// Auxiliary tasks of P(IK), by name.
     pub auxiliary: BTreeMap<String, Task>,
+    /// What `[task.NAME]` says of auxiliary tasks.
+    auxiliary_settings: BTreeMap<String, toml::Table>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
     /// Where the grid names its tasks and its pairs, for errors.
@@ -400,9 +405,10 @@ impl Grid {
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name: String = grid.read_key("name")?.unwrap_or(stem);
-        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) || name.len() > 200 {
+        if !is_name(&name) {
             return Err(grid.error(format!("`{name}` cannot be the name of a folder")).help("set `name` in `[grid]`"));
         }
+        check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if name == STORE {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
             return Err(grid.error(message).help("set another `name` in `[grid]`"));
@@ -435,6 +441,7 @@ impl Grid {
                 let model = |role: &str| {
                     let at = pair.need(role)?;
                     let name = at.text()?;
+                    check_name(name).map_err(|error| place(&at, &error))?;
                     ModelConfig::read(name, library, own_models.as_ref().and_then(|own| own.get(name)), &at)
                 };
                 Ok(Pair { weak: model("weak")?, strong: model("strong")? })
@@ -456,16 +463,24 @@ impl Grid {
             self_labels: root.get("self_labels"),
             without_validation: without_validation.map(|(task, _)| task.name().to_owned()),
         };
-        let mut methods = names(&grid, "methods")?
-            .into_iter()
-            .map(|(name, at)| Method::read(&name, own_methods.as_ref(), shelf.as_ref(), &at, &shared))
+        let named_methods = names(&grid, "methods")?;
+        let mut methods = named_methods
+            .iter()
+            .map(|(name, at)| {
+                if is_end(name) || name.starts_with(FURTHER_WEAK.trim_end()) {
+                    let message = format!("a method cannot be called `{name}`: results call the ends of the gap so");
+                    return Err(place(&at.0, &Error::new(message).help("give it another name")));
+                }
+                Method::read(name, own_methods.as_ref(), shelf.as_ref(), at, &shared)
+            })
             .collect::<Result<Vec<_>>>()?;
         let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
         methods.extend(swept);
         if let Some(published) = root.get("published") {
-            check_published(&published, &tasks, &methods)?;
+            check_published(&published, &tasks, &methods, &pairs)?;
         }
         let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
+        let auxiliary_settings = auxiliary_settings(&root, &auxiliary_by_name, &tasks)?;
         let prompted = |task: &Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
@@ -489,6 +504,7 @@ impl Grid {
             title: grid.read_key("title")?.unwrap_or_default(),
             tasks,
             auxiliary: auxiliary_by_name,
+            auxiliary_settings,
             places: [
                 named.iter().map(|(_, at)| at.0.place()).collect(),
                 grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
@@ -501,8 +517,132 @@ impl Grid {
             train,
             source: root.to_json(),
         };
+        let titles = grid.titles();
+        if let Some(title) = titles.values().chain([&grid.title]).find(|title| title.contains(char::is_control)) {
+            let message = format!("the title `{}` cannot be shown in a table", title.escape_debug());
+            return Err(Error::new(message).help("leave line ends and the like out").in_file(document.file()));
+        }
         grid.recipes().map_err(|error| error.in_file(document.file()))?;
+        for (name, title) in grid.titles() {
+            check_title(&title)
+                .map_err(|error| error.context(format!("title of `{name}`")).in_file(document.file()))?;
+        }
+        let at =
+            |method: &Method| named_methods.iter().find(|(name, _)| *name == method.name).map(|(_, at)| at.0.place());
+        let tables = root.get("method");
+        for method in &grid.methods {
+            // The method's own table says more than its name in the list.
+            let own = tables.as_ref().and_then(|methods| methods.get(&method.name)).map(|own| own.place());
+            let place = own.or_else(|| at(method)).unwrap_or_else(|| root.place());
+            grid.check_classes(method).map_err(|error| error.or_at(&place))?;
+        }
         Ok(grid)
+    }
+
+    /// Whether a method, with the models it is used on, can work with as many classes as the tasks have.
+    fn check_classes(&self, method: &Method) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let classes = task.classes.len();
+            let refused = |part: &str, message: String| {
+                Error::new(format!(
+                    "method `{}` cannot be used on task `{}`: {part}: {message}",
+                    method.name,
+                    task.name()
+                ))
+                .help("leave one of the two out of this grid")
+            };
+            for (part, fits) in [
+                ("the supervisor", method.supervisor.fits(classes)),
+                ("the selector", method.selector.fits(classes)),
+                ("the refiner", method.refiner.fits(classes)),
+                ("the loss", method.loss.fits(classes)),
+            ] {
+                fits.map_err(|message| refused(part, message))?;
+            }
+            let Some(p_ik) = &method.p_ik else { continue };
+            let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
+            let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);
+            let others = auxiliary.classes.len();
+            if by_stage && others != classes {
+                let message =
+                    format!("the head of `{}` has {others} classes and cannot answer for {classes}", auxiliary.name());
+                return Err(refused("the self-labels", message)
+                    .help("take an auxiliary task with as many classes, or another `self_labels.source`"));
+            }
+            let heads = [
+                (by_stage || p_ik.answers == AnswersBy::Classifier, "the auxiliary task", others),
+                (p_ik.schedule != PikSchedule::Joint, "P(IK)", 2),
+            ];
+            for pair in &self.pairs {
+                let HeadInit::Unembedding { tokens } = self.auxiliary_head(&pair.strong, index, p_ik)?.init else {
+                    continue;
+                };
+                if let Some((_, what, wanted)) = heads.iter().find(|(used, _, wanted)| *used && tokens.len() != *wanted)
+                {
+                    let message = format!(
+                        "a head of `{}` for {what} has {wanted} classes and cannot start from {} words",
+                        pair.strong.name,
+                        tokens.len()
+                    );
+                    return Err(refused("P(IK)", message).help(format!(
+                        "set `[task.{}.model.{}] head = {{ init = {{ type = \"zero\" }} }}`, or `p_ik.schedule = \"joint\"` with answers of the language model",
+                        auxiliary.name(),
+                        pair.strong.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How the data of the auxiliary task of P(IK) are read where a task (an index into [`Grid::tasks`]) is evaluated: as those of that
+    /// task, but for what `[task.AUXILIARY]` and [`Pik::n_train`] say.
+    ///
+    /// # Errors
+    /// Settings that do not parse.
+    pub fn auxiliary_data(&self, task: usize, p_ik: &Pik) -> Result<Data> {
+        // Nobody asks how far the weak model can be trusted in the auxiliary task.
+        let mut data = Data { n_train: None, n_validation: 0, ..self.data[task].clone() };
+        if let Some(own) = self.settings_of_auxiliary(task, p_ik) {
+            let said = |error: String| Error::new(error).context(format!("`[task.{}]`", p_ik.task));
+            let mut table = toml::Table::try_from(&data).map_err(|error| said(error.to_string()))?;
+            table.extend(own.clone());
+            data = table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))?;
+            data.n_validation = 0;
+        }
+        data.n_train = p_ik.n_train.or(data.n_train);
+        Ok(data)
+    }
+
+    /// How a model is trained on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    ///
+    /// # Errors
+    /// Settings out of their range.
+    pub fn auxiliary_recipe(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<Recipe> {
+        let own = self.settings_of_auxiliary(task, p_ik);
+        let here = own.and_then(|own| own.get("model")?.get(&model.name)?.get("train")?.as_table());
+        let all = own.and_then(|own| own.get("train")?.as_table());
+        self.recipe_with(model, task, [all, here].into_iter().flatten())
+    }
+
+    /// The head of a model on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn auxiliary_head(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<HeadConfig> {
+        let head = self.head(model, task)?;
+        let own = self.settings_of_auxiliary(task, p_ik);
+        match own.and_then(|own| own.get("model")?.get(&model.name)?.get("head")?.as_table()) {
+            Some(here) => over_head(&head, here, &model.name),
+            None => Ok(head),
+        }
+    }
+
+    /// `[task.AUXILIARY]`, if P(IK) is not learnt on the evaluated task itself.
+    fn settings_of_auxiliary(&self, task: usize, p_ik: &Pik) -> Option<&toml::Table> {
+        let evaluated = self.tasks[task].name();
+        let name = p_ik.task_for(evaluated);
+        self.auxiliary_settings.get(name).filter(|_| name != evaluated)
     }
 
     /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one, for this
@@ -511,11 +651,20 @@ impl Grid {
     /// # Errors
     /// Settings out of their range.
     pub fn recipe(&self, model: &ModelConfig, task: usize, method: Option<&Method>) -> Result<Recipe> {
+        self.recipe_with(model, task, method.map(|method| &method.train).into_iter())
+    }
+
+    fn recipe_with<'a>(
+        &'a self,
+        model: &'a ModelConfig,
+        task: usize,
+        last: impl Iterator<Item = &'a toml::Table>,
+    ) -> Result<Recipe> {
         let mut table = model.file.train.clone();
         let on_task = &self.data[task];
         let nearer = [&self.train, &model.train_here, &on_task.train].into_iter();
         let nearest = on_task.model.get(&model.name).map(|model| &model.train);
-        for settings in nearer.chain(nearest).chain(method.map(|method| &method.train)) {
+        for settings in nearer.chain(nearest).chain(last) {
             table.extend(settings.clone());
         }
         let recipe: Recipe =
@@ -530,10 +679,7 @@ impl Grid {
     /// Settings that do not go together.
     pub fn head(&self, model: &ModelConfig, task: usize) -> Result<HeadConfig> {
         let Some(here) = self.data[task].model.get(&model.name) else { return Ok(model.file.head.clone()) };
-        let said = |error: String| Error::new(error).context(format!("head of `{}`", model.name));
-        let mut table = toml::Table::try_from(&model.file.head).map_err(|error| said(error.to_string()))?;
-        table.extend(here.head.clone());
-        table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))
+        over_head(&model.file.head, &here.head, &model.name)
     }
 
     /// Names for people of tasks, models and methods, by their names.
@@ -551,18 +697,82 @@ impl Grid {
             self.recipe(&pair.weak, task, None)?;
             self.recipe(&pair.strong, task, None)?;
             for method in &self.methods {
-                self.recipe(&pair.strong, task, Some(method))?;
+                // What a method leaves as it is has been looked at.
+                if !method.train.is_empty() {
+                    self.recipe(&pair.strong, task, Some(method))?;
+                }
+                if let Some(p_ik) = method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(task, p_ik).is_some())
+                {
+                    self.auxiliary_data(task, p_ik)?;
+                    self.auxiliary_recipe(&pair.strong, task, p_ik)?;
+                    self.auxiliary_head(&pair.strong, task, p_ik)?;
+                }
             }
         }
         Ok(())
     }
 }
 
+/// A head with the keys of a table over it.
+fn over_head(head: &HeadConfig, here: &toml::Table, model: &str) -> Result<HeadConfig> {
+    let said = |error: String| Error::new(error).context(format!("head of `{model}`"));
+    let mut table = toml::Table::try_from(head).map_err(|error| said(error.to_string()))?;
+    table.extend(here.clone());
+    table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))
+}
+
+/// Whether a name can stand in results, folders, tables and figures as it is.
+fn check_name(name: &str) -> Result<()> {
+    let wrong = if name.trim().is_empty() {
+        "is empty"
+    } else if name.chars().any(acts) {
+        "has a control character"
+    } else if name.trim() != name {
+        "begins or ends with a space"
+    } else if name.starts_with(['=', '+', '-', '@']) {
+        "begins with a sign that makes a formula of it in a spreadsheet"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(format!("the name {name:?} {wrong}")).help("choose a name of letters, digits and dashes"))
+}
+
+/// Whether a title can be shown.
+fn check_title(title: &str) -> Result<()> {
+    match title.chars().find(|c| acts(*c)) {
+        Some(found) => Err(Error::new(format!("{title:?} has the control character {found:?}"))
+            .help("write it on one line, in plain text")),
+        None => Ok(()),
+    }
+}
+
+/// Characters that act on what shows them instead of being shown: control characters, and those that turn the direction of text around.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// `[published]`: what a paper reports for this grid's tasks and methods.
-fn check_published(published: &Section, tasks: &[Task], methods: &[Method]) -> Result<()> {
+fn check_published(published: &Section, tasks: &[Task], methods: &[Method], pairs: &[Pair]) -> Result<()> {
     published.need("source").map_err(|error| error.help("name the paper and its table"))?.text()?;
     published.read::<Published>()?;
-    for (task, reported) in published.entries().into_iter().filter(|(key, _)| key != "source" && key != "metric") {
+    check_reported(published, &["source", "metric", "pairs"], tasks, methods)?;
+    for reported in published.get("pairs").iter().map(Section::items).collect::<Result<Vec<_>>>()?.concat() {
+        let PublishedPair { weak, strong, .. } = reported.read()?;
+        if !pairs.iter().any(|pair| (&pair.weak.name, &pair.strong.name) == (&weak, &strong)) {
+            let known: Vec<_> =
+                pairs.iter().map(|pair| format!("`{}` → `{}`", pair.weak.name, pair.strong.name)).collect();
+            return Err(reported
+                .error(format!("`{weak}` → `{strong}` is no pair of this grid"))
+                .help(format!("the pairs are {}", known.join(", "))));
+        }
+        check_reported(&reported, &["weak", "strong"], tasks, methods)?;
+    }
+    Ok(())
+}
+
+/// What a paper reports by task and method, beside keys that are something else.
+fn check_reported(published: &Section, keys: &[&str], tasks: &[Task], methods: &[Method]) -> Result<()> {
+    for (task, reported) in published.entries().into_iter().filter(|(key, _)| !keys.contains(&key.as_str())) {
         if !tasks.iter().any(|known| known.name() == task) {
             let help = did_you_mean(&task, tasks.iter().map(Task::name));
             return Err(reported.error(format!("`{task}` is no task of this grid")).help(help));
@@ -658,21 +868,60 @@ fn place(section: &Section, error: &Error) -> Error {
     }
 }
 
+/// What `[task.NAME]` says of the tasks that P(IK) is learnt on.
+fn auxiliary_settings(
+    root: &Section,
+    auxiliary: &BTreeMap<String, Task>,
+    tasks: &[Task],
+) -> Result<BTreeMap<String, toml::Table>> {
+    let mut settings = BTreeMap::new();
+    for (name, section) in root.get("task").iter().flat_map(Section::entries) {
+        if !auxiliary.contains_key(&name) {
+            continue;
+        }
+        section.read::<Data>()?;
+        let evaluated = tasks.iter().any(|task| task.name() == name);
+        for key in ["n_validation", "ceiling_split"] {
+            if let Some(there) = section.get(key).filter(|_| !evaluated) {
+                let message =
+                    format!("`{name}` is not evaluated but learnt from by P(IK), for which `{key}` says nothing");
+                return Err(there.error(message).help(format!("leave it out, or add `{name}` to `tasks`")));
+            }
+        }
+        let mut table = section.to_table()?;
+        for of_evaluated in ["n_validation", "ceiling_split", "template"] {
+            table.remove(of_evaluated);
+        }
+        settings.insert(name, table);
+    }
+    Ok(settings)
+}
+
 /// The strings of a list in `[grid]`, none empty, none twice.
 fn names<'a>(grid: &Section<'a>, key: &str) -> Result<Vec<(String, At<'a>)>> {
     let list = grid.need(key)?;
     let items =
         list.items()?.into_iter().map(|item| Ok((item.text()?.to_owned(), At(item)))).collect::<Result<Vec<_>>>()?;
+    for (name, at) in &items {
+        check_name(name).map_err(|error| place(&at.0, &error))?;
+    }
     if items.is_empty() {
         return Err(list.error(format!("`{key}` is empty: there would be nothing to run")));
+    }
+    if let Some((name, at)) = items.iter().find(|(name, _)| name.contains(char::is_control)) {
+        return Err(at
+            .0
+            .error(format!("`{}` cannot be a name", name.escape_debug()))
+            .help("leave line ends and the like out"));
     }
     no_repetition(grid, key, &items.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
     Ok(items)
 }
 
-fn no_repetition<T: PartialEq + std::fmt::Display>(grid: &Section, key: &str, items: &[T]) -> Result<()> {
-    for (index, item) in items.iter().enumerate() {
-        if items[..index].contains(item) {
+fn no_repetition<T: Ord + std::fmt::Display>(grid: &Section, key: &str, items: &[T]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for item in items {
+        if !seen.insert(item) {
             return Err(grid.need(key)?.error(format!("`{item}` stands twice in `{key}`")));
         }
     }
@@ -706,6 +955,9 @@ impl ModelConfig {
     /// Reads a model by name, with the grid's own `[model.NAME]` over it. A model may stand in the grid alone.
     pub(super) fn read(name: &str, library: &Library, own: Option<Section>, at: &Section) -> Result<Self> {
         let at = At(at.clone());
+        if name.contains(char::is_control) {
+            return Err(at.place(Error::new(format!("`{}` cannot be a name", name.escape_debug()))));
+        }
         let shelf = match library.open("models", name) {
             Ok(document) => Some(document),
             Err(_) if own.is_some() => None,
@@ -950,6 +1202,7 @@ fn sweeps(document: &Document, shelf: Option<&Document>, methods: &[Method], sha
                 let mut method = Method::read(&name, own.as_ref(), None, &At(value.clone()), shared).map_err(at)?;
                 method.name = format!("{name} {parameter}={text}");
                 method.title = format!("{}, {parameter} = {text}", base.title);
+                check_name(&method.name).and_then(|()| check_title(&method.title)).map_err(at)?;
                 if swept.iter().any(|other| other.name == method.name) {
                     return Err(value.error(format!("`{text}` stands twice in `{parameter}`")));
                 }

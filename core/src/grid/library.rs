@@ -1,6 +1,6 @@
 //! Where the names in a grid are looked up: tasks, models, worlds and methods.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::{Error, Result, document::Document};
 
@@ -33,9 +33,18 @@ impl Library {
     /// Reads the configuration `<kind>/<name>.toml`, e.g. `tasks/sst2.toml`.
     ///
     /// # Errors
-    /// No such file in any folder (with the names there are), or a file that does not parse.
+    /// Something that is no name, no such file in any folder (with the names there are), or a file that does not parse.
     pub fn open(&self, kind: &str, name: &str) -> Result<Document> {
+        if !is_name(name) {
+            let singular = kind.trim_end_matches('s');
+            return Err(Error::new(format!("`{name}` is not the name of a {singular}"))
+                .help(format!("a name, not a path: it is looked up as `{kind}/NAME.toml`")));
+        }
         let file = Path::new(kind).join(format!("{name}.toml"));
+        if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(Error::new(format!("`{name}` leads out of the folder of {kind}"))
+                .help(format!("give the name of a file in a folder `{kind}`, without `.toml`")));
+        }
         self.open_file(&file).unwrap_or_else(|| {
             let names = self.names(kind);
             let singular = kind.trim_end_matches('s');
@@ -69,7 +78,8 @@ impl Library {
             for entry in std::fs::read_dir(root.join(kind)).into_iter().flatten().flatten() {
                 let path = entry.path();
                 if path.extension().is_some_and(|extension| extension == "toml") {
-                    names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+                    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+                    names.extend(stem.filter(|stem| is_name(stem)));
                 }
             }
         }
@@ -77,6 +87,12 @@ impl Library {
         names.dedup();
         names
     }
+}
+
+/// Whether a text may stand in a file's name and in a table: one part of a path, with nothing that a terminal obeys.
+pub(super) fn is_name(text: &str) -> bool {
+    let plain = |c: char| !c.is_control() && c != '/' && c != '\\';
+    !text.is_empty() && text.len() <= 200 && !text.starts_with('.') && text.chars().all(plain)
 }
 
 /// A grid that the binary carries, by name or path: `quickstart` or `configs/quickstart.toml`.

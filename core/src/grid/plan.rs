@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use indexmap::IndexMap;
@@ -12,22 +12,21 @@ use serde_json::{Value, json};
 use super::{
     config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, Pretrain, SelfSource},
     library::Library,
+    models::{ModelFolder, model_folder},
 };
 use crate::{
     Error, Result,
     document::Document,
+    error::IoContext,
     learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer},
     stage::{
-        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, PikExamples, PikJob,
-        PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik, SuperviseJob, copy,
+        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, Numeric,
+        PikExamples, PikJob, PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik,
+        SuperviseJob, copy,
     },
-    strategy::Split,
-    task::{
-        CountTokens, DataOptions, Sources, Task, TokenCounts, fit,
-        hub::{Kind, Repo},
-        world::World,
-    },
+    strategy::{Split, whole},
+    task::{CountTokens, Counter, DataOptions, OverLong, Sources, Task, TokenCounts, cuts_words, fit, world::World},
 };
 
 /// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
@@ -37,7 +36,7 @@ const LARGEST_PRETRAINED: f64 = 1e11;
 pub struct Places {
     /// Folders of data sets, and behind them the hub.
     pub sources: Sources,
-    /// Folders of models, looked in before the hub.
+    /// Folders of models, or caches of `huggingface_hub`, looked in before the hub.
     pub models: Vec<PathBuf>,
 }
 
@@ -50,8 +49,12 @@ pub struct Plan {
     pub cells: Vec<Cell>,
     /// Every stage, inputs before what needs them and otherwise in the order of cells.
     pub jobs: IndexMap<StageId, Job>,
+    /// Where the files of each model were found, by its name; not of those that are pretrained in the run.
+    pub models: BTreeMap<String, ModelFolder>,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
+    /// How its stages are computed, as far as results depend on it.
+    pub numeric: Numeric,
 }
 
 /// One task × pair × method × seed.
@@ -73,6 +76,9 @@ pub struct Cell {
     pub ceiling: StageId,
     /// Stage that holds the student.
     pub student: StageId,
+    /// Stage that holds the strong model's own answers: the method's self-labels, or what its P(IK) is about; the student where its own head
+    /// labels, and where nobody asks. None where P(IK) is about answers that nobody can give.
+    pub answers: Option<StageId>,
 }
 
 impl Cell {
@@ -90,21 +96,36 @@ impl Cell {
 /// A model that has been found.
 struct FoundModel {
     reference: ModelRef,
+    /// Where its files were found; none for a model that is pretrained in the run.
+    origin: Option<ModelFolder>,
     tokenizer: Tokenizer,
     /// Hash of the tokenizer's files.
     tokens: String,
     /// Shared by the models with the same tokenizer.
     counts: Arc<TokenCounts>,
     spec: Spec,
+    /// What a user should know of how its files are read.
+    notes: Vec<String>,
 }
 
 impl FoundModel {
     fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
         let tokens = tokenizer.fingerprint();
-        Self { reference, tokenizer, tokens, counts: Arc::default(), spec }
+        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
     }
 
-    fn count_tokens(&self, text: &str) -> Result<usize> {
+    /// Whether it makes the same tokens of a text as another model, and knows as many.
+    fn reads_as(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.spec.vocab == other.spec.vocab
+    }
+}
+
+impl Counter for FoundModel {
+    fn starts(&self, text: &str) -> Option<Vec<usize>> {
+        self.tokenizer.starts(text).ok()
+    }
+
+    fn count(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
             error
                 .context(format!("model `{}`", self.reference.name))
@@ -121,18 +142,24 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that would fail later.
-    pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store) -> Result<Self> {
-        let mut plan = Self { grid, cells: Vec::new(), jobs: IndexMap::new(), notes: Vec::new() };
+    pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
+        let (cells, jobs) = (Vec::new(), IndexMap::new());
+        let mut plan = Self { grid, cells, jobs, models: BTreeMap::new(), notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
             for model in [&pair.weak, &pair.strong] {
                 if !models.contains_key(&model.name) {
-                    let mut found = find_model(model, library, places, store, &mut plan.jobs)
+                    let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
                         .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
-                    if let Some(other) = models.values().find(|other| other.tokens == found.tokens) {
+                    if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                         found.counts = other.counts.clone();
                     }
+                    if let Some(origin) = found.origin.take() {
+                        plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
+                        plan.models.insert(model.name.clone(), origin);
+                    }
+                    plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
                     models.insert(model.name.clone(), found);
                 }
             }
@@ -181,8 +208,7 @@ impl Plan {
             let name = p_ik.task_for(self.grid.tasks[task].name());
             let key = (name.to_owned(), p_ik.n_train);
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                // Nobody asks how far the weak model can be trusted in the auxiliary task.
-                let settings = Data { n_train: p_ik.n_train, n_validation: 0, ..self.grid.data[task].clone() };
+                let settings = self.grid.auxiliary_data(task, p_ik)?;
                 let task = &self.grid.auxiliary[name];
                 vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
             }
@@ -199,40 +225,73 @@ impl Plan {
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
         let strong_recipe = grid.recipe(strong_config, task, None)?;
         trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
-        let ceiling = Job::FineTune(Box::new(FineTuneJob {
+        let mut made = Made { numeric: &self.numeric, jobs: Vec::new() };
+        let ceiling = made.push(Job::FineTune(Box::new(FineTuneJob {
             model: strong.clone(),
             recipe: strong_recipe.clone(),
             data: data.clone(),
             on: grid.data[task].ceiling_split,
             seed,
             save: false,
-        }));
-        let ceiling_id = ceiling.id();
-        let mut made = vec![ceiling];
+        })))?;
+        // Methods share supervisors; what a stage is called is found out once.
+        let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, method) in grid.methods.iter().enumerate() {
-            let supervise = Job::Supervise(Box::new(SuperviseJob {
-                supervisor: copy(&method.supervisor)?,
-                weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
-                strong: (strong.clone(), strong_recipe.clone()),
-                data: data.clone(),
-                seed,
-            }));
-            let supervision = supervise.id();
-            let knowledge = Knowledge { strong: &strong, recipe: &strong_recipe, data: &data, seed };
+            let (on_auxiliary, recipe) = match &method.p_ik {
+                Some(p_ik) => (
+                    ModelRef { head: grid.auxiliary_head(strong_config, task, p_ik)?, ..strong.clone() },
+                    grid.auxiliary_recipe(strong_config, task, p_ik)?,
+                ),
+                None => (strong.clone(), strong_recipe.clone()),
+            };
+            let knowledge =
+                Knowledge { strong: &strong, on_auxiliary: &on_auxiliary, recipe: &recipe, data: &data, seed };
             let evaluated = grid.tasks[task].name();
             let auxiliary =
                 method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
-            let p_ik = method.p_ik.as_ref().zip(auxiliary).map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made));
-            let self_labels = method
-                .self_labels
-                .as_ref()
-                .map(|own| knowledge.self_labels(own, method.p_ik.as_ref().zip(auxiliary), &mut made));
+            let learnt = method.p_ik.as_ref().zip(auxiliary);
+            let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made)).transpose()?;
+            let self_labels = method.self_labels.as_ref();
+            let self_labels = self_labels.map(|own| knowledge.self_labels(own, learnt, &mut made)).transpose()?;
+            let answers = match (&self_labels, learnt) {
+                (Some(SelfLabels::Answers { stage, .. }), _) => Some(Some(stage.clone())),
+                (None, Some((p_ik, data))) => {
+                    let can = match p_ik.answers {
+                        AnswersBy::LanguageModel => {
+                            grid.tasks[task].prompt.as_ref().is_some_and(|p| !p.answers.is_empty())
+                        }
+                        AnswersBy::Classifier => grid.auxiliary[p_ik.task_for(evaluated)].classes.len() == classes,
+                    };
+                    let note = format!(
+                        "{evaluated}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
+                        method.name
+                    );
+                    if !can && !self.notes.contains(&note) {
+                        self.notes.push(note);
+                    }
+                    Some(can.then(|| knowledge.own_answers(p_ik, data, &mut made)).transpose()?)
+                }
+                _ => None,
+            };
             let needs = method.needs();
-            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made));
+            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made)).transpose()?;
+            let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(vacant) => {
+                    let job = SuperviseJob {
+                        supervisor: copy(&method.supervisor)?,
+                        weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
+                        strong: (strong.clone(), strong_recipe.clone()),
+                        data: data.clone(),
+                        seed,
+                    };
+                    vacant.insert(made.push(Job::Supervise(Box::new(job)))?).clone()
+                }
+            };
             let recipe = grid.recipe(strong_config, task, Some(method))?;
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
-            let student = Job::Student(Box::new(StudentJob {
+            let student = made.push(Job::Student(Box::new(StudentJob {
                 model: strong.clone(),
                 recipe,
                 data: data.clone(),
@@ -247,7 +306,7 @@ impl Plan {
                 calibration: needs.calibration,
                 seed,
                 save: grid.save_students,
-            }));
+            })))?;
             self.cells.push(Cell {
                 task,
                 pair,
@@ -255,13 +314,13 @@ impl Plan {
                 seed,
                 data: data.clone(),
                 supervision,
-                ceiling: ceiling_id.clone(),
-                student: student.id(),
+                ceiling: ceiling.clone(),
+                answers: answers.unwrap_or_else(|| Some(student.clone())),
+                student,
             });
-            made.extend([supervise, student]);
         }
-        for job in made {
-            self.jobs.entry(job.id()).or_insert(job);
+        for (id, job) in made.jobs {
+            self.jobs.entry(id).or_insert(job);
         }
         Ok(())
     }
@@ -301,19 +360,31 @@ fn find_model(
     library: &Library,
     places: &Places,
     store: &Store,
+    numeric: &Numeric,
     jobs: &mut IndexMap<StageId, Job>,
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
-        let folder = model_folder(model, places)?;
-        let pretrained = Pretrained::open(&folder)?;
+        let found = model_folder(model, places)?;
+        let pretrained = Pretrained::open(&found.folder)?;
+        let files = found.folder.read_dir().path("read the model's folder", &found.folder)?;
+        let files = files.flatten().map(|entry| entry.path());
+        let question = question("weights", &json!(found.folder), files);
         let reference = ModelRef {
             name: model.name.clone(),
-            fingerprint: pretrained.fingerprint()?.to_owned(),
+            fingerprint: match question.as_ref().and_then(|question| store.known(question)) {
+                Some(fingerprint) => fingerprint,
+                None => {
+                    let fingerprint = pretrained.fingerprint()?;
+                    question.iter().for_each(|question| store.learn(question, fingerprint));
+                    fingerprint.to_owned()
+                }
+            },
             stage: None,
             head: model.file.head.clone(),
-            folder,
+            folder: found.folder.clone(),
         };
-        return Ok(FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone()));
+        let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
+        return Ok(FoundModel { origin: Some(found), notes: pretrained.notes()?, ..model });
     };
     let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain
@@ -325,7 +396,7 @@ fn find_model(
     let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
     recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
     let job = Job::Pretrain(Box::new(PretrainJob { world, config: spec.config.clone(), recipe, seed: pretrain.seed }));
-    let id = job.id();
+    let id = job.id(numeric)?;
     let reference = ModelRef {
         name: model.name.clone(),
         folder: store.root().join(id.as_str()).join("model"),
@@ -351,7 +422,7 @@ fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Spec, T
         world.tokens = tokens;
     }
     let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
-    let Value::Object(mut config) = serde_json::to_value(&pretrain.config).unwrap_or_default() else {
+    let Value::Object(mut config) = whole(&pretrain.config).map_err(|error| error.context("`pretrain.config`"))? else {
         return Err(Error::new("`pretrain.config` is not a table"));
     };
     config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
@@ -385,7 +456,7 @@ pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<
     let model = ModelConfig::read(name, library, None, &document.root().need("model")?)?;
     let find = || match &model.file.pretrain {
         None => {
-            let pretrained = Pretrained::open(&model_folder(&model, places)?)?;
+            let pretrained = Pretrained::open(&model_folder(&model, places)?.folder)?;
             Ok((pretrained.tokenizer().clone(), pretrained.spec().max_positions))
         }
         Some(pretrain) => world_model(pretrain, library).map(|(_, spec, tokenizer)| (tokenizer, spec.max_positions)),
@@ -402,56 +473,19 @@ pub fn open_world(library: &Library, name: &str) -> Result<World> {
     World::parse(document.source_text(), document.file())
 }
 
-/// Where a model's files are: its own `path`, a folder given with `--models`, or the hub.
-fn model_folder(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
-    if let Some(path) = &model.file.path {
-        return Ok(model.folder.join(path));
-    }
-    let hub = model.file.hub.as_deref().unwrap_or(&model.name);
-    let short = hub.rsplit('/').next().unwrap_or(hub);
-    for root in &places.models {
-        for name in [hub, short, &model.name] {
-            let folder = root.join(name);
-            if folder.join("config.json").is_file() {
-                return Ok(folder);
-            }
-        }
-    }
-    let by_hand = format!(
-        "put config.json, tokenizer.json and *.safetensors into DIR/{short} and give `--models DIR`, or set W2S_MODELS"
-    );
-    let Some(remote) = &places.sources.hub else {
-        let message = format!("`{hub}` is in no folder of models, and HF_HUB_OFFLINE forbids the hub");
-        return Err(Error::new(message).help(by_hand));
-    };
-    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
-    let repo = Repo { kind: Kind::Model, id: hub.to_owned(), revision };
-    let wanted = |file: &str| {
-        let side = ["config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
-        side.contains(&file)
-            || !file.contains('/') && (file.ends_with(".safetensors") || file.ends_with(".safetensors.index.json"))
-    };
-    let mut folder = None;
-    for file in remote.list(&repo).map_err(|error| error.or_help(&by_hand))?.iter().filter(|file| wanted(file)) {
-        let path = remote.fetch(&repo, file)?;
-        if file == "config.json" {
-            folder = path.parent().map(Path::to_owned);
-        }
-    }
-    folder.ok_or_else(|| Error::new(format!("`{hub}` on the hub has no `config.json`")))
-}
-
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
 struct Knowledge<'a> {
     strong: &'a ModelRef,
+    /// The same model as it is trained on the auxiliary task, and how.
+    on_auxiliary: &'a ModelRef,
     recipe: &'a Recipe,
     data: &'a DataRef,
     seed: u64,
 }
 
 impl Knowledge<'_> {
-    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> StudentPik {
-        let answers = self.answers(self.answerer(settings, auxiliary, made), auxiliary, made);
+    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
+        let answers = self.answers(self.answerer(settings, auxiliary, made)?, auxiliary, made)?;
         let examples = PikExamples {
             answers,
             data: auxiliary.clone(),
@@ -464,13 +498,13 @@ impl Knowledge<'_> {
         let first = (settings.schedule != PikSchedule::Joint).then(|| {
             let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
             let recipe = Recipe { epochs, ..self.recipe.clone() };
-            let job = PikJob { model: self.strong.clone(), recipe, examples: examples.clone(), seed: self.seed };
-            push(made, Job::Pik(Box::new(job)))
+            let job = PikJob { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed };
+            made.push(Job::Pik(Box::new(job)))
         });
-        match (settings.schedule, first) {
+        Ok(match (settings.schedule, first.transpose()?) {
             (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
                 let job = PikScoreJob { p_ik, data: self.data.clone() };
-                StudentPik::Frozen { scores: push(made, Job::PikScore(Box::new(job))) }
+                StudentPik::Frozen { scores: made.push(Job::PikScore(Box::new(job)))? }
             }
             (_, start) => StudentPik::Joint {
                 examples,
@@ -480,70 +514,87 @@ impl Knowledge<'_> {
                 warmup_fraction: settings.warmup_fraction,
                 start,
             },
-        }
+        })
     }
 
     /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
-    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Vec<Job>) -> Answerer {
-        match settings.answers {
+    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
+        Ok(match settings.answers {
             AnswersBy::LanguageModel => Answerer::LanguageModel {
                 model: self.strong.clone(),
                 shots: settings.shots,
                 samples: settings.samples,
                 temperature: settings.temperature,
             },
-            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) },
-        }
+            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? },
+        })
     }
 
-    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Vec<Job>) -> StageId {
+    /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
+    fn own_answers(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+        let answerer = match settings.answers {
+            AnswersBy::LanguageModel => self.likeliest(settings.shots),
+            AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
+        };
+        self.answers(answerer, self.data, made)
+    }
+
+    /// The pretrained strong model, which gives its likeliest answer.
+    fn likeliest(&self, shots: usize) -> Answerer {
+        Answerer::LanguageModel { model: self.strong.clone(), shots, samples: 0, temperature: 1.0 }
+    }
+
+    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let job = FineTuneJob {
-            model: self.strong.clone(),
+            model: self.on_auxiliary.clone(),
             recipe: self.recipe.clone(),
             data: auxiliary.clone(),
             on: Split::Supervise,
             seed: self.seed,
             save: true,
         };
-        push(made, Job::FineTune(Box::new(job)))
+        made.push(Job::FineTune(Box::new(job)))
     }
 
-    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Vec<Job>) -> StageId {
-        push(made, Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
+    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
+        made.push(Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
     }
 
     fn self_labels(
         &self,
         settings: &config::SelfLabels,
         p_ik: Option<(&Pik, &DataRef)>,
-        made: &mut Vec<Job>,
-    ) -> SelfLabels {
+        made: &mut Made,
+    ) -> Result<SelfLabels> {
         let hard = settings.kind == Hardness::Hard;
         let answerer = match (settings.source, p_ik) {
-            (SelfSource::CurrentHead, _) => return SelfLabels::CurrentHead { hard, decay: 0.0 },
-            (SelfSource::EmaHead, _) => return SelfLabels::CurrentHead { hard, decay: settings.decay },
+            (SelfSource::CurrentHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: 0.0 }),
+            (SelfSource::EmaHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: settings.decay }),
             (SelfSource::PikStageHead, Some((_, auxiliary))) => {
-                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made) }
+                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => Answerer::LanguageModel {
-                model: self.strong.clone(),
-                shots: settings.shots,
-                samples: 0,
-                temperature: 1.0,
-            },
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
         };
-        SelfLabels::Answers { stage: self.answers(answerer, self.data, made), hard }
+        Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
     }
 
-    fn embeddings(&self, made: &mut Vec<Job>) -> StageId {
-        push(made, Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
+    fn embeddings(&self, made: &mut Made) -> Result<StageId> {
+        made.push(Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
     }
 }
 
-fn push(made: &mut Vec<Job>, job: Job) -> StageId {
-    let id = job.id();
-    made.push(job);
-    id
+/// The stages of some cells, as they come up.
+struct Made<'a> {
+    numeric: &'a Numeric,
+    jobs: Vec<(StageId, Job)>,
+}
+
+impl Made<'_> {
+    fn push(&mut self, job: Job) -> Result<StageId> {
+        let id = job.id(self.numeric)?;
+        self.jobs.push((id.clone(), job));
+        Ok(id)
+    }
 }
 
 /// Whether a split is large enough for one step of a recipe.
@@ -551,6 +602,16 @@ fn trains(recipe: &Recipe, data: &DataRef, on: Split) -> Result<()> {
     let rows = data.examples.get(on.name()).copied().unwrap_or(0);
     Sampler::check(rows, recipe.batch_size, recipe.epochs)
         .map_err(|error| error.context(format!("task `{}`, `{}`", data.task, on.name())))
+}
+
+/// What the memory of looks is asked: `kind` of answer, everything that it depends on beside files, and the files. `None` where the files do
+/// not tell whether they have been touched.
+fn question(kind: &str, about: &Value, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<String> {
+    // Another build may make something else of the same files.
+    static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| stage::stamp_of([std::env::current_exe().ok()?])).as_ref()?;
+    let files = stage::stamp_of(files)?;
+    Some(format!("{kind}-{}", &stage::hash(&json!([about, files, program]))[..32]))
 }
 
 /// Where a plan looks things up.
@@ -561,6 +622,62 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// What decides which data [`read`](Self::read) makes, so that nothing need be read, generated or cut again while it stands.
+    fn question(&self, task: &Task, options: &DataOptions, cut: &Value, models: [&FoundModel; 2]) -> Option<String> {
+        let files = self.places.sources.files(task).ok()?;
+        let world = task.source.world.as_ref().map(|table| {
+            let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+            self.library.open("worlds", name).map(|document| document.source_text().to_owned())
+        });
+        let world = world.transpose().ok()?;
+        question("look", &json!([task, world, options, cut, models.map(|model| &model.tokens)]), files)
+    }
+
+    /// Reads, splits and cuts the data of a task for the two models of a pair, as a stage.
+    fn read(
+        &self,
+        task: &Task,
+        options: &DataOptions,
+        over_long: OverLong,
+        max_tokens: usize,
+        models: [&FoundModel; 2],
+    ) -> Result<Finished> {
+        let Self { library, places, store } = self;
+        let mut data = match &task.source.world {
+            None => task.read(&places.sources, options)?,
+            Some(table) => {
+                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                task.read_from(&*open_world(library, name)?.source(table, options.seed)?, options)?
+            }
+        };
+        let mut parameters = json!({
+            "data": data.fingerprint(),
+            "max_tokens": max_tokens,
+            "over_long": over_long,
+            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
+        });
+        // Once such examples were dropped; identities of other data stay what they were.
+        if over_long == OverLong::Truncate && cuts_words(&data) {
+            parameters["last_word"] = "cut".into();
+        }
+        match store.find_or_begin(&StageId::new("data", 1, &parameters))? {
+            Begin::Finished(finished) => Ok(*finished),
+            Begin::Ours(workspace) => {
+                let mut counters: Vec<CountTokens> = models.map(|model| model as CountTokens).into();
+                if models[0].reads_as(models[1]) {
+                    counters.truncate(1);
+                }
+                fit(&mut data, &counters, max_tokens, over_long)?;
+                data.write(workspace.folder())?;
+                for model in &models[..counters.len()] {
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
+                }
+                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
+                workspace.finish(parameters, summary, "cpu")
+            }
+        }
+    }
+
     /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
     fn data(
         &self,
@@ -570,7 +687,7 @@ impl Desk<'_> {
         seed: u64,
         notes: &mut Vec<String>,
     ) -> Result<DataRef> {
-        let Self { library, places, store } = self;
+        let store = self.store;
         let max_tokens = models.iter().map(|model| model.spec.max_positions).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
             order: settings.order,
@@ -580,35 +697,15 @@ impl Desk<'_> {
             n_test: settings.n_test,
             balance: settings.balance,
         };
-        let mut data = match &task.source.world {
-            None => task.read(&places.sources, &options)?,
-            Some(table) => {
-                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
-                task.read_from(&*open_world(library, name)?.source(table, seed)?, &options)?
-            }
-        };
-        let parameters = json!({
-            "data": data.fingerprint(),
-            "max_tokens": max_tokens,
-            "over_long": settings.over_long,
-            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
-        });
-        let id = StageId::new("data", 1, &parameters);
-        let finished = match store.begin(&id)? {
-            Begin::Finished(finished) => *finished,
-            Begin::Ours(workspace) => {
-                let counters = models.map(|model| |text: &str| model.count_tokens(text));
-                let mut counters: Vec<CountTokens> = counters.iter().map(|counter| counter as CountTokens).collect();
-                if models[0].tokens == models[1].tokens {
-                    counters.truncate(1);
-                }
-                fit(&mut data, &counters, max_tokens, settings.over_long)?;
-                data.write(workspace.folder())?;
-                for model in &models[..counters.len()] {
-                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
-                }
-                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
-                workspace.finish(parameters, summary, "cpu")?
+        let question = self.question(task, &options, &json!([max_tokens, settings.over_long]), models);
+        let looked = question.as_ref().and_then(|question| store.known(question));
+        let known = looked.and_then(|id| id.parse().ok()).map(|id| store.find(&id)).transpose()?.flatten();
+        let finished = match known {
+            Some(finished) => finished,
+            None => {
+                let finished = self.read(task, &options, settings.over_long, max_tokens, models)?;
+                question.iter().for_each(|question| store.learn(question, finished.manifest.id.as_str()));
+                finished
             }
         };
         let summary = &finished.manifest.summary;
@@ -624,12 +721,13 @@ impl Desk<'_> {
         }
         if settings.n_validation > 0 {
             let held_out = &summary["counts"]["labels"]["validation"];
-            if let Some(class) = (0..data.classes()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0)) {
+            if let Some(class) = (0..task.classes.len()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0))
+            {
                 return Err(Error::new(format!(
                     "task `{}` (seed {seed}): none of the examples that `n_validation = {}` holds out is of the class `{}`",
                     task.name(),
                     settings.n_validation,
-                    data.class_names[class]
+                    task.classes[class]
                 ))
                 .help("raise `n_validation` in `[data]`"));
             }
@@ -640,7 +738,12 @@ impl Desk<'_> {
                 notes.push(note);
             }
         }
-        let fingerprint = summary["fingerprint"].as_str().unwrap_or_default().to_owned();
+        let fingerprint = summary["fingerprint"].as_str().map(str::to_owned);
+        let fingerprint = fingerprint.ok_or_else(|| {
+            Error::new("the record of this data set does not say what it holds")
+                .in_file(finished.folder.join("manifest.json"))
+                .help("remove the folder, and the data are read again")
+        })?;
         let sum =
             |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
         let labels = summary["counts"]["labels"].as_object().into_iter().flatten();

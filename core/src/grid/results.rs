@@ -1,14 +1,19 @@
 //! From finished stages to `results.csv`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::{self, File, TryLockError},
+    io::Write as _,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
+    config::Grid,
     plan::{Cell, Plan},
     run::Outcome,
 };
@@ -18,53 +23,125 @@ use crate::{
     report::{
         Measure, Predictions, knowledge,
         metrics::{self, ACCURACY},
-        results::{CEILING, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, write},
+        results::{CEILING, FURTHER_WEAK, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, to_bytes},
+        seal,
     },
-    stage::{self, Finished, Job, SelfLabels, StageId, Store, write_atomically},
+    stage::{self, Finished, Job, REMARKS, StageId, Store, write_atomically},
     strategy::Split,
     task::TaskData,
 };
 
+/// Bytes of results that a run may write freely. Beyond them `results.csv` is written again when it has doubled, when
+/// [`AT_LEAST_EVERY`] has passed, and at the end: what a run writes in all stays a small multiple of what it leaves behind.
+const FREELY: u64 = 2 << 20;
+const AT_LEAST_EVERY: Duration = Duration::from_secs(600);
+/// Predictions of weak models and ceilings that are kept: several students are compared with each.
+const KEPT: usize = 16;
+
 /// The books of a run: which stages are finished, what they measured, and the files that say so.
 ///
-/// `results.csv` is a view of finished stages in the order of the plan, written anew whenever a cell is complete: a grid that was
-/// killed and continued ends with the same bytes as one that was not.
+/// `results.csv` is a view of finished stages in the order of the plan, written anew when cells are complete: a grid that was killed
+/// and continued ends with the same bytes as one that was not. What was measured is never replaced by less: results of this grid whose
+/// stages are gone stay, those of another grid go to `earlier/`.
+///
+/// One run at a time, or several with the same cells: see [`Books::open`].
 #[derive(Debug)]
 pub struct Books {
     folder: PathBuf,
     finished: IndexMap<StageId, Finished>,
-    /// Rows of finished entries, by their place in the table.
+    entries: Vec<Entry>,
+    /// What the supervisor of each method is called.
+    supervisors: Vec<String>,
+    /// The entries that a stage is needed for.
+    concerned: BTreeMap<StageId, Vec<usize>>,
+    /// The place of each entry, by what its rows are about.
+    places: BTreeMap<[String; 5], usize>,
+    /// Rows of entries, by their place in the table.
     rows: BTreeMap<usize, Vec<ResultRow>>,
-    /// Entries measured while the stages they are compared with were not finished.
-    alone: BTreeSet<usize>,
+    /// Entries whose rows are not the last word: measured while the stages they are compared with were not finished, or found in the
+    /// file.
+    open: BTreeSet<usize>,
+    /// Entries whose rows were found in the file, measured by an earlier run or by one beside this.
+    found: BTreeSet<usize>,
     /// What `grid.json` says.
     record: String,
-    /// Every cell that can be in the results, weak models and ceilings included.
-    cells: BTreeSet<String>,
-    set_aside: Option<PathBuf>,
-    truths: BTreeMap<String, Vec<u8>>,
+    writing: Writing,
+    notes: Vec<String>,
+    truths: BTreeMap<String, Truth>,
+    ends: VecDeque<(StageId, Arc<Vec<Vec<f32>>>)>,
+    /// Held shared while this run is at work.
+    _running: File,
+    /// Held while files are replaced.
+    gate: File,
+}
+
+/// What has been written of `results.csv`.
+#[derive(Debug)]
+struct Writing {
+    bytes: u64,
+    /// Size and rows of the file as it was written last.
+    last: (u64, usize),
+    hash: Option<blake3::Hash>,
+    at: Instant,
+}
+
+/// True classes of a task's data.
+#[derive(Debug)]
+struct Truth {
+    transfer: Vec<u8>,
+    test: Vec<u8>,
 }
 
 /// One entry of the results: a weak model, a student or a ceiling, with one seed.
-struct Entry<'a> {
-    cell: &'a Cell,
+#[derive(Debug)]
+struct Entry {
+    /// Index into the plan's cells: the first one that it belongs to.
+    cell: usize,
     method: String,
-    stage: &'a StageId,
+    role: Role,
 }
 
-impl<'a> Entry<'a> {
-    /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
-    /// answers for P(IK).
-    fn compared_with(&self, plan: &'a Plan) -> Vec<&'a StageId> {
-        let Cell { supervision, ceiling, .. } = self.cell;
-        if self.stage == supervision {
-            vec![]
-        } else if self.stage == ceiling {
-            vec![supervision]
-        } else {
-            vec![supervision, ceiling, answers_of(plan, self.cell)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Role {
+    Weak,
+    Student,
+    Ceiling,
+}
+
+impl Entry {
+    fn stage<'p>(&self, plan: &'p Plan) -> &'p StageId {
+        let Cell { supervision, ceiling, student, .. } = &plan.cells[self.cell];
+        match self.role {
+            Role::Weak => supervision,
+            Role::Student => student,
+            Role::Ceiling => ceiling,
         }
     }
+
+    /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
+    /// answers for P(IK).
+    fn compared_with<'p>(&self, plan: &'p Plan) -> Vec<&'p StageId> {
+        let cell = &plan.cells[self.cell];
+        match self.role {
+            Role::Weak => vec![],
+            Role::Ceiling => vec![&cell.supervision],
+            Role::Student => [&cell.supervision, &cell.ceiling].into_iter().chain(&cell.answers).collect(),
+        }
+    }
+}
+
+/// Whether results of about `size` bytes are to be written before the end of a run that has written so much of them already.
+fn due(written: u64, size: u64, since: Duration) -> bool {
+    written <= FREELY + size || since >= AT_LEAST_EVERY
+}
+
+/// Rows that hold a number.
+fn worth(rows: &[ResultRow]) -> usize {
+    rows.iter().filter(|row| row.status == Status::Ok).count()
+}
+
+fn owned(entry: [&str; 5]) -> [String; 5] {
+    entry.map(str::to_owned)
 }
 
 impl Books {
@@ -95,11 +172,12 @@ impl Books {
     }
 
     /// Opens the results folder of a grid and records what was resolved. Results of cells that this grid does not have are set aside.
+    /// The folder belongs to this run, and to others with the same cells, until the books are dropped.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// A folder that cannot be written, or in which a run with other cells is at work.
     pub fn open(plan: &Plan, folder: &Path, finished: IndexMap<StageId, Finished>) -> Result<Self> {
-        std::fs::create_dir_all(folder).path("create the results folder", folder)?;
+        fs::create_dir_all(folder).path("create the results folder", folder)?;
         let record = json!({
             "name": plan.grid.name,
             "config": plan.grid.source,
@@ -107,6 +185,7 @@ impl Books {
             "config_hash": stage::hash(&plan.grid.source),
             "version": env!("CARGO_PKG_VERSION"),
             "commit": crate::commit(),
+            "models": plan.models,
             "cells": plan.cells.iter().map(|cell| json!({
                 "cell": cell.id(),
                 "task": plan.grid.tasks[cell.task].name(),
@@ -116,46 +195,74 @@ impl Books {
                 "seed": cell.seed,
                 "data": cell.data.fingerprint,
                 "data_stage": cell.data.folder.file_name().map(|name| name.to_string_lossy()),
-                "answers": answers_of(plan, cell),
+                "answers": cell.answers,
                 "supervision": cell.supervision,
                 "ceiling": cell.ceiling,
                 "student": cell.student,
             })).collect::<Vec<_>>(),
         });
+        let supervisors = supervisors(&plan.grid);
+        let entries = entries(plan, &supervisors);
+        let mut concerned: BTreeMap<StageId, Vec<usize>> = BTreeMap::new();
+        let mut places = BTreeMap::new();
+        for (place, entry) in entries.iter().enumerate() {
+            for stage in entry.compared_with(plan).into_iter().chain([entry.stage(plan)]) {
+                concerned.entry(stage.clone()).or_default().push(place);
+            }
+            places.insert(owned(blank(plan, entry, &supervisors, None).entry()), place);
+        }
+        let cells: Vec<&[String; 5]> = places.keys().collect();
+        let (gate, running) = enter_folder(plan, folder, &stage::hash(&json!([cells, plan.grid.source])))?;
         let mut books = Self {
             folder: folder.to_owned(),
-            record: serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?,
-            cells: entries(plan).iter().map(|entry| blank(plan, entry, None).cell).collect(),
             finished,
+            entries,
+            supervisors,
+            concerned,
+            places,
             rows: BTreeMap::new(),
-            alone: BTreeSet::new(),
-            set_aside: None,
+            open: BTreeSet::new(),
+            found: BTreeSet::new(),
+            record: serde_json::to_string_pretty(&record).map_err(|error| Error::new(error.to_string()))?,
+            writing: Writing { bytes: 0, last: (0, 0), hash: None, at: Instant::now() },
+            notes: Vec::new(),
             truths: BTreeMap::new(),
+            ends: VecDeque::new(),
+            _running: running,
+            gate,
         };
-        books.set_others_aside()?;
-        write_atomically(&folder.join("grid.json"), books.record.as_bytes())?;
-        books.update(plan)?;
+        for place in 0..books.entries.len() {
+            books.update(plan, place)?;
+        }
+        books.write(true)?;
         Ok(books)
     }
 
-    /// Enters a stage that has just been finished, and writes the results again if that completes an entry.
+    /// Enters a stage that has just been finished, and what that completes.
     ///
     /// # Errors
     /// A stage that cannot be read, or a file that cannot be written.
     pub fn enter(&mut self, plan: &Plan, store: &Store, id: &StageId) -> Result<()> {
-        let finished = store.find(id)?.ok_or_else(|| Error::new(format!("stage `{id}` was finished and is gone")))?;
+        let finished = store.take(id)?;
         self.finished.insert(id.clone(), finished);
-        self.update(plan)
+        let mut changed = false;
+        for place in self.concerned.get(id).cloned().unwrap_or_default() {
+            changed |= self.update(plan, place)?;
+        }
+        if changed { self.write(false) } else { Ok(()) }
     }
 
-    /// What strategies said after training, each sentence with the methods it is about.
+    /// What there was to say after training, each sentence with the methods, or the other stages, that it is about.
     pub fn remarks(&self, plan: &Plan) -> BTreeMap<String, BTreeSet<String>> {
         let mut remarks: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for cell in &plan.cells {
-            let Some(finished) = self.finished.get(&cell.student) else { continue };
-            for remark in finished.manifest.summary["remarks"].as_array().into_iter().flatten() {
-                let method = plan.grid.methods[cell.method].name.clone();
-                remarks.entry(remark.as_str().unwrap_or_default().to_owned()).or_default().insert(method);
+        let methods: BTreeMap<&StageId, &str> =
+            plan.cells.iter().map(|cell| (&cell.student, plan.grid.methods[cell.method].name.as_str())).collect();
+        for (id, label) in plan.labels() {
+            let Some(finished) = self.finished.get(&id) else { continue };
+            for remark in finished.manifest.summary[REMARKS].as_array().into_iter().flatten().filter_map(Value::as_str)
+            {
+                let what = methods.get(&id).map_or_else(|| label.replace("  ", " "), |method| (*method).to_owned());
+                remarks.entry(remark.to_owned()).or_default().insert(what);
             }
         }
         remarks
@@ -173,29 +280,38 @@ impl Books {
                 broken.insert(id);
             }
         }
-        for (place, entry) in entries(plan).iter().enumerate() {
-            if broken.contains(entry.stage) && !self.rows.contains_key(&place) {
-                let row = blank(plan, entry, None);
+        for (place, entry) in self.entries.iter().enumerate() {
+            if broken.contains(entry.stage(plan)) && !self.rows.contains_key(&place) {
+                let row = blank(plan, entry, &self.supervisors, None);
                 self.rows.insert(place, vec![row.failed(ACCURACY)]);
             }
         }
-        self.write()?;
+        self.write(true)?;
+        if !self.found.is_empty() {
+            self.notes.push(format!(
+                "{} of {} lines of results are those of an earlier run: their stages are not there, and were not made again",
+                self.found.len(),
+                self.entries.len()
+            ));
+        }
         let labels = plan.labels();
-        let mut timings = String::from("stage,what,seconds,device,commit\n");
+        let mut timings = csv::Writer::from_writer(vec![]);
+        let path = self.folder.join(FILES[2]);
+        let fail = |cause: csv::Error| Error::new(format!("cannot write timings: {cause}")).in_file(&path);
+        timings.write_record(["stage", "what", "seconds", "device", "commit"]).map_err(fail)?;
         for id in plan.jobs.keys() {
             let Some(Finished { manifest, .. }) = self.finished.get(id) else { continue };
             let what = labels.get(id).map_or("", String::as_str);
-            timings.push_str(&format!(
-                "{id},\"{what}\",{:.1},{},{}\n",
-                manifest.seconds, manifest.device, manifest.commit
-            ));
+            let seconds = format!("{:.1}", manifest.seconds);
+            timings.write_record([id.as_str(), what, &seconds, &manifest.device, &manifest.commit]).map_err(fail)?;
         }
-        write_atomically(&self.folder.join("timings.csv"), timings.as_bytes())
+        let bytes = timings.into_inner().map_err(|cause| fail(cause.into_error().into()))?;
+        write_atomically(&path, &bytes)
     }
 
-    /// Where results of cells that this grid does not have were put.
-    pub fn set_aside(&self) -> Option<&Path> {
-        self.set_aside.as_deref()
+    /// What became of results that were there before, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether there is anything to show.
@@ -203,190 +319,300 @@ impl Books {
         self.rows.is_empty()
     }
 
-    /// Measures every entry that is finished and not yet measured, again when what it is compared with is finished too.
-    fn update(&mut self, plan: &Plan) -> Result<()> {
-        let mut changed = false;
-        for (place, entry) in entries(plan).iter().enumerate() {
-            let measured = self.rows.contains_key(&place) && !self.alone.contains(&place);
-            if measured || !self.finished.contains_key(entry.stage) {
-                continue;
-            }
-            let compared = entry.compared_with(plan).into_iter().all(|id| self.finished.contains_key(id));
-            if compared || !self.rows.contains_key(&place) {
-                let rows = self.measure(plan, entry)?;
-                self.rows.insert(place, rows);
-                changed = true;
-            }
-            if compared {
-                self.alone.remove(&place)
-            } else {
-                self.alone.insert(place)
-            };
+    /// Measures an entry if it is finished and not yet measured, again when what it is compared with is finished too. Whether its rows
+    /// changed.
+    fn update(&mut self, plan: &Plan, place: usize) -> Result<bool> {
+        let entry = &self.entries[place];
+        let there = self.rows.get(&place);
+        if there.is_some() && !self.open.contains(&place) || !self.finished.contains_key(entry.stage(plan)) {
+            return Ok(false);
         }
-        if changed { self.write() } else { Ok(()) }
+        let whole = entry.compared_with(plan).into_iter().all(|id| self.finished.contains_key(id));
+        if !whole && there.is_some() && !self.found.contains(&place) {
+            return Ok(false);
+        }
+        let rows = self.measure(plan, place)?;
+        if !whole && self.rows.get(&place).is_some_and(|there| worth(there) >= worth(&rows)) {
+            return Ok(false);
+        }
+        self.found.remove(&place);
+        if whole {
+            self.open.remove(&place);
+        } else {
+            self.open.insert(place);
+        }
+        self.rows.insert(place, rows);
+        Ok(true)
     }
 
-    /// Copies results that hold cells of another grid, or of this one with other settings, to `earlier/HASH/` before they are overwritten,
-    /// be they from an earlier run or from one beside this: nothing that was measured is replaced by less.
-    fn set_others_aside(&mut self) -> Result<()> {
+    /// Looks at the results in the folder before they are replaced, be they from an earlier run or from one beside this: nothing that was
+    /// measured is replaced by less.
+    ///
+    /// Rows of our own entries stay until we have measured these ourselves. A file with cells of another grid, or of this one with other
+    /// settings, or that was edited, is copied to `earlier/HASH/`.
+    fn keep_what_is_there(&mut self) -> Result<()> {
         let [path, record, timings] = FILES.map(|name| self.folder.join(name));
-        let bytes = match std::fs::read(&path) {
+        let bytes = match fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             bytes => bytes.path("read earlier results", &path)?,
         };
-        // What cannot be read was not written by this program, or not wholly.
-        let rows = std::str::from_utf8(&bytes).ok().and_then(|text| parse(text, &path).ok());
-        if rows.is_some_and(|rows| rows.iter().all(|row| self.cells.contains(&row.cell))) {
+        if self.writing.hash == Some(blake3::hash(&bytes)) {
             return Ok(());
         }
-        let record = std::fs::read(&record).unwrap_or_default();
+        let sound = seal::fits(&self.folder, FILES[0], &bytes)?;
+        // What cannot be read was not written by this program, or not wholly.
+        let rows = std::str::from_utf8(&bytes).ok().and_then(|text| parse(text, &path).ok());
+        let mut of_others = rows.is_none();
+        let mut ours: BTreeMap<usize, Vec<ResultRow>> = BTreeMap::new();
+        for row in rows.into_iter().flatten() {
+            match self.places.get(&owned(row.entry())) {
+                Some(place) => ours.entry(*place).or_default().push(row),
+                None => of_others = true,
+            }
+        }
+        if of_others || !sound {
+            self.set_aside(&bytes, &record, &timings, sound)?;
+        }
+        for (place, rows) in ours.into_iter().filter(|_| sound) {
+            let have = self.rows.get(&place).map_or(0, |rows| worth(rows));
+            let last_word = self.rows.contains_key(&place) && !self.open.contains(&place);
+            if !last_word && worth(&rows) > have {
+                self.rows.insert(place, rows);
+                self.open.insert(place);
+                self.found.insert(place);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, bytes: &[u8], record: &Path, timings: &Path, sound: bool) -> Result<()> {
+        let record = fs::read(record).unwrap_or_default();
         let config = serde_json::from_slice::<Value>(&record).ok();
         let config = config.and_then(|record| Some(record.get("config_hash")?.as_str()?.to_owned()));
-        let content = blake3::hash(&bytes).to_hex().to_string();
+        let content = blake3::hash(bytes).to_hex().to_string();
         let shelves = self.folder.join("earlier");
         // The same run again, further on; what is there and longer is something else.
         let further =
             |shelf: &PathBuf| shelf.join(FILES[0]).metadata().map_or(0, |file| file.len()) <= bytes.len() as u64;
-        let shelf = config.map(|hash| shelves.join(hash.chars().take(8).collect::<String>())).filter(further);
-        let shelf = shelf.unwrap_or_else(|| shelves.join(&content[..8]));
-        std::fs::create_dir_all(&shelf).path("create a folder", &shelf)?;
-        let timings = std::fs::read(timings).unwrap_or_default();
-        for (name, bytes) in FILES.into_iter().zip([&bytes, &record, &timings]) {
+        let shelf = config.filter(|_| sound).map(|hash| shelves.join(hash.chars().take(8).collect::<String>()));
+        let shelf = shelf.filter(further).unwrap_or_else(|| shelves.join(&content[..8]));
+        fs::create_dir_all(&shelf).path("create a folder", &shelf)?;
+        let timings = fs::read(timings).unwrap_or_default();
+        for (name, bytes) in FILES.into_iter().zip([bytes, &record, &timings]) {
             if !bytes.is_empty() {
                 write_atomically(&shelf.join(name), bytes)?;
             }
         }
         // Results and record belong together at any moment.
-        write(&path, &[])?;
-        write_atomically(&self.folder.join(FILES[1]), self.record.as_bytes())?;
-        self.set_aside = Some(shelf);
+        seal::write(&self.folder, FILES[0], &to_bytes([], Path::new(FILES[0]))?)?;
+        seal::write(&self.folder, FILES[1], self.record.as_bytes())?;
+        let why = match sound {
+            true => "results.csv had results that this grid, as it is now, does not have",
+            false => "results.csv was edited or damaged after it was written, and is written anew",
+        };
+        let note = format!("{why}; what it was is kept in {}", shelf.display());
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
         Ok(())
     }
 
-    fn write(&mut self) -> Result<()> {
-        self.set_others_aside()?;
-        let rows: Vec<ResultRow> = self.rows.values().flatten().cloned().collect();
-        write(&self.folder.join("results.csv"), &rows)
+    /// Writes results and record, if they changed; unless `now`, only if that is not too much writing for a run of this size.
+    fn write(&mut self, now: bool) -> Result<()> {
+        let Writing { bytes, last: (size, count), at, .. } = self.writing;
+        let rows = self.rows.values().map(Vec::len).sum::<usize>();
+        let expected = size * rows as u64 / count.max(1) as u64;
+        if !now && !due(bytes, expected, at.elapsed()) {
+            return Ok(());
+        }
+        let path = self.folder.join(FILES[0]);
+        // Runs beside this one wait: each keeps what the others have measured.
+        self.gate.lock().path("take the lock of the results", &path)?;
+        let written = self.replace(&path);
+        self.gate.unlock().path("release the lock of the results", &path)?;
+        written
+    }
+
+    fn replace(&mut self, path: &Path) -> Result<()> {
+        self.keep_what_is_there()?;
+        let bytes = to_bytes(self.rows.values().flatten(), path)?;
+        if fs::read(self.folder.join(FILES[1])).ok().as_deref() != Some(self.record.as_bytes()) {
+            seal::write(&self.folder, FILES[1], self.record.as_bytes())?;
+        }
+        if fs::read(path).ok().as_ref() != Some(&bytes) {
+            seal::write(&self.folder, FILES[0], &bytes)?;
+            self.writing.bytes += bytes.len() as u64;
+        }
+        self.writing.last = (bytes.len() as u64, self.rows.values().map(Vec::len).sum());
+        self.writing.hash = Some(blake3::hash(&bytes));
+        self.writing.at = Instant::now();
+        Ok(())
     }
 
     fn predictions(&self, id: &StageId, split: Split) -> Result<Vec<Vec<f32>>> {
-        Ok(stage::Predictions::read(&self.finished[id].file(&format!("{}.csv", split.name())))?.into_rows())
+        Ok(stage::Predictions::read(&self.finished[id].checked(&format!("{}.csv", split.name()))?)?.into_rows())
     }
 
-    fn measure(&mut self, plan: &Plan, entry: &Entry) -> Result<Vec<ResultRow>> {
-        let cell = entry.cell;
+    /// Test predictions of a weak model or a ceiling, if it is finished.
+    fn end(&mut self, id: &StageId) -> Result<Option<Arc<Vec<Vec<f32>>>>> {
+        if !self.finished.contains_key(id) {
+            return Ok(None);
+        }
+        if let Some((_, kept)) = self.ends.iter().find(|(kept, _)| kept == id) {
+            return Ok(Some(kept.clone()));
+        }
+        let rows = Arc::new(self.predictions(id, Split::Test)?);
+        self.ends.truncate(KEPT - 1);
+        self.ends.push_front((id.clone(), rows.clone()));
+        Ok(Some(rows))
+    }
+
+    fn measure(&mut self, plan: &Plan, place: usize) -> Result<Vec<ResultRow>> {
+        let Entry { cell, role, .. } = self.entries[place];
+        let cell = &plan.cells[cell];
         let fingerprint = &cell.data.fingerprint;
         if !self.truths.contains_key(fingerprint) {
             let data = TaskData::read(&cell.data.folder)?;
-            self.truths.insert(
-                fingerprint.clone(),
-                stage::part(&data, Split::Test).iter().map(|example| example.label).collect(),
-            );
+            let of = |split| stage::part(&data, split).iter().map(|example| example.label).collect();
+            let truth = Truth { transfer: of(Split::Transfer), test: of(Split::Test) };
+            self.truths.insert(fingerprint.clone(), truth);
         }
-        let truth = &self.truths[fingerprint];
-        let read = |id: &StageId| {
-            let there = self.finished.contains_key(id);
-            there.then(|| self.predictions(id, Split::Test)).transpose()
-        };
-        let (own, weak, ceiling) =
-            (self.predictions(entry.stage, Split::Test)?, read(&cell.supervision)?, read(&cell.ceiling)?);
+        let (weak, ceiling) = (self.end(&cell.supervision)?, self.end(&cell.ceiling)?);
+        let truth = &self.truths[fingerprint].test;
+        let entry = &self.entries[place];
+        let own = self.predictions(entry.stage(plan), Split::Test)?;
         let own = Predictions::new(&own, truth)?;
         let weak = weak.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
         let ceiling = ceiling.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
-        let mut measures = metrics::measure(&own, weak.as_ref().filter(|_| entry.stage != &cell.supervision))?;
-        if entry.stage == &cell.student {
+        let mut measures = metrics::measure(&own, weak.as_ref().filter(|_| role != Role::Weak))?;
+        if role == Role::Student {
             // Without one of its ends a gap is undefined.
             let rate = |of: &Predictions| of.accuracy().value;
             let value = weak.as_ref().zip(ceiling.as_ref());
             let value = value.and_then(|(weak, ceiling)| metrics::pgr(rate(weak), rate(&own), rate(ceiling)));
             measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
         }
-        let row = blank(plan, entry, Some(&self.finished[entry.stage]));
+        let row = blank(plan, entry, &self.supervisors, Some(&self.finished[entry.stage(plan)]));
         let mut rows: Vec<ResultRow> = measures.iter().map(|measure| row.with(measure)).collect();
-        if entry.stage == &cell.student {
-            rows.extend(self.knowledge(plan, entry, &row)?);
+        if role == Role::Student {
+            rows.extend(self.knowledge(cell, &row)?);
         }
         Ok(rows)
     }
 
     /// What a method knew, trusted and changed, if it is of that kind.
-    fn knowledge(&self, plan: &Plan, entry: &Entry, row: &ResultRow) -> Result<Vec<ResultRow>> {
-        let (cell, student) = (entry.cell, &self.finished[entry.stage]);
+    fn knowledge(&self, cell: &Cell, row: &ResultRow) -> Result<Vec<ResultRow>> {
+        let student = &self.finished[&cell.student];
         let mut rows = Vec::new();
-        let answers = answers_of(plan, cell);
-        let truths = &self.truths[&cell.data.fingerprint];
+        let truth = &self.truths[&cell.data.fingerprint];
         let path = student.file(stage::P_IK_TEST);
-        if path.is_file() && self.finished.contains_key(answers) {
-            let knows = stage::Predictions::read(&path)?.into_rows();
+        if let Some(answers) = cell.answers.as_ref().filter(|id| path.is_file() && self.finished.contains_key(*id)) {
+            let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
             let own = self.predictions(answers, Split::Test)?;
             let right: Vec<u8> =
-                own.iter().zip(truths).map(|(row, truth)| u8::from(metrics::argmax(row) == *truth)).collect();
+                own.iter().zip(&truth.test).map(|(row, truth)| u8::from(metrics::argmax(row) == *truth)).collect();
             rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));
         }
         let path = student.file(stage::DECISIONS);
         if path.is_file() && self.finished.contains_key(&cell.supervision) {
-            let data = TaskData::read(&cell.data.folder)?;
-            let truth: Vec<u8> = stage::part(&data, Split::Transfer).iter().map(|example| example.label).collect();
             let weak = self.predictions(&cell.supervision, Split::Transfer)?;
             let row = ResultRow { split: Split::Transfer, ..row.clone() };
-            let measures = knowledge::decisions(&stage::read_decisions(&path)?, &weak, &truth);
+            let decisions = stage::read_decisions(&student.checked(stage::DECISIONS)?)?;
+            let measures = knowledge::decisions(&decisions, &weak, &truth.transfer);
             rows.extend(measures.iter().map(|measure| row.with(measure)));
         }
         Ok(rows)
     }
 }
 
-/// The stage that holds the strong model's own answers in a cell: what the student itself says in the end, where there is no other.
-fn answers_of<'p>(plan: &'p Plan, cell: &'p Cell) -> &'p StageId {
-    match plan.jobs.get(&cell.student) {
-        Some(Job::Student(job)) => match &job.self_labels {
-            Some(SelfLabels::Answers { stage, .. }) => stage,
-            _ => &cell.student,
-        },
-        _ => &cell.student,
+/// Takes the results folder of a grid for a run with these cells: the lock that is held while files are replaced, and the one that is
+/// held as long as the run is at work. The operating system releases both when the process ends, however it ends.
+fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(File, File)> {
+    let open = |name: &str| {
+        let path = folder.join(name);
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        file.path("open the lock of the results", path)
+    };
+    let (gate, running) = (open(".lock")?, open(".running")?);
+    let path = folder.join(".running");
+    let lock = "take the lock of the results";
+    // Nobody else looks at `running` meanwhile.
+    gate.lock().path(lock, &path)?;
+    match running.try_lock() {
+        Ok(()) => {
+            let who = json!({ "cells": cells, "process": std::process::id() }).to_string();
+            let told = running.set_len(0).and_then(|()| (&running).write_all(who.as_bytes()));
+            told.path("write the lock of the results", &path)?;
+            running.unlock().path(lock, &path)?;
+        }
+        Err(TryLockError::WouldBlock) => {
+            let who = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+            let who = who.unwrap_or_default();
+            if who["cells"].as_str() != Some(cells) {
+                let process = who["process"].as_u64().map_or(String::new(), |id| format!(" (process {id})"));
+                let name = &plan.grid.name;
+                return Err(Error::new(format!("another run of `{name}`, with other settings, is at work{process}"))
+                    .in_file(folder)
+                    .help("wait for it to end, or give this one a name of its own: `name=NAME`"));
+            }
+        }
+        Err(TryLockError::Error(error)) => return Err(error).path(lock, &path),
     }
+    running.lock_shared().path(lock, &path)?;
+    gate.unlock().path(lock, &path)?;
+    Ok((gate, running))
 }
 
 /// The files of results, beside their logs.
 const FILES: [&str; 3] = ["results.csv", "grid.json", "timings.csv"];
 
-/// Every entry of the results, in the order of tables: per task and pair the weak model, the methods, the ceiling; seeds inside.
-fn entries(plan: &Plan) -> Vec<Entry<'_>> {
+/// What the supervisor of each method of a grid is called in results: its registered name, with the parameters that tell it apart where
+/// the grid has several of that name.
+fn supervisors(grid: &Grid) -> Vec<String> {
+    let all: Vec<Value> =
+        grid.methods.iter().map(|method| serde_json::to_value(&method.supervisor).unwrap_or_default()).collect();
+    let name = |one: &Value| one["type"].as_str().unwrap_or_default().to_owned();
+    let label = |one: &Value| {
+        let differs = |key: &String| all.iter().any(|other| other["type"] == one["type"] && other[key] != one[key]);
+        let parameters = one.as_object().into_iter().flatten().filter(|(key, _)| differs(key));
+        let parameters = parameters
+            .map(|(key, value)| format!(" {key}={}", value.as_str().map_or(value.to_string(), str::to_owned)));
+        name(one) + &parameters.collect::<String>()
+    };
+    all.iter().map(label).collect()
+}
+
+/// Every entry of the results, in the order of tables: per task and pair the weak models, the methods, the ceiling; seeds inside.
+fn entries(plan: &Plan, supervisors: &[String]) -> Vec<Entry> {
     let mut entries = Vec::new();
+    let mut from = 0;
     for group in plan.cells.chunk_by(|a, b| (a.task, a.pair) == (b.task, b.pair)) {
         let mut seen = BTreeSet::new();
-        let mut weak = Vec::new();
-        let mut ceilings = Vec::new();
-        for cell in group {
-            if seen.insert(&cell.supervision) {
-                let method = &plan.grid.methods[cell.method];
-                let first = plan.supervisor_name(&plan.grid.methods[group[0].method]);
-                let name = plan.supervisor_name(method);
-                // Further supervisors have their own line; PGR goes against the first.
-                let name = if name == first { WEAK.to_owned() } else { format!("{WEAK}: {name}") };
-                weak.push(Entry { cell, method: name, stage: &cell.supervision });
+        let (mut weak, mut students, mut ceilings) = (Vec::new(), Vec::new(), Vec::new());
+        let first = &supervisors[group[0].method];
+        for (cell, of) in (from..).zip(group) {
+            if seen.insert(&of.supervision) {
+                // Further supervisors have their own line.
+                let own = &supervisors[of.method];
+                let method = if own == first { WEAK.to_owned() } else { format!("{FURTHER_WEAK}{own}") };
+                weak.push(Entry { cell, method, role: Role::Weak });
             }
-            if seen.insert(&cell.ceiling) {
-                ceilings.push(Entry { cell, method: CEILING.to_owned(), stage: &cell.ceiling });
+            students.push(Entry { cell, method: plan.grid.methods[of.method].name.clone(), role: Role::Student });
+            if seen.insert(&of.ceiling) {
+                ceilings.push(Entry { cell, method: CEILING.to_owned(), role: Role::Ceiling });
             }
         }
-        entries.extend(weak);
-        entries.extend(group.iter().map(|cell| Entry {
-            cell,
-            method: plan.grid.methods[cell.method].name.clone(),
-            stage: &cell.student,
-        }));
-        entries.extend(ceilings);
+        from += group.len();
+        entries.extend(weak.into_iter().chain(students).chain(ceilings));
     }
     entries
 }
 
 /// A row of an entry without a metric.
-fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
-    let cell = entry.cell;
+fn blank(plan: &Plan, entry: &Entry, supervisors: &[String], finished: Option<&Finished>) -> ResultRow {
+    let cell = &plan.cells[entry.cell];
     let (pair, method) = (&plan.grid.pairs[cell.pair], &plan.grid.methods[cell.method]);
-    let is_student = entry.stage == &cell.student;
-    let is_weak = entry.stage == &cell.supervision;
+    let is_student = entry.role == Role::Student;
     let part = |name: String, there: bool| if there { name } else { String::new() };
     ResultRow {
         run: plan.grid.name.clone(),
@@ -394,12 +620,13 @@ fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
         cell: if is_student {
             cell.id()
         } else {
-            stage::hash(&json!([entry.stage, entry.method, pair.weak.name, pair.strong.name]))[..16].to_owned()
+            let stage = entry.stage(plan);
+            stage::hash(&json!([stage, entry.method, pair.weak.name, pair.strong.name]))[..16].to_owned()
         },
         task: plan.grid.tasks[cell.task].name().to_owned(),
         weak: pair.weak.name.clone(),
         strong: pair.strong.name.clone(),
-        supervisor: part(plan.supervisor_name(method), is_student || is_weak),
+        supervisor: part(supervisors[cell.method].clone(), entry.role != Role::Ceiling),
         selector: part(stage::strategy_name(&method.selector), is_student),
         refiner: part(stage::strategy_name(&method.refiner), is_student),
         loss: part(stage::strategy_name(&method.loss), is_student),
@@ -412,7 +639,7 @@ fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
         status: Status::Undefined,
         device: finished.map_or_else(String::new, |finished| finished.manifest.device.clone()),
         commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
-        config_hash: entry.stage.to_string(),
+        config_hash: entry.stage(plan).to_string(),
         data_hash: cell.data.fingerprint.clone(),
         truth_used: is_student && method.uses_truth(plan.grid.tasks[cell.task].name()),
         schema_version: SCHEMA_VERSION,
@@ -420,21 +647,23 @@ fn blank(plan: &Plan, entry: &Entry, finished: Option<&Finished>) -> ResultRow {
 }
 
 impl Plan {
-    /// Registered name of a method's supervisor.
-    fn supervisor_name(&self, method: &super::Method) -> String {
-        stage::strategy_name(&method.supervisor)
-    }
-
     /// What every stage is, for people and in the order of the plan: `student world-home js seed 0`.
     pub fn labels(&self) -> IndexMap<StageId, String> {
         let mut known = BTreeMap::new();
+        let supervisors = supervisors(&self.grid);
+        let several = supervisors.iter().any(|name| *name != supervisors[0]);
         for cell in &self.cells {
             let (pair, method) = (&self.grid.pairs[cell.pair], &self.grid.methods[cell.method]);
             let task = self.grid.tasks[cell.task].name();
+            let by = if several { format!(" by {}", supervisors[cell.method]) } else { String::new() };
+            // Pairs that share a model have stages of their own.
+            let (weak, strong) = (&pair.weak.name, &pair.strong.name);
+            let of = if self.grid.pairs.len() > 1 { format!("  {weak} → {strong}") } else { String::new() };
+            let weak = if of.is_empty() { format!("  {weak}") } else { of.clone() };
             for (id, what) in [
-                (&cell.supervision, format!("weak labels  {task}  {}", pair.weak.name)),
-                (&cell.ceiling, format!("ceiling  {task}  {}", pair.strong.name)),
-                (&cell.student, format!("student  {task}  {}", method.name)),
+                (&cell.supervision, format!("weak labels{by}  {task}{weak}")),
+                (&cell.ceiling, format!("ceiling  {task}  {strong}")),
+                (&cell.student, format!("student  {task}  {}{of}", method.name)),
             ] {
                 known.entry(id).or_insert_with(|| format!("{what}  seed {}", cell.seed));
             }
@@ -451,5 +680,30 @@ impl Plan {
         }
         let label = |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.title()));
         self.jobs.iter().map(label).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_run_writes_a_small_multiple_of_its_results() {
+        let total = |cells: u64, of_cell: u64| {
+            let (mut written, mut times) = (0, 0);
+            for done in 1..=cells {
+                if done == cells || due(written, done * of_cell, Duration::ZERO) {
+                    written += done * of_cell;
+                    times += 1;
+                }
+            }
+            (written, times)
+        };
+        // A small run is always up to date, a large one costs little, as slow as it may be.
+        assert_eq!(total(36, 3000).1, 36);
+        let (written, times) = total(1000, 5600);
+        assert!(written < 19_000_000 && times > 20, "{written} bytes in {times} times");
+        assert!(total(10_000, 5600).0 < 4 * 56_000_000);
+        assert!(due(u64::MAX, 1, AT_LEAST_EVERY));
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,32 +20,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
-    error::IoContext,
+    error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
+    last_words,
     learner::Execution,
-    stage::{Job, Place, StageId, Store},
+    stage::{Job, Notice, Place, StageId, Store, any_path},
 };
 
-/// How a plan is executed. Nothing here changes a result.
+/// How a plan is executed. Kind of device and micro-batches are those of the plan's numeric mode; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Stages at a time.
     pub workers: usize,
     /// Threads of each.
     pub threads: usize,
-    /// Where they run, as the user said it: `cpu`, `cuda:0` or `auto`.
+    /// Where they run: `cpu` or `cuda:0`.
     pub device: String,
     /// Examples per forward pass; the whole batch when absent.
     pub micro_batch: Option<usize>,
     /// Failures after which nothing new is started.
     pub max_fails: usize,
+    /// How long a stage may make no progress before it is ended; for ever when absent.
+    pub patience: Option<Duration>,
 }
 
 /// What a child process is told on its standard input, as one line of JSON.
 #[derive(Serialize, Deserialize)]
-pub struct Order {
+pub struct Order<J = Job> {
     /// The stage to do.
-    pub job: Job,
+    pub job: J,
     /// Folder of the store.
+    #[serde(with = "any_path")]
     pub store: PathBuf,
     /// Where it runs.
     pub device: String,
@@ -58,8 +63,16 @@ pub struct Order {
 pub enum Word {
     /// How far the stage is.
     Progress(Progress),
+    /// Something that the user should know.
+    Note(String),
+    /// Whether the stage waits for another process, which makes what it needs.
+    Waiting(bool),
+    /// Another process makes this very stage.
+    Busy,
     /// The stage failed.
     Failed {
+        /// What kind of failure it is.
+        kind: ErrorKind,
         /// What went wrong.
         message: String,
         /// The likely remedy.
@@ -83,6 +96,8 @@ pub struct Progress {
 pub struct Failure {
     /// Which.
     pub stage: StageId,
+    /// What kind of failure it is.
+    pub kind: ErrorKind,
     /// What went wrong.
     pub message: String,
     /// The likely remedy.
@@ -94,7 +109,7 @@ pub struct Failure {
 /// How a run ended.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Stages that were done in this run.
+    /// Stages that were done in this run, or beside it by another process.
     pub done: BTreeSet<StageId>,
     /// Stages that failed.
     pub failed: Vec<Failure>,
@@ -111,6 +126,12 @@ pub enum Event<'a> {
     Started(&'a StageId),
     /// A stage is so far.
     Progress(&'a StageId, &'a Progress),
+    /// Something that the user should know.
+    Note(&'a str),
+    /// Nothing can be started: other processes make these stages, and what is left needs them.
+    Waiting(&'a [StageId]),
+    /// Another process makes a stage that was started, which is put off.
+    PutOff(&'a StageId),
     /// A stage is done.
     Done(&'a StageId, Duration),
     /// A stage failed.
@@ -122,19 +143,93 @@ enum Message {
     Ended(StageId),
 }
 
+/// Stages that are not done, by their place in the plan: which can be started, and which wait for inputs.
+struct Queue {
+    missing: Vec<usize>,
+    dependents: Vec<Vec<usize>>,
+    ready: BTreeSet<usize>,
+    /// Stages that another process makes, and when to look at them again.
+    elsewhere: BTreeMap<usize, Instant>,
+}
+
+impl Queue {
+    fn new(jobs: &IndexMap<StageId, &Job>) -> Self {
+        let mut dependents = vec![Vec::new(); jobs.len()];
+        let mut missing = vec![0; jobs.len()];
+        for (place, job) in jobs.values().enumerate() {
+            let inputs: BTreeSet<usize> = job.inputs().iter().filter_map(|input| jobs.get_index_of(input)).collect();
+            missing[place] = inputs.len();
+            for input in inputs {
+                dependents[input].push(place);
+            }
+        }
+        let ready = (0..jobs.len()).filter(|place| missing[*place] == 0).collect();
+        Self { missing, dependents, ready, elsewhere: BTreeMap::new() }
+    }
+
+    fn done(&mut self, place: usize) {
+        for dependent in std::mem::take(&mut self.dependents[place]) {
+            self.missing[dependent] -= 1;
+            if self.missing[dependent] == 0 {
+                self.ready.insert(dependent);
+            }
+        }
+    }
+
+    /// Puts a stage off that another process makes.
+    fn put_off(&mut self, place: usize) {
+        /// How often stages of other processes are looked at.
+        const PAUSE: Duration = Duration::from_millis(300);
+        self.elsewhere.insert(place, Instant::now() + PAUSE);
+    }
+
+    /// The first stage in the order of the plan that can be looked at now.
+    fn next(&mut self) -> Option<usize> {
+        let now = Instant::now();
+        let due: Vec<usize> = self.elsewhere.iter().filter(|(_, at)| **at <= now).map(|(place, _)| *place).collect();
+        for place in due {
+            self.elsewhere.remove(&place);
+            self.ready.insert(place);
+        }
+        self.ready.pop_first()
+    }
+}
+
 struct Running {
     child: Child,
     // Closing it tells the child that nobody waits for it any more.
     _stdin: ChildStdin,
     started: Instant,
-    failure: Option<(String, Option<String>)>,
+    failure: Option<(ErrorKind, String, Option<String>)>,
     log: PathBuf,
+    last: Progress,
+    /// For how long it has made no progress, in time that this process was awake.
+    still: Duration,
+    waits: bool,
+    busy: bool,
+}
+
+impl Running {
+    fn kill(&mut self) {
+        // It may have ended by itself in this very moment.
+        let _ = self.child.kill();
+    }
+}
+
+/// A run that ends early leaves no process behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Runs the jobs that are not done yet. `stop` set to true ends the run: children are killed, and the same command continues later.
 ///
+/// Other processes may run the same jobs: a stage that one of them makes is left to it, and the next one that is ready is started.
+///
 /// # Errors
-/// A process that cannot be started, or a store that cannot be read. A stage that fails is no error here: see [`Outcome::failed`].
+/// A folder of logs that cannot be made, and whatever `on` answers. A stage that fails is no error here: see [`Outcome::failed`].
 pub fn run(
     jobs: &IndexMap<StageId, &Job>,
     store: &Store,
@@ -145,88 +240,230 @@ pub fn run(
 ) -> Result<Outcome> {
     std::fs::create_dir_all(logs).path("create the folder of logs", logs)?;
     let mut outcome = Outcome::default();
-    let mut waiting: IndexMap<StageId, BTreeSet<StageId>> = jobs
-        .iter()
-        .map(|(id, job)| (id.clone(), job.inputs().into_iter().filter(|input| jobs.contains_key(input)).collect()))
-        .collect();
+    let mut open: BTreeSet<usize> = (0..jobs.len()).collect();
     // Inputs first, and otherwise in the order of the plan: the same in every run.
+    let mut queue = Queue::new(jobs);
     let mut running: BTreeMap<StageId, Running> = BTreeMap::new();
     let (sender, messages) = mpsc::channel();
+    let mut awake = Instant::now();
+    let mut said: BTreeSet<usize> = BTreeSet::new();
+    let place_of = |id: &StageId| jobs.get_index_of(id).unwrap_or_default();
 
     loop {
-        let stopping = stop.load(Ordering::SeqCst) || outcome.failed.len() >= options.max_fails;
+        let mut stopping = stop.load(Ordering::SeqCst) || outcome.failed.len() >= options.max_fails;
         while !stopping && running.len() < options.workers {
-            let Some(id) = waiting.iter().find(|(_, inputs)| inputs.is_empty()).map(|(id, _)| id.clone()) else {
-                break;
+            let Some(place) = queue.next() else { break };
+            let Some((id, job)) = jobs.get_index(place) else { break };
+            let begun = match elsewhere(store, id) {
+                Ok(None) => start(job, id, store, logs, options, sender.clone()),
+                Ok(Some(Elsewhere::Done)) => {
+                    open.remove(&place);
+                    queue.done(place);
+                    outcome.done.insert(id.clone());
+                    on(Event::Done(id, Duration::ZERO))?;
+                    continue;
+                }
+                Ok(Some(Elsewhere::Busy)) => {
+                    queue.put_off(place);
+                    continue;
+                }
+                Err(error) => Err(error),
             };
-            waiting.shift_remove(&id);
-            let child = start(jobs[&id], &id, store, logs, options, sender.clone())?;
-            running.insert(id.clone(), child);
-            on(Event::Started(&id))?;
+            match begun {
+                Ok(child) => {
+                    running.insert(id.clone(), child);
+                    on(Event::Started(id))?;
+                }
+                Err(error) => {
+                    open.remove(&place);
+                    fail(Failure::new(id, &error, logs), &mut outcome, &mut on)?;
+                }
+            }
+            stopping = stop.load(Ordering::SeqCst) || outcome.failed.len() >= options.max_fails;
         }
         if stop.load(Ordering::SeqCst) && !running.is_empty() {
-            for child in running.values_mut() {
-                // It may have ended by itself in this very moment.
-                let _ = child.child.kill();
-            }
+            running.values_mut().for_each(Running::kill);
             outcome.interrupted = true;
         }
         if running.is_empty() {
-            break;
+            if stopping || queue.elsewhere.is_empty() && queue.ready.is_empty() {
+                break;
+            }
+            let waiting: BTreeSet<usize> = queue.elsewhere.keys().copied().collect();
+            if !waiting.is_subset(&said) {
+                let stages: Vec<StageId> =
+                    waiting.iter().filter_map(|place| jobs.get_index(*place)).map(|(id, _)| id.clone()).collect();
+                on(Event::Waiting(&stages))?;
+                said.extend(waiting);
+            }
         }
         match messages.recv_timeout(Duration::from_millis(100)) {
-            Ok(Message::Word(id, Word::Progress(progress))) => on(Event::Progress(&id, &progress))?,
-            Ok(Message::Word(id, Word::Failed { message, help })) => {
+            Ok(Message::Word(id, word)) => {
                 if let Some(child) = running.get_mut(&id) {
-                    child.failure = Some((message, help));
+                    hear(child, &id, word, &mut on)?;
                 }
             }
             Ok(Message::Ended(id)) => {
                 let Some(mut child) = running.remove(&id) else { continue };
+                let place = place_of(&id);
                 let status = child.child.wait().path("wait for a stage", &child.log)?;
+                if child.busy && status.success() {
+                    queue.put_off(place);
+                    on(Event::PutOff(&id))?;
+                    continue;
+                }
                 if status.success() {
-                    for inputs in waiting.values_mut() {
-                        inputs.remove(&id);
-                    }
-                    outcome.done.insert(id.clone());
+                    open.remove(&place);
+                    queue.done(place);
                     on(Event::Done(&id, child.started.elapsed()))?;
+                    outcome.done.insert(id);
                 } else if outcome.interrupted || was_interrupted(&status, stop) {
-                    outcome.left.insert(id);
+                    outcome.interrupted = true;
                 } else {
-                    let (message, help) = child.failure.take().unwrap_or_else(|| died(&status));
-                    let failure = Failure { stage: id, message, help, log: child.log };
-                    on(Event::Failed(&failure))?;
-                    outcome.failed.push(failure);
+                    open.remove(&place);
+                    let (kind, message, help) = child.failure.take().unwrap_or_else(|| died(&status, &child.log));
+                    fail(Failure { stage: id, kind, message, help, log: child.log.clone() }, &mut outcome, &mut on)?;
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
         }
+        // A machine that slept, or a run that was suspended, has waited for nobody.
+        let passed = awake.elapsed().min(Duration::from_secs(1));
+        awake = Instant::now();
+        for child in running.values_mut() {
+            child.lose_patience(passed, options.patience);
+        }
     }
     outcome.interrupted |= stop.load(Ordering::SeqCst);
-    outcome.left.extend(waiting.into_keys());
+    outcome.left.extend(open.into_iter().filter_map(|place| jobs.get_index(place)).map(|(id, _)| id.clone()));
     Ok(outcome)
 }
 
-/// Whether a child went the way of an interruption: a terminal sends it to parent and children alike, in no order.
-fn was_interrupted(status: &std::process::ExitStatus, stop: &AtomicBool) -> bool {
+fn fail(failure: Failure, outcome: &mut Outcome, on: &mut impl FnMut(Event) -> Result<()>) -> Result<()> {
+    on(Event::Failed(&failure))?;
+    outcome.failed.push(failure);
+    Ok(())
+}
+
+impl Failure {
+    /// A stage that could not be started.
+    fn new(stage: &StageId, error: &Error, logs: &Path) -> Self {
+        Self {
+            stage: stage.clone(),
+            kind: error.kind(),
+            message: error.message().to_owned(),
+            help: error.remedy().map(str::to_owned),
+            log: log_of(logs, stage),
+        }
+    }
+}
+
+/// What another process has to do with a stage.
+enum Elsewhere {
+    Done,
+    Busy,
+}
+
+fn elsewhere(store: &Store, id: &StageId) -> Result<Option<Elsewhere>> {
+    if store.find(id)?.is_some() {
+        return Ok(Some(Elsewhere::Done));
+    }
+    Ok(store.is_busy(id)?.then_some(Elsewhere::Busy))
+}
+
+fn hear(child: &mut Running, id: &StageId, word: Word, on: &mut impl FnMut(Event) -> Result<()>) -> Result<()> {
+    match word {
+        Word::Progress(progress) => {
+            if progress != child.last {
+                child.still = Duration::ZERO;
+            }
+            on(Event::Progress(id, &progress))?;
+            child.last = progress;
+        }
+        Word::Note(note) => on(Event::Note(&note))?,
+        Word::Waiting(waits) => {
+            child.waits = waits;
+            child.still = Duration::ZERO;
+        }
+        Word::Busy => child.busy = true,
+        Word::Failed { kind, message, help } => child.failure = child.failure.take().or(Some((kind, message, help))),
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Counts time without progress, and ends a stage that has had too much of it.
+    fn lose_patience(&mut self, passed: Duration, patience: Option<Duration>) {
+        self.still = if self.waits { Duration::ZERO } else { self.still + passed };
+        let Some(patience) = patience.filter(|patience| self.still > *patience && self.failure.is_none()) else {
+            return;
+        };
+        let at =
+            if self.last.total > 0 { format!(" at {} of {}", self.last.done, self.last.total) } else { String::new() };
+        let message =
+            format!("the stage made no progress for {} minutes{at} and was ended", patience.as_secs_f64() / 60.0);
+        let help = "its log may tell; if it only needs more time, give `--patience MINUTES`".to_owned();
+        self.failure = Some((ErrorKind::TimeOut, message, Some(help)));
+        self.kill();
+    }
+}
+
+/// Whether a child went the way of an interruption: a terminal sends it to parent and children alike, in no order. A child that was
+/// interrupted alone interrupts the run.
+fn was_interrupted(status: &ExitStatus, stop: &AtomicBool) -> bool {
+    if status.code() == Some(INTERRUPTED) {
+        stop.store(true, Ordering::SeqCst);
+    }
     #[cfg(unix)]
-    if matches!(std::os::unix::process::ExitStatusExt::signal(status), Some(libc::SIGINT | libc::SIGTERM)) {
+    if matches!(
+        std::os::unix::process::ExitStatusExt::signal(status),
+        Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP)
+    ) {
         std::thread::sleep(Duration::from_millis(200));
     }
     stop.load(Ordering::SeqCst)
 }
 
+/// Exit code of a stage's process that was interrupted.
+const INTERRUPTED: i32 = 130;
+
 /// What to say of a process that ended without a word.
-fn died(status: &std::process::ExitStatus) -> (String, Option<String>) {
+fn died(status: &ExitStatus, log: &Path) -> (ErrorKind, String, Option<String>) {
+    let last = last_line(log);
+    let said = last.as_ref().map_or_else(String::new, |last| format!("; its log ends with: {last}"));
+    let memory = || Some(OUT_OF_MEMORY.to_owned());
+    if status.code() == Some(last_words::NO_MEMORY) {
+        return (ErrorKind::OutOfMemory, format!("out of memory{said}"), memory());
+    }
+    if last.as_deref().is_some_and(is_about_memory) {
+        return (ErrorKind::OutOfMemory, format!("out of memory{said}"), memory());
+    }
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(status) {
-        let help = matches!(signal, libc::SIGKILL | libc::SIGABRT).then(|| {
-            "the system may have run out of memory: try fewer `--workers`, or a smaller `--micro-batch`".to_owned()
-        });
-        return (format!("the stage's process was ended by signal {signal}"), help);
+        let help = (signal == libc::SIGKILL).then(|| format!("the system may have run out of memory: {OUT_OF_MEMORY}"));
+        return (ErrorKind::Killed, format!("the stage's process was ended by signal {signal}{said}"), help);
     }
-    (format!("the stage's process ended without saying why ({status})"), Some("its log may tell".to_owned()))
+    let help = Some("its log may tell".to_owned());
+    (ErrorKind::Panic, format!("the stage's process ended without saying why ({status}){said}"), help)
+}
+
+/// The last line of a log that is not empty.
+fn last_line(log: &Path) -> Option<String> {
+    const END: i64 = 2000;
+    let mut file = File::open(log).ok()?;
+    if file.metadata().ok()?.len() > END as u64 {
+        file.seek(SeekFrom::End(-END)).ok()?;
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(300).collect())
+}
+
+fn log_of(logs: &Path, id: &StageId) -> PathBuf {
+    logs.join(format!("{id}.log"))
 }
 
 fn start(
@@ -237,9 +474,12 @@ fn start(
     options: &RunOptions,
     sender: mpsc::Sender<Message>,
 ) -> Result<Running> {
-    let log = logs.join(format!("{id}.log"));
-    let stderr = std::fs::File::create(&log).path("write a log", &log)?;
+    let log = log_of(logs, id);
+    let stderr = File::create(&log).path("write a log", &log)?;
     let program = std::env::current_exe().path("find this program", "w2s")?;
+    let order =
+        Order { job, store: store.root().to_owned(), device: options.device.clone(), micro_batch: options.micro_batch };
+    let order = serde_json::to_string(&order).map_err(|error| Error::new(format!("cannot write an order: {error}")))?;
     let mut child = Command::new(&program)
         .arg("stage")
         .env("RAYON_NUM_THREADS", options.threads.to_string())
@@ -251,62 +491,97 @@ fn start(
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(Error::new("a stage's process has no standard input or output"));
     };
-    let order = serde_json::json!({
-        "job": job,
-        "store": store.root(),
-        "device": options.device,
-        "micro_batch": options.micro_batch,
-    });
-    // A child that died at once is noticed when it is waited for.
-    let _ = writeln!(stdin, "{order}").and_then(|()| stdin.flush());
     let name = id.clone();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
-            if let Ok(word) = serde_json::from_str(&line) {
+    let listen = move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(io::Result::ok) {
+            if let Ok(word) = serde_json::from_slice(&line) {
                 // The receiver is gone only when the run is over.
                 let _ = sender.send(Message::Word(name.clone(), word));
             }
         }
         let _ = sender.send(Message::Ended(name));
-    });
-    Ok(Running { child, _stdin: stdin, started: Instant::now(), failure: None, log })
+    };
+    let listening = std::thread::Builder::new().spawn(listen);
+    // A child that died at once is noticed when it is waited for.
+    let _ = writeln!(stdin, "{order}").and_then(|()| stdin.flush());
+    let running = Running {
+        child,
+        _stdin: stdin,
+        started: Instant::now(),
+        failure: None,
+        log,
+        last: Progress::default(),
+        still: Duration::ZERO,
+        waits: false,
+        busy: false,
+    };
+    listening.path("start a thread", &program)?;
+    Ok(running)
 }
 
 /// The child's side: reads an order from standard input, does the stage, and says how it goes on standard output.
 ///
 /// # Errors
 /// Whatever the stage fails at.
-pub fn obey(say: impl Fn(&Word) + Send + Sync + 'static) -> Result<()> {
+pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line).path("read the order of a stage", "standard input")?;
+    io::stdin().read_line(&mut line).path("read the order of a stage", "standard input")?;
     let order: Order = serde_json::from_str(&line).map_err(|error| {
         Error::new(format!("not an order: {error}")).help("this command is for w2s itself; use `w2s run`")
     })?;
     let stop = Arc::new(AtomicBool::new(false));
     let orphaned = stop.clone();
-    std::thread::spawn(move || {
+    spawn("parent", move || {
         // Nothing more is ever written: the end of the input is the end of the parent.
-        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let _ = io::stdin().read_to_end(&mut Vec::new());
         orphaned.store(true, Ordering::SeqCst);
-    });
+    })?;
     // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-    let watched = bar.clone();
-    std::thread::spawn(move || {
+    let (watched, speaker) = (bar.clone(), say.clone());
+    spawn("progress", move || {
         let mut last = Progress::default();
         loop {
             std::thread::sleep(Duration::from_millis(300));
             let now =
                 Progress { done: watched.position(), total: watched.length().unwrap_or(0), message: watched.message() };
             if now != last {
-                say(&Word::Progress(now.clone()));
+                speaker(&Word::Progress(now.clone()));
                 last = now;
             }
         }
+    })?;
+    let (watched, speaker) = (bar.clone(), say.clone());
+    last_words::watch_panics(
+        move || watched.position(),
+        move |kind, message, help| speaker(&Word::Failed { kind, message, help: help.map(str::to_owned) }),
+    )
+    .path("start a thread", "panic-watch")?;
+
+    let speaker = say.clone();
+    let store = Store::open(&order.store)?.telling(move |notice| match notice {
+        Notice::Waiting(_) => {
+            speaker(&Word::Waiting(true));
+            speaker(&Word::Note(notice.to_string()));
+        }
+        Notice::Resumed(_) => speaker(&Word::Waiting(false)),
+        Notice::Damaged { .. } | Notice::Quarantined { .. } => speaker(&Word::Note(notice.to_string())),
     });
-    let store = Store::open(&order.store)?;
+    // What was whole when the grid was planned may not be any more.
+    for input in order.job.reads() {
+        store.take(&input)?;
+    }
     let (device, name) = crate::device::open(&order.device)?;
     let execution =
         Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
-    order.job.run(&store, &Place { device, name, execution }).map(|_| ())
+    let place = Place { device, name, execution };
+    if store.is_busy(&order.job.id(&place.numeric())?)? {
+        say(&Word::Busy);
+        return Ok(());
+    }
+    order.job.run(&store, &place).map(|_| ())
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).path("start a thread", name).map(|_| ())
 }

@@ -6,7 +6,8 @@ use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 
 use super::{
     encoded::Encoded,
-    run::{DIVERGED, Execution, guard, interrupted},
+    predict::in_halves,
+    run::{DIVERGED, Execution, interrupted},
 };
 use crate::{Error, Result, model::Transformer, ops};
 
@@ -44,10 +45,13 @@ pub fn score(
             let sequences = rows.iter().map(|&row| [prompts.row(row), beginning].concat()).collect();
             let sequences =
                 Encoded::new(sequences, model.spec()).map_err(|error| error.context("a prompt with its answer"))?;
-            let found = ask(model, &sequences, beginning.len(), ends)?;
+            let places: Vec<u32> = (0..rows.len() as u32).collect();
+            let found = in_halves(&places, &|rows| ask(model, &sequences, rows, beginning.len(), ends))?;
             for (&row, found) in rows.iter().zip(found.chunks_exact(beginning.len() + ends.len())) {
                 if found.iter().any(|value| !value.is_finite()) {
-                    return Err(Error::new(format!("the model's answer to prompt {row} is not finite")).help(DIVERGED));
+                    return Err(
+                        Error::not_finite(format!("the model's answer to prompt {row} is not finite")).help(DIVERGED)
+                    );
                 }
                 let (shared, last) = found.split_at(beginning.len());
                 let shared: f32 = shared.iter().sum();
@@ -63,28 +67,31 @@ pub fn score(
     Ok(scores)
 }
 
-/// Per sequence the log-probabilities of its last `shared` tokens, and of each of `ends` after it.
-fn ask(model: &Transformer, sequences: &Encoded, shared: usize, ends: &[(usize, u32)]) -> Result<Vec<f32>> {
-    let all: Vec<u32> = (0..sequences.len() as u32).collect();
-    let tokens = sequences.tokens(&all);
+/// Per sequence of some rows the log-probabilities of its last `shared` tokens, and of each of `ends` after it.
+fn ask(
+    model: &Transformer,
+    sequences: &Encoded,
+    rows: &[u32],
+    shared: usize,
+    ends: &[(usize, u32)],
+) -> Result<Vec<f32>> {
+    let tokens = sequences.tokens(rows);
     let (mut places, mut targets) = (Vec::new(), Vec::new());
     let mut end = 0;
-    for (row, length) in sequences.lengths().into_iter().enumerate() {
-        end += length;
+    for sequence in rows.iter().map(|&row| sequences.row(row as usize)) {
+        end += sequence.len();
         for back in (0..shared).rev() {
             places.push((end - back) as i64 - 2);
-            targets.push(sequences.row(row)[length - 1 - back]);
+            targets.push(sequence[sequence.len() - 1 - back]);
         }
         for (_, target) in ends {
             places.push(end as i64 - 1);
             targets.push(*target);
         }
     }
-    guard(|| {
-        let hidden = model.hidden(&tokens);
-        let count = places.len();
-        let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &hidden.device());
-        let logits = model.lm_logits(hidden.select(0, places))?.cast(FloatDType::F32);
-        Ok(ops::cross_entropy(logits, &targets).neg().into_data().iter::<f32>().collect())
-    })?
+    let hidden = model.hidden(&tokens);
+    let count = places.len();
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &hidden.device());
+    let logits = model.lm_logits(hidden.select(0, places))?.cast(FloatDType::F32);
+    Ok(ops::cross_entropy(logits, &targets).neg().into_data().iter::<f32>().collect())
 }

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Error, Result,
     model::Classifier,
+    ops, rng,
     strategy::{
         Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss,
         math,
@@ -51,6 +52,8 @@ pub struct Objective {
     pub refiner: Option<Box<dyn LabelRefiner>>,
     /// The loss.
     pub loss: Box<dyn StudentLoss>,
+    /// Whether the last decision about every example is kept in the log. Looking at decisions waits for the device in every step.
+    pub record: bool,
 }
 
 /// The strong model's own answers to the student's examples.
@@ -102,6 +105,7 @@ impl Objective {
             selector: None,
             refiner: None,
             loss,
+            record: false,
         }
     }
 
@@ -224,8 +228,8 @@ pub fn train_classifier(
         Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction }) => {
             // As many passes as there are steps to fill.
             let passes = if once { 1 } else { (sampler.steps() * batch_size).div_ceil(data.len().max(1)).max(1) };
-            let order = Sampler::new(&data.lengths(), batch_size.min(data.len()), passes, Order::Shuffled, seed)
-                .map_err(|error| error.context("P(IK)"))?;
+            let order =
+                p_ik_order(&data.lengths(), batch_size, passes, seed).map_err(|error| error.context("P(IK)"))?;
             Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
         }
     };
@@ -248,7 +252,8 @@ pub fn train_classifier(
         memory: memory.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
-        labels_are_targets: AtomicBool::new(true),
+        record: objective.record,
+        labels_are_targets: AtomicBool::new(false),
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
     let memory = &mut *lock(&memory);
@@ -257,8 +262,13 @@ pub fn train_classifier(
         refiner.and_then(|refiner| refiner.remark(&mut memory.refiner)),
         loss.remark(&mut memory.loss),
     ];
-    trained.log.remarks = remarks.into_iter().flatten().collect();
+    trained.log.remarks.extend(remarks.into_iter().flatten());
     Ok(trained)
+}
+
+/// The order of P(IK)'s examples, from a stream of its own: in the student's, as many examples would come in the very order of the student's.
+pub(super) fn p_ik_order(lengths: &[usize], batch: usize, passes: usize, seed: u64) -> Result<Sampler> {
+    Sampler::new(lengths, batch.min(lengths.len()), passes, Order::Shuffled, rng::derive(seed, "p-ik-order"))
 }
 
 /// Whether no parameter of a module is trained.
@@ -338,7 +348,9 @@ struct Classification {
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
-    /// Whether so far every row's target was its label, with weight 1.
+    /// Whether decisions are kept.
+    record: bool,
+    /// Whether in every step so far every row's target was its label, with weight 1.
     labels_are_targets: AtomicBool,
 }
 
@@ -450,9 +462,9 @@ impl Classification {
         Some((accumulator.grads(), count))
     }
 
-    /// What selector and refiner decided, for the record.
+    /// What selector and refiner decided, if somebody wants to know.
     fn choices(&self, rows: &[u32], batch: &Batch, selection: &Selection, refined: &Tensor<2>) -> Vec<Choice> {
-        if matches!((&self.self_labels, &self.p_ik), (None, Knowledge::None)) && self.refiner.is_none() {
+        if !self.record {
             return Vec::new();
         }
         let table = |tensor: &Tensor<2>| -> Vec<Vec<f32>> {
@@ -499,7 +511,7 @@ impl Classification {
         };
         let choices = self.choices(&minibatch.rows, &batch, &selection, &labels);
         let targets = self.loss.targets(seen.logits, labels, at, &mut memory.loss);
-        Decision { targets: targets.inner(), weights: selection.weight.inner(), choices }
+        Decision { targets: targets.inner(), weights: within_range(selection.weight.inner()), choices }
     }
 
     /// Loss of each row and the gradient of `Σ wᵢ lᵢ / total`.
@@ -512,7 +524,7 @@ impl Classification {
         at: &Progress,
     ) -> (Tensor<1>, GradientsParams) {
         let losses = self.loss.loss(logits, decision.targets, at);
-        let loss = (losses.clone() * decision.weights).sum() / total;
+        let loss = ops::total(losses.clone() * decision.weights) / total;
         (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
     }
 
@@ -551,9 +563,20 @@ impl Classification {
     }
 }
 
-/// Σ wᵢ as `[1]`; kept above 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
+/// Σ wᵢ as `[1]`, and 1 instead of 0, so that a batch whose rows are all dropped has loss 0 and no gradient.
 fn total(weights: &Tensor<1>) -> Tensor<1> {
-    weights.clone().sum().clamp_min(f32::MIN_POSITIVE)
+    let sum = ops::total(weights.clone());
+    sum.clone().mask_fill(sum.equal_elem(0.0), 1.0)
+}
+
+/// Weights whose sum a float can hold and be divided by: those of an extraordinary size in units of the largest, which changes no weighted mean.
+fn within_range(weights: Tensor<1>) -> Tensor<1> {
+    let largest = weights.clone().max();
+    let tiny = largest.clone().greater_elem(0.0).bool_and(largest.clone().lower_elem(1e-20));
+    let extraordinary = tiny.bool_or(largest.clone().greater_elem(1e20));
+    let unit = largest.ones_like().mask_where(extraordinary, largest);
+    let rows = weights.dims();
+    weights / unit.expand(rows)
 }
 
 impl Work for Classification {
@@ -573,8 +596,8 @@ impl Work for Classification {
             let (losses, grads) = self.backward(model, output.logits, decision, total, at);
             (logits, weights, losses, grads, choices)
         } else {
-            // Targets may depend on the whole batch, so they come first. For as long as they turned out to be the labels
-            // themselves, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
+            // Targets may depend on the whole batch, so they come first. Once they turned out to be the labels themselves, and for as long as
+            // they do, that pass is saved: labels are assumed, and the assumption is checked on the logits of the same step.
             let assumed = Decision {
                 targets: labels.clone(),
                 weights: Tensor::ones([minibatch.rows.len()], &self.device),
@@ -587,12 +610,11 @@ impl Work for Classification {
                 None => self.observe(model, minibatch, &parts),
             };
             let decision = self.decide(model, minibatch, seen, &labels);
-            let (seen, losses, grads) = match guessed {
-                Some(done) if decision.equals(&assumed) => done,
-                _ => {
-                    self.labels_are_targets.store(false, Ordering::Relaxed);
-                    self.accumulate(model, minibatch, &parts, &decision)
-                }
+            let right = (guess || at.step == 0) && decision.equals(&assumed);
+            self.labels_are_targets.store(right, Ordering::Relaxed);
+            let (seen, losses, grads) = match guessed.filter(|_| right) {
+                Some(done) => done,
+                None => self.accumulate(model, minibatch, &parts, &decision),
             };
             (seen.logits, decision.weights, losses, grads, decision.choices)
         };
@@ -632,7 +654,9 @@ impl Classification {
             agree += usize::from(argmax(logits) == argmax(self.labels.row(row)));
         }
         if !not_finite.is_empty() {
-            return Err(Error::new(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED));
+            return Err(
+                Error::not_finite(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED)
+            );
         }
         if !wrong_weight.is_empty() {
             let rows = examples(&wrong_weight);

@@ -96,7 +96,7 @@ impl Work for NextToken {
         }
         let loss: f64 = Tensor::cat(losses, 0).into_data().iter::<f32>().map(f64::from).sum();
         if !loss.is_finite() {
-            return Err(Error::new(format!("the loss is {loss}")).help(DIVERGED));
+            return Err(Error::not_finite(format!("the loss is {loss}")).help(DIVERGED));
         }
         Ok(Step { grads: accumulator.grads(), loss, accuracy: None, tokens: total, choices: Vec::new() })
     }

@@ -33,6 +33,6 @@ pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};
-pub use run::{Choice, Execution, StepLog, TrainLog, Trained};
+pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};

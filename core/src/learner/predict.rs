@@ -72,17 +72,20 @@ fn map(
         bar.set_message("predicting");
     }
     let mut results = vec![Vec::new(); data.len()];
+    let compute = |rows: &[u32]| -> Result<Vec<f32>> {
+        let result = function(&model, &data.tokens(rows)).cast(FloatDType::F32);
+        Ok(result.into_data().iter::<f32>().collect())
+    };
     for rows in order.chunks(execution.predict_batch.max(1)) {
         if execution.stopped() {
             return Err(interrupted());
         }
-        let values = guard(|| {
-            let result = function(&model, &data.tokens(rows)).cast(FloatDType::F32);
-            result.into_data().iter::<f32>().collect::<Vec<f32>>()
-        })?;
+        let values = in_halves(rows, &compute)?;
         for (&row, values) in rows.iter().zip(values.chunks_exact(values.len() / rows.len())) {
             if values.iter().any(|value| !value.is_finite()) {
-                return Err(Error::new(format!("the model's answer to example {row} is not finite")).help(DIVERGED));
+                return Err(
+                    Error::not_finite(format!("the model's answer to example {row} is not finite")).help(DIVERGED)
+                );
             }
             results[row as usize] = values.to_vec();
         }
@@ -91,6 +94,20 @@ fn map(
         }
     }
     Ok(results)
+}
+
+/// Computes all rows at once or, where that panics for want of memory, half of them after the other: a training that is done is not lost
+/// because its model cannot predict so many at a time. What panics for a single row is an error.
+pub(super) fn in_halves<T>(rows: &[u32], compute: &impl Fn(&[u32]) -> Result<Vec<T>>) -> Result<Vec<T>> {
+    match guard(|| compute(rows)) {
+        Err(_) if rows.len() > 1 => {
+            let (first, second) = rows.split_at(rows.len() / 2);
+            let mut values = in_halves(first, compute)?;
+            values.extend(in_halves(second, compute)?);
+            Ok(values)
+        }
+        done => done?,
+    }
 }
 
 /// Softmax in f32, shifted by the largest logit.

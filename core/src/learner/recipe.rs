@@ -10,7 +10,7 @@ use super::{
     sampler::Order,
     schedule::{Schedule, Shape},
 };
-use crate::{Error, Result, ops};
+use crate::{Error, Result, ops, strategy::Settings};
 
 /// Which optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -130,6 +130,8 @@ impl Default for Recipe {
         }
     }
 }
+
+impl Settings for Recipe {}
 
 impl Recipe {
     /// Refuses values out of their range and keys that the chosen optimizer does not read.

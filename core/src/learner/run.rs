@@ -28,14 +28,18 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{Error, Result, error::panic_message};
+use crate::{Error, Result, error::panic_message, last_words};
 
-/// How training is executed. Nothing here changes what is computed, so nothing here enters an identity.
+/// Rows that go through the model at once when it predicts.
+pub const PREDICT_BATCH: usize = 32;
+
+/// How training is executed. Rows at once change the order of sums and with it the last digits; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct Execution {
     /// Rows that go through the model at once when it trains; without a value, the whole batch. Gradients are summed over the parts.
     pub micro_batch: Option<usize>,
-    /// Rows that go through the model at once when it predicts.
+    /// Rows that go through the model at once when it predicts, at most. Products of small matrices add in another order, so it
+    /// changes last digits, too.
     pub predict_batch: usize,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
@@ -45,11 +49,17 @@ pub struct Execution {
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { micro_batch: None, predict_batch: 32, bar: None, stop: None }
+        Self { micro_batch: None, predict_batch: PREDICT_BATCH, bar: None, stop: None }
     }
 }
 
 impl Execution {
+    /// The same with at most so many rows at once, whether the model trains or predicts.
+    pub fn in_parts(micro_batch: Option<usize>, like: &Self) -> Self {
+        let predict_batch = micro_batch.map_or(PREDICT_BATCH, |rows| rows.clamp(1, PREDICT_BATCH));
+        Self { micro_batch, predict_batch, ..like.clone() }
+    }
+
     /// Whether somebody asked to stop.
     pub(super) fn stopped(&self) -> bool {
         self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
@@ -100,7 +110,7 @@ pub struct TrainLog {
     /// The last decision about every example, by row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub choices: BTreeMap<u32, Choice>,
-    /// What strategies say that the user should know.
+    /// What the user should know: that training went astray, and what strategies say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
 }
@@ -238,7 +248,7 @@ impl<W: Work> Run<W> {
         if let Some(limit) = self.clip {
             let norm = clip(model, grads, limit);
             if !norm.is_finite() {
-                self.fail(Error::new(format!("the norm of the gradient is {norm}")).help(DIVERGED));
+                self.fail(Error::not_finite(format!("the norm of the gradient is {norm}")).help(DIVERGED));
                 return false;
             }
             if let Some(entry) = lock(&self.meter).log.steps.last_mut() {
@@ -335,11 +345,25 @@ pub(super) fn train<W: Work>(
     if let Some(error) = result.error {
         return Err(Error::new(format!("training stopped after step {}: {error}", meter.step)));
     }
-    let log = std::mem::take(&mut meter.log);
+    let mut log = std::mem::take(&mut meter.log);
     if log.steps.len() < steps {
         return Err(interrupted().context(format!("after step {} of {steps}", log.steps.len())));
     }
+    log.remarks.extend(astray(&log.steps));
     Ok(Trained { model: result.model.model, log, seconds })
+}
+
+/// What to say of a training whose loss has grown out of all proportion, though it is a number.
+pub(super) fn astray(steps: &[StepLog]) -> Option<String> {
+    /// Steps at the end that count.
+    const LAST: usize = 20;
+    /// How many times the first loss, or one nat, is no longer learning: a probability of e⁻¹⁰⁰.
+    const TIMES: f64 = 100.0;
+    let first = steps.first()?.loss;
+    let last = &steps[steps.len().saturating_sub(LAST)..];
+    let last = last.iter().map(|step| step.loss).sum::<f64>() / last.len() as f64;
+    (last > TIMES * first.max(1.0))
+        .then(|| format!("training went astray: the loss rose from {first:.3} to {last:.3e} at the end; {DIVERGED}"))
 }
 
 /// The error of a run that was asked to stop.
@@ -354,6 +378,9 @@ pub(super) fn device_of(model: &impl Module) -> Device {
 
 /// Turns a panic inside of Burn (shapes, memory) into an error.
 pub(super) fn guard<T>(body: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(body))
-        .map_err(|panic| Error::new(format!("the computation panicked: {}", panic_message(panic.as_ref()))))
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        let (kind, message, help) = last_words::classify(panic_message(panic.as_ref()));
+        let error = Error::new(message).of_kind(kind);
+        if let Some(help) = help { error.help(help) } else { error }
+    })
 }

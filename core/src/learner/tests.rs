@@ -280,6 +280,32 @@ fn micro_batches_change_nothing() {
     assert!(distance(&train(true), &train(false)) > 1e-3);
 }
 
+/// Targets of twice as many columns as there are classes: labels beside the batch's mean prediction.
+#[derive(Debug)]
+struct Beside;
+
+impl StudentLoss for Beside {
+    fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+        let part = |start| math::cross_entropy(targets.clone().narrow(1, start, 2), logits.clone());
+        part(0) * 0.75 + part(2) * 0.25
+    }
+
+    fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
+        let mean = math::softmax(logits).mean_dim(0).expand(labels.dims());
+        Tensor::cat(vec![labels, mean], 1)
+    }
+}
+
+#[test]
+fn micro_batches_take_targets_of_any_width() {
+    let recipe = Recipe { optimizer: Optimizer::Sgd, learning_rate: 0.1, ..recipe() };
+    let train = |micro_batch| {
+        let objective = Objective { loss: Box::new(Beside), ..cross_entropy(32) };
+        numbers(&train(objective, &recipe, &Execution { micro_batch, ..Execution::default() }).unwrap().model)
+    };
+    assert!(distance(&train(None), &train(Some(3))) < 1e-5);
+}
+
 #[test]
 fn a_model_may_come_from_the_differentiating_device() {
     let device = Device::flex().autodiff();
@@ -321,7 +347,10 @@ fn dropped_rows_do_not_train() {
     assert_eq!(numbers(&none.model), numbers(&classifier()));
     assert_eq!(none.log.steps[0].loss, 0.0);
     // The loss is a weighted mean.
-    assert!(distance(&numbers(&train(1.0).unwrap().model), &numbers(&train(4.0).unwrap().model)) < 1e-6);
+    for weight in [4.0, 1e-40, 1e-30, 3e38] {
+        let far = distance(&numbers(&train(1.0).unwrap().model), &numbers(&train(weight).unwrap().model));
+        assert!(far < 1e-6, "{weight}: {far}");
+    }
     let error = train(-1.0).unwrap_err();
     assert!(error.message().contains("weights below 0 or not finite to examples 0, 1, 2, 3, 4, 5, 6, 7"), "{error}");
 }
@@ -497,6 +526,55 @@ fn predictions_come_in_the_order_of_the_examples() {
     assert!(error.message().contains("is not finite"), "{error}");
     let nothing = Encoded::new(Vec::new(), &spec(8, 2)).unwrap();
     assert!(super::predict(&model, &nothing, &Execution::default()).unwrap().logits.is_empty());
+}
+
+#[test]
+fn what_is_too_much_at_once_is_predicted_in_halves() {
+    let most = std::sync::atomic::AtomicUsize::new(0);
+    let compute = |rows: &[u32]| {
+        assert!(rows.len() <= 3, "out of memory");
+        most.fetch_max(rows.len(), Ordering::Relaxed);
+        Ok(rows.iter().map(|row| row * 10).collect::<Vec<u32>>())
+    };
+    let rows: Vec<u32> = (0..11).collect();
+    let expected: Vec<u32> = rows.iter().map(|row| row * 10).collect();
+    assert_eq!(super::predict::in_halves(&rows, &compute).unwrap(), expected);
+    assert_eq!(most.load(Ordering::Relaxed), 3);
+    // What fails for one row, and what is no panic, is an error.
+    let error = super::predict::in_halves(&rows, &|rows: &[u32]| -> crate::Result<Vec<u32>> {
+        panic!("no memory for {}", rows.len())
+    });
+    assert_eq!(error.unwrap_err().message(), "the computation panicked: no memory for 1");
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let refuse = |_: &[u32]| -> crate::Result<Vec<u32>> {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Err(crate::Error::new("no"))
+    };
+    assert_eq!(super::predict::in_halves(&rows, &refuse).unwrap_err().message(), "no");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_loss_that_has_grown_out_of_all_proportion_is_told_of() {
+    let steps = |losses: &[f64]| -> Vec<StepLog> {
+        let step = |(step, loss): (usize, &f64)| StepLog {
+            step,
+            loss: *loss,
+            accuracy: None,
+            learning_rate: 0.1,
+            gradient_norm: None,
+        };
+        losses.iter().enumerate().map(step).collect()
+    };
+    let said = |losses: &[f64]| super::run::astray(&steps(losses));
+    assert!(
+        said(&[0.69, 1e3, 1e12]).unwrap().starts_with("training went astray: the loss rose from 0.690 to 3.333e11")
+    );
+    assert!(said(&[0.0, 1e37]).is_some());
+    assert!(said(&[&[0.69; 30][..], &[150.0; 20]].concat()).is_some());
+    for fine in [&[][..], &[0.69], &[0.69, 90.0, 60.0], &[200.0, 300.0], &[&[1e30][..], &[0.5; 25]].concat()] {
+        assert_eq!(said(fine), None, "{fine:?}");
+    }
 }
 
 #[test]
@@ -706,6 +784,40 @@ fn p_ik_is_learnt_along() {
     // λ counts.
     let double = train(objective(2.0), &recipe, &Execution::default()).unwrap();
     assert!(distance(&numbers(&whole.model), &numbers(&double.model)) > 1e-3);
+}
+
+#[test]
+fn p_ik_has_an_order_of_its_own() {
+    let lengths = vec![1; 64];
+    for seed in 0..5 {
+        let students = Sampler::new(&lengths, 8, 3, Order::Shuffled, seed).unwrap();
+        let own = super::classify::p_ik_order(&lengths, 8, 3, seed).unwrap();
+        let same = |step| {
+            students
+                .minibatch(step)
+                .unwrap()
+                .rows
+                .iter()
+                .zip(own.minibatch(step).unwrap().rows)
+                .filter(|(a, b)| *a == b)
+                .count()
+        };
+        // 24 batches of 8 of 64 examples: three in the same place by chance.
+        let same: usize = (0..24).map(same).sum();
+        assert!(same < 12, "{same} of 192 rows in the same place");
+    }
+}
+
+#[test]
+fn decisions_are_kept_where_somebody_wants_them() {
+    let own = || Objective { self_labels: Some(OwnLabels::Current { hard: true, decay: 0.0 }), ..cross_entropy(32) };
+    for record in [false, true] {
+        let trained = train(Objective { record, ..own() }, &recipe(), &Execution::default()).unwrap();
+        assert_eq!(trained.log.choices.len(), if record { 32 } else { 0 });
+    }
+    // A selector alone decides, too.
+    let objective = Objective { record: true, ..cross_entropy(32) };
+    assert_eq!(train(objective, &recipe(), &Execution::default()).unwrap().log.choices.len(), 32);
 }
 
 #[test]

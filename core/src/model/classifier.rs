@@ -19,7 +19,7 @@ use super::{
     transformer::{Pooling, Tokens, Transformer},
     weights::Outgoing,
 };
-use crate::{Error, Result, ops, rng::Rng};
+use crate::{Error, Result, ops, rng::Rng, strategy::Settings};
 
 /// Names of a head's matrix `[classes, hidden]` in the files: where transformers has the same head, and elsewhere.
 pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
@@ -40,6 +40,8 @@ pub struct HeadConfig {
     /// Trains the head alone and leaves the backbone as it is (linear probe).
     pub freeze_backbone: bool,
 }
+
+impl Settings for HeadConfig {}
 
 /// First weights of a head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

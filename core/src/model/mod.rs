@@ -5,6 +5,7 @@
 //! in [`arch`]. There is no dropout: nothing here draws random numbers but the initialisation.
 
 pub mod arch;
+mod auto_tokenizer;
 mod classifier;
 mod pretrained;
 pub mod spec;

@@ -63,6 +63,7 @@ impl Pretrained {
             .map_err(unusable)?;
         let tokenizer = Tokenizer::open(folder).map_err(again)?;
         tokenizer.check(&spec).map_err(|error| error.in_file(folder))?;
+        let tokenizer = tokenizer.within(spec.vocab);
         let weights = Weights::open(folder).map_err(again)?;
         let entries = arch::find(spec.architecture)?.entries(spec.layers, false);
         if spec.lm_head == LmHead::Separate
@@ -119,10 +120,12 @@ impl Pretrained {
         };
         let config = serde_json::to_vec(&self.spec.config).map_err(|cause| Error::new(cause.to_string()))?;
         part(CONFIG, blake3::hash(&config));
-        for (name, bytes) in self.tokenizer.files() {
-            part(name, blake3::hash(bytes));
+        for (name, hash) in self.tokenizer.hashes() {
+            part(name, hash);
         }
-        for (path, hash) in self.weights.files().iter().zip(self.weights.hashes()?) {
+        let needed = self.needed()?;
+        let needed = needed.iter().map(String::as_str).collect();
+        for (path, hash) in self.weights.files().iter().zip(self.weights.hashes(&needed)?) {
             part(&path.file_name().unwrap_or_default().to_string_lossy(), hash);
         }
         let fingerprint = hasher.finalize().to_hex().to_string();
@@ -150,7 +153,15 @@ impl Pretrained {
     }
 
     fn entries(&self) -> Result<BTreeMap<String, Entry>> {
-        Ok(arch::find(self.spec.architecture)?.entries(self.layers, false))
+        let mut entries = arch::find(self.spec.architecture)?.entries(self.layers, false);
+        // Where both are one matrix, a file may hold it under either name.
+        if self.spec.lm_head == LmHead::Tied
+            && let Some(head) = entries.get("lm_head.weight").cloned()
+            && let Some(tokens) = entries.get_mut("tokens.weight")
+        {
+            tokens.names.extend(head.names);
+        }
+        Ok(entries)
     }
 
     /// The tensor of the files that a parameter is read from.
@@ -160,7 +171,10 @@ impl Pretrained {
             .ok_or_else(|| Error::new(format!("architecture `{}` has no rule for `{path}`", self.spec.architecture)))?;
         match self.weights.find(&entry.names) {
             Some(name) => Ok((name, entry.layout)),
-            None => Err(Error::new(format!("tensor `{}` is missing", entry.names[0])).in_file(self.place())),
+            None => {
+                let missing = || Error::new(format!("tensor `{}` is missing", entry.names[0])).in_file(self.place());
+                Err(self.weights.missing(&entry.names).unwrap_or_else(missing))
+            }
         }
     }
 
@@ -174,15 +188,16 @@ impl Pretrained {
 
     /// Compares the files with what the configuration asks for.
     fn check(&self) -> Result<()> {
-        let architecture = arch::find(self.spec.architecture)?;
         let entries = self.entries()?;
-        let mut used = BTreeSet::new();
         let mut missing = Vec::new();
         for (path, shape) in Transformer::parameters(&self.spec)? {
             match self.locate(&entries, &path) {
-                Ok((name, layout)) => {
-                    self.weights.check(name, &shape, layout)?;
-                    used.insert(name);
+                Ok((name, layout)) => self.weights.check(name, &shape, layout)?,
+                // One that the index promises is a matter of its file.
+                Err(error) if error.place().is_some_and(|place| place.file != self.place()) => {
+                    return Err(
+                        error.or_else_help("get the file again, e.g. from the hub: it is damaged, or not complete")
+                    );
                 }
                 Err(error) => missing.push(error),
             }
@@ -198,16 +213,9 @@ impl Pretrained {
                 .in_file(self.place())
                 .help("do `config.json` and the weights belong to the same model?"));
         }
-        let tied = entries.get("lm_head.weight").map_or(&[][..], |entry| &entry.names);
-        let unexpected: Vec<_> = self
-            .weights
-            .names()
-            .filter(|&(name, _)| {
-                let ours = [super::classifier::HEAD_NAMES.as_slice(), &[super::classifier::P_IK_NAME]].concat();
-                let head = ours.contains(&name) || tied.iter().any(|tied| tied == name);
-                !used.contains(name) && !head && !architecture.ignores(name)
-            })
-            .collect();
+        let unexpected = self.beside()?;
+        let architecture = arch::find(self.spec.architecture)?;
+        let unexpected: Vec<_> = unexpected.into_iter().filter(|(name, _)| architecture.describes(name)).collect();
         match unexpected.first() {
             None => Ok(()),
             Some((name, file)) => {
@@ -221,6 +229,43 @@ impl Pretrained {
                     .help("do `config.json` and the weights belong to the same model?"))
             }
         }
+    }
+
+    /// Names of the tensors that the computation needs.
+    fn needed(&self) -> Result<BTreeSet<String>> {
+        let entries = self.entries()?;
+        let whole = Spec { layers: self.layers, ..self.spec.clone() };
+        let parameters = Transformer::parameters(&whole)?;
+        let names = parameters.iter().filter_map(|(path, _)| self.locate(&entries, path).ok());
+        let heads = super::classifier::HEAD_NAMES.iter().chain([&super::classifier::P_IK_NAME]);
+        let ours = heads.filter(|name| self.weights.shape(name).is_some() && self.spec.config.contains_key("w2s"));
+        Ok(names.map(|(name, _)| name).chain(ours.copied()).map(str::to_owned).collect())
+    }
+
+    /// Tensors of the files, each with its file, that are neither needed nor known as something that files carry: buffers and the
+    /// like, a head that is tied.
+    fn beside(&self) -> Result<Vec<(&str, &Path)>> {
+        let architecture = arch::find(self.spec.architecture)?;
+        let (entries, needed) = (self.entries()?, self.needed()?);
+        let head = entries.get("lm_head.weight").map_or(&[][..], |entry| &entry.names);
+        let known =
+            |name: &str| needed.contains(name) || architecture.ignores(name) || head.iter().any(|head| head == name);
+        Ok(self.weights.names().filter(|(name, _)| !known(name)).collect())
+    }
+
+    /// What a user should know of the files: what is passed over, and how the tokenizer is read.
+    ///
+    /// # Errors
+    /// None, for a model that was opened.
+    pub fn notes(&self) -> Result<Vec<String>> {
+        let mut notes = self.tokenizer.notes().to_vec();
+        let beside = self.beside()?;
+        if let Some((name, _)) = beside.first() {
+            let more = if beside.len() > 1 { format!(" and {} more", beside.len() - 1) } else { String::new() };
+            let what = self.spec.architecture;
+            notes.push(format!("tensor `{name}`{more} of the files passed over: no part of a `{what}`"));
+        }
+        Ok(notes)
     }
 }
 

@@ -78,7 +78,53 @@ pub enum Positions {
         dims: usize,
         /// Base of the frequencies (`rope_theta`).
         base: f64,
+        /// How frequencies are stretched for texts longer than those of the first pretraining.
+        stretched: Option<Llama3Rope>,
     },
+}
+
+/// The stretching of Llama 3.1 (`rope_type` = `llama3`): slow frequencies are divided by `factor`, fast ones kept, those between
+/// interpolated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Llama3Rope {
+    /// Divisor of slow frequencies.
+    pub factor: f64,
+    /// Wavelengths of more than `positions / low` tokens are slow.
+    pub low: f64,
+    /// Wavelengths of less than `positions / high` tokens are fast.
+    pub high: f64,
+    /// Longest sequence of the first pretraining (`original_max_position_embeddings`).
+    pub positions: f64,
+}
+
+impl Positions {
+    /// Angle per position of each pair of a head's rotated dimensions; none where nothing is rotated.
+    ///
+    /// Float32 as transformers computes them.
+    pub fn frequencies(&self) -> Option<Vec<f32>> {
+        let Self::Rotary { dims, base, stretched } = *self else { return None };
+        let plain = (0..dims / 2).map(|pair| (base as f32).powf((2 * pair) as f32 / dims as f32).recip());
+        Some(match stretched {
+            None => plain.collect(),
+            Some(how) => plain.map(|frequency| how.stretch(frequency)).collect(),
+        })
+    }
+}
+
+impl Llama3Rope {
+    /// Source: `_compute_llama3_parameters` of transformers, operation by operation.
+    fn stretch(self, frequency: f32) -> f32 {
+        let [factor, low, high] = [self.factor, self.low, self.high].map(|number| number as f32);
+        let wavelength = (2.0 * std::f64::consts::PI) as f32 / frequency;
+        if f64::from(wavelength) > self.positions / self.low {
+            frequency / factor
+        } else if f64::from(wavelength) < self.positions / self.high {
+            frequency
+        } else {
+            let smooth = (self.positions as f32 / wavelength - low) / (high - low);
+            (1.0 - smooth) * frequency / factor + smooth * frequency
+        }
+    }
 }
 
 /// Which normalisation a model uses throughout.
@@ -228,7 +274,21 @@ impl Spec {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return fault(format!("{} attention heads cannot share {} key and value heads", self.heads, self.kv_heads));
         }
-        if let Positions::Rotary { dims, base } = self.positions {
+        if let Positions::Rotary { dims, base, stretched } = self.positions {
+            if let Some(Llama3Rope { factor, low, high, positions }) = stretched
+                && !(factor >= 1.0
+                    && factor.is_finite()
+                    && low > 0.0
+                    && low < high
+                    && high.is_finite()
+                    && positions >= 1.0)
+            {
+                let message = format!(
+                    "a `llama3` rotary embedding needs a factor of at least 1 and `low_freq_factor` below `high_freq_factor`, \
+                     not {factor}, {low} and {high}"
+                );
+                return fault(message);
+            }
             if dims == 0 || dims % 2 == 1 || dims > self.head_dim {
                 return fault(format!("cannot rotate {dims} of the {} dimensions of a head", self.head_dim));
             }
@@ -422,30 +482,53 @@ impl Config {
         }
     }
 
-    /// Plain rotary positions over `fraction` of a head: `rope_theta` (under `base_key` in older files) and nothing that stretches
-    /// them. Reads both the older keys and `rope_parameters`.
+    /// Rotary positions over `fraction` of a head: `rope_theta` (under `base_key` in older files), as they are or stretched as in
+    /// Llama 3.1. Reads both the older keys and `rope_parameters`.
     ///
     /// # Errors
-    /// Any kind of scaling.
+    /// Any other kind of scaling.
     pub fn rotary(&self, head_dim: usize, base_key: &str, fraction: f64) -> Result<Positions> {
         let mut base = self.number_or(base_key, 10_000.0)?;
         let mut fraction = fraction;
+        let mut stretched = None;
         for key in ["rope_scaling", "rope_parameters"] {
             let Some(value) = self.get(key) else { continue };
             let values = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
+            let kind = values.get("rope_type").filter(|kind| !kind.is_null()).or_else(|| values.get("type"));
+            let llama3 = kind.is_some_and(|kind| kind == "llama3");
             for (name, value) in values {
                 match (name.as_str(), value) {
-                    ("rope_type" | "type", Value::String(kind)) if kind == "default" => {}
+                    ("rope_type" | "type", Value::String(kind)) if kind == "default" || kind == "llama3" => {}
                     ("rope_theta", Value::Number(number)) => base = number.as_f64().unwrap_or(f64::NAN),
                     ("partial_rotary_factor", Value::Number(number)) => fraction = number.as_f64().unwrap_or(f64::NAN),
+                    (
+                        "factor" | "low_freq_factor" | "high_freq_factor" | "original_max_position_embeddings",
+                        Value::Number(_),
+                    ) if llama3 => {}
                     _ => {
-                        let message =
-                            format!("`{key}` with `{name}` = {value} is not supported, only plain rotary positions");
+                        let message = format!(
+                            "`{key}` with `{name}` = {value} is not supported, only plain rotary positions and those of `llama3`"
+                        );
                         return Err(self.blame(key, Error::new(message)));
                     }
                 }
             }
+            if llama3 {
+                let number = |name: &str| {
+                    let missing = || self.blame(key, Error::new(format!("`{key}` of type `llama3` has no `{name}`")));
+                    values.get(name).and_then(Value::as_f64).ok_or_else(missing)
+                };
+                // As transformers: the key of the whole configuration comes first, and the model's own length is good enough.
+                let length = "original_max_position_embeddings";
+                let positions = match (self.whole(length, 1)?, values.get(length)) {
+                    (Some(positions), _) => positions as f64,
+                    (None, Some(_)) => number(length)?,
+                    (None, None) => self.count("max_position_embeddings")? as f64,
+                };
+                let [factor, low, high] = [number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?];
+                stretched = Some(Llama3Rope { factor, low, high, positions });
+            }
         }
-        Ok(Positions::Rotary { dims: (head_dim as f64 * fraction) as usize, base })
+        Ok(Positions::Rotary { dims: (head_dim as f64 * fraction) as usize, base, stretched })
     }
 }

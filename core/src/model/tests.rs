@@ -11,8 +11,10 @@ use burn::{
     tensor::{Device, Gradients, Tensor, TensorData, activation::log_softmax},
 };
 use proptest::prelude::*;
+use rayon::prelude::*;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
+use sha2::Digest as _;
 
 use super::{arch, pretrained::floats, spec::LmHead, *};
 use crate::arbitrary::{few, scraps, spliced};
@@ -912,6 +914,354 @@ fn folders_that_are_not_models_are_refused() {
     );
 }
 
+// ---- the same ids as AutoTokenizer ----
+
+/// A folder with a tokenizer and what transformers reads beside it.
+fn tokenizer_folder(tokenizer: &Value, model_type: &str, beside: &[(&str, &Value)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &Value| fs::write(folder.path().join(name), content.to_string()).unwrap();
+    write("tokenizer.json", tokenizer);
+    write("config.json", &json!({ "model_type": model_type }));
+    beside.iter().for_each(|(name, content)| write(name, content));
+    folder
+}
+
+/// The 2,000 texts of `golden_tokenizers.json`, as its script draws them.
+fn odd_texts(pieces: &Value) -> Vec<String> {
+    let pieces: Vec<&str> = pieces.as_array().unwrap().iter().map(|piece| piece.as_str().unwrap()).collect();
+    let mut state = 1_u64;
+    let mut draw = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut text = |i: usize| {
+        let size = if i == 0 {
+            0
+        } else if i.is_multiple_of(50) {
+            400
+        } else {
+            1 + draw(14)
+        };
+        (0..size).map(|_| pieces[draw(pieces.len())]).collect()
+    };
+    (0..2000).map(&mut text).collect()
+}
+
+#[test]
+fn two_thousand_odd_texts_have_the_ids_of_auto_tokenizer() {
+    let golden = golden("golden_tokenizers.json");
+    let texts = odd_texts(&golden["pieces"]);
+    let mut wrong = Vec::new();
+    for case in golden["cases"].as_array().unwrap() {
+        for variant in case["variants"].as_array().unwrap() {
+            let beside: &[_] =
+                if variant["config"].is_null() { &[] } else { &[("tokenizer_config.json", &variant["config"])] };
+            let folder = tokenizer_folder(&case["tokenizer"], case["model_type"].as_str().unwrap(), beside);
+            let tokenizer = Tokenizer::open(folder.path()).unwrap();
+            let ids = tokenizer.encode_all(texts.par_iter().map(String::as_str)).unwrap();
+            let digest = |block: &[Vec<u32>]| {
+                let hash = sha2::Sha256::digest(serde_json::to_string(block).unwrap());
+                hash[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            };
+            let first = json!(ids[1..4]) == variant["first"];
+            let blocks: Vec<String> = ids.chunks(100).map(digest).collect();
+            if !first || json!(blocks) != variant["blocks"] {
+                let differ = blocks.iter().zip(variant["blocks"].as_array().unwrap()).filter(|(a, b)| *a != *b).count();
+                wrong.push(format!("{} with {}: {differ} of 20 blocks differ", case["kind"], variant["config"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The tokenizer of a case of `golden_tokenizers.json`, and its model's type.
+fn golden_tokenizer(kind: &str) -> (Value, String) {
+    let golden = golden("golden_tokenizers.json");
+    let case = golden["cases"].as_array().unwrap().iter().find(|case| case["kind"] == kind).unwrap();
+    (case["tokenizer"].clone(), case["model_type"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn keys_that_cannot_be_followed_are_refused_by_name() {
+    let cases = [
+        (
+            "gpt2",
+            json!({ "tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": true }),
+            "`add_prefix_space` = true contradicts",
+        ),
+        (
+            "gpt2 with digits",
+            json!({ "tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true }),
+            "`add_prefix_space` = true contradicts",
+        ),
+        ("qwen2", json!({ "add_prefix_space": true }), "`add_prefix_space` = true contradicts"),
+        ("neox", json!({ "add_bos_token": true }), "`add_bos_token` = true contradicts what"),
+        ("neox", json!({ "add_eos_token": true }), "`add_eos_token` = true contradicts what"),
+        (
+            "llama",
+            json!({ "tokenizer_class": "LlamaTokenizer", "add_eos_token": true }),
+            "`add_eos_token` = true contradicts what",
+        ),
+        (
+            "llama",
+            json!({ "tokenizer_class": "LlamaTokenizerFast", "add_bos_token": false }),
+            "`add_bos_token` = false contradicts what",
+        ),
+        ("bert cased", json!({ "cls_token": "the" }), "`cls_token` = \"the\" is not what"),
+        ("bert cased", json!({ "unk_token": "the" }), "`unk_token` = \"the\" contradicts"),
+        (
+            "albert",
+            json!({ "tokenizer_class": "AlbertTokenizer", "do_lower_case": false }),
+            "`do_lower_case` = false contradicts",
+        ),
+        (
+            "albert",
+            json!({ "tokenizer_class": "AlbertTokenizer", "keep_accents": true }),
+            "`keep_accents` = true contradicts",
+        ),
+        (
+            "xlm-roberta",
+            json!({ "tokenizer_class": "XLMRobertaTokenizer", "add_prefix_space": false }),
+            "`add_prefix_space` = false contradicts",
+        ),
+        (
+            "neox",
+            json!({ "added_tokens_decoder": { "0": { "content": "<|endoftext|>", "special": true } } }),
+            "`added_tokens_decoder` lacks `  ",
+        ),
+        ("gpt2", json!({ "added_tokens_decoder": { "0": "<|endoftext|>" } }), "`added_tokens_decoder.0` is no token"),
+        ("gpt2", json!({ "tokenizer_class": "ByT5Tokenizer" }), "`ByT5Tokenizer` is written in Python"),
+    ];
+    for (kind, config, says) in cases {
+        let (tokenizer, model_type) = golden_tokenizer(kind);
+        let folder = tokenizer_folder(&tokenizer, &model_type, &[("tokenizer_config.json", &config)]);
+        let error = Tokenizer::open(folder.path()).unwrap_err();
+        assert!(error.message().contains(says) && error.message().contains("tokenizer_config.json"), "{kind}: {error}");
+        assert!(error.remedy().unwrap().contains("`PreTrainedTokenizerFast`"), "{kind}");
+    }
+}
+
+#[test]
+fn older_files_beside_a_tokenizer_are_read() {
+    let (tokenizer, model_type) = golden_tokenizer("gpt2");
+    let open =
+        |beside: &[(&str, &Value)]| Tokenizer::open(tokenizer_folder(&tokenizer, &model_type, beside).path()).unwrap();
+    let plain = open(&[]);
+    let special = json!({ "pad_token": { "content": "<pad>", "lstrip": true, "rstrip": false, "normalized": false, "single_word": false } });
+    let added = json!({ "<other>": 401, "<pad>": 400 });
+    let map = [("special_tokens_map.json", &special)];
+    let both = [("special_tokens_map.json", &special), ("added_tokens.json", &added)];
+    let end = u32::try_from(tokenizer["model"]["vocab"].as_object().unwrap().len()).unwrap();
+    let [a] = plain.encode("a").unwrap()[..] else { panic!("`a` is a token") };
+    assert_eq!(open(&map).encode("a  <pad>a").unwrap(), [a, end, a]);
+    assert_eq!(open(&both).encode("a<pad>a<other>").unwrap(), [a, end, a, end + 1]);
+    // Newer files say all in one place, and the older ones are not looked at.
+    let config = json!({ "added_tokens_decoder": {} });
+    let newer = [both[0], both[1], ("tokenizer_config.json", &config)];
+    assert_eq!(open(&newer).encode("<pad>").unwrap(), plain.encode("<pad>").unwrap());
+    // Whatever changes ids changes the fingerprint; what does not, leaves it.
+    let all = [&[][..], &map, &both[1..], &[("tokenizer_config.json", &json!({ "add_prefix_space": true }))]]
+        .map(|beside| open(beside).fingerprint());
+    assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+    // Saved, it has the same ids again.
+    let saved = tempfile::tempdir().unwrap();
+    fs::write(saved.path().join("config.json"), json!({ "model_type": model_type }).to_string()).unwrap();
+    open(&both).save(saved.path()).unwrap();
+    assert_eq!(Tokenizer::open(saved.path()).unwrap().fingerprint(), open(&both).fingerprint());
+}
+
+#[test]
+fn nothing_is_left_to_chance() {
+    let (mut tokenizer, model_type) = golden_tokenizer("gpt2");
+    let text = "of the people, for the people and about the people";
+    let ids = |tokenizer: &Value| Tokenizer::open(tokenizer_folder(tokenizer, &model_type, &[]).path()).unwrap();
+    let expected = ids(&tokenizer);
+    assert!(expected.notes().is_empty());
+    for (dropout, notes) in [(0.5, 1), (1.0, 1), (0.0, 0)] {
+        tokenizer["model"]["dropout"] = json!(dropout);
+        let found = ids(&tokenizer);
+        for _ in 0..5 {
+            assert_eq!(found.encode(text).unwrap(), expected.encode(text).unwrap());
+        }
+        assert_eq!(found.notes().len(), notes);
+    }
+}
+
+// ---- what the computation does not need ----
+
+/// Values of a file's tensor in half precision; what is too large for it becomes infinite, as with `half()` of PyTorch.
+fn halved(raw: Raw) -> Raw {
+    let values = raw.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+    let bytes = values.flat_map(|value| half::f16::from_f32(value).to_bits().to_le_bytes()).collect();
+    Raw { dtype: Dtype::F16, bytes, ..raw }
+}
+
+/// What lies in the files of the hub beside a family's parameters: buffers, in the precision of the file, and other heads.
+fn passed_over(name: &str) -> Vec<(&'static str, Raw)> {
+    let mask = Raw { dtype: Dtype::BOOL, shape: vec![1, 1, 2, 2], bytes: vec![1; 4] };
+    let minus = halved(Raw::f32(&[-1e9], &[]));
+    let angles = halved(Raw::f32(&[1.0, f32::NAN], &[2]));
+    let wide = Raw { dtype: Dtype::F64, shape: vec![1], bytes: f64::NAN.to_le_bytes().to_vec() };
+    match name {
+        "gpt_neox" => vec![
+            ("gpt_neox.layers.0.attention.bias", mask),
+            ("gpt_neox.layers.1.attention.masked_bias", minus),
+            ("gpt_neox.layers.0.attention.rotary_emb.inv_freq", angles),
+            ("v_head.summary.bias", wide),
+        ],
+        "gpt2" => vec![
+            ("transformer.h.0.attn.bias", mask),
+            ("transformer.h.1.attn.masked_bias", minus),
+            ("score.weight", Raw::f32(&[f32::NAN; 16], &[2, 8])),
+            ("multiple_choice_head.summary.weight", wide),
+        ],
+        "bert" => vec![
+            ("embeddings.position_ids", Raw { dtype: Dtype::I64, shape: vec![1], bytes: vec![0; 8] }),
+            ("qa_outputs.weight", Raw::f32(&[f32::INFINITY; 16], &[2, 8])),
+            ("cls.seq_relationship.bias", wide),
+        ],
+        _ => vec![
+            ("model.layers.0.self_attn.rotary_emb.inv_freq", angles),
+            ("model.rotary_emb.inv_freq", minus),
+            ("v_head.0.weight", wide),
+        ],
+    }
+}
+
+#[test]
+fn what_is_no_part_of_the_computation_is_neither_read_nor_judged() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let tiny = Tiny::new(name);
+        let halves: Files = tiny.tensors().into_iter().map(|(tensor, raw)| (tensor, halved(raw))).collect();
+        let plain = Folder::new(tiny.config(), &halves);
+        let expected = parameters(&plain.open().load(&device).unwrap());
+        assert_eq!(plain.open().notes().unwrap(), <[&str; 0]>::default());
+        let beside = passed_over(name);
+        let mut tensors = halves.clone();
+        tensors.extend(beside.iter().map(|(tensor, raw)| ((*tensor).to_owned(), raw.clone())));
+        // In one file, and in two with an index that also names what is nowhere.
+        let whole = Folder::new(tiny.config(), &tensors);
+        let shards = Folder::bare(tiny.config());
+        let mut map = shard(&shards, &tensors);
+        map.insert("lm_head.decoder.bias".to_owned(), "model-00001-of-00002.safetensors".into());
+        map.insert("extra_head.weight".to_owned(), "model-00003-of-00003.safetensors".into());
+        write_index(&shards, &map);
+        for folder in [whole, shards] {
+            let model = folder.open();
+            assert_eq!(model.fingerprint().unwrap().len(), 64, "{name}");
+            assert_eq!(parameters(&model.load(&device).unwrap()), expected, "{name}");
+            let notes = model.notes().unwrap();
+            assert!(notes.len() == 1 && notes[0].contains("passed over"), "{name}: {notes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_larger_model_of_the_family_is_refused() {
+    let hint = "is not part of the";
+    for (name, tensor) in [
+        ("gpt_neox", "gpt_neox.layers.2.attention.dense.weight"),
+        ("llama", "model.layers.0.self_attn.q_proj.bias"),
+        ("qwen2", "model.layers.1.self_attn.q_norm.weight"),
+        ("bert", "encoder.layer.7.output.LayerNorm.gamma"),
+    ] {
+        let tiny = Tiny::new(name);
+        let mut tensors = tiny.tensors();
+        tensors.insert(tensor.to_owned(), Raw::f32(&[0.0; 8], &[8]));
+        let said = Folder::new(tiny.config(), &tensors).error();
+        assert!(said.contains(hint) && said.contains(tensor), "{said}");
+    }
+}
+
+#[test]
+fn heads_are_found_as_they_lie_in_files() {
+    let device = Device::flex();
+    for name in ["gpt2", "gpt_neox", "llama", "qwen2", "opt"] {
+        let tiny = Tiny::new(name);
+        let architecture = arch::find(name).unwrap();
+        let head = format!("{}.weight", architecture.lm_head);
+        let table = arch::find(name).unwrap().entries(2, false)["tokens.weight"].names[0].clone();
+        let mut config = tiny.config().clone();
+        config["tie_word_embeddings"] = true.into();
+        let mut tensors = tiny.tensors();
+        tensors.remove(&head);
+        let open = |tensors: &Files| Folder::new(&config, tensors).open().load(&device).unwrap();
+        let tied = open(&tensors);
+        assert_eq!(tied.spec().lm_head, LmHead::Tied, "{name}");
+        // One matrix under both names, and under the head's alone.
+        tensors.insert(head.clone(), tensors[&table].clone());
+        assert_eq!(parameters(&open(&tensors)), parameters(&tied), "{name}");
+        tensors.remove(&table);
+        assert_eq!(parameters(&open(&tensors)), parameters(&tied), "{name}");
+        // Of its own, or not there.
+        config["tie_word_embeddings"] = false.into();
+        let tensors = tiny.tensors();
+        let open = |tensors: &Files| Folder::new(&config, tensors).open().spec().lm_head;
+        let mut with = tensors.clone();
+        with.entry(head.clone()).or_insert_with(|| tensors[&table].clone());
+        assert_eq!(open(&with), LmHead::Separate, "{name}");
+        with.remove(&head);
+        assert_eq!(open(&with), LmHead::Absent, "{name}");
+    }
+}
+
+#[test]
+fn a_token_without_a_place_is_an_error_in_a_text_that_holds_it() {
+    let tiny = Tiny::new("gpt2");
+    let folder = tiny.folder();
+    let mut json = word_tokenizer(32);
+    json["added_tokens"] = json!([{ "id": 32, "content": "<pad>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true }]);
+    fs::write(folder.file("tokenizer.json"), json.to_string()).unwrap();
+    let model = folder.open();
+    assert_eq!(model.tokenizer().encode("t3 t1").unwrap(), [3, 1]);
+    let error = model.tokenizer().encode("t3 <pad>").unwrap_err();
+    assert!(error.to_string().contains("its token `<pad>` has the id 32, and the model has 32 from 0 on"), "{error}");
+    assert!(
+        model
+            .tokenizer()
+            .encode_all(["t1", "t2 <pad>"].into_par_iter())
+            .unwrap_err()
+            .message()
+            .starts_with("example 1: ")
+    );
+}
+
+// ---- rotary positions of Llama 3.1 ----
+
+#[test]
+fn llama3_stretches_frequencies_as_transformers_does() {
+    let golden = golden("golden_rope.json");
+    for case in golden.as_array().unwrap() {
+        let tiny = Tiny::new("llama");
+        let mut config = tiny.config().clone();
+        config.as_object_mut().unwrap().extend(case["config"].as_object().unwrap().clone());
+        let spec = Spec::parse(&config.to_string(), Path::new("config.json")).unwrap();
+        let (expected, _) = numbers(&case["inv_freq"]);
+        let found = spec.positions.frequencies().unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() <= 5e-7 * expected, "{found} instead of {expected}: {}", case["config"]);
+        }
+    }
+    let error = |scaling: Value| config_error("llama", "rope_scaling", scaling);
+    let full = json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8 });
+    let with = |key: &str, value: Value| {
+        let mut scaling = full.clone();
+        scaling[key] = value;
+        error(scaling)
+    };
+    assert_eq!(
+        with("factor", Value::Null),
+        "`rope_scaling` with `factor` = null is not supported, only plain rotary positions and those of `llama3`"
+    );
+    assert!(with("low_freq_factor", json!(4.0)).starts_with("a `llama3` rotary embedding needs"));
+    assert_eq!(
+        error(json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0 })),
+        "`rope_scaling` of type `llama3` has no `high_freq_factor`"
+    );
+}
+
 /// The library reads this file and panics when it is used.
 #[test]
 fn a_tokenizer_that_cannot_be_used_is_refused() {
@@ -959,19 +1309,19 @@ fn configurations_that_are_not_supported_are_refused() {
             "llama",
             "rope_scaling",
             json!({ "rope_type": "linear", "factor": 2.0 }),
-            "`rope_scaling` with `rope_type` = \"linear\" is not supported, only plain rotary positions",
+            "`rope_scaling` with `rope_type` = \"linear\" is not supported, only plain rotary positions and those of `llama3`",
         ),
         (
             "llama",
             "rope_scaling",
             json!({ "type": "default", "factor": 8.0 }),
-            "`rope_scaling` with `factor` = 8.0 is not supported, only plain rotary positions",
+            "`rope_scaling` with `factor` = 8.0 is not supported, only plain rotary positions and those of `llama3`",
         ),
         (
             "qwen2",
             "rope_parameters",
             json!({ "rope_type": "yarn" }),
-            "`rope_parameters` with `rope_type` = \"yarn\" is not supported, only plain rotary positions",
+            "`rope_parameters` with `rope_type` = \"yarn\" is not supported, only plain rotary positions and those of `llama3`",
         ),
         ("llama", "rope_theta", json!(-1.0), "the base of the rotary embedding must be positive, not -1"),
         ("llama", "num_key_value_heads", json!(3), "4 attention heads cannot share 3 key and value heads"),
@@ -1021,7 +1371,7 @@ fn configurations_of_all_ages_are_understood() {
         config.as_object_mut().unwrap().extend(changes);
         Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
     };
-    let rotary = |dims, base| spec::Positions::Rotary { dims, base };
+    let rotary = |dims, base| spec::Positions::Rotary { dims, base, stretched: None };
     assert_eq!(with("llama", json!({ "rope_theta": 500_000.0, "rope_scaling": null })).positions, rotary(2, 500_000.0));
     assert_eq!(
         with("llama", json!({ "rope_parameters": { "rope_theta": 1e6, "rope_type": "default" } })).positions,

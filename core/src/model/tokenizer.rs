@@ -3,8 +3,12 @@
 use std::{fs, path::Path, sync::Arc};
 
 use rayon::prelude::*;
+use serde_json::{Map, Value};
 
-use super::spec::Spec;
+use super::{
+    auto_tokenizer::{self, Beside},
+    spec::Spec,
+};
 use crate::{
     Error, Result,
     error::{IoContext, survive},
@@ -12,16 +16,22 @@ use crate::{
 
 const MAIN: &str = "tokenizer.json";
 /// Files beside `tokenizer.json` that `AutoTokenizer` reads; kept so that a saved model has them again.
-const SIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+const SIDE: [&str; 3] = [auto_tokenizer::CONFIG, auto_tokenizer::SPECIAL, auto_tokenizer::ADDED];
 
-/// A tokenizer, always without truncation and padding.
+/// A tokenizer, as `AutoTokenizer` of transformers makes it of a model's files; always without truncation, padding and dropout.
 ///
 /// Clones share it. Special tokens are added as the file's post-processor says: `[CLS]` and `[SEP]` by BERT's, none by GPT-2's.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     files: Arc<Vec<(String, Vec<u8>)>>,
-    largest: Option<u32>,
+    /// Largest id of the vocabulary, and of the vocabulary with the added tokens.
+    largest: [Option<u32>; 2],
+    /// Number of ids that the model knows, once it is [known](Self::within).
+    known: Option<usize>,
+    /// What the ids depend on beyond the files' bytes; empty where they are those of `tokenizer.json` alone.
+    changed: Arc<str>,
+    notes: Arc<[String]>,
 }
 
 impl Tokenizer {
@@ -37,13 +47,26 @@ impl Tokenizer {
                 .help("`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers writes one"));
         }
         let mut files = vec![(MAIN.to_owned(), fs::read(&path).path("read the tokenizer", &path)?)];
-        for name in SIDE {
+        let parse = |name: &str, bytes: &[u8]| -> Result<Map<String, Value>> {
+            let what = "`save_pretrained` of transformers writes it";
+            serde_json::from_slice(bytes).map_err(|cause| {
+                Error::new(format!("`{name}` is no JSON object: {cause}")).in_file(folder.join(name)).help(what)
+            })
+        };
+        let mut beside = Beside::default();
+        for (name, parsed) in SIDE.into_iter().zip([&mut beside.config, &mut beside.special, &mut beside.added]) {
             let path = folder.join(name);
             if path.exists() {
-                files.push((name.to_owned(), fs::read(&path).path("read", &path)?));
+                let bytes = fs::read(&path).path("read", &path)?;
+                *parsed = parse(name, &bytes)?;
+                files.push((name.to_owned(), bytes));
             }
         }
-        Self::from_files(files, &path)
+        let model = folder.join("config.json");
+        if model.exists() {
+            beside.model = parse("config.json", &fs::read(&model).path("read", &model)?)?;
+        }
+        Self::from_files(files, &beside, &path)
     }
 
     /// From the text of a `tokenizer.json`; `file` is named in errors.
@@ -51,27 +74,48 @@ impl Tokenizer {
     /// # Errors
     /// It cannot be read.
     pub fn parse(text: &str, file: &Path) -> Result<Self> {
-        Self::from_files(vec![(MAIN.to_owned(), text.into())], file)
+        Self::from_files(vec![(MAIN.to_owned(), text.into())], &Beside::default(), file)
     }
 
-    fn from_files(files: Vec<(String, Vec<u8>)>, path: &Path) -> Result<Self> {
+    fn from_files(files: Vec<(String, Vec<u8>)>, beside: &Beside, path: &Path) -> Result<Self> {
         let main = &files[0].1;
         let unreadable = |cause| {
             let stand_in = Error::stand_in(main, "tokenizer");
             stand_in.unwrap_or_else(|| Error::new(format!("the tokenizer cannot be read: {cause}"))).in_file(path)
         };
-        let (inner, largest) = attempt(|| {
+        attempt(|| {
             let mut inner = tokenizers::Tokenizer::from_bytes(main).map_err(unreadable)?;
+            let unusable = |cause| Error::new(format!("the tokenizer cannot be used: {cause}"));
             // Files often carry the settings of their training; a text must not be cut or padded behind the user's back.
-            inner
-                .with_truncation(None)
-                .map_err(|cause| Error::new(format!("the tokenizer cannot be used: {cause}")).in_file(path))?
-                .with_padding(None);
-            let largest = inner.get_vocab(true).into_values().max();
-            Ok((inner, largest))
+            inner.with_truncation(None).map_err(unusable)?.with_padding(None);
+            let changes = auto_tokenizer::complete(&mut inner, beside)?;
+            let changed = match changes.any {
+                true => format!("{}{}", inner.get_encode_special_tokens(), inner.to_string(false).map_err(unusable)?),
+                false => String::new(),
+            };
+            let largest = [false, true].map(|added| inner.get_vocab(added).into_values().max());
+            let changed = if changed.is_empty() { changed } else { blake3::hash(changed.as_bytes()).to_string() };
+            Ok(Self {
+                inner: inner.into(),
+                files: files.clone().into(),
+                largest,
+                known: None,
+                changed: changed.into(),
+                notes: changes.notes.into(),
+            })
         })
-        .map_err(|error| error.in_file(path))?;
-        Ok(Self { inner: inner.into(), files: files.into(), largest })
+        .map_err(|error| error.in_file(path))
+    }
+
+    /// What a user should know of how the files are read, such as a key that decides over `tokenizer.json`.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The same tokenizer for a model of `vocab` ids: a text with a token beyond them is an error.
+    #[must_use]
+    pub fn within(self, vocab: usize) -> Self {
+        Self { known: Some(vocab), ..self }
     }
 
     /// Token ids of a text, with the special tokens that the tokenizer adds by default.
@@ -80,6 +124,17 @@ impl Tokenizer {
     /// The tokenizer cannot represent the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         self.run(text, true)
+    }
+
+    /// Where each token of a text begins, in bytes of the text; a special token that is put around it begins at 0.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent the text.
+    pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
+        attempt(|| match self.inner.encode(text, true) {
+            Ok(encoding) => Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect()),
+            Err(cause) => Err(Error::new(cause.to_string())),
+        })
     }
 
     /// Token ids of many texts, in their order, with special tokens; all threads take part.
@@ -107,10 +162,22 @@ impl Tokenizer {
     fn run(&self, text: &str, special: bool) -> Result<Vec<u32>> {
         let start = || text.chars().take(40).collect::<String>();
         attempt(|| match self.inner.encode_fast(text, special) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Ok(encoding) => self.know(encoding.get_ids()),
             Err(cause) => Err(Error::new(cause.to_string())),
         })
         .map_err(|error| error.context(format!("the tokenizer cannot encode `{}`", start())))
+    }
+
+    /// The ids, if the model knows them all.
+    fn know(&self, ids: &[u32]) -> Result<Vec<u32>> {
+        match self.known.and_then(|known| ids.iter().find(|id| **id as usize >= known).zip(Some(known))) {
+            None => Ok(ids.to_vec()),
+            Some((id, known)) => {
+                let token = self.inner.id_to_token(*id).unwrap_or_default();
+                Err(Error::new(format!("its token `{token}` has the id {id}, and the model has {known} from 0 on"))
+                    .help("take the token out of the texts, or enlarge the model's embeddings (`resize_token_embeddings`)"))
+            }
+        }
     }
 
     /// Text of token ids; special tokens are left out.
@@ -149,29 +216,41 @@ impl Tokenizer {
         }
     }
 
-    /// Checks that every id the tokenizer can give is in the model's vocabulary, and that it gives at least half of these: vocabularies
-    /// are rounded up for speed, and not by so much.
+    /// Checks that the tokenizer's vocabulary and what it puts around a text are in the model's, and that it gives at least half of
+    /// the ids: vocabularies are rounded up for speed, and not by so much. A token that was added and has no place in the model is an
+    /// error only in a text that holds it.
     ///
     /// # Errors
     /// It does not.
     pub fn check(&self, spec: &Spec) -> Result<()> {
         // What is put around a text need not be in the vocabulary.
         let around = self.encode("a").unwrap_or_default().into_iter().max();
-        let largest = self.largest.max(around).unwrap_or(0) as usize;
-        if largest >= spec.vocab || (largest + 1) * 2 < spec.vocab {
+        let [vocabulary, with_added] = self.largest;
+        let outside = |id: u32| id as usize >= spec.vocab;
+        let needed = vocabulary.max(around).filter(|id| outside(*id));
+        let largest = needed.or(with_added.max(around)).unwrap_or(0);
+        if needed.is_some() || (largest as usize + 1) * 2 < spec.vocab {
             let message = format!("the tokenizer's ids end at {largest}, the model has {} from 0 on", spec.vocab);
             return Err(Error::new(message).help("do tokenizer and weights belong to the same model?"));
         }
         Ok(())
     }
 
-    /// BLAKE3 hash of the files it was read from, in hexadecimal.
+    /// BLAKE3 hash, in hexadecimal, of the files it was read from and of how they are read.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for (name, bytes) in self.files() {
-            hasher.update(name.as_bytes()).update(blake3::hash(bytes).as_bytes());
+        for (name, hash) in self.hashes() {
+            hasher.update(name.as_bytes()).update(hash.as_bytes());
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// Names and hashes of what its ids depend on.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = (&str, blake3::Hash)> {
+        // What `added_tokens.json` says shows in how the files are read.
+        let files = self.files().filter(|(name, _)| *name != auto_tokenizer::ADDED);
+        let changed = Some(("AutoTokenizer", self.changed.as_bytes())).filter(|(_, changed)| !changed.is_empty());
+        files.chain(changed).map(|(name, bytes)| (name, blake3::hash(bytes)))
     }
 
     /// Contents of the files it was read from, `tokenizer.json` first.

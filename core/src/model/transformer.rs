@@ -318,16 +318,10 @@ impl Transformer {
     fn plan(&self, tokens: &Tokens, places: Option<&[usize]>) -> Plan {
         let spec = &self.spec;
         let keys: Vec<u32> = tokens.lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let rotary = match spec.positions {
-            Positions::Rotary { dims, base } => {
-                let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
-                // Float32 as transformers computes them.
-                let frequency = |pair| (base as f32).powf((2 * pair) as f32 / dims as f32).recip();
-                let frequencies: Vec<f32> = (0..dims / 2).map(frequency).collect();
-                Some(ops::Rotary::new(&frequencies, longest, 1.0))
-            }
-            Positions::Learned { .. } => None,
-        };
+        let rotary = spec.positions.frequencies().map(|frequencies| {
+            let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
+            ops::Rotary::new(&frequencies, longest, 1.0)
+        });
         let scale = (spec.head_dim as f64).sqrt().recip();
         let mut how = ops::Attention {
             heads: spec.heads,

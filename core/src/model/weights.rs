@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
@@ -28,6 +28,8 @@ const LARGEST_HEADER: u64 = 100_000_000;
 pub(super) struct Weights {
     tensors: BTreeMap<String, Place>,
     files: Vec<PathBuf>,
+    /// Why a tensor that the index names is not there. It is an error where the model needs it.
+    lost: BTreeMap<String, Error>,
 }
 
 /// One tensor in one file.
@@ -48,7 +50,7 @@ impl Weights {
     /// Reads the headers of `model.safetensors`, or of all files that `model.safetensors.index.json` names.
     pub fn open(folder: &Path) -> Result<Self> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
-        let mut weights = Self { tensors: BTreeMap::new(), files: Vec::new() };
+        let mut weights = Self { tensors: BTreeMap::new(), files: Vec::new(), lost: BTreeMap::new() };
         if single.exists() {
             weights.add(single, None)?;
             return Ok(weights);
@@ -61,40 +63,49 @@ impl Weights {
         let text = fs::read_to_string(&index).path("read the index of the weights", &index)?;
         let map: Index = serde_json::from_str(&text)
             .map_err(|cause| Error::new(format!("the index of the weights cannot be read: {cause}")).in_file(&index))?;
-        let mut expected: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut promised: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (tensor, file) in &map.weight_map {
             if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
                 let message = format!("`{file}` is not the name of a file in the model's folder");
                 return Err(Error::new(message).in_file(index));
             }
-            expected.entry(file).or_default().push(tensor);
+            promised.entry(file).or_default().push(tensor);
         }
-        for (file, tensors) in expected {
-            weights.add(folder.join(file), Some(&tensors))?;
+        for (file, tensors) in promised {
+            let path = folder.join(file);
+            if let Err(error) = File::open(&path).path("open the weights", &path) {
+                // A file of nothing but tensors that no model here needs may be missing.
+                weights.lost.extend(tensors.iter().map(|tensor| ((*tensor).to_owned(), error.clone())));
+                continue;
+            }
+            weights.add(path, Some(&map.weight_map))?;
+            let path = &weights.files[weights.files.len() - 1];
+            for tensor in tensors.into_iter().filter(|tensor| !weights.tensors.contains_key(*tensor)) {
+                let message = format!("tensor `{tensor}` is missing, though the index says it is here");
+                weights.lost.insert(tensor.to_owned(), Error::new(message).in_file(path));
+            }
         }
         Ok(weights)
     }
 
-    /// Adds the tensors of one file; those in `expected` must be there.
-    fn add(&mut self, path: PathBuf, expected: Option<&[&str]>) -> Result<()> {
+    /// Adds the tensors of one file. Where an index has several files, one that it puts elsewhere is not taken from here.
+    fn add(&mut self, path: PathBuf, index: Option<&BTreeMap<String, String>>) -> Result<()> {
         let (data_start, metadata) = read_header(&path)?;
-        for name in expected.unwrap_or_default() {
-            if metadata.info(name).is_none() {
-                let message = format!("tensor `{name}` is missing, though the index says it is here");
-                return Err(Error::new(message).in_file(path));
-            }
-        }
         let file = self.files.len();
-        let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
-        for (name, info) in tensors {
+        let here = path.file_name().and_then(|name| name.to_str());
+        let elsewhere =
+            |name: &str| index.and_then(|map| map.get(name)).is_some_and(|file| Some(file.as_str()) != here);
+        for (name, info) in metadata.tensors().into_iter().filter(|(name, _)| !elsewhere(name)) {
             let place = Place { file, start: data_start + info.data_offsets.0 as u64, info: info.clone() };
-            if let Some(other) = self.tensors.insert(name.clone(), place) {
-                let message = format!("tensor `{name}` is also in `{}`", self.files[other.file].display());
-                return Err(Error::new(message).in_file(path));
-            }
+            self.tensors.entry(name).or_insert(place);
         }
         self.files.push(path);
         Ok(())
+    }
+
+    /// Why none of some tensors can be found.
+    pub fn missing(&self, names: &[String]) -> Option<Error> {
+        names.iter().find_map(|name| self.lost.get(name)).cloned()
     }
 
     /// Files the tensors are in.
@@ -161,15 +172,16 @@ impl Weights {
         Ok(layout.to_ours(values, shape, heads))
     }
 
-    /// BLAKE3 hash of each file, all of its bytes. As every byte is read anyway, the values are looked at too.
+    /// BLAKE3 hash of each file, all of its bytes. As every byte is read anyway, the values of the tensors that `needed` names are
+    /// looked at too; what lies beside them is not the model's.
     ///
     /// # Errors
-    /// A file cannot be read, or a floating-point tensor holds a value that is not finite.
-    pub fn hashes(&self) -> Result<Vec<blake3::Hash>> {
-        (0..self.files.len()).map(|file| self.hash(file)).collect()
+    /// A file cannot be read, or a needed tensor holds a value that is not finite.
+    pub fn hashes(&self, needed: &BTreeSet<&str>) -> Result<Vec<blake3::Hash>> {
+        (0..self.files.len()).map(|file| self.hash(file, needed)).collect()
     }
 
-    fn hash(&self, file: usize) -> Result<blake3::Hash> {
+    fn hash(&self, file: usize, needed: &BTreeSet<&str>) -> Result<blake3::Hash> {
         const CHUNK: usize = 1 << 20;
         let path = &self.files[file];
         let mut tensors: Vec<(&String, &Place)> = self.tensors.iter().filter(|(_, place)| place.file == file).collect();
@@ -186,14 +198,14 @@ impl Weights {
         };
         let mut at = 0;
         for (name, place) in tensors {
-            // The header; nothing else lies between tensors.
+            // The header, and tensors that the index puts into another file.
             next(&mut buffer, (place.start - at) as usize)?;
             let size = place.info.data_offsets.1 - place.info.data_offsets.0;
             at = place.start + size as u64;
             let width = place.info.dtype.bitsize() / 8;
             for start in (0..size).step_by(CHUNK) {
                 next(&mut buffer, CHUNK.min(size - start))?;
-                if matches!(place.info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+                if needed.contains(name.as_str()) {
                     self.refuse_not_finite(name, &floats(&buffer, place.info.dtype), start / width)?;
                 }
             }

@@ -172,3 +172,7 @@ pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
 pub(super) fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.square().sum()
 }
+
+pub(super) fn sum_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.sum_dim(D - 1)
+}

@@ -14,7 +14,7 @@ mod loss;
 mod math;
 mod norm;
 mod rotary;
-mod square;
+mod sum;
 #[cfg(test)]
 mod tests;
 
@@ -70,12 +70,26 @@ pub fn gated_silu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 
 /// Σ x² over all elements, as `[1]`; outside automatic differentiation.
 ///
-/// On the CPU the same bits on every processor with AVX2, which Burn's own sum does not promise.
+/// On the CPU the same bits on every processor with AVX2, which Burn's own sums do not promise; so are those of [`sum_last`] and [`total`].
 pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     if !fusable(&x) {
         return composed::squared_norm(x);
     }
-    kernel::from_plain(square::squared_norm(&kernel::into_plain(x)))
+    kernel::from_plain(sum::squared_norm(&kernel::into_plain(x)))
+}
+
+/// Σ x over the last dimension, which becomes 1.
+pub fn sum_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if !fusable(&x) {
+        return composed::sum_last(x);
+    }
+    Tensor::from_dispatch(run(sum::SumLast, [x.into_dispatch()]))
+}
+
+/// Σ x over all elements, as `[1]`.
+pub fn total<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    let elements = x.shape().num_elements();
+    sum_last(x.reshape([elements]))
 }
 
 /// Softmax over the last dimension. A row that is minus infinity throughout becomes NaN; mask with finite values.

@@ -435,33 +435,47 @@ fn deep_products_are_cut_alike_on_every_processor() {
 }
 
 #[test]
-fn squared_norms_have_the_same_bits_everywhere() {
-    let norm = |x: &[f32]| {
-        let x = Tensor::<1>::from_floats(x, &Device::flex());
-        squared_norm(x).into_data().try_to_vec::<f32>().unwrap()[0]
-    };
+fn sums_have_the_same_bits_everywhere() {
+    let first = |x: Tensor<1>| x.into_data().try_to_vec::<f32>().unwrap()[0];
+    let tensor = |x: &[f32]| Tensor::<1>::from_floats(x, &Device::flex());
+    let norm = |x: &[f32]| first(squared_norm(tensor(x)));
     // The order of additions as it is written down: eight vectors of eight lanes, pairs of vectors, the rest, pairs of lanes.
     let slowly = |x: &[f32]| {
         let mut sums = [[0.0_f32; 8]; 8];
         let whole = x.len() / 64 * 64;
-        x[..whole].iter().enumerate().for_each(|(i, x)| sums[i / 8 % 8][i % 8] += x * x);
+        x[..whole].iter().enumerate().for_each(|(i, x)| sums[i / 8 % 8][i % 8] += x);
         let add = |a: [f32; 8], b: [f32; 8]| std::array::from_fn(|i| a[i] + b[i]);
         let [a, b, c, d, e, f, g, h] = sums;
         let mut lanes: [f32; 8] = add(add(add(a, b), add(c, d)), add(add(e, f), add(g, h)));
         let vectors = x.len() / 8 * 8;
-        x[whole..vectors].iter().enumerate().for_each(|(i, x)| lanes[i % 8] += x * x);
+        x[whole..vectors].iter().enumerate().for_each(|(i, x)| lanes[i % 8] += x);
         let [a, b, c, d, e, f, g, h] = lanes;
-        ((a + e) + (c + g)) + ((b + f) + (d + h)) + x[vectors..].iter().map(|x| x * x).sum::<f32>()
+        ((a + e) + (c + g)) + ((b + f) + (d + h)) + x[vectors..].iter().sum::<f32>()
     };
-    for len in [0, 1, 7, 8, 63, 64, 65, 200, 1000, 70_001] {
+    for len in [0, 1, 7, 8, 32, 63, 64, 65, 200, 1000, 70_001] {
         let x = noise(len as u32 + 3, len);
-        let exact: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let squares: Vec<f32> = x.iter().map(|x| x * x).collect();
+        let exact: f64 = squares.iter().copied().map(f64::from).sum();
         assert!((f64::from(norm(&x)) - exact).abs() <= 1e-6 * exact, "{len}");
-        assert_eq!(norm(&x).to_bits(), slowly(&x).to_bits(), "{len}");
+        assert_eq!(norm(&x).to_bits(), slowly(&squares).to_bits(), "{len}");
+        assert_eq!(first(total(tensor(&x))).to_bits(), slowly(&x).to_bits(), "{len}");
+        let rows: Vec<f32> = [x.clone(), squares.clone()].concat();
+        let sums = sum_last(tensor(&rows).reshape([2, len])).into_data().try_to_vec::<f32>().unwrap();
+        assert_eq!(
+            sums.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            [slowly(&x), slowly(&squares)].map(f32::to_bits)
+        );
     }
     let x = noise(5, 4 * 1024 * 1024 + 77);
     let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| norm(&x));
     let one = on(1);
     assert!((f64::from(one) / x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() - 1.0).abs() < 1e-6);
     assert!([2, 3, 5].into_iter().all(|threads| on(threads).to_bits() == one.to_bits()));
+}
+
+#[test]
+fn sums_over_rows_match() {
+    for (rows, columns) in [(1, 1), (5, 3), (32, 64), (7, 130)] {
+        check(vec![matrix(40, rows, columns, 1.0)], |x| sum_last(x[0].clone()), |x| composed::sum_last(x[0].clone()));
+    }
 }

@@ -1,10 +1,10 @@
 //! Looking into a finished run: what P(IK) was worth, and what went wrong, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     metrics::{Binary, equal_mass, mean_of, sorted_by},
-    results::{CEILING, ResultRow, Status, WEAK},
+    results::{ResultRow, Status, is_end},
     statistics::wilson,
 };
 use crate::strategy::Split;
@@ -96,34 +96,38 @@ fn columns(items: &[(f32, bool)]) -> (Vec<f32>, Vec<f32>) {
     items.iter().map(|(p_ik, right)| (*p_ik, f32::from(u8::from(*right)))).unzip()
 }
 
-/// What a run's own numbers say went wrong, one sentence per finding: task, method, what, and the likely reason.
+/// What a run's own numbers say went wrong, one sentence per finding: task, pair of models, method, what, and the likely reason. Numbers
+/// are means over seeds.
 ///
 /// Sources: the failure modes named by Selective W2SG (arXiv 2511.14166), section 5 and its limitations.
 pub fn signatures(rows: &[ResultRow]) -> Vec<String> {
-    let mut means: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
+    /// Run, task, weak model, strong model, method.
+    fn key(row: &ResultRow) -> [&str; 5] {
+        [&row.run, &row.task, &row.weak, &row.strong, &row.method]
+    }
+    let mut means: BTreeMap<([&str; 5], &str), Vec<f64>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.status == Status::Ok) {
         let on_transfer = row.split == Split::Transfer;
         if on_transfer || row.split == Split::Test {
-            means.entry((&row.task, &row.method, &row.metric)).or_default().extend(row.value);
+            means.entry((key(row), &row.metric)).or_default().extend(row.value);
         }
     }
-    let mean = |task: &str, method: &str, metric: &str| {
+    let mean = |key: [&str; 5], metric: &str| {
         means
-            .get(&(task, method, metric))
+            .get(&(key, metric))
             .filter(|values| !values.is_empty())
             .map(|values| values.iter().sum::<f64>() / values.len() as f64)
     };
     let mut found = Vec::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for row in rows {
-        let key = (row.task.as_str(), row.method.as_str());
-        if row.method == WEAK || row.method == CEILING || seen.contains(&key) {
+        if is_end(&row.method) || !seen.insert(key(row)) {
             continue;
         }
-        seen.push(key);
-        let get = |metric: &str| mean(key.0, key.1, metric);
+        let get = |metric: &str| mean(key(row), metric);
         let percent = |value: f64| format!("{:.1} %", 100.0 * value);
-        let mut say = |what: String| found.push(format!("{}, {}: {what}", row.task, row.method));
+        let [_, task, weak, strong, method] = key(row);
+        let mut say = |what: String| found.push(format!("{task}, {weak} → {strong}, {method}: {what}"));
         // A P(IK) head that nobody asks, as in MTL, selects nothing by design.
         let asks = get("p_ik_auroc").is_some() && row.selector != "all";
         match get("coverage") {
@@ -245,6 +249,16 @@ mod tests {
             schema_version: SCHEMA_VERSION,
         };
         measures.iter().map(|&(metric, value)| row.with(&Measure { metric, value: Some(value), n: 10 })).collect()
+    }
+
+    #[test]
+    fn pairs_of_models_are_not_mixed() {
+        let never = rows(&[("p_ik_auroc", 0.8), ("coverage", 0.0)]);
+        let often = rows(&[("p_ik_auroc", 0.8), ("coverage", 0.6)]);
+        let often = often.into_iter().map(|row| ResultRow { strong: "larger".into(), ..row });
+        let said = signatures(&never.into_iter().chain(often).collect::<Vec<_>>());
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("task, w → s, selective: no example was trusted"), "{said:?}");
     }
 
     #[test]

@@ -190,11 +190,11 @@ pub(super) fn svg(sheet: &Sheet) -> String {
         scene.add(text(MARGIN, y, &line, TEXT, false));
     }
     scene.height = (y + MARGIN).ceil();
-    number(&SvgBackend::new().render_scene(&scene)).replacen(
-        "<svg ",
-        &format!("<svg viewBox=\"0 0 {total} {}\" ", scene.height),
-        1,
-    )
+    // What XML has no characters for would make the file unreadable.
+    let drawn = SvgBackend::new().render_scene(&scene);
+    let legal = |c: char| !c.is_control() && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\n' | '\t');
+    let drawn: String = drawn.chars().map(|c| if legal(c) { c } else { '\u{fffd}' }).collect();
+    number(&drawn).replacen("<svg ", &format!("<svg viewBox=\"0 0 {total} {}\" ", scene.height), 1)
 }
 
 /// Numbers the names of clip paths within the file: the library counts them over the life of the process.
@@ -431,6 +431,16 @@ mod tests {
             assert!(first.contains(part), "{part}\n{first}");
         }
         assert_eq!(first.matches("<clipPath").count(), first.matches("kuva-clip-").count() / 2);
+    }
+
+    #[test]
+    fn no_name_makes_an_svg_that_is_no_xml() {
+        let mut sheet = sheet();
+        sheet.title = "a\u{1b}[2J\u{0}<b>&\u{ffff}".into();
+        sheet.panels[0].title = "\u{7}\"]]>".into();
+        let drawn = svg(&sheet);
+        assert!(!drawn.chars().any(|c| c.is_control() && c != '\n' || c == '\u{ffff}'), "{drawn}");
+        assert!(drawn.contains("a\u{fffd}[2J\u{fffd}&lt;b&gt;&amp;\u{fffd}"), "{drawn}");
     }
 
     #[test]

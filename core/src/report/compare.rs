@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     metrics::{paired_difference, pgr},
-    results::{CEILING, WEAK},
+    results::{CEILING, is_end},
     statistics::{
         Bootstrap, Gap, Interval, Recovered, Reference, Summary, Test, crossed_t, hierarchical_bootstrap, holm,
         mcnemar, paired_t, recovered, sign_flip, stars, wilcoxon,
@@ -18,7 +18,7 @@ pub type Item = (u64, u32);
 /// What one method answered in one cell: whether it is right, by item.
 pub type Answers = BTreeMap<Item, bool>;
 
-/// A method on a task and a pair of models, over seeds. [`WEAK`] and [`CEILING`] are methods here.
+/// A method on a task and a pair of models, over seeds. Weak supervisors and [`CEILING`] are methods here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     /// Task name.
@@ -29,6 +29,8 @@ pub struct Arm {
     pub strong: String,
     /// Method name.
     pub method: String,
+    /// Method name of the weak supervisor whose labels it was trained on.
+    pub supervisor: String,
     /// What it answered, by seed.
     pub answers: BTreeMap<u64, Answers>,
 }
@@ -95,14 +97,14 @@ pub fn compare(arms: &[Arm], baseline: &str, level: f64, bootstrap: &Bootstrap) 
     let mut compared: Vec<Comparison> = pairs
         .into_iter()
         .filter(|(arm, base)| arm.answers.keys().any(|seed| base.answers.contains_key(seed)))
-        .map(|(arm, base)| one(arm, base, find(arm, WEAK), find(arm, CEILING), bootstrap))
+        .map(|(arm, base)| one(arm, base, find(arm, &arm.supervisor), find(arm, CEILING), bootstrap))
         .collect::<Result<_>>()?;
     if compared.is_empty() {
         return Err(Error::new(format!("no other method shares a task, a pair and a seed with `{baseline}`"))
             .help("name another method with `--against`"));
     }
     // Weak and ceiling are no candidates: what they differ by is the setting, and would cost the others power.
-    let candidate = |comparison: &Comparison| comparison.method != WEAK && comparison.method != CEILING;
+    let candidate = |comparison: &Comparison| !is_end(&comparison.method);
     let mut family: Vec<&mut Comparison> = compared.iter_mut().filter(|comparison| candidate(comparison)).collect();
     let tests: Vec<Option<Test>> = family.iter().map(|comparison| comparison.test).collect();
     let p: Vec<f64> = tests.iter().map(|test| test.map_or(1.0, |test| test.p)).collect();
@@ -163,7 +165,7 @@ fn one(arm: &Arm, base: &Arm, weak: Option<&Arm>, ceiling: Option<&Arm>, bootstr
         mcnemar: own.iter().zip(&other).map(exact).collect(),
         bootstrap: hierarchical_bootstrap(&[other, own], &settings, |means| Some(means[1] - means[0]))?,
         pgr: match (weak, ceiling) {
-            (Some(weak), Some(ceiling)) if arm.method != WEAK && arm.method != CEILING => {
+            (Some(weak), Some(ceiling)) if !is_end(&arm.method) => {
                 interval_of_pgr(arm, weak, ceiling, &accuracies, &seeds, &settings, of)?
             }
             _ => None,
@@ -202,7 +204,7 @@ fn interval_of_pgr(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::results::WEAK, *};
     use crate::rng::Rng;
 
     /// Answers that are right with probability `rate`, by items that all methods of a seed share luck on.
@@ -213,7 +215,8 @@ mod tests {
             (seed, (first..first + 400).map(|item| ((item, 0), rng.uniform() < rate)).collect())
         });
         let [task, weak, strong] = ["task", "small", "large"].map(str::to_owned);
-        Arm { task, weak, strong, method: method.to_owned(), answers: answers.collect() }
+        let (method, supervisor) = (method.to_owned(), WEAK.to_owned());
+        Arm { task, weak, strong, method, supervisor, answers: answers.collect() }
     }
 
     fn arms(seeds: u64, first_item: impl Fn(u64) -> u64 + Copy) -> Vec<Arm> {

@@ -10,7 +10,7 @@ use super::{
     analysis::{calibration, histogram, over_gamma, reliability},
     chart::{Axis, COLOURS, GREY, Key, Mark, Panel, Point, SHAPES, Series, Shape, Sheet, fitted, step, svg},
     metrics::ACCURACY,
-    results::{CEILING, ResultRow, Status, WEAK},
+    results::{CEILING, FURTHER_WEAK, ResultRow, Status, WEAK, is_end, is_weak},
     statistics::{Summary, wilson},
 };
 use crate::{Error, Result, strategy::Split};
@@ -386,7 +386,7 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
     let mut panels = Vec::new();
     let mut dagger = false;
     for (place, setting) in all.settings.iter().enumerate() {
-        let methods = all.methods[place].iter().filter(|(name, _)| name != WEAK && name != CEILING);
+        let methods = all.methods[place].iter().filter(|(name, _)| !is_end(name));
         let methods: Vec<_> = methods.collect();
         if methods.is_empty() {
             continue;
@@ -400,11 +400,18 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
             dagger |= saw_truth;
             labels.push(format!("{}{}", names.method(name), if saw_truth { " †" } else { "" }));
         }
-        let levels: Vec<(f64, Key)> = [(WEAK, 1, Mark::Dashed), (CEILING, 2, Mark::Dotted)]
-            .into_iter()
+        let weak = all.methods[place].iter().map(|(name, _)| name.as_str()).filter(|name| is_weak(name));
+        // The first supervisor has the colour of weak models, further ones have those that nothing else has.
+        let ends = weak.zip([1, 3, 4, 5, 6].into_iter().cycle()).map(|(name, colour)| (name, colour, Mark::Dashed));
+        let levels: Vec<(f64, Key)> = ends
+            .chain([(CEILING, 2, Mark::Dotted)])
             .filter_map(|(name, colour, mark)| {
                 let mean = mean_and_s(0.0, all.get(place, name)?)?.y;
-                let called = if name == WEAK { "weak model" } else { "ceiling" };
+                let called = match name.strip_prefix(FURTHER_WEAK) {
+                    Some(supervisor) => format!("weak: {supervisor}"),
+                    None if name == WEAK => "weak model".to_owned(),
+                    None => "ceiling".to_owned(),
+                };
                 Some((mean, key(&format!("{called} (mean)"), colour, mark)))
             })
             .collect();

@@ -21,8 +21,10 @@ pub fn p_ik(knows: &[Vec<f32>], right: &[u8]) -> Result<Vec<Measure>> {
 }
 
 /// What the last decisions about the student's examples were worth. `truth` and `weak` have a row per example; `choices` name theirs.
+/// Examples that were dropped (weight 0) count in `kept` alone, which is there when some were.
 pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], truth: &[u8]) -> Vec<Measure> {
-    let rows = || choices.iter().filter(|choice| (choice.row as usize) < truth.len().min(weak.len()));
+    let known = || choices.iter().filter(|choice| (choice.row as usize) < truth.len().min(weak.len()));
+    let rows = || known().filter(|choice| choice.weight > 0.0);
     let right = |label: &[f32], choice: &Choice| argmax(label) == truth[choice.row as usize];
     let weak_of = |choice: &Choice| weak[choice.row as usize].as_slice();
     let share = |metric, estimate: Option<Estimate>| Measure {
@@ -59,6 +61,9 @@ pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], truth: &[u8]) -> Vec<Mea
     measures.push(share("refined_right_to_wrong", flips(true)));
     measures.push(share("refined_wrong_to_right", flips(false)));
     measures.push(share("label_accuracy", Estimate::of(rows().map(|choice| right(&choice.refined, choice)))));
+    if known().any(|choice| choice.weight == 0.0) {
+        measures.push(share("kept", Estimate::of(known().map(|choice| choice.weight > 0.0))));
+    }
     measures
 }
 
@@ -108,5 +113,38 @@ mod tests {
         ] {
             assert_eq!(value(&measures, metric), Some(expected), "{metric}");
         }
+        assert!(measures.iter().all(|measure| measure.metric != "kept"));
+    }
+
+    #[test]
+    fn what_was_dropped_counts_in_nothing_but_what_was_kept() {
+        let choice = |row: u32, weight: f32, own: bool| {
+            let refined = if own { vec![1.0, 0.0] } else { vec![0.3, 0.7] };
+            Choice { row, own, weight, p_ik: None, self_label: Some(vec![1.0, 0.0]), refined }
+        };
+        let (weak, truth) = (vec![vec![0.3, 0.7]; 5], [0, 1, 1, 0, 1]);
+        // The weight does not matter as long as there is one.
+        let choices = [
+            choice(0, 2.0, true),
+            choice(1, 0.1, false),
+            choice(2, 1.0, false),
+            choice(3, 0.0, false),
+            choice(4, 0.0, true),
+        ];
+        let measures = decisions(&choices, &weak, &truth);
+        let kept = decisions(&choices[..3], &weak, &truth);
+        assert_eq!(measures[..measures.len() - 1], kept[..]);
+        for (metric, expected) in [
+            ("coverage", 1.0 / 3.0),
+            ("weak_accuracy_rest", 1.0),
+            ("weak_accuracy_trusted", 0.0),
+            ("label_accuracy", 1.0),
+        ] {
+            assert_eq!(value(&measures, metric), Some(expected), "{metric}");
+        }
+        let last = measures.last().unwrap();
+        assert_eq!((last.metric, last.value, last.n), ("kept", Some(0.6), 5));
+        // All of them dropped: nothing can be said.
+        assert_eq!(value(&decisions(&choices[3..], &weak, &truth), "label_accuracy"), None);
     }
 }

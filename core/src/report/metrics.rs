@@ -63,7 +63,7 @@ const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool
 }
 
 /// Every metric that [`measure`] may give, in its order, and [`PGR`].
-pub static METRICS: [Metric; 33] = [
+pub static METRICS: [Metric; 34] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -131,6 +131,12 @@ pub static METRICS: [Metric; 33] = [
         true,
         Some(true),
         "accuracy of the labels that the student was trained towards, after refining",
+    ),
+    metric(
+        "kept",
+        true,
+        None,
+        "share of the student's examples that were not dropped; only where some were, and no other share counts those",
     ),
 ];
 

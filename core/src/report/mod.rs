@@ -11,6 +11,7 @@ pub mod figure;
 pub mod knowledge;
 pub mod metrics;
 pub mod results;
+pub mod seal;
 pub mod sheet;
 pub mod statistics;
 pub mod table;

@@ -14,6 +14,18 @@ pub const SCHEMA_VERSION: u32 = 1;
 pub const WEAK: &str = "weak";
 /// The method name of the strong ceiling's rows, once per (task, pair, seed).
 pub const CEILING: &str = "ceiling";
+/// What the method name of a further supervisor's rows begins with, where the methods of a grid have several: `weak: noisy-truth`.
+pub const FURTHER_WEAK: &str = "weak: ";
+
+/// Whether a method name is that of a weak supervisor.
+pub fn is_weak(method: &str) -> bool {
+    method == WEAK || method.starts_with(FURTHER_WEAK)
+}
+
+/// Whether a method name is that of a weak supervisor or of the ceiling: an end of the gap, not a method that is compared.
+pub fn is_end(method: &str) -> bool {
+    is_weak(method) || method == CEILING
+}
 
 /// The columns, in order: the fields of [`ResultRow`].
 pub const COLUMNS: [&str; 22] = [
@@ -82,7 +94,8 @@ pub struct ResultRow {
     pub weak: String,
     /// Strong model of the pair.
     pub strong: String,
-    /// Registered name of the supervisor; empty where there is none.
+    /// Registered name of the supervisor, with the parameters that tell it apart where a grid has several of that name; empty where there
+    /// is none.
     pub supervisor: String,
     /// Registered name of the selector; empty where there is none.
     pub selector: String,
@@ -90,7 +103,7 @@ pub struct ResultRow {
     pub refiner: String,
     /// Registered name of the student's loss; empty where there is none.
     pub loss: String,
-    /// Name of the method in the configuration; [`WEAK`] and [`CEILING`] are reserved.
+    /// Name of the method in the configuration; [`WEAK`], [`FURTHER_WEAK`] and [`CEILING`] are reserved.
     pub method: String,
     /// Root seed.
     pub seed: u64,
@@ -145,19 +158,31 @@ impl ResultRow {
         }
     }
 
-    /// Two names for the same method have the same cell.
-    fn key(&self) -> (&str, &str, &str, Split, &str) {
-        (&self.run, &self.cell, &self.method, self.split, &self.metric)
+    /// What a row is about: cell, task, weak and strong model, method. Two names for the same task, model or method have the same cell.
+    pub fn entry(&self) -> [&str; 5] {
+        [&self.cell, &self.task, &self.weak, &self.strong, &self.method]
+    }
+
+    fn key(&self) -> (&str, [&str; 5], Split, &str) {
+        (&self.run, self.entry(), self.split, &self.metric)
     }
 }
 
 /// Writes all rows, in the order given, in place of what the file held; a reader sees the old file or the new one.
 ///
+/// # Errors
+/// As [`to_bytes`], or a file that cannot be written.
+pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
+    write_atomically(path, &to_bytes(rows, path)?)
+}
+
+/// The bytes of a `results.csv` with these rows, in the order given; `path` is for messages.
+///
 /// Floats are written in the shortest form that reads back equal, so equal rows give equal bytes.
 ///
 /// # Errors
-/// A row with a value that contradicts its status, two rows for the same (run, cell, method, split, metric), or a file that cannot be written.
-pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
+/// A row with a value that contradicts its status, or two rows for the same (run, cell, task, pair, method, split, metric).
+pub fn to_bytes<'a>(rows: impl IntoIterator<Item = &'a ResultRow>, path: &Path) -> Result<Vec<u8>> {
     let mut seen = BTreeSet::new();
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(vec![]);
     let fail = |cause: csv::Error| Error::new(format!("cannot write results: {cause}")).in_file(path);
@@ -172,15 +197,14 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
         }
         writer.serialize(row).map_err(fail)?;
     }
-    let bytes = writer.into_inner().map_err(|cause| fail(cause.into_error().into()))?;
-    write_atomically(path, &bytes)
+    writer.into_inner().map_err(|cause| fail(cause.into_error().into()))
 }
 
 /// Reads `results.csv`.
 ///
 /// # Errors
 /// A file that cannot be read, another schema version, a missing or unknown column, a field that does not parse, a value that
-/// contradicts its status, the same (run, cell, method, split, metric) twice; with line and column.
+/// contradicts its status, the same (run, cell, task, pair, method, split, metric) twice; with line and column.
 pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
     let bytes = fs::read(path).path("read results", path)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::new("results are not UTF-8 text").in_file(path));

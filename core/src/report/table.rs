@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     metrics::{self, ACCURACY, GAIN_SE, MAJORITY_RATE, binomial_standard_error},
-    results::{CEILING, ResultRow, Status, WEAK},
+    results::{CEILING, FURTHER_WEAK, ResultRow, Status, WEAK, is_end, is_weak},
+    sheet::{Sheet, fill, spreadsheet},
     statistics::{Gap, RESOLVED, Recovered, Reference, STAR_SEEDS, Summary, recovered},
 };
 use crate::{Error, Result, strategy::Split};
@@ -115,7 +116,22 @@ pub struct Published {
     /// What the numbers are, if not accuracy and PGR: a metric of `w2s table --metric`, one number each.
     #[serde(default)]
     pub metric: Option<String>,
-    /// Task → method (or `weak`, `ceiling`) → accuracy and, where there is one, PGR; in percent.
+    /// What it reports for single pairs of models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs: Vec<PublishedPair>,
+    /// Task → method (or `weak`, `ceiling`) → accuracy and, where there is one, PGR; in percent. Of every pair that is not among `pairs`.
+    #[serde(flatten)]
+    pub tasks: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
+}
+
+/// What a paper reports for one pair of models.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PublishedPair {
+    /// Name of the weak model.
+    pub weak: String,
+    /// Name of the strong model.
+    pub strong: String,
+    /// As [`Published::tasks`].
     #[serde(flatten)]
     pub tasks: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
 }
@@ -132,9 +148,11 @@ pub struct Stars {
 }
 
 impl Published {
-    /// Accuracy (`which` 0) or PGR (1) of a method on a task.
-    fn cell(&self, task: &str, method: &str, which: usize) -> Cell {
-        let value = self.tasks.get(task).and_then(|methods| methods.get(method)).and_then(|values| values.get(which));
+    /// Accuracy (`which` 0) or PGR (1) of a method on a task and pair.
+    fn cell(&self, (task, weak, strong): Place, method: &str, which: usize) -> Cell {
+        let pair = self.pairs.iter().find(|pair| (pair.weak.as_str(), pair.strong.as_str()) == (weak, strong));
+        let tasks = pair.map_or(&self.tasks, |pair| &pair.tasks);
+        let value = tasks.get(task).and_then(|methods| methods.get(method)).and_then(|values| values.get(which));
         value.map_or(Cell::Blank, |value| Cell::Published(*value))
     }
 }
@@ -298,14 +316,15 @@ impl<'a> Index<'a> {
         self.row(place, method, seed)?.value
     }
 
-    /// Weak model and ceiling of each seed that has both. The gap's standard error is the paired one if the results hold it.
-    fn references(&self, place: Place, seeds: &BTreeSet<u64>, gain_se: &Index) -> Vec<(u64, Reference)> {
+    /// Weak model, by its method name, and ceiling of each seed that has both. The gap's standard error is the paired one if the results
+    /// hold it, which they do for the first supervisor.
+    fn references(&self, place: Place, weak: &str, seeds: &BTreeSet<u64>, gain_se: &Index) -> Vec<(u64, Reference)> {
         let of_seed = |seed: u64| {
-            let (weak, ceiling) = (self.row(place, WEAK, seed)?, self.row(place, CEILING, seed)?);
-            let (from, to) = (weak.value?, ceiling.value?);
-            let gap = match gain_se.value(place, CEILING, seed) {
+            let (own, ceiling) = (self.row(place, weak, seed)?, self.row(place, CEILING, seed)?);
+            let (from, to) = (own.value?, ceiling.value?);
+            let gap = match gain_se.value(place, CEILING, seed).filter(|_| weak == WEAK) {
                 Some(standard_error) => Gap { value: to - from, standard_error },
-                None => Gap::of_rates(from, to, weak.n.min(ceiling.n) as usize),
+                None => Gap::of_rates(from, to, own.n.min(ceiling.n) as usize),
             };
             Some((seed, Reference { weak: from, gap }))
         };
@@ -315,6 +334,31 @@ impl<'a> Index<'a> {
 
 fn place(row: &ResultRow) -> Place<'_> {
     (&row.task, &row.weak, &row.strong)
+}
+
+/// The rows of the weak supervisor whose labels a method was trained on, by place and supervisor: their method name.
+struct Supervisors<'a>(BTreeMap<(Place<'a>, &'a str), &'a str>);
+
+impl<'a> Supervisors<'a> {
+    fn new(rows: &[&'a ResultRow]) -> Self {
+        let weak = rows.iter().filter(|row| is_weak(&row.method));
+        Self(weak.map(|row| ((place(row), row.supervisor.as_str()), row.method.as_str())).collect())
+    }
+
+    /// Of a method's row; a name without rows where the supervisor has none.
+    fn of(&self, row: &ResultRow) -> &'a str {
+        self.0.get(&(place(row), row.supervisor.as_str())).copied().unwrap_or_default()
+    }
+}
+
+/// `Weak`, `Ceiling`, or what the method is called.
+pub(crate) fn line_title(method: &str, title: impl Fn(&str) -> String) -> String {
+    match method.strip_prefix(FURTHER_WEAK) {
+        Some(supervisor) => format!("Weak: {supervisor}"),
+        None if method == WEAK => "Weak".to_owned(),
+        None if method == CEILING => "Ceiling".to_owned(),
+        None => title(method),
+    }
 }
 
 impl Table {
@@ -340,11 +384,19 @@ impl Table {
         if scored.is_empty() {
             return Err(nothing(rows, ACCURACY));
         }
-        let mut methods = in_order(scored.iter().copied(), |row| row.method.clone());
-        methods.retain(|method| method != WEAK && method != CEILING);
+        let (mut weak_lines, mut methods): (Vec<String>, Vec<String>) =
+            in_order(scored.iter().copied(), |row| row.method.clone()).into_iter().partition(|method| is_weak(method));
+        methods.retain(|method| method != CEILING);
         check_choice("method", &options.methods, &methods)?;
+        let supervisors = Supervisors::new(&scored);
         if !options.methods.is_empty() {
             methods.clone_from(&options.methods);
+            let chosen = scored.iter().filter(|row| methods.contains(&row.method));
+            let used: BTreeSet<&str> = chosen.map(|row| supervisors.of(row)).collect();
+            weak_lines.retain(|weak| weak == WEAK || used.contains(weak.as_str()));
+        }
+        if !weak_lines.iter().any(|weak| weak == WEAK) {
+            weak_lines.insert(0, WEAK.to_owned());
         }
         let mut tasks = in_order(scored.iter().copied(), |row| row.task.clone());
         tasks.sort_by_key(|task| options.tasks.iter().position(|other| other == task));
@@ -371,45 +423,45 @@ impl Table {
         let mut blocks = vec![];
         for (weak, strong) in &pairs {
             let pair = format!("{} → {}", options.title(weak), options.title(strong));
-            let references: Vec<_> = (tasks.iter())
-                .map(|task| accuracy.references((task.as_str(), weak, strong), &seeds, &gain_se))
-                .collect();
-            let line = |method: &str, label: String| {
+            let against = |task, name: &str| accuracy.references((task, weak, strong), name, &seeds, &gain_se);
+            let line = |method: &str| {
+                let label = line_title(method, |name| options.title(name));
                 let mut cells = vec![];
                 let mut truth_used = false;
-                for (task, references) in tasks.iter().zip(&references) {
+                for task in &tasks {
                     let place = (task.as_str(), *weak, *strong);
                     let values: Vec<(u64, f64)> = (seeds.iter())
                         .filter_map(|seed| Some((*seed, accuracy.value(place, method, *seed)?)))
                         .collect();
                     let of_method = || seeds.iter().filter_map(|seed| accuracy.row(place, method, *seed));
                     truth_used |= of_method().any(|row| row.truth_used);
+                    let supervisor = of_method().next().map_or(WEAK, |row| supervisors.of(row));
                     let mut accuracy = number(&values, 100.0, seeds.len());
                     if let (Cell::Number(number), Some(stars)) = (&mut accuracy, &options.stars) {
                         number.star = stars.starred.contains(&[task, *weak, *strong, method].map(str::to_owned));
                     }
-                    let recovered = if method == WEAK || method == CEILING {
+                    let recovered = if is_end(method) {
                         Cell::Blank
                     } else {
-                        pgr_cell(references, &values, seeds.len())
+                        pgr_cell(&against(task.as_str(), supervisor), &values, seeds.len())
                     };
                     match published {
                         Some(paper) => cells.extend([
                             accuracy,
-                            paper.cell(task, method, 0),
+                            paper.cell(place, method, 0),
                             recovered,
-                            paper.cell(task, method, 1),
+                            paper.cell(place, method, 1),
                         ]),
                         None => cells.extend([accuracy, recovered]),
                     }
                 }
                 // The ceiling is truth by definition; the flag is for methods that are compared.
-                Line { labels: vec![label], truth_used: truth_used && method != WEAK && method != CEILING, cells }
+                Line { labels: vec![label], truth_used: truth_used && !is_end(method), cells }
             };
-            let middle: Vec<Line> = methods.iter().map(|method| line(method, options.title(method))).collect();
+            let lines = |methods: &[String]| methods.iter().map(|method| line(method)).collect::<Vec<Line>>();
             let mut block = Block {
                 keys: vec![("weak".to_owned(), options.title(weak)), ("strong".to_owned(), options.title(strong))],
-                sections: vec![vec![line(WEAK, "Weak".to_owned())], middle, vec![line(CEILING, "Ceiling".to_owned())]],
+                sections: vec![lines(&weak_lines), lines(&methods), vec![line(CEILING)]],
             };
             block.sections.retain(|section| !section.is_empty());
             let seeds_of = |method: &String, task: &String| -> BTreeSet<u64> {
@@ -418,7 +470,9 @@ impl Table {
             };
             for (column, task) in tasks.iter().enumerate() {
                 let comparable: Vec<&String> = (methods.iter().enumerate())
-                    .filter(|(index, _)| !block.lines().nth(index + 1).is_some_and(|line| line.truth_used))
+                    .filter(|(index, _)| {
+                        !block.lines().nth(index + weak_lines.len()).is_some_and(|line| line.truth_used)
+                    })
                     .map(|(_, method)| method)
                     .collect();
                 let sets: BTreeSet<BTreeSet<u64>> = comparable.iter().map(|method| seeds_of(method, task)).collect();
@@ -429,18 +483,24 @@ impl Table {
                     notes.uneven.push(format!("{} ({pair})", options.title(task)));
                 }
                 let place = (task.as_str(), *weak, *strong);
-                let gaps: Vec<Gap> = references[column].iter().map(|(_, reference)| reference.gap).collect();
-                if let Some(gap) =
-                    Gap::over_seeds(&gaps).filter(|gap| !gap.resolved() || gaps.iter().all(|gap| !gap.resolved()))
-                {
-                    notes.unresolved.push(format!(
-                        "{} ({pair}) {:.2} with standard error {:.2}",
-                        options.title(task),
-                        100.0 * gap.value,
-                        100.0 * gap.standard_error
-                    ));
+                for name in &weak_lines {
+                    let gaps: Vec<Gap> =
+                        against(task.as_str(), name).iter().map(|(_, reference)| reference.gap).collect();
+                    if let Some(gap) =
+                        Gap::over_seeds(&gaps).filter(|gap| !gap.resolved() || gaps.iter().all(|gap| !gap.resolved()))
+                    {
+                        let supervisor = name.strip_prefix(FURTHER_WEAK).map(|name| format!(", {name}"));
+                        notes.unresolved.push(format!(
+                            "{} ({pair}{}) {:.2} with standard error {:.2}",
+                            options.title(task),
+                            supervisor.unwrap_or_default(),
+                            100.0 * gap.value,
+                            100.0 * gap.standard_error
+                        ));
+                    }
+                    notes.weak_against_majority(place, name, &seeds, &accuracy, &majority, |name| options.title(name));
                 }
-                notes.weak_against_majority(place, &seeds, &accuracy, &majority, |name| options.title(name));
+                notes.constant_answers(place, &seeds, &accuracy, &majority, |name| options.title(name));
             }
             blocks.push(block);
         }
@@ -474,10 +534,14 @@ impl Table {
         if let Some(key) = keys.iter().enumerate().find_map(|(i, key)| keys[..i].contains(key).then_some(key)) {
             return Err(Error::new(format!("`{}` is a key twice", key.name())));
         }
-        let indices = if pgr { Some((Index::new(&split, ACCURACY)?, Index::new(&split, GAIN_SE)?)) } else { None };
+        let indices = if pgr {
+            Some((Index::new(&split, ACCURACY)?, Index::new(&split, GAIN_SE)?, Supervisors::new(&split)))
+        } else {
+            None
+        };
         let seeds: BTreeSet<u64> = chosen.iter().map(|row| row.seed).collect();
         if pgr {
-            chosen.retain(|row| row.method != WEAK && row.method != CEILING);
+            chosen.retain(|row| !is_end(&row.method));
         }
         let values = |keys: &[Key], row: &ResultRow| keys.iter().map(|key| key.of(row)).collect::<Vec<_>>();
         let (heads, tops) = (
@@ -502,23 +566,26 @@ impl Table {
         for head in &heads {
             let mut line = Line { labels: head.clone(), truth_used: false, cells: vec![] };
             for top in &tops {
-                let beside = reported.map(|paper| match options.rows[0] {
-                    Key::Task => paper.cell(&head[0], &top[0], 0),
-                    _ => paper.cell(&top[0], &head[0], 0),
+                let group = groups.get(&(head.clone(), top.clone()));
+                let beside = reported.map(|paper| {
+                    let (task, method) =
+                        if options.rows[0] == Key::Task { (&head[0], &top[0]) } else { (&top[0], &head[0]) };
+                    let (weak, strong) = group.map_or(("", ""), |group| (&group[0].weak, &group[0].strong));
+                    paper.cell((task, weak, strong), method, 0)
                 });
-                let Some(group) = groups.get(&(head.clone(), top.clone())) else {
+                let Some(group) = group else {
                     line.cells.push(Cell::Absent);
                     line.cells.extend(beside);
                     continue;
                 };
                 unmixed(group)?;
                 let first = group[0];
-                line.truth_used |=
-                    group.iter().any(|row| row.truth_used && row.method != WEAK && row.method != CEILING);
+                line.truth_used |= group.iter().any(|row| row.truth_used && !is_end(&row.method));
                 let found: Vec<(u64, f64)> = group.iter().filter_map(|row| Some((row.seed, row.value?))).collect();
                 line.cells.push(match &indices {
-                    Some((accuracy, gain_se)) => {
-                        pgr_cell(&accuracy.references(place(first), &seeds, gain_se), &found, of)
+                    Some((accuracy, gain_se, supervisors)) => {
+                        let weak = supervisors.of(first);
+                        pgr_cell(&accuracy.references(place(first), weak, &seeds, gain_se), &found, of)
                     }
                     None => number(&found, scale, of),
                 });
@@ -556,43 +623,26 @@ impl Table {
         &self.notes
     }
 
-    /// For a terminal of `width` characters; cells wrap where they must. The best method is marked with `*`.
-    pub fn to_terminal(&self, width: u16) -> String {
-        use comfy_table::{CellAlignment, ContentArrangement, LineStyle, TableStyle};
-        let rule = LineStyle::none().fill('─').junction('─');
-        let style = TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule);
-        let mut out = format!("{}\n", self.title);
+    /// For a terminal of `room` characters, or for as many as it takes. The best method is marked with `*`.
+    pub fn to_terminal(&self, room: Option<usize>) -> String {
+        let fill = |text: &str| room.map_or_else(|| text.to_owned(), |room| fill(text, room));
+        let mut out = format!("{}\n", fill(&self.title));
         for block in &self.blocks {
             if !block.keys.is_empty() {
-                let _ = writeln!(out, "\n{}", block.title());
+                let _ = writeln!(out, "\n{}", fill(&block.title()));
             }
-            let mut table = comfy_table::Table::new();
-            table
-                .load_style(style)
-                .force_no_tty()
-                .set_width(width)
-                .set_content_arrangement(ContentArrangement::Dynamic);
-            let grouped = self.columns.iter().any(|column| !column.group.is_empty());
-            let mut header: Vec<String> =
-                self.labels.iter().map(|label| if grouped { format!("\n{label}") } else { label.clone() }).collect();
-            for (index, column) in self.columns.iter().enumerate() {
-                let continued = index > 0 && self.columns[index - 1].group == column.group;
-                let group = if continued { "" } else { column.group.as_str() };
-                header.push(if grouped { format!("{group}\n{}", column.name) } else { column.name.clone() });
-            }
-            table.set_header(header);
+            let names = self.columns.iter().map(|column| column.name.clone());
+            let mut sheet = Sheet::new(self.labels.len(), self.labels.iter().cloned().chain(names));
+            let groups = self.columns.iter().map(|column| column.group.clone());
+            sheet.groups = vec![String::new(); self.labels.len()].into_iter().chain(groups).collect();
             for line in block.lines() {
-                let mut cells = line.marked_labels("†");
-                cells.extend(line.cells.iter().map(|cell| cell.text("*", "")));
-                table.add_row(cells);
+                let cells = line.cells.iter().map(|cell| cell.text("*", ""));
+                sheet.push(line.marked_labels("†").into_iter().chain(cells));
             }
-            for column in table.column_iter_mut().skip(self.labels.len()) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-            let _ = writeln!(out, "{}", table.trim_fmt());
+            let _ = writeln!(out, "{}", sheet.to_terminal(room));
         }
         for note in &self.notes {
-            let _ = write!(out, "\n{note}");
+            let _ = write!(out, "\n{}", fill(note));
         }
         out + "\n"
     }
@@ -659,7 +709,7 @@ impl Table {
         }
         for record in records {
             // Writing to memory, records of equal length: nothing can fail.
-            let _ = writer.write_record(record);
+            let _ = writer.write_record(record.iter().map(|cell| spreadsheet(cell)));
         }
         writer.into_inner().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
@@ -902,26 +952,58 @@ impl Notes {
     fn weak_against_majority(
         &mut self,
         place: Place,
+        name: &str,
         seeds: &BTreeSet<u64>,
         accuracy: &Index,
         majority: &Index,
         title: impl Fn(&str) -> String,
     ) {
         let advantage = |seed: u64| {
-            let weak = accuracy.row(place, WEAK, seed)?;
+            let weak = accuracy.row(place, name, seed)?;
             let standard_error = binomial_standard_error(weak.value?, weak.n as usize);
-            Some(Gap { value: weak.value? - majority.value(place, WEAK, seed)?, standard_error })
+            Some(Gap { value: weak.value? - majority.value(place, name, seed)?, standard_error })
         };
         let advantages: Vec<Gap> = seeds.iter().filter_map(|seed| advantage(*seed)).collect();
         if let Some(gap) = Gap::over_seeds(&advantages).filter(|gap| !gap.resolved()) {
+            let who = match name.strip_prefix(FURTHER_WEAK) {
+                Some(supervisor) => format!("supervisor {supervisor}"),
+                None => format!("weak model {}", title(place.1)),
+            };
             self.warnings.push(format!(
-                "the weak model {} on {} is not better than the majority class by {RESOLVED} standard errors: {:.2} points, \
+                "the {who} on {} is not better than the majority class by {RESOLVED} standard errors: {:.2} points, \
                  standard error {:.2}",
-                title(place.1),
                 title(place.0),
                 100.0 * gap.value,
                 100.0 * gap.standard_error
             ));
+        }
+    }
+
+    /// A training that ended in a constant answer, or did no better than one: of the weak model it says that there was nothing to supervise with,
+    /// of the ceiling that the gap, and every PGR over it, is an accident of this seed.
+    fn constant_answers(
+        &mut self,
+        place: Place,
+        seeds: &BTreeSet<u64>,
+        accuracy: &Index,
+        majority: &Index,
+        title: impl Fn(&str) -> String,
+    ) {
+        for (method, what, model) in [(WEAK, "weak model", place.1), (CEILING, "ceiling", place.2)] {
+            let constant = |seed: &&u64| {
+                let [own, constant] = [accuracy, majority].map(|index| index.value(place, method, **seed));
+                own.zip(constant).is_some_and(|(own, constant)| own <= constant)
+            };
+            let seeds: Vec<String> = seeds.iter().filter(constant).map(u64::to_string).collect();
+            if !seeds.is_empty() {
+                self.warnings.push(format!(
+                    "the {what} {} on {} is no better than a constant answer in {} {}",
+                    title(model),
+                    title(place.0),
+                    if seeds.len() == 1 { "seed" } else { "seeds" },
+                    shortened(&seeds)
+                ));
+            }
         }
     }
 
@@ -1034,8 +1116,10 @@ fn markdown(text: &str) -> String {
 /// Escapes what TeX would read, and writes the signs used in notes as TeX.
 fn tex(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in text.trim_start().chars() {
         match character {
+            // At the beginning of a row they would belong to the end of the one before.
+            '[' | '*' if out.is_empty() => out.extend(['{', character, '}']),
             '&' | '%' | '$' | '#' | '_' | '{' | '}' => out.extend(['\\', character]),
             '\\' => out.push_str(r"\textbackslash{}"),
             '~' => out.push_str(r"\textasciitilde{}"),
@@ -1050,7 +1134,7 @@ fn tex(text: &str) -> String {
             '–' => out.push_str("--"),
             '★' => out.push_str(r"$\star$"),
             '≤' => out.push_str(r"$\leq$"),
-            '\n' | '\r' => out.push(' '),
+            _ if character.is_control() => out.push(' '),
             _ => out.push(character),
         }
     }
@@ -1085,6 +1169,14 @@ mod tests {
         assert!(lines.contains("a paper") && lines.contains("differs from finetune"), "{lines}");
         assert!(table.to_latex().unwrap().contains(r"$\mathbf{75.00} \pm 0.00^\star$ & 80.00"));
         assert!(table.to_csv().contains("75.00,0.00,5,80.00,,,50.00"), "{}", table.to_csv());
+
+        // What is reported for one pair goes before what is reported for all.
+        let of_pair = r#"{"source": "a paper", "pairs": [{"weak": "gpt2", "strong": "STRONG", "sciq": {"js": [70.5]}}], "sciq": {"js": [80.0]}}"#;
+        for (strong, shown) in [("qwen", "70.50"), ("qwen-large", "80.00")] {
+            let published = serde_json::from_str(&of_pair.replace("STRONG", strong)).unwrap();
+            let lines = Table::main(&rows, &MainOptions { published, ..MainOptions::default() }).unwrap().to_markdown();
+            assert!(lines.contains(&format!("| js | **75.00** ± 0.00 | {shown} |")), "{lines}");
+        }
 
         let published = r#"{"source": "a paper", "metric": "accuracy", "sciq": {"js": [80.0]}}"#;
         let options = Pivot { published: serde_json::from_str(published).unwrap(), ..Pivot::default() };
@@ -1138,13 +1230,38 @@ mod tests {
         MainOptions { titles: titles.map(|(a, b)| (a.to_owned(), b.to_owned())).into(), ..MainOptions::default() }
     }
 
+    #[test]
+    fn seeds_that_ended_in_a_constant_answer_are_named() {
+        let notes = |weak: [f64; 3], ceiling: [f64; 3]| {
+            let mut rows = Vec::new();
+            for seed in 0..3 {
+                for (method, value) in [(WEAK, weak[seed]), ("finetune", 0.5), (CEILING, ceiling[seed])] {
+                    let row = row("creak", "gpt2", "gpt2-xl", method, seed as u64, value);
+                    let majority = ResultRow { metric: MAJORITY_RATE.to_owned(), value: Some(0.504), ..row.clone() };
+                    rows.extend([row, majority]);
+                }
+            }
+            let notes = Table::main(&rows, &MainOptions::default()).unwrap().notes().to_vec();
+            notes.into_iter().filter(|note| note.contains("constant answer")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            notes([0.7, 0.504, 0.7], [0.496, 0.8, 0.504]),
+            [
+                "Warning: the weak model gpt2 on creak is no better than a constant answer in seed 1.",
+                "Warning: the ceiling gpt2-xl on creak is no better than a constant answer in seeds 0, 2.",
+            ]
+        );
+        // Students may: that is their method's business.
+        assert!(notes([0.6; 3], [0.8; 3]).is_empty());
+    }
+
     fn cell<'a>(table: &'a Table, block: usize, label: &str, column: usize) -> &'a Cell {
         &table.blocks[block].lines().find(|line| line.labels[0] == label).unwrap().cells[column]
     }
 
     #[test]
     fn main_table_in_a_terminal() {
-        insta::assert_snapshot!(Table::main(&rows(), &options()).unwrap().to_terminal(120));
+        insta::assert_snapshot!(Table::main(&rows(), &options()).unwrap().to_terminal(Some(120)));
     }
 
     #[test]
@@ -1184,7 +1301,7 @@ mod tests {
         let brier = Table::pivot(&rows, &brier).unwrap();
         insta::assert_snapshot!(format!(
             "{}\n{}\n{}\n{}",
-            by_method.to_terminal(120),
+            by_method.to_terminal(Some(120)),
             pgr.to_markdown(),
             brier.to_csv(),
             by_method.to_latex().unwrap()
@@ -1197,14 +1314,17 @@ mod tests {
     }
 
     #[test]
-    fn narrow_terminals_wrap() {
+    fn tables_are_as_wide_as_the_terminal() {
         let table = Table::main(&rows(), &options()).unwrap();
-        let text = table.to_terminal(60);
-        let wide = text.lines().filter(|line| line.contains('─')).map(|line| line.chars().count()).max().unwrap();
-        assert!(wide <= 60, "{text}");
-        // No digit is lost: without white space the same as wide, up to the order of wrapped lines.
-        let count = |text: &str| text.chars().filter(char::is_ascii_digit).count();
-        assert_eq!(count(&text), count(&table.to_terminal(400)));
+        for room in [20, 40, 60, 80, 119] {
+            let text = table.to_terminal(Some(room));
+            let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+            assert!(widest <= room, "{widest} of {room}:\n{text}");
+        }
+        // One part for each task.
+        let text = table.to_terminal(Some(80));
+        assert_eq!((text.matches("BoolQ\n").count(), text.matches(" SciQ\n").count()), (2, 2), "{text}");
+        assert_eq!(table.to_terminal(Some(400)).matches(" Method").count(), 2);
     }
 
     #[test]
@@ -1327,6 +1447,8 @@ mod tests {
             tex("a_b & 50% {x} \\ ~^#$ ± \"<é>"),
             r"a\_b \& 50\% \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\$ $\pm$ ''\textless{}é\textgreater{}"
         );
+        assert_eq!(tex(" [a] *"), "{[}a] *");
+        assert_eq!(tex("*"), "{*}");
         assert_eq!(markdown("a|b_c\n*d*"), r"a\|b\_c \*d\*");
     }
 

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Identity of a stage: BLAKE3 over the canonical JSON of everything that its result depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,9 +17,50 @@ impl StageId {
         Self(format!("{kind}-{}", &hash(&whole)[..32]))
     }
 
+    /// Whether this is the identity of a stage with these parameters, of its kind and of any version.
+    pub fn is_of(&self, parameters: &Value) -> bool {
+        /// More than any kind of stage has had.
+        const VERSIONS: u32 = 64;
+        let kind = self.0.rsplit_once('-').map_or("", |(kind, _)| kind);
+        (1..=VERSIONS).any(|version| Self::new(kind, version, parameters) == *self)
+    }
+
     /// The identity as text: the kind, a dash, 128 bits in hexadecimal.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// What of the execution the bits of a result depend on. Where it is not the default, the whole batch at once on the CPU, it is part of the
+/// identity of every stage that it reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numeric {
+    /// Kind of device, if it is not the CPU.
+    device: Option<String>,
+    /// Rows that go through a model at once, if somebody asked for so few.
+    micro_batch: Option<usize>,
+}
+
+impl Numeric {
+    /// That of a device, by the name that goes into results (`cpu`, `cuda:0`), and of micro-batches.
+    pub fn new(device: &str, micro_batch: Option<usize>) -> Self {
+        // One GPU is like another.
+        let kind = device.split(':').next().unwrap_or_default();
+        Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
+    }
+
+    /// Rows at once in a stage that takes `batch` of them by default, if they are fewer. As many or more are the default, for predictions too.
+    pub(super) fn parts(&self, batch: usize) -> Option<usize> {
+        self.micro_batch.filter(|rows| *rows < batch)
+    }
+
+    /// What enters the identity of a stage that takes `batch` rows at once by default: `{ "device": KIND, "micro_batch": ROWS }`, each where it
+    /// makes a difference, and nothing where neither does.
+    pub(super) fn of(&self, batch: usize) -> Option<Value> {
+        let device = self.device.iter().map(|device| ("device".to_owned(), Value::from(device.as_str())));
+        let parts = self.parts(batch).map(|rows| ("micro_batch".to_owned(), Value::from(rows)));
+        let entry: Map<String, Value> = device.chain(parts).collect();
+        (!entry.is_empty()).then_some(Value::Object(entry))
     }
 }
 
@@ -105,6 +146,28 @@ mod tests {
         assert_ne!(base, StageId::new("ceiling", 1, &json!({"seed": 0})));
         assert_ne!(base, StageId::new("student", 1, &json!({"seed": 1})));
         assert_eq!(base.as_str().len(), "student-".len() + 32);
+    }
+
+    #[test]
+    fn an_identity_knows_its_parameters() {
+        let parameters = json!({"seed": 0, "x": 0.1});
+        for version in [1, 7] {
+            assert!(StageId::new("p-ik-scores", version, &parameters).is_of(&parameters));
+        }
+        assert!(!StageId::new("student", 1, &parameters).is_of(&json!({"seed": 1, "x": 0.1})));
+        assert!(!StageId("x".to_owned()).is_of(&parameters));
+    }
+
+    #[test]
+    fn numeric_modes_count_where_they_make_a_difference() {
+        let of = |device: &str, micro_batch, batch| Numeric::new(device, micro_batch).of(batch);
+        for micro_batch in [None, Some(32), Some(64)] {
+            assert_eq!(of("cpu", micro_batch, 32), None);
+            assert_eq!(of("cuda:0", micro_batch, 32), Some(json!({ "device": "cuda" })));
+        }
+        assert_eq!(of("cpu", Some(8), 32), Some(json!({ "micro_batch": 8 })));
+        assert_eq!(of("cuda:1", Some(8), 16), Some(json!({ "device": "cuda", "micro_batch": 8 })));
+        assert_eq!(of("cuda:0", Some(8), 32), of("cuda:3", Some(8), 32));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     StageId,
-    job::{Bench, DataRef, ModelRef, Place, part, write_log},
+    job::{Bench, DataRef, ModelRef, Place, part, summary_of, write_log},
     predictions::Predictions,
     store::{Finished, Store, write_atomically},
 };
@@ -18,7 +18,7 @@ use crate::{
     learner::{self, Encoded, Objective, Recipe},
     model::{Classifier, Pretrained, Tokenizer},
     rng::Rng,
-    strategy::{ConfiguredLoss, Split},
+    strategy::{ConfiguredLoss, Settings, Split},
     task::{CountTokens, Example, Shortened, TaskData, shorten},
 };
 
@@ -372,7 +372,7 @@ impl PikExamples {
     pub(super) fn read(&self, store: &Store, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
         let answers = finished(store, &self.answers)?;
         let data = TaskData::read(&self.data.folder)?;
-        let shots: Vec<usize> = serde_json::from_value(answers.manifest.summary["shots"].clone()).unwrap_or_default();
+        let shots = shots(&answers)?;
         let tokenizer = model.tokenizer();
         let words = match self.input {
             PikInput::Text => None,
@@ -428,6 +428,18 @@ impl PikExamples {
     }
 }
 
+/// Rows of the supervise split that were shown as answered before the questions of an [`AnswerJob`]. A classifier is shown none.
+fn shots(answers: &Finished) -> Result<Vec<usize>> {
+    if answers.manifest.parameters["answerer"]["by"] == "classifier" {
+        return Ok(Vec::new());
+    }
+    serde_json::from_value(answers.manifest.summary["shots"].clone()).map_err(|error| {
+        Error::new(format!("the record of these answers does not say which examples were shown: {error}"))
+            .in_file(answers.file("manifest.json"))
+            .help("remove the folder, and the answers are made again")
+    })
+}
+
 /// Trains the strong model on P(IK) alone, and keeps it.
 ///
 /// Files: `model/`; `test.csv` holds `[P(IDK), P(IK)]` of the auxiliary task's test split.
@@ -444,13 +456,13 @@ pub struct PikJob {
 }
 
 impl PikJob {
-    pub(super) fn parameters(&self) -> Value {
-        json!({
-            "model": self.model.identity(),
-            "recipe": self.recipe,
+    pub(super) fn parameters(&self) -> Result<Value> {
+        Ok(json!({
+            "model": self.model.identity()?,
+            "recipe": self.recipe.identity()?,
             "examples": self.examples.identity(),
             "seed": self.seed,
-        })
+        }))
     }
 
     pub(super) fn inputs(&self) -> Vec<StageId> {
@@ -467,7 +479,7 @@ impl PikJob {
         write_log(&trained, folder)?;
         bench.predict(&pretrained, &trained.model, Split::Test, folder)?;
         trained.model.save(&folder.join("model"), pretrained.tokenizer())?;
-        Ok(json!({ "loss": trained.final_loss(), "p_ik": summary }))
+        Ok(summary_of(&trained, json!({ "p_ik": summary })))
     }
 }
 
@@ -514,12 +526,12 @@ pub struct EmbedJob {
 }
 
 impl EmbedJob {
-    pub(super) fn parameters(&self) -> Value {
-        json!({
-            "model": self.model.identity(),
+    pub(super) fn parameters(&self) -> Result<Value> {
+        Ok(json!({
+            "model": self.model.identity()?,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
-        })
+        }))
     }
 
     pub(super) fn inputs(&self) -> Vec<StageId> {
@@ -551,9 +563,7 @@ pub(super) fn read_embeddings(stage: &Finished) -> Result<Vec<Vec<f32>>> {
 
 /// The stage that another one reads, which the grid has run before.
 pub(super) fn finished(store: &Store, id: &StageId) -> Result<Finished> {
-    store
-        .find(id)?
-        .ok_or_else(|| Error::new(format!("stage `{id}` is not in the store")).help("run the whole grid again"))
+    store.take(id)
 }
 
 /// Name of the file that says what was known of a split.

@@ -1,53 +1,101 @@
 //! Finished stages on disk: complete or absent, never in between.
 
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::Write,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::{self, File, TryLockError},
+    io::{self, Write},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::identity::StageId;
+use super::{
+    identity::StageId,
+    manifest::{Look, MANIFEST, Manifest, files_below, hash_file, look},
+    remembered::Remembered,
+};
 use crate::{Error, Result, error::IoContext};
-
-const MANIFEST: &str = "manifest.json";
 
 /// The store's folder, in the folder of results.
 pub const STORE: &str = "stages";
+/// Folder of locks, in the store.
+pub(super) const LOCKS: &str = "locks";
+/// Folder of damaged stages, in the store.
+pub(super) const QUARANTINE: &str = "quarantine";
+/// How the folder of a stage in the making begins; its identity and a random word follow.
+pub(super) const MAKING: &str = ".making-";
 
 /// A folder of finished stages, one folder each. Several processes may share it.
 ///
 /// A stage is written under a temporary name; its manifest, which holds the hash of every file, is written last; then the folder is
 /// renamed. A folder without a manifest does not exist for anybody.
+///
+/// Looking at a stage ([`find`](Self::find)) compares sizes and times of change with those of the last time that its bytes were hashed;
+/// using it ([`take`](Self::take), [`begin`](Self::begin)) hashes them. Looking moves nothing: a damaged stage is put into quarantine by
+/// whoever holds its lock and has looked again.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    /// Where new stages go when the store itself cannot be written.
+    aside: Option<Arc<tempfile::TempDir>>,
+    // Says that a process is at work in the store. Absent where the store cannot be written.
+    user: Option<Arc<File>>,
+    remembered: Arc<Mutex<Remembered>>,
+    /// Damaged stages that have been spoken of.
+    told: Arc<Mutex<BTreeSet<StageId>>>,
+    tell: Tell,
 }
 
-/// What is recorded about a finished stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
-    /// Identity of the stage.
-    pub id: StageId,
-    /// Everything the identity was made from.
-    pub parameters: Value,
-    /// Small results that a plan needs without opening files.
-    pub summary: Value,
-    /// BLAKE3 of every file.
-    pub files: BTreeMap<String, String>,
-    /// Version of w2s.
-    pub version: String,
-    /// Commit of w2s, or `unknown`.
-    pub commit: String,
-    /// The device it ran on.
-    pub device: String,
-    /// Wall time in seconds.
-    pub seconds: f64,
-    /// When it was finished, seconds since 1970.
-    pub finished: u64,
+/// What a store does on the way that a user should know.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Notice {
+    /// A stage does not match its manifest, and will be made again.
+    Damaged {
+        /// Which.
+        stage: StageId,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A damaged stage was moved.
+    Quarantined {
+        /// Which.
+        stage: StageId,
+        /// What is wrong with it.
+        reason: String,
+        /// Where it is now.
+        folder: PathBuf,
+    },
+    /// Another process makes a stage that is needed.
+    Waiting(StageId),
+    /// That process has ended.
+    Resumed(StageId),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged { stage, reason } => write!(f, "stage `{stage}` is damaged and counts as not done: {reason}"),
+            Self::Quarantined { stage, reason, folder } => {
+                write!(f, "stage `{stage}` was damaged and is now in {}: {reason}", folder.display())
+            }
+            Self::Waiting(stage) => write!(f, "waiting for another process that makes stage `{stage}`"),
+            Self::Resumed(stage) => write!(f, "the other process that made stage `{stage}` has ended"),
+        }
+    }
+}
+
+type Listener = dyn Fn(&Notice) + Send + Sync;
+
+/// Whom the store tells.
+#[derive(Clone)]
+struct Tell(Arc<Listener>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tell")
+    }
 }
 
 /// A finished stage.
@@ -64,7 +112,25 @@ impl Finished {
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+
+    /// Path of one of its files, whose bytes are now what the manifest says.
+    ///
+    /// # Errors
+    /// They are not, or cannot be read.
+    pub fn checked(&self, name: &str) -> Result<PathBuf> {
+        let path = self.file(name);
+        if self.manifest.files.get(name) == Some(&hash_file(&path)?) {
+            return Ok(path);
+        }
+        if let Some(root) = self.folder.parent() {
+            Remembered::open(Store::memory_in(root)).set(self.manifest.id.as_str(), "-");
+        }
+        Err(Error::new("the file is not the one that was written").in_file(path).help(AGAIN))
+    }
 }
+
+/// What helps when a stage that was there turns out to be damaged.
+const AGAIN: &str = "run the same command again: the stage is put into quarantine and made anew";
 
 /// What [`Store::begin`] found.
 #[derive(Debug)]
@@ -86,18 +152,73 @@ pub struct Workspace {
     _lock: File,
 }
 
+/// What an unused store would give back.
+#[derive(Debug, Default, PartialEq)]
+pub struct Leftovers {
+    /// Folders of stages whose makers are dead, temporary files of dead writers.
+    pub paths: Vec<PathBuf>,
+    /// Locks that nobody holds.
+    pub locks: Vec<PathBuf>,
+}
+
 impl Store {
-    /// Opens a store, making the folder if it is not there.
+    /// Opens a store to work in, making the folder if it is not there. What killed processes left behind is removed, if no other process is
+    /// at work in it.
     ///
     /// # Errors
     /// A folder that cannot be made or written.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let store = Self::enter(root.into())?;
+        store.sweep();
+        Ok(store)
+    }
+
+    /// Opens a store to look into, in which nothing is changed but by [`begin`](Self::begin): a folder that cannot be written, or is not
+    /// there, is as good as any. New stages then go into a temporary folder, which is removed with the store.
+    ///
+    /// # Errors
+    /// No temporary folder can be made.
+    pub fn open_to_look(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        for folder in [&root, &root.join("locks")] {
+        if let Ok(store) = Self::enter(root.clone()) {
+            return Ok(store);
+        }
+        let aside = tempfile::Builder::new().prefix("w2s-").tempdir();
+        let aside = aside.path("create a temporary folder", std::env::temp_dir()).map_err(|error| {
+            error.or_help("set TMPDIR to a folder that can be written, or choose another folder with `--results DIR`")
+        })?;
+        let locks = aside.path().join(LOCKS);
+        fs::create_dir_all(&locks).path("create a temporary folder", &locks)?;
+        Ok(Self::at(root, Some(Arc::new(aside))))
+    }
+
+    fn enter(root: PathBuf) -> Result<Self> {
+        for folder in [&root, &root.join(LOCKS)] {
             fs::create_dir_all(folder).path("create the results folder", folder).map_err(choose_another)?;
         }
         writable(&root)?;
-        Ok(Self { root })
+        let mut store = Self::at(root, None);
+        let path = store.lock_path("store");
+        let user = open_lock(&path)?;
+        user.lock_shared().path("take the lock of the store", &path)?;
+        store.user = Some(Arc::new(user));
+        Ok(store)
+    }
+
+    fn at(root: PathBuf, aside: Option<Arc<tempfile::TempDir>>) -> Self {
+        let remembered = Arc::new(Mutex::new(Remembered::open(Self::memory_in(&root))));
+        Self { root, aside, user: None, remembered, told: Arc::default(), tell: Tell(Arc::new(|_| {})) }
+    }
+
+    /// Where the store keeps what it [knows](Self::known).
+    fn memory_in(root: &Path) -> PathBuf {
+        root.join(LOCKS).join("remembered")
+    }
+
+    /// Tells `listener` what happens on the way.
+    pub fn telling(mut self, listener: impl Fn(&Notice) + Send + Sync + 'static) -> Self {
+        self.tell = Tell(Arc::new(listener));
+        self
     }
 
     /// The store's folder.
@@ -105,37 +226,116 @@ impl Store {
         &self.root
     }
 
-    /// A finished stage, if it is there and whole. A damaged one is put into quarantine and counts as absent.
+    /// Whether new stages are kept.
+    pub fn keeps(&self) -> bool {
+        self.aside.is_none()
+    }
+
+    /// Where new stages go.
+    fn workshop(&self) -> &Path {
+        self.aside.as_ref().map_or(&self.root, |aside| aside.path())
+    }
+
+    fn lock_path(&self, name: &str) -> PathBuf {
+        self.workshop().join(LOCKS).join(format!("{name}.lock"))
+    }
+
+    /// What was found out before about `key`, which says everything that the answer depends on and holds no space.
+    pub fn known(&self, key: &str) -> Option<String> {
+        lock(&self.remembered).get(key).map(str::to_owned)
+    }
+
+    /// Remembers what was found out about `key`: one line, for this and later looks. Costs nothing but another look if it is lost.
+    pub fn learn(&self, key: &str, answer: &str) {
+        lock(&self.remembered).set(key, answer);
+    }
+
+    /// Forgets that a stage's bytes were right.
+    pub(super) fn forget(&self, id: &StageId) {
+        self.learn(id.as_str(), "-");
+    }
+
+    /// Looks at a stage; with `bytes`, whatever is remembered.
+    pub(super) fn look(&self, id: &StageId, bytes: bool) -> Result<(PathBuf, Look)> {
+        let known = |stamp: &str| !bytes && self.known(id.as_str()).is_some_and(|known| known == stamp);
+        let learn = |stamp: &str| self.learn(id.as_str(), stamp);
+        let folder = self.root.join(id.as_str());
+        match (look(&folder, id, known, learn)?, &self.aside) {
+            (Look::Absent | Look::Damaged(_), Some(aside)) if aside.path().join(id.as_str()).exists() => {
+                let folder = aside.path().join(id.as_str());
+                Ok((folder.clone(), look(&folder, id, known, |_| {})?))
+            }
+            (found, _) => Ok((folder, found)),
+        }
+    }
+
+    /// A finished stage, if it is there and, by sizes and times of change, as it was when its bytes were hashed last; they are hashed now
+    /// if they never were. A damaged one counts as absent, and the listener is told.
     ///
     /// # Errors
-    /// A folder that cannot be read or moved.
+    /// Files that cannot be read.
     pub fn find(&self, id: &StageId) -> Result<Option<Finished>> {
-        let folder = self.root.join(id.as_str());
-        if !folder.exists() {
-            return Ok(None);
+        Ok(match self.look(id, false)? {
+            (_, Look::Absent) => None,
+            (folder, Look::Whole(manifest)) => Some(Finished { folder, manifest: *manifest }),
+            (_, Look::Damaged(reason)) => {
+                self.forget(id);
+                if lock(&self.told).insert(id.clone()) {
+                    (self.tell.0)(&Notice::Damaged { stage: id.clone(), reason });
+                }
+                None
+            }
+        })
+    }
+
+    /// A finished stage that is about to be used: its bytes are what the manifest says. A damaged one is put into quarantine.
+    ///
+    /// # Errors
+    /// It is not there or damaged, or cannot be read.
+    pub fn take(&self, id: &StageId) -> Result<Finished> {
+        match self.look(id, true)? {
+            (folder, Look::Whole(manifest)) => Ok(Finished { folder, manifest: *manifest }),
+            (folder, Look::Absent) => Err(Error::new(format!("stage `{id}` was there and is gone"))
+                .in_file(folder)
+                .help("run the same command again: the stage is made anew")),
+            (folder, Look::Damaged(reason)) => {
+                self.forget(id);
+                // Whoever holds the lock is about to find out the same, or has remade the stage.
+                if let Some(_lock) = self.try_lock(id)? {
+                    self.make_way(id)?;
+                }
+                Err(Error::new(format!("stage `{id}` is damaged: {reason}")).in_file(folder).help(AGAIN))
+            }
         }
-        match read_manifest(&folder).and_then(|manifest| verify(&folder, &manifest).map(|()| manifest)) {
-            Ok(manifest) => Ok(Some(Finished { folder, manifest })),
-            Err(reason) => {
-                self.quarantine(&folder, &reason)?;
+    }
+
+    /// A finished stage, or `None` once nothing stands where it belongs: a damaged one is put into quarantine. The caller holds the lock.
+    fn make_way(&self, id: &StageId) -> Result<Option<Finished>> {
+        match self.look(id, true)? {
+            (_, Look::Absent) => Ok(None),
+            (folder, Look::Whole(manifest)) => Ok(Some(Finished { folder, manifest: *manifest })),
+            (folder, Look::Damaged(reason)) => {
+                if self.keeps() {
+                    self.quarantine(id, &folder, reason)?;
+                }
                 Ok(None)
             }
         }
     }
 
-    fn quarantine(&self, folder: &Path, reason: &Error) -> Result<()> {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let shelf = self.root.join("quarantine");
+    fn quarantine(&self, id: &StageId, folder: &Path, reason: String) -> Result<()> {
+        let shelf = self.root.join(QUARANTINE);
         fs::create_dir_all(&shelf).path("create the quarantine folder", &shelf)?;
-        let target = (0..).map(|n| shelf.join(format!("{name}.{n}"))).find(|path| !path.exists()).unwrap_or_default();
+        let target = (0..).map(|n| shelf.join(format!("{id}.{n}"))).find(|path| !path.exists()).unwrap_or_default();
         match fs::rename(folder, &target) {
             Ok(()) => {}
-            // Another process was faster.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error).path("put a damaged stage into quarantine", folder),
         }
+        self.forget(id);
         // The reason is a courtesy to whoever looks; the stage is out of the way in any case.
         let _ = fs::write(target.join("reason.txt"), format!("{reason}\n"));
+        (self.tell.0)(&Notice::Quarantined { stage: id.clone(), reason, folder: target });
         Ok(())
     }
 
@@ -144,31 +344,187 @@ impl Store {
     /// # Errors
     /// A store that cannot be written.
     pub fn begin(&self, id: &StageId) -> Result<Begin> {
-        let path = self.root.join("locks").join(format!("{id}.lock"));
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .path("open the lock of a stage", &path)?;
-        lock.lock().path("take the lock of a stage", &path)?;
-        if let Some(finished) = self.find(id)? {
+        let lock = match self.try_lock_for_a_moment(id)? {
+            Some(lock) => lock,
+            None => {
+                (self.tell.0)(&Notice::Waiting(id.clone()));
+                let path = self.lock_path(id.as_str());
+                let lock = open_lock(&path)?;
+                lock.lock().path("take the lock of a stage", &path)?;
+                (self.tell.0)(&Notice::Resumed(id.clone()));
+                lock
+            }
+        };
+        if let Some(finished) = self.make_way(id)? {
             return Ok(Begin::Finished(Box::new(finished)));
         }
         // We hold the lock, so whoever began this stage before is dead.
-        let prefix = format!(".making-{id}-");
-        for entry in fs::read_dir(&self.root).path("read the results folder", &self.root)?.flatten() {
+        let root = self.workshop();
+        let prefix = format!("{MAKING}{id}-");
+        for entry in fs::read_dir(root).path("read the results folder", root)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(&prefix) {
                 fs::remove_dir_all(entry.path()).path("remove what a killed process left behind", entry.path())?;
             }
         }
-        let folder = tempfile::Builder::new()
-            .prefix(&prefix)
-            .tempdir_in(&self.root)
-            .path("create a folder for a stage", &self.root)?;
-        let target = self.root.join(id.as_str());
+        let folder =
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(root).path("create a folder for a stage", root)?;
+        let target = root.join(id.as_str());
         Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), _lock: lock }))
     }
+
+    /// As [`begin`](Self::begin), for a stage that is looked at rather than used: its bytes are not hashed again.
+    ///
+    /// # Errors
+    /// As of [`begin`](Self::begin).
+    pub fn find_or_begin(&self, id: &StageId) -> Result<Begin> {
+        match self.find(id)? {
+            Some(finished) => Ok(Begin::Finished(Box::new(finished))),
+            None => self.begin(id),
+        }
+    }
+
+    /// Whether another process makes this stage at present.
+    ///
+    /// # Errors
+    /// A lock that cannot be opened.
+    pub fn is_busy(&self, id: &StageId) -> Result<bool> {
+        Ok(self.try_lock(id)?.is_none())
+    }
+
+    /// The lock of a stage, unless another process makes it: who only asks whether it [is busy](Self::is_busy) holds it for a moment.
+    fn try_lock_for_a_moment(&self, id: &StageId) -> Result<Option<File>> {
+        for _ in 0..10 {
+            if let Some(lock) = self.try_lock(id)? {
+                return Ok(Some(lock));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Ok(None)
+    }
+
+    /// The lock of a stage, unless another process holds it.
+    fn try_lock(&self, id: &StageId) -> Result<Option<File>> {
+        let path = self.lock_path(id.as_str());
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).path("take the lock of a stage", &path),
+        }
+    }
+
+    /// Runs `work` while no other process is at work in the store, or not at all. Other processes that open it wait meanwhile.
+    ///
+    /// # Errors
+    /// Those of `work`, or a lock that cannot be taken.
+    pub fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let path = self.lock_path("store");
+        // A lock that is held is not converted: what happens to it in that is up to the system.
+        user.unlock().path("release the lock of the store", &path)?;
+        let done = match user.try_lock() {
+            Ok(()) => work().map(Some),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).path("take the lock of the store", &path),
+        };
+        user.unlock().and_then(|()| user.lock_shared()).path("take the lock of the store", &path)?;
+        done
+    }
+
+    /// Removes what killed processes left behind, unless another process is at work in the store. What cannot be removed stays.
+    pub fn sweep(&self) {
+        // Nobody needs it, and nobody is hindered by it.
+        let _ = self.alone(|| self.leftovers()?.remove());
+    }
+
+    /// What killed processes left behind; to be asked [`alone`](Self::alone), or it lists what live processes hold.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn leftovers(&self) -> Result<Leftovers> {
+        let mut left = Leftovers::default();
+        // Versions before there was a lock of the store hold that of their stage alone.
+        let is_free = |id: &str| id.parse::<StageId>().is_ok_and(|id| self.is_busy(&id).is_ok_and(|busy| !busy));
+        for (name, path) in entries(&self.root)? {
+            let made = name.strip_prefix(MAKING).and_then(|name| name.rsplit_once('-'));
+            if made.is_some_and(|(id, _)| is_free(id)) || is_temporary(&name, &path) {
+                left.paths.push(path);
+            }
+        }
+        for (name, path) in entries(&self.root.join(LOCKS))? {
+            let stage = name.strip_suffix(".lock").filter(|stage| *stage != "store");
+            if is_temporary(&name, &path) {
+                left.paths.push(path);
+            } else if stage.is_some_and(is_free) {
+                left.locks.push(path);
+            }
+        }
+        // Beside the store are the results of grids; beside a folder of another name, anything.
+        let results = self.root.parent().filter(|_| self.root.file_name().is_some_and(|name| name == STORE));
+        for (_, grid) in results.map(entries).transpose()?.unwrap_or_default() {
+            let shelves = entries(&grid.join("earlier"))?.into_iter().map(|(_, shelf)| shelf);
+            let of_grid = |folder: &PathBuf| ["results.csv", "grid.json"].iter().any(|file| folder.join(file).exists());
+            for folder in [grid].into_iter().chain(shelves).filter(of_grid) {
+                let files = entries(&folder)?.into_iter().filter(|(name, path)| is_temporary(name, path));
+                left.paths.extend(files.map(|(_, path)| path));
+            }
+        }
+        Ok(left)
+    }
+}
+
+impl Leftovers {
+    /// Removes it all.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        for path in self.paths.iter().chain(&self.locks) {
+            remove(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file, or a folder with all that is in it; it may be gone already.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.path("remove what is no longer needed", path),
+    }
+}
+
+/// Names and paths of what is in a folder, in order; of none, nothing.
+pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let read = match fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Vec::new()),
+        read => read.path("read a folder of results", folder)?,
+    };
+    let mut found: Vec<_> =
+        read.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Whether this is a temporary file of [`write_atomically`].
+fn is_temporary(name: &str, path: &Path) -> bool {
+    let random = name.strip_prefix(".tmp").filter(|random| random.len() == 6);
+    random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_alphanumeric())) && path.is_file()
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let file = match File::options().create(true).truncate(false).write(true).open(path) {
+        // The lock of another user can be taken all the same.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => File::open(path),
+        file => file,
+    };
+    file.path("open a lock", path)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Workspace {
@@ -203,15 +559,13 @@ impl Workspace {
                 .map_or(0, |since| since.as_secs()),
         };
         let path = folder.join(MANIFEST);
-        let text = serde_json::to_string_pretty(&manifest)
+        let text = manifest
+            .sealed()
             .map_err(|error| Error::new(format!("cannot write a manifest: {error}")).in_file(&path))?;
         let mut file = File::create(&path).path("write a manifest", &path)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).path("write a manifest", &path)?;
-        match fs::rename(folder, &self.target) {
-            Ok(()) => {}
-            // A folder is in the way that `find` did not know: only a damaged one can be, and it has been moved by now.
-            Err(error) => return Err(error).path("put a finished stage into its place", &self.target),
-        }
+        // Whatever stood in the way was moved when the lock was taken.
+        fs::rename(folder, &self.target).path("put a finished stage into its place", &self.target)?;
         if let Some(parent) = self.target.parent() {
             File::open(parent).and_then(|dir| dir.sync_all()).path("write the results folder to disk", parent)?;
         }
@@ -219,47 +573,6 @@ impl Workspace {
         let _ = self.folder.keep();
         Ok(Finished { folder: self.target, manifest })
     }
-}
-
-fn read_manifest(folder: &Path) -> Result<Manifest> {
-    let path = folder.join(MANIFEST);
-    let text = fs::read_to_string(&path).path("read the manifest of a stage", &path)?;
-    serde_json::from_str(&text).map_err(|error| Error::new(format!("damaged manifest: {error}")).in_file(path))
-}
-
-fn verify(folder: &Path, manifest: &Manifest) -> Result<()> {
-    for (name, expected) in &manifest.files {
-        let path = folder.join(name);
-        if hash_file(&path)? != *expected {
-            return Err(Error::new("the file is not the one that was written").in_file(path));
-        }
-    }
-    Ok(())
-}
-
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).path("read a stage's folder", folder)? {
-        let path = entry.path("read a stage's folder", folder)?.path();
-        if path.is_dir() {
-            found.extend(files_below(&path)?);
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// BLAKE3 of a file, in hexadecimal.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn hash_file(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).path("read a file", path)?;
-    hasher.update_reader(file).path("read a file", path)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Whether files can be made in a folder of results.
@@ -271,7 +584,7 @@ pub fn writable(folder: &Path) -> Result<()> {
 }
 
 fn choose_another(error: Error) -> Error {
-    error.help("choose another folder with `--results DIR`, or make this one writable")
+    error.or_help("choose another folder with `--results DIR`, or make this one writable")
 }
 
 /// Writes a file so that a reader sees the old one or the new one, whatever happens in between.
@@ -333,6 +646,8 @@ mod tests {
         assert!(store.find(&id()).unwrap().is_none());
         let left = fs::read_dir(folder.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name() != "locks").count();
         assert_eq!(left, 0);
+        store.sweep();
+        assert_eq!(store.leftovers().unwrap(), Leftovers::default());
     }
 
     #[test]
@@ -345,15 +660,200 @@ mod tests {
         assert!(!left.exists());
     }
 
+    /// What a store said.
+    fn listen(store: Store) -> (Store, Arc<Mutex<Vec<String>>>) {
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = said.clone();
+        (store.telling(move |notice| heard.lock().unwrap().push(notice.to_string())), said)
+    }
+
+    fn rewrite(path: &Path, from: &str, to: &str) {
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(from), "no `{from}` in {text}");
+        fs::write(path, text.replacen(from, to, 1)).unwrap();
+    }
+
     #[test]
-    fn a_flipped_byte_is_noticed_and_the_stage_made_again() {
+    fn what_does_not_match_its_manifest_is_noticed_said_and_made_again() {
+        type Damage = (&'static str, fn(&Path));
+        let damages: [Damage; 10] = [
+            ("`a.csv` is not the file", |stage| fs::write(stage.join("a.csv"), "1,3\n").unwrap()),
+            ("`a.csv` is not the file", |stage| fs::write(stage.join("a.csv"), "").unwrap()),
+            ("`a.csv` is missing", |stage| fs::remove_file(stage.join("a.csv")).unwrap()),
+            ("`manifest.json` is missing", |stage| fs::remove_file(stage.join(MANIFEST)).unwrap()),
+            ("manifest is damaged", |stage| fs::write(stage.join(MANIFEST), "{").unwrap()),
+            ("manifest is damaged", |stage| fs::write(stage.join(MANIFEST), [0xff, 0xfe]).unwrap()),
+            ("not the one that was written", |stage| rewrite(&stage.join(MANIFEST), "\"cpu\"", "\"gpu\"")),
+            ("not the one that was written", |stage| {
+                rewrite(&stage.join(MANIFEST), "\"commit\": \"", "\"commit\": \"0")
+            }),
+            ("not the one that was written", |stage| rewrite(&stage.join(MANIFEST), "\"rows\": 1", "\"rows\": 2")),
+            ("not the one that was written", |stage| rewrite(&stage.join(MANIFEST), "\"n\": 1", "\"n\": 2")),
+        ];
+        for (says, damage) in damages {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, said) = listen(Store::open(folder.path()).unwrap());
+            let stage = make(&store);
+            assert!(store.find(&id()).unwrap().is_some());
+            damage(&stage.folder);
+            assert!(store.find(&id()).unwrap().is_none(), "{says}");
+            assert!(stage.folder.exists(), "a look moves nothing: {says}");
+            make(&store);
+            assert!(store.find(&id()).unwrap().is_some(), "{says}");
+            assert!(folder.path().join("quarantine").join(format!("{}.0", id())).join("reason.txt").exists());
+            let said = said.lock().unwrap();
+            let [damaged, moved] = &said[..] else { panic!("{said:?}") };
+            assert!(damaged.contains(says) && moved.contains(says) && moved.contains("quarantine"), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_without_a_hash_is_as_good_but_for_what_its_identity_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let path = make(&store).file(MANIFEST);
+        let mut old: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(old.as_object_mut().unwrap().remove("hash").is_some());
+        fs::write(&path, serde_json::to_string_pretty(&old).unwrap()).unwrap();
+        assert!(store.find(&id()).unwrap().is_some() && store.take(&id()).is_ok());
+        old["parameters"]["n"] = 2.into();
+        fs::write(&path, serde_json::to_string_pretty(&old).unwrap()).unwrap();
+        assert!(store.find(&id()).unwrap().is_none());
+        // And the stage of another identity under this name.
+        old["parameters"]["n"] = 1.into();
+        let other = StageId::new("test", 1, &json!({"n": 2}));
+        fs::create_dir(folder.path().join(other.as_str())).unwrap();
+        fs::write(folder.path().join(other.as_str()).join(MANIFEST), serde_json::to_string(&old).unwrap()).unwrap();
+        assert!(store.find(&other).unwrap().is_none());
+    }
+
+    /// A file that cannot be read, for whomever the tests run: a link to itself.
+    #[cfg(unix)]
+    fn unreadable(path: &Path) {
+        fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink(path.file_name().unwrap(), path).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_stays_where_it_is() {
+        for name in ["a.csv", MANIFEST] {
+            let folder = tempfile::tempdir().unwrap();
+            let (store, said) = listen(Store::open(folder.path()).unwrap());
+            let path = make(&store).file(name);
+            unreadable(&path);
+            let errors =
+                [store.find(&id()).unwrap_err(), store.take(&id()).unwrap_err(), store.begin(&id()).unwrap_err()];
+            for error in errors {
+                assert_eq!(error.place().unwrap().file, path, "{error}");
+                assert!(
+                    error.message().contains("left as it is") && error.remedy().unwrap().contains("remove"),
+                    "{error}"
+                );
+            }
+            assert!(fs::symlink_metadata(&path).is_ok() && !folder.path().join("quarantine").exists());
+            assert_eq!(*said.lock().unwrap(), [""; 0]);
+        }
+        // A stage that lies on a disk that is not there.
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join(id().as_str())).unwrap();
+        assert!(store.find(&id()).unwrap_err().remedy().unwrap().contains("mount"));
+    }
+
+    #[test]
+    fn a_look_hashes_once_and_a_use_always() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let stage = make(&store);
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        let hashed = |store: &Store| {
+            let known = |stamp: &str| store.known(id().as_str()).is_some_and(|known| known == stamp);
+            let asked = std::cell::Cell::new(false);
+            let found = look(&stage.folder, &id(), known, |_| asked.set(true)).unwrap();
+            assert!(matches!(found, Look::Whole(_)));
+            asked.get()
+        };
+        assert!(hashed(&store));
+        assert!(store.find(&id()).unwrap().is_some());
+        assert_eq!(hashed(&store), cfg!(not(unix)));
+        // It is remembered beside the store, whoever opens it.
+        assert_eq!(hashed(&Store::open(folder.path()).unwrap()), cfg!(not(unix)));
+        // Bytes that go bad without a trace are found when they are used, and then no look is satisfied with less.
+        store.forget(&id());
+        assert!(hashed(&store));
+        fs::write(stage.file("a.csv"), "1,3\n").unwrap();
+        assert!(stage.checked("a.csv").unwrap_err().remedy().unwrap().contains("again"));
+        let error = store.take(&id()).unwrap_err();
+        assert!(error.message().contains("damaged") && error.remedy().unwrap().contains("again"), "{error}");
+        assert!(!stage.folder.exists() && store.take(&id()).unwrap_err().message().contains("gone"));
+    }
+
+    #[test]
+    fn a_damaged_stage_that_another_process_is_remaking_is_left_to_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let stage = make(&store);
         fs::write(stage.file("a.csv"), "1,3\n").unwrap();
-        assert!(store.find(&id()).unwrap().is_none());
-        assert!(folder.path().join("quarantine").join(format!("{}.0", id())).join("reason.txt").exists());
-        make(&store);
+        let lock = store.try_lock(&id()).unwrap();
+        assert!(store.is_busy(&id()).unwrap());
+        assert!(store.take(&id()).is_err());
+        assert!(stage.folder.exists());
+        drop(lock);
+        assert!(!store.is_busy(&id()).unwrap());
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_can_be_looked_into() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let store = Store::open_to_look(file.join("stages")).unwrap();
+        assert!(!store.keeps() && store.find(&id()).unwrap().is_none());
+        let made = make(&store);
+        assert!(made.file("a.csv").exists() && store.find(&id()).unwrap().is_some());
+        assert!(matches!(store.begin(&id()).unwrap(), Begin::Finished(_)));
+        drop(store);
+        assert!(!made.folder.exists());
+        assert!(Store::open_to_look(folder.path().join("stages")).unwrap().keeps());
+    }
+
+    #[test]
+    fn leftovers_go_when_nobody_is_at_work_and_nothing_else_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join(STORE);
+        let store = Store::open(&root).unwrap();
+        let stage = make(&store);
+        let grid = folder.path().join("grid");
+        let earlier = grid.join("earlier/0");
+        fs::create_dir_all(&earlier).unwrap();
+        fs::create_dir_all(folder.path().join("other")).unwrap();
+        let left = [
+            root.join(".tmpAb12xy"),
+            grid.join(".tmpAb12xy"),
+            earlier.join(".tmp000000"),
+            root.join(LOCKS).join("x.lock"),
+            root.join(".making-test-0-abcdef"),
+        ];
+        let kept = [
+            stage.file("a.csv"),
+            grid.join("results.csv"),
+            earlier.join("results.csv"),
+            grid.join(".tmpold"),
+            // No results of a grid.
+            folder.path().join("other/.tmpAb12xy"),
+        ];
+        for path in left[..4].iter().chain(&kept) {
+            fs::write(path, "1,2\n").unwrap();
+        }
+        fs::create_dir(&left[4]).unwrap();
+        let other = Store::open(&root).unwrap();
+        store.sweep();
+        assert!(left.iter().all(|path| path.exists()), "somebody else is at work");
+        drop(other);
+        store.sweep();
+        assert_eq!(left.iter().filter(|path| path.exists()).count(), 0);
+        assert!(kept.iter().all(|path| path.exists()), "{kept:?}");
         assert!(store.find(&id()).unwrap().is_some());
     }
 
@@ -363,6 +863,8 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         fs::create_dir(folder.path().join(id().as_str())).unwrap();
         assert!(store.find(&id()).unwrap().is_none());
+        make(&store);
+        assert!(store.find(&id()).unwrap().is_some());
     }
 
     #[test]
@@ -376,7 +878,7 @@ mod tests {
                     Begin::Ours(workspace) => {
                         made.fetch_add(1, Ordering::SeqCst);
                         fs::write(workspace.folder().join("a"), "x").unwrap();
-                        workspace.finish(json!({}), json!({}), "cpu").unwrap();
+                        workspace.finish(json!({"n": 1}), json!({}), "cpu").unwrap();
                     }
                     Begin::Finished(_) => {}
                 });

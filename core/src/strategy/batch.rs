@@ -118,17 +118,6 @@ impl Pool {
     pub fn classes(&self) -> usize {
         self.weak.first().map_or(0, Vec::len)
     }
-
-    /// Refuses tasks with more than two classes, for a method that is defined on two; `remedy` is the sentence's second half.
-    ///
-    /// # Errors
-    /// A sentence for [`StudentLoss::prepare`](super::StudentLoss::prepare).
-    pub fn require_binary(&self, remedy: &str) -> Result<(), String> {
-        match self.classes() {
-            2 => Ok(()),
-            other => Err(format!("it is defined for two classes and this task has {other}; {remedy}")),
-        }
-    }
 }
 
 /// What a strategy needs from the engine. A method pays for what its parts declare and for nothing else.

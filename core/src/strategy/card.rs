@@ -4,7 +4,9 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
+use super::settings::settled;
 use crate::{Error, Result};
 
 /// Which of the four traits a strategy implements.
@@ -62,6 +64,8 @@ pub struct Card {
     pub paper: &'static str,
     /// Raised when its behaviour changes, so that old results are kept apart.
     pub version: u32,
+    /// Choices, as parameter and JSON value, whose behaviour changed alone: each raises the version of configurations that make it.
+    pub changed: &'static [(&'static str, &'static str)],
     /// Parameters that were added after results existed: at their default they leave identities as they were.
     pub later: &'static [&'static str],
     /// Source file of the registration.
@@ -71,7 +75,7 @@ pub struct Card {
     /// JSON schema of its parameters.
     pub schema: fn() -> Schema,
     /// Its default configuration.
-    pub example: fn() -> serde_json::Value,
+    pub example: fn() -> Value,
     /// Reads its parameters as the concrete type, for an error that knows the exact place.
     pub probe: Probe,
 }
@@ -86,8 +90,9 @@ pub fn schema<T: JsonSchema>() -> Schema {
     schemars::SchemaGenerator::default().into_root_schema_for::<T>()
 }
 
+/// Null where the default does not serialise; an identity refuses that.
 #[doc(hidden)]
-pub fn example<T: Serialize + Default>() -> serde_json::Value {
+pub fn example<T: Serialize + Default>() -> Value {
     serde_json::to_value(T::default()).unwrap_or_default()
 }
 
@@ -107,7 +112,7 @@ pub struct Parameter {
     /// What it does, in the words of the field's doc comment.
     pub text: String,
     /// Its default.
-    pub default: serde_json::Value,
+    pub default: Value,
     /// Where the default comes from: the `Origin:` line of the field's doc comment.
     pub origin: String,
 }
@@ -155,18 +160,27 @@ impl Card {
             .collect()
     }
 
-    /// The parameters that enter an identity: a configured value without its name and without [`later`](Card::later) parameters
-    /// that stand at their default.
-    pub fn identity(&self, configured: &serde_json::Value) -> serde_json::Value {
+    /// What enters an identity: name, version, and a configured value's parameters without [`later`](Card::later) ones that stand at their
+    /// default.
+    ///
+    /// # Errors
+    /// A default that does not serialise, which the conformance suite refuses.
+    pub fn identity(&self, configured: &Value) -> Result<Value> {
         let defaults = (self.example)();
-        let mut kept = serde_json::Map::new();
-        for (name, value) in configured.as_object().into_iter().flatten() {
-            let added_later = self.later.contains(&name.as_str()) && defaults.get(name) == Some(value);
-            if name != "type" && !added_later {
-                kept.insert(name.clone(), value.clone());
-            }
+        if !defaults.is_object() {
+            return Err(Error::new(format!("the default of {} `{}` does not serialise", self.kind, self.name)));
         }
-        serde_json::json!({ "name": self.name, "version": self.version, "parameters": kept })
+        let later: Vec<(&str, Value)> =
+            self.later.iter().filter_map(|name| Some((*name, defaults.get(*name)?.clone()))).collect();
+        let mut parameters = settled(configured.clone(), &later);
+        parameters.as_object_mut().map(|parameters| parameters.remove("type"));
+        let made = |(name, value): &&(&str, &str)| {
+            configured
+                .get(*name)
+                .is_some_and(|made| serde_json::from_str::<Value>(value).is_ok_and(|value| value == *made))
+        };
+        let version = self.version + self.changed.iter().filter(made).count() as u32;
+        Ok(json!({ "name": self.name, "version": version, "parameters": parameters }))
     }
 }
 

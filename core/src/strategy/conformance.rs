@@ -180,7 +180,11 @@ fn card_is_complete(card: &Card, _: &Table) -> Outcome {
     }
     let known: Vec<String> = card.parameters().into_iter().map(|parameter| parameter.name).collect();
     match card.later.iter().find(|name| !known.iter().any(|known| known == *name)) {
-        Some(name) => Err(format!("`later` names `{name}`, which is no parameter")),
+        Some(name) => return Err(format!("`later` names `{name}`, which is no parameter")),
+        None => {}
+    }
+    match card.changed.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
+        Some((name, _)) => Err(format!("`changed` names `{name}`, which is no parameter")),
         None => Ok(()),
     }
 }
@@ -326,10 +330,13 @@ macro_rules! prepared {
         let mut strategy: Box<dyn $configured> = parsed($table)?;
         let needs = strategy.needs();
         let labels: &Labels = $labels;
-        match strategy.prepare(&pool(labels, &needs)) {
+        let classes = labels.first().map_or(2, Vec::len);
+        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs)).map_err(|refused| {
+            format!("prepare() refuses an ordinary data set of {classes} classes, which fits() is to say before: {refused}")
+        })) {
             Ok(()) => Some(strategy),
-            Err(_) if labels.first().is_some_and(|row| row.len() > 2) => None,
-            Err(message) => return Err(format!("prepare() refuses an ordinary data set: {message}")),
+            Err(_) if strategy.fits(classes).is_err() && classes > 2 => None,
+            Err(message) => return Err(message),
         }
     }};
 }
@@ -623,7 +630,19 @@ mod tests {
 
     fn card<T: JsonSchema + Serialize + Default + serde::de::DeserializeOwned>(kind: Kind, name: &'static str) -> Card {
         let (schema, example, probe) = (schema::<T>, example::<T>, probe::<T>);
-        Card { kind, name, paper: "original", version: 1, later: &[], file: "here", line: 1, schema, example, probe }
+        Card {
+            kind,
+            name,
+            paper: "original",
+            version: 1,
+            changed: &[],
+            later: &[],
+            file: "here",
+            line: 1,
+            schema,
+            example,
+            probe,
+        }
     }
 
     /// The names of the checks that fail, each once.

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Batch, ExampleId, Progress};
+use crate::ops;
 
 pub use neighbours::{Nearness, Neighbours, Points, nearest};
 pub use probe::{
@@ -39,7 +40,25 @@ pub fn softmax(logits: Tensor<2>) -> Tensor<2> {
 
 /// Sum over the columns: `[B, M]` to `[B]`.
 pub fn rows(terms: Tensor<2>) -> Tensor<1> {
-    terms.sum_dim(1).squeeze_dim::<1>(1)
+    row_sums(terms).squeeze_dim::<1>(1)
+}
+
+/// Sum over the columns: `[B, M]` to `[B, 1]`.
+///
+/// Unlike Burn's `sum_dim` it adds in the same order on every processor; so do [`rows`], [`total`] and [`mean`].
+pub fn row_sums(terms: Tensor<2>) -> Tensor<2> {
+    ops::sum_last(terms)
+}
+
+/// Sum of all elements, as `[1]`.
+pub fn total(values: Tensor<1>) -> Tensor<1> {
+    ops::total(values)
+}
+
+/// Mean of all elements, as `[1]`; NaN of none.
+pub fn mean(values: Tensor<1>) -> Tensor<1> {
+    let n = values.dims()[0];
+    total(values) / n as f64
 }
 
 /// Cross-entropy `[B]`: −Σₖ tₖ log softmax(z)ₖ. Linear in the targets, which need not sum to one.
@@ -59,7 +78,7 @@ pub fn reverse_cross_entropy(labels: Tensor<2>, logits: Tensor<2>, smoothing: f6
 pub fn distill_and_trust(logits: Tensor<2>, targets: Tensor<2>, tau: f64) -> Tensor<1> {
     let classes = logits.dims()[1];
     let (weak, own) = (targets.clone().narrow(1, 0, classes), targets.narrow(1, classes, classes));
-    let weight = weak.clone().sum_dim(1);
+    let weight = row_sums(weak.clone());
     let negative_entropy = rows(x_log_x(weak.clone())) - rows(x_log_x(weight));
     let divergence = negative_entropy + cross_entropy(weak, logits.clone() / tau);
     divergence * (tau * tau) + cross_entropy(own, logits)
@@ -126,17 +145,17 @@ pub fn temper(labels: Tensor<2>, temperature: f64) -> Tensor<2> {
     }
     let largest = labels.clone().max_dim(1).clamp_min(f32::MIN_POSITIVE);
     let powers = (labels / largest).powf_scalar(1.0 / temperature);
-    powers.clone() / powers.sum_dim(1)
+    powers.clone() / row_sums(powers)
 }
 
-/// Two-class labels moved so that their mean logit is zero: σ(logit y − mean logit y), y at least 1e-7.
+/// Two-class labels moved so that their mean logit is zero: σ(l − mean l), l = log(y₁ + 1e-7) − log(y₀ + 1e-7).
 ///
 /// Source: `balance_batch` of EleutherAI/w2s, `w2s/loss.py`.
 pub fn balance(labels: Tensor<2>) -> Tensor<2> {
     // Both columns, because 1 − y₁ has no digits left where y₁ is nearly 1.
-    let logs = labels.clamp_min(1e-7).log();
+    let logs = (labels + 1e-7).log();
     let logit = column(logs.clone(), 1) - column(logs, 0);
-    let mean = logit.clone().mean();
+    let mean = mean(logit.clone());
     binary(activation::sigmoid(logit - mean))
 }
 
@@ -245,7 +264,7 @@ pub fn warm_up_share(at: &Progress, share: f64) -> f64 {
 /// appear: exact to f32 for any concentration. Differentiable.
 pub fn dirichlet_kl_to_uniform(concentration: Tensor<2>) -> Tensor<1> {
     let classes = concentration.dims()[1];
-    let total = concentration.clone().sum_dim(1);
+    let total = row_sums(concentration.clone());
     let ln_gamma_k: f64 = (1..classes).map(|k| (k as f64).ln()).sum();
     let (of_total, psi) = dirichlet_terms(total);
     let (of_each, _) = dirichlet_terms(concentration);

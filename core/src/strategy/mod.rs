@@ -8,6 +8,7 @@ mod card;
 pub mod conformance;
 pub mod math;
 mod memory;
+mod settings;
 mod supervisor;
 
 use burn::tensor::Tensor;
@@ -15,6 +16,7 @@ use burn::tensor::Tensor;
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
 pub use memory::Memory;
+pub use settings::{Settings, whole};
 pub use supervisor::{Lab, Labels, Role, Split, Supervision};
 
 // What `register!` names, so that a plugin needs no further line.
@@ -56,6 +58,17 @@ impl Invalid {
     }
 }
 
+/// What a strategy that is defined on two classes answers in `fits`; `remedy` is the sentence's second half.
+///
+/// # Errors
+/// Any other number of classes.
+pub fn two_classes(classes: usize, remedy: &str) -> Result<(), String> {
+    match classes {
+        2 => Ok(()),
+        other => Err(format!("it is defined for two classes and this task has {other}; {remedy}")),
+    }
+}
+
 /// Turns the student's logits and the refined labels into a loss.
 ///
 /// Two steps, because some losses decide on the whole batch what each row's target is (the auxiliary confidence loss takes a
@@ -87,6 +100,14 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
     /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
     fn remark(&self, _memory: &mut Memory) -> Option<String> {
         None
+    }
+
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
     }
 
     /// Refuses parameters outside their range, before anything runs.
@@ -121,6 +142,14 @@ pub trait Selector: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -153,6 +182,14 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
         None
     }
 
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Refuses parameters outside their range, before anything runs.
     ///
     /// # Errors
@@ -175,6 +212,14 @@ pub trait Supervisor: std::fmt::Debug + Send + Sync {
     /// # Errors
     /// Whatever the laboratory refuses or fails at.
     fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision>;
+
+    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
+    ///
+    /// # Errors
+    /// A sentence for the user; [`two_classes`] has one.
+    fn fits(&self, _classes: usize) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Refuses parameters outside their range, before anything runs.
     ///
@@ -216,11 +261,12 @@ pub trait ConfiguredSupervisor: Supervisor {}
 ///
 /// The struct derives `Debug, Clone, Default, Serialize, Deserialize, JsonSchema` with `#[serde(default, deny_unknown_fields)]`;
 /// its doc comment is the card's text, and each field's doc comment ends in a line `Origin: …` that says where the default is from.
-/// `version = 2` marks a change of behaviour (old results are kept apart); `later = ["field"]` names parameters that were added
+/// `version = 2` marks a change of behaviour (old results are kept apart), `changed = [field = "value"]` one that only configurations with
+/// that value see; `later = ["field"]` names parameters that were added
 /// after results existed, so that their defaults leave old identities as they are.
 #[macro_export]
 macro_rules! register {
-    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, later = [$($later:expr),*])? $(,)?) => {
+    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(,)?) => {
         $crate::register!(@configured $kind $name $type);
         $crate::strategy::__private::inventory::submit! {
             $crate::strategy::Card {
@@ -228,6 +274,7 @@ macro_rules! register {
                 name: $name,
                 paper: $paper,
                 version: { #[allow(unused_mut, unused_assignments)] let mut version = 1u32; $(version = $version;)? version },
+                changed: &[$($((stringify!($choice), stringify!($value))),*)?],
                 later: &[$($($later),*)?],
                 file: file!(),
                 line: line!(),

@@ -101,6 +101,9 @@ pub struct SourceFile {
     /// SHA-256 of its bytes, in hexadecimal: what the hub calls a large file by.
     #[serde(default)]
     pub sha256: String,
+    /// The commit on the hub that it is a file of, if it came from there or from its cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Rows read from it.
     pub rows: u32,
 }
@@ -253,6 +256,16 @@ impl TaskData {
                 }));
             }
             self.counts.notes.push(message);
+        }
+        let trained = |class: usize| {
+            ["supervise", "transfer"].iter().filter_map(|part| self.counts.labels.get(*part)?.get(class)).sum::<usize>()
+        };
+        if self.classes() > 2
+            && let Some(empty) = (0..self.classes()).find(|class| trained(*class) == 0)
+        {
+            let hint = if empty == 0 { ": do the labels count from 1?" } else { "" };
+            let name = &self.class_names[empty];
+            self.counts.notes.push(format!("no example for training has the class `{name}`, number {empty}{hint}"));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::{format::Formatter, read::Dialect};
+use super::{format::Formatter, label::same_keys, read::Dialect};
 use crate::{
     Error, Result,
     error::{IoContext, Place},
@@ -34,9 +34,6 @@ pub struct Task {
     pub licence: String,
     /// Whom to cite for the data.
     pub citation: String,
-    /// The metric that tables show first. Default: `accuracy`.
-    #[serde(default)]
-    pub metric: Metric,
     /// Names of the classes, in the order of their indices. Empty only for a task without `label`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
@@ -48,6 +45,10 @@ pub struct Task {
     /// A minijinja expression; rows for which it is false are left out, before anything else happens to them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// Whether a row that makes no example (no label, a value that is missing) is an error. Otherwise such rows are left out, counted and
+    /// said, as long as they are few. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict: bool,
     /// Further names for columns: `new_name = "column"`, or a path such as `"question.stem"` into a nested column.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
@@ -76,17 +77,6 @@ struct TaskFile {
     text: String,
     /// Where the template is when it is not the file's own.
     template: Option<Place>,
-}
-
-/// A metric of a classification task.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// Share of examples whose most probable class is the right one.
-    #[default]
-    Accuracy,
-    /// Area under the ROC curve of the probability of class 1.
-    Auroc,
 }
 
 /// Where rows come from: exactly one of `hub`, `path`, `files` alone, or `world`.
@@ -171,7 +161,10 @@ pub enum LabelRule {
     Coin(CoinRule),
 }
 
-/// A column holds the class: a truth value (class 0 or 1), the number of the class, its name, or what `values` says.
+/// A column holds the class: what `values` says, the name of the class, its number, or a truth value (class 0 or 1).
+///
+/// `1`, `1.0` and `"1"` are one value, and so are `true` and `"True"`. A name counts before a number; a number whose class has the name of
+/// another number is refused.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnRule {
@@ -194,8 +187,9 @@ pub struct EqualsRule {
 
 /// One of several answers is shown; class 1 if it is the correct one.
 ///
-/// A coin decides whether it is the correct one, then, if not, a wrong one is drawn (no draw if there is only one). The template gets
-/// `answer` (the answer shown), `choices` (all of them) and `number` (the place of the answer among the choices, from 1).
+/// A coin decides whether it is the correct one, then, if not, a wrong one is drawn (no draw if there is only one other choice). What reads
+/// like the correct answer is never shown as a wrong one, and a choice that is null or empty is none. The template gets `answer` (the answer
+/// shown), `choices` (all of them) and `number` (the place of the answer among the choices, from 1).
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CoinRule {
@@ -205,7 +199,7 @@ pub struct CoinRule {
     /// Columns of wrong answers, or one column that holds a list of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wrong: Option<OneOrMany<String>>,
-    /// Columns of all answers, or one column that holds a list of them. Those that differ from the correct one are wrong.
+    /// Columns of all answers, or one column that holds a list of them. All but the correct one are wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choices: Option<OneOrMany<String>>,
     /// Column that says which choice is correct.
@@ -220,6 +214,21 @@ pub struct CoinRule {
     /// Whether the choices are put in random order (after the coin, before the wrong answer is drawn). Default: false.
     #[serde(default)]
     pub shuffle: bool,
+    /// What a wrong one of the `choices` is drawn from, which matters where one of them reads like the correct one. Default: `place` for
+    /// the order `eleuther`, `text` for the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draw: Option<Draw>,
+}
+
+/// What a wrong answer is drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Draw {
+    /// The choices at all other places, as most formats of EleutherAI/w2s have it. One that reads like the correct answer is passed over
+    /// for the next that does not, which no other row's draw depends on.
+    Place,
+    /// The choices that read differently, as openai/weak-to-strong has it.
+    Text,
 }
 
 /// How a language model is asked the same question in words, for few-shot prompts, self-labels and generation.
@@ -281,6 +290,9 @@ impl Task {
         let mut task: Self = toml::from_str(text).map_err(|cause| {
             let error = Error::new(cause.message().trim_end()).context("not a task");
             let error = match did_you_mean(cause.message()) {
+                _ if cause.message().starts_with("unknown field `metric`") => {
+                    error.help("leave it out: `w2s table --metric NAME` says what a table shows")
+                }
                 Some(help) => error.help(help),
                 None => error,
             };
@@ -346,6 +358,12 @@ impl Task {
 
     fn check(&self) -> Result<()> {
         Self::check_name(&self.name).map_err(|error| self.locate(&["name"], error))?;
+        let shown = [("title", &self.title), ("licence", &self.licence), ("citation", &self.citation)];
+        let shown = shown.into_iter().chain(self.classes.iter().map(|class| ("classes", class)));
+        if let Some((key, text)) = shown.into_iter().find(|(_, text)| text.contains(char::is_control)) {
+            let message = format!("`{}` cannot be shown in a table", text.escape_debug());
+            return Err(self.wrong(&[key], message).help("leave line ends and the like out"));
+        }
         self.check_source()?;
         self.check_splits()?;
         self.check_label()?;
@@ -403,6 +421,12 @@ impl Task {
             if names[..i].contains(name) {
                 return Err(self.wrong(&["splits"], format!("the split `{name}` is used twice")));
             }
+            if name.trim().is_empty() || name.contains(char::is_control) {
+                let message = format!("`{}` is not the name of a split", name.escape_debug());
+                return Err(self
+                    .wrong(&["splits"], message)
+                    .help("splits are called `train`, `validation`, `test`, …"));
+            }
         }
         if names.is_empty() || all.into_iter().flatten().any(|names| names.as_slice().is_empty()) {
             return Err(self.wrong(&["splits"], "a list of splits is empty"));
@@ -438,7 +462,13 @@ impl Task {
                         return Err(self.wrong(&["label", "column", "values", value], message).help(help));
                     }
                 }
-                Ok(())
+                match same_keys(&rule.values) {
+                    Some((first, second)) => {
+                        let message = format!("`{first}` and `{second}` are one value, and name two classes");
+                        Err(self.wrong(&["label", "column", "values"], message).help("leave one of them out"))
+                    }
+                    None => Ok(()),
+                }
             }
             LabelRule::Equals(rule) => {
                 if shown(&rule.value).is_none() {

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Row, Rows as Opened,
     definition::{nearest, quoted, shown},
+    label::{misnumbered, plain},
     read::Dialect,
     rows::InMemory as Rows,
 };
@@ -45,6 +46,21 @@ const LABELS: [&str; 14] = [
 ];
 /// Columns that explain the label would give it away.
 const EXPLANATIONS: [&str; 5] = ["explanation", "rationale", "reason", "justification", "solution"];
+/// What columns are called that tell where a row comes from.
+const ORIGINS: [&str; 12] = [
+    "split",
+    "split_type",
+    "source",
+    "source_id",
+    "dataset",
+    "domain",
+    "language",
+    "lang",
+    "author",
+    "annotator",
+    "date",
+    "licence",
+];
 /// Names of what is better, so that it becomes class 1.
 const POSITIVE: [&str; 12] = [
     "yes",
@@ -140,6 +156,8 @@ struct Column {
     missing: usize,
     /// Its values as text, up to [`MANY`].
     distinct: BTreeSet<String>,
+    /// Of a list: whether texts are in it.
+    texts: bool,
     /// Words of a value on average.
     words: f64,
     /// Something that it holds.
@@ -163,7 +181,7 @@ impl Kind {
             Value::Number(number) if number.is_i64() || number.is_u64() => Self::Integer,
             Value::Number(_) => Self::Number,
             Value::String(_) => Self::Text,
-            Value::Array(items) if items.iter().all(|item| shown(item).is_some()) => Self::List,
+            Value::Array(items) if items.iter().all(|item| shown(item).is_some() || item.is_null()) => Self::List,
             _ => Self::Other,
         }
     }
@@ -186,9 +204,16 @@ impl Column {
         self.name.rsplit('.').next().unwrap_or_default().to_lowercase()
     }
 
-    /// Whether all its values are integers, also as text.
+    /// Its values, if all are whole numbers, also as texts or as `1.0`.
     fn integers(&self) -> Option<BTreeSet<i64>> {
-        (!self.distinct.is_empty()).then(|| self.distinct.iter().map(|value| value.parse().ok()).collect()).flatten()
+        (!self.distinct.is_empty())
+            .then(|| self.distinct.iter().map(|value| plain(value).parse().ok()).collect())
+            .flatten()
+    }
+
+    /// A value as it stands in the data.
+    fn written(&self, value: &str) -> Option<String> {
+        self.distinct.iter().find(|text| plain(text) == value).cloned()
     }
 
     fn is_id(&self) -> bool {
@@ -226,7 +251,7 @@ fn find<'r>(row: &'r Row, name: &str) -> Option<&'r Value> {
 
 fn column(rows: &Rows, name: String) -> Column {
     let mut kinds = Vec::new();
-    let (mut distinct, mut words, mut missing) = (BTreeSet::new(), 0, 0);
+    let (mut distinct, mut words, mut missing, mut texts) = (BTreeSet::new(), 0, 0, false);
     let mut example = String::new();
     for (_, row) in &rows.rows {
         let value = find(row, &name);
@@ -238,6 +263,7 @@ fn column(rows: &Rows, name: String) -> Column {
         if !kinds.contains(&kind) {
             kinds.push(kind);
         }
+        texts |= value.as_array().is_some_and(|items| items.iter().any(Value::is_string));
         let text = shown(value).unwrap_or_else(|| value.to_string());
         words += text.split_whitespace().count();
         if example.is_empty() {
@@ -253,7 +279,7 @@ fn column(rows: &Rows, name: String) -> Column {
         _ => Kind::Other,
     };
     let values = rows.rows.len() - missing;
-    Column { name, kind, missing, distinct, words: words as f64 / values.max(1) as f64, example }
+    Column { name, kind, missing, distinct, texts, words: words as f64 / values.max(1) as f64, example }
 }
 
 /// How rows get their label, as a task file says it.
@@ -265,6 +291,8 @@ struct Label {
     uses: Vec<String>,
     /// Column and value of rows that have no label.
     unlabelled: Option<(String, Option<String>)>,
+    /// Columns of which one has to differ from the other for there to be a label.
+    differ: Option<(String, String)>,
     form: Form,
     /// Why it was guessed, and what to look at.
     why: String,
@@ -315,11 +343,15 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
         return Err(Error::new(format!("`{name}` has too many different values for a label"))
             .help("name another column with `--label`"));
     }
+    let spelled = |classes: &[String], names: &[String]| {
+        let pairs = classes.iter().zip(names).map(|(class, name)| format!("{} = {}", quote(class), quote(name)));
+        format!("values = {{ {} }}", pairs.collect::<Vec<_>>().join(", "))
+    };
     let classes = match column.integers() {
         _ if column.kind == Kind::Truth => vec!["no".to_owned(), "yes".to_owned()],
         Some(mut integers) => {
             if integers.remove(&-1) {
-                unlabelled = Some((name.clone(), Some("-1".into())));
+                unlabelled = Some((name.clone(), column.written("-1")));
             }
             let count = integers.len();
             match names.get(name) {
@@ -327,6 +359,10 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
                     if count > 1 && integers.iter().all(|n| usize::try_from(*n).is_ok_and(|n| n < names.len())) =>
                 {
                     why.push_str("; the names of the classes are those in the file");
+                    if misnumbered(names) {
+                        let numbers: Vec<String> = (0..names.len()).map(|n| n.to_string()).collect();
+                        lines.push(spelled(&numbers, names));
+                    }
                     names.clone()
                 }
                 _ if integers.iter().copied().eq(0..count as i64) => {
@@ -335,9 +371,7 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
                 }
                 _ => {
                     let classes: Vec<String> = integers.iter().map(i64::to_string).collect();
-                    let pairs: Vec<String> =
-                        classes.iter().map(|class| format!("{} = {}", quote(class), quote(class))).collect();
-                    lines.push(format!("values = {{ {} }}", pairs.join(", ")));
+                    lines.push(spelled(&classes, &classes));
                     why.push_str("; give the classes names, here and under `classes`");
                     classes
                 }
@@ -361,14 +395,14 @@ fn from_column(column: Option<&Column>, names: &BTreeMap<String, Vec<String>>) -
             Error::new(format!("`{name}` has the same value in every row")).help("name another column with `--label`")
         );
     }
-    Ok(Label { lines, classes, uses: vec![name.clone()], unlabelled, form: Form::Column, why })
+    Ok(Label { lines, classes, uses: vec![name.clone()], unlabelled, differ: None, form: Form::Column, why })
 }
 
 fn answers(lines: Vec<String>, uses: Vec<String>, form: Form, why: String) -> Label {
     let classes = if form == Form::Pair { ["B", "A"] } else { ["incorrect", "correct"] };
     let mut all = vec!["[label.coin]".to_owned()];
     all.extend(lines);
-    Label { lines: all, classes: classes.map(str::to_owned).into(), uses, unlabelled: None, form, why }
+    Label { lines: all, classes: classes.map(str::to_owned).into(), uses, unlabelled: None, differ: None, form, why }
 }
 
 /// The likeliest label.
@@ -378,8 +412,13 @@ fn guess(rows: &Rows, columns: &[Column], names: &BTreeMap<String, Vec<String>>)
         let (better, worse) = (&better.name, &worse.name);
         let lines =
             vec![format!("correct = {}", quote(better)), format!("wrong = {}", quote(worse)), "shuffle = true".into()];
-        let why = format!("`{better}` is better than `{worse}`; A is the one that is asked about");
-        return Ok(answers(lines, vec![better.clone(), worse.clone()], Form::Pair, why));
+        let mut why = format!("`{better}` is better than `{worse}`; A is the one that is asked about");
+        let alike = rows.rows.iter().filter(|(_, row)| find(row, better) == find(row, worse)).count();
+        let differ = (alike > 0).then(|| (better.clone(), worse.clone()));
+        if alike > 0 {
+            let _ = write!(why, "; {alike} rows in which both are the same are left out");
+        }
+        return Ok(Label { differ, ..answers(lines, vec![better.clone(), worse.clone()], Form::Pair, why) });
     }
     let short = |prefixes: &[&str]| -> Vec<&Column> {
         let begins = |column: &&Column| {
@@ -400,8 +439,12 @@ fn guess(rows: &Rows, columns: &[Column], names: &BTreeMap<String, Vec<String>>)
     }
     let is_class = |column: &&Column| {
         let few = (2..=LIKELY_CLASSES).contains(&column.distinct.len()) && column.distinct.len() * 2 <= rows.rows.len();
-        let kind =
-            matches!(column.kind, Kind::Truth | Kind::Integer) || column.kind == Kind::Text && column.words < 5.0;
+        let kind = match column.kind {
+            Kind::Truth | Kind::Integer => true,
+            Kind::Number => column.integers().is_some(),
+            Kind::Text => column.words < 5.0,
+            Kind::List | Kind::Other => false,
+        };
         few && kind && !column.is_id()
     };
     let rank = |column: &&Column| LABELS.iter().position(|name| *name == column.short()).unwrap_or(LABELS.len());
@@ -437,9 +480,10 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
         let texts = |row: &Row| -> Option<Vec<String>> {
             let mut texts = Vec::new();
             for column in &group {
-                match find(row, &column.name)? {
-                    Value::Array(items) => texts.extend(items.iter().filter_map(shown)),
-                    value => texts.push(shown(value)?),
+                // An option that is null or not there is none; the others keep their places.
+                match find(row, &column.name) {
+                    Some(Value::Array(items)) => texts.extend(items.iter().map(|item| shown(item).unwrap_or_default())),
+                    value => texts.push(value.map_or(Some(String::new()), shown)?),
                 }
             }
             Some(texts)
@@ -447,19 +491,29 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
         let others = columns.iter().filter(|column| !group.iter().any(|member| member.name == column.name));
         let mut keys: Vec<&Column> = others
             .filter(|column| !column.is_id() || column.short().contains("answer") || column.short().contains("correct"))
-            .filter(|column| matches!(column.kind, Kind::Integer | Kind::Text))
+            .filter(|column| matches!(column.kind, Kind::Integer | Kind::Text | Kind::Number))
             .collect();
         keys.sort_by_key(|column| LABELS.iter().position(|name| *name == column.short()).unwrap_or(LABELS.len()));
         let uses = |key: &Column, more: &[&str]| {
             let members = group.iter().map(|column| column.name.clone());
             members.chain([key.name.clone()]).chain(more.iter().map(|name| (*name).to_owned())).collect()
         };
-        let all = |test: &dyn Fn(&Row, &[String]) -> bool| {
-            rows.rows.iter().all(|(_, row)| texts(row).is_some_and(|texts| texts.len() > 1 && test(row, &texts)))
-        };
         let offers = OFFERS.iter().any(|word| group[0].name.to_lowercase().contains(word));
         for key in keys {
             let said = |row: &Row| find(row, &key.name).and_then(shown);
+            // Of rows whose label is hidden nothing can be asked, and few others may be odd.
+            let is_hidden = |row: &Row| said(row).is_none_or(|said| said.is_empty() || plain(&said) == "-1");
+            let hidden = rows.rows.iter().filter(|(_, row)| is_hidden(row)).count();
+            let all = |test: &dyn Fn(&Row, &[String]) -> bool| {
+                let fits = |row: &Row| texts(row).is_some_and(|texts| texts.len() > 1 && test(row, &texts));
+                let known = rows.rows.len() - hidden;
+                known > hidden
+                    && rows.rows.iter().filter(|(_, row)| !is_hidden(row) && !fits(row)).count() * 20 <= known
+            };
+            let answers = |lines, uses, form, why| Label {
+                unlabelled: (hidden > 0).then(|| (key.name.clone(), key.written("-1"))),
+                ..answers(lines, uses, form, why)
+            };
             let why = |how: &str| format!("{written} are the answers, and `{}` {how}", key.name);
             if all(&|row, texts| said(row).is_some_and(|said| texts.contains(&said))) {
                 let lines = vec![format!("choices = {written}"), format!("correct = {}", quote(&key.name))];
@@ -491,7 +545,7 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
                     return Some(answers(lines, uses(key, &[&names.name]), Form::Answer, why("names the correct one")));
                 }
             }
-            let place = |row: &Row| said(row).and_then(|said| said.parse::<usize>().ok());
+            let place = |row: &Row| said(row).and_then(|said| plain(&said).parse::<usize>().ok());
             if !offers || !LABELS.contains(&key.short().as_str()) && !key.short().contains("correct") {
                 continue;
             }
@@ -530,6 +584,30 @@ fn choices(rows: &Rows, columns: &[Column]) -> Option<Label> {
     None
 }
 
+/// Whether a text of few words says as much as the label: each of its values comes with one label only, and comes again.
+fn tells(rows: &Rows, column: &Column, label: &[String]) -> bool {
+    if column.words >= 5.0 || column.distinct.len() > LIKELY_CLASSES || column.distinct.len() * 2 > rows.rows.len() {
+        return false;
+    }
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    rows.rows.iter().all(|(_, row)| {
+        let text = |name: &String| find(row, name).and_then(shown).unwrap_or_default();
+        let label: String = label.iter().map(text).collect();
+        *known.entry(text(&column.name)).or_insert_with(|| label.clone()) == label
+    })
+}
+
+/// Whether a text is always one of the answers that another one of a row's columns holds.
+fn is_answer(rows: &Rows, column: &Column, answers: &[String]) -> bool {
+    rows.rows.iter().all(|(_, row)| {
+        let said = find(row, &column.name);
+        let same = |value: &Value| {
+            Some(value) == said || value.as_array().is_some_and(|all| said.is_some_and(|said| all.contains(said)))
+        };
+        answers.iter().filter_map(|answer| find(row, answer)).any(same)
+    })
+}
+
 /// Puts a task file together.
 struct Writer<'a> {
     columns: &'a [Column],
@@ -560,34 +638,57 @@ impl Writer<'_> {
         name
     }
 
-    /// The columns that a model shall read, in the order of the data.
-    fn texts(&self, label: &Label, given: Option<&str>) -> Vec<&Column> {
+    /// The columns that a model shall read, in the order of the data, and why others are not among them.
+    fn texts(&self, rows: &Rows, label: &Label, given: Option<&str>) -> (Vec<&Column>, Vec<String>) {
         if let Some(name) = given {
-            return self.columns.iter().filter(|column| column.name == name).collect();
+            return (self.columns.iter().filter(|column| column.name == name).collect(), Vec::new());
         }
-        let explains = |column: &Column| EXPLANATIONS.iter().any(|word| column.short().contains(word));
-        let shown: Vec<&Column> = self
-            .columns
-            .iter()
-            .filter(|column| column.kind == Kind::Text && !label.uses.contains(&column.name))
-            .filter(|column| !column.is_id() && !explains(column) && column.distinct.len() > 1)
-            .collect();
-        let long: Vec<&Column> = shown.iter().copied().filter(|column| column.words >= 2.0).collect();
-        if long.is_empty() { shown } else { long }
+        let named = |column: &Column, words: &[&str]| words.iter().any(|word| column.short().contains(word));
+        let why_not = |column: &Column| -> Option<&'static str> {
+            Some(match column.kind {
+                _ if label.uses.contains(&column.name) => "the label",
+                _ if column.is_id() => "an id",
+                _ if named(column, &EXPLANATIONS) => "explains the label",
+                _ if column.distinct.len() < 2 => "the same in every row",
+                Kind::Other => "mixed or nested",
+                Kind::Text | Kind::List if ORIGINS.contains(&column.short().as_str()) => "where the row is from",
+                Kind::List if !column.texts => "numbers",
+                Kind::Text if column.words < 2.0 && named(column, &["label", "gold", "target"]) => "may be the label",
+                Kind::Text if label.form == Form::Column && tells(rows, column, &label.uses) => "tells the label",
+                Kind::Text if label.form == Form::Answer && is_answer(rows, column, &label.uses) => {
+                    "is one of the answers"
+                }
+                Kind::Text | Kind::List => return None,
+                Kind::Truth | Kind::Integer | Kind::Number => "numbers",
+            })
+        };
+        let shown: Vec<&Column> = self.columns.iter().filter(|column| why_not(column).is_none()).collect();
+        let left_out = self.columns.iter().filter_map(|column| {
+            let why = why_not(column).filter(|why| *why != "the label")?;
+            Some(format!("{} ({why})", single_line(&column.name)))
+        });
+        (shown, left_out.collect())
     }
 
     fn write(&mut self, rows: &Rows, label: &Label, options: &DraftOptions) -> String {
         let DraftOptions { name, path, .. } = options;
         let count = rows.rows.len();
-        let texts: Vec<(String, f64)> =
-            self.texts(label, options.text).into_iter().map(|column| (column.name.clone(), column.words)).collect();
+        let (texts, left_out) = self.texts(rows, label, options.text);
+        let lists: BTreeSet<String> =
+            texts.iter().filter(|column| column.kind == Kind::List).map(|column| column.name.clone()).collect();
+        let texts: Vec<(String, f64)> = texts.into_iter().map(|column| (column.name.clone(), column.words)).collect();
         let longest = texts.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(name, _)| name.clone());
         let mut lines: Vec<String> = Vec::new();
         for (column, _) in &texts {
             let variable = self.variable(column);
             let empty = self.columns.iter().any(|other| other.name == *column && other.missing > 0);
             let filters = [
-                if empty { " | default(\"\")" } else { "" },
+                match (empty, lists.contains(column)) {
+                    (false, false) => "",
+                    (true, false) => " | default(\"\")",
+                    (false, true) => " | join(\"\\n\")",
+                    (true, true) => " | default([]) | join(\"\\n\")",
+                },
                 if longest.as_ref() == Some(column) { " | context" } else { "" },
             ];
             let shown = format!("{{{{ {variable}{} }}}}", filters.concat());
@@ -608,15 +709,26 @@ impl Writer<'_> {
             Form::Answer => ("Is the answer correct?", vec![" no".to_owned(), " yes".to_owned()]),
             Form::Pair => ("The better one is", vec![" B".to_owned(), " A".to_owned()]),
         };
-        let filter = label.unlabelled.as_ref().map(|(column, value)| {
+        let unlabelled = label.unlabelled.as_ref().map(|(column, value)| {
             let variable = self.variable(column);
-            let number = self.columns.iter().any(|known| known.name == *column && known.kind == Kind::Integer);
-            match value {
-                Some(value) if number => format!("{variable} != {value}"),
-                Some(value) => format!("{variable} != {value:?}"),
-                None => format!("{variable} is defined and {variable} != \"\""),
-            }
+            let is_number = |kind| matches!(kind, Kind::Integer | Kind::Number);
+            let number = self.columns.iter().any(|known| known.name == *column && is_number(known.kind));
+            let missing = self.columns.iter().any(|known| known.name == *column && known.missing > 0);
+            let there = (missing || value.is_none()).then(|| format!("{variable} is defined and {variable} != \"\""));
+            let known = value.as_ref().map(|value| match number {
+                true => format!("{variable} != {value}"),
+                false => format!("{variable} != {value:?}"),
+            });
+            there.into_iter().chain(known).collect::<Vec<_>>().join(" and ")
         });
+        let alike = label.differ.as_ref().map(|(one, other)| {
+            let (one, other) = (self.variable(one), self.variable(other));
+            format!("{one} is defined and {other} is defined and {one} != {other}")
+        });
+        let filter = match unlabelled.into_iter().chain(alike).collect::<Vec<_>>() {
+            parts if parts.is_empty() => None,
+            parts => Some(parts.join(" and ")),
+        };
 
         let mut out = String::new();
         let mut line = |text: &str| {
@@ -641,6 +753,10 @@ impl Writer<'_> {
         }
         line("#");
         line(&format!("# Guessed: {}.", label.why));
+        if !left_out.is_empty() {
+            line("# Not in the template; put in what the label cannot be known without:");
+            line(&format!("#   {}", left_out.join(", ")));
+        }
         line(&format!(
             "# `w2s task check {name}` shows what the examples look like. configs/tasks/README.md explains the keys."
         ));

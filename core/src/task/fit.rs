@@ -11,11 +11,33 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::{Example, FitCounts, FitPart, OverLong, TaskData};
-use crate::Result;
+use unicode_segmentation::UnicodeSegmentation;
 
-/// Number of tokens that one model's tokenizer makes of a text, special tokens included.
-pub type CountTokens<'a> = &'a (dyn Fn(&str) -> Result<usize> + Sync);
+use super::{Example, FitCounts, FitPart, OverLong, TaskData};
+use crate::{Error, Result};
+
+/// What one model's tokenizer says of a text's length, special tokens included.
+pub trait Counter: Sync {
+    /// How many tokens it makes of a text.
+    ///
+    /// # Errors
+    /// It cannot represent the text.
+    fn count(&self, text: &str) -> Result<usize>;
+
+    /// Where in the text, in bytes, each of its tokens begins, as far as it can be said. A search begins there; nothing depends on it.
+    fn starts(&self, _text: &str) -> Option<Vec<usize>> {
+        None
+    }
+}
+
+impl<F: Fn(&str) -> Result<usize> + Sync> Counter for F {
+    fn count(&self, text: &str) -> Result<usize> {
+        self(text)
+    }
+}
+
+/// One of several tokenizers that a text must fit.
+pub type CountTokens<'a> = &'a dyn Counter;
 
 /// How many tokens one tokenizer makes of texts that were counted before.
 ///
@@ -44,7 +66,7 @@ impl TokenCounts {
 ///
 /// # Errors
 /// Those of the tokenizer.
-pub fn lengths(data: &TaskData, count_tokens: CountTokens) -> Result<Vec<usize>> {
+pub fn lengths(data: &TaskData, count_tokens: impl Fn(&str) -> Result<usize> + Sync) -> Result<Vec<usize>> {
     let texts: Vec<&str> = data.parts().into_iter().flat_map(|(_, part)| part).map(|e| e.text.as_str()).collect();
     texts.par_iter().map(|text| count_tokens(text)).collect()
 }
@@ -54,42 +76,166 @@ pub fn lengths(data: &TaskData, count_tokens: CountTokens) -> Result<Vec<usize>>
 pub enum Shortened {
     /// It fitted as it was.
     Not,
-    /// Words were taken off the context's left.
+    /// Words, or characters where there are no spaces, were taken off the context's left.
     Yes,
-    /// Without all but the last word of its context it is still too long. The text is unchanged.
+    /// With nothing but the end of its context it is still too long. The text is unchanged.
     TooLong,
 }
 
-/// Takes as few words off the left of `context` as make every tokenizer count at most `limit` tokens; keeps the last word.
+/// A longer word is an address, or a text without spaces, and may be cut.
+const LONGEST_WORD: usize = 32;
+/// Texts of more bytes are counted in pieces: a tokenizer needs a hundred times a text's memory.
+const PIECE: usize = 1 << 18;
+
+/// Takes as few words off the left of `context` as make every tokenizer count at most `limit` tokens; keeps the last word. A last word
+/// that may be [cut](cuts_last_word) loses as few characters as need be, and keeps the last.
 ///
-/// Returns also the most tokens that any tokenizer counted at first. Words are what white space separates.
+/// Returns also the most tokens that any tokenizer counted at first. Words are what white space separates, characters are grapheme
+/// clusters (Unicode Standard Annex 29).
 pub fn shorten(
     text: &mut String,
     context: &mut Range<usize>,
     count_tokens: &[CountTokens],
     limit: usize,
 ) -> Result<(Shortened, usize)> {
-    let most =
-        |text: &str| -> Result<usize> { count_tokens.iter().try_fold(0, |most, count| Ok(most.max(count(text)?))) };
-    let before = most(text)?;
+    let before =
+        count_tokens.iter().try_fold(0, |most, count| Ok::<_, Error>(most.max(count_in_pieces(*count, text)?)))?;
     if before <= limit {
         return Ok((Shortened::Not, before));
     }
-    let from = |place: usize| format!("{}{}", &text[..context.start], &text[place..]);
-    let (mut low, starts) = (0, word_starts(text, context));
-    let mut high = starts.len();
+    let place = {
+        let search = Search { text, context: context.clone(), count_tokens, limit };
+        let words = word_starts(text, context);
+        match search.first_that_fits(&words)? {
+            None if cuts_last_word(text, context) => {
+                search.first_that_fits(&character_starts(text, last_word(text, context)))?
+            }
+            found => found,
+        }
+    };
+    let Some(place) = place else { return Ok((Shortened::TooLong, before)) };
+    text.replace_range(context.start..place, "");
+    context.end -= place - context.start;
+    Ok((Shortened::Yes, before))
+}
+
+/// The tokens of a text; of one that is very long, the sum over pieces of it, which is off by a few tokens at most.
+fn count_in_pieces(count: CountTokens, text: &str) -> Result<usize> {
+    if text.len() <= 4 * PIECE {
+        return count.count(text);
+    }
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while rest.len() > PIECE {
+        let end = rest.floor_char_boundary(PIECE);
+        // Before a space, where tokenizers divide a text too.
+        let end = rest[..end].rfind(' ').filter(|space| *space > 0).unwrap_or(end);
+        let (piece, after) = rest.split_at(end);
+        pieces.push(piece);
+        rest = after;
+    }
+    pieces.push(rest);
+    let counts: Vec<usize> = pieces.par_iter().map(|piece| count.count(piece)).collect::<Result<_>>()?;
+    Ok(counts.iter().sum())
+}
+
+/// Looks for the longest end of a context that fits.
+struct Search<'a> {
+    text: &'a str,
+    context: Range<usize>,
+    count_tokens: &'a [CountTokens<'a>],
+    limit: usize,
+}
+
+impl Search<'_> {
+    /// The first of some places in the context from which on every tokenizer finds the text short enough, by bisection.
+    ///
+    /// Counting is slow. So each tokenizer says once where its tokens begin, and a place that is clearly on one side of the limit is
+    /// decided by that; a text whose beginning is cut off is counted otherwise in its first word alone.
+    fn first_that_fits(&self, places: &[usize]) -> Result<Option<usize>> {
+        let (head, tail) = (self.context.start, self.text.len() - self.context.end);
+        if head + tail > PIECE && !places.last().map_or(Ok(false), |last| self.fits_at(*last))? {
+            return Ok(None);
+        }
+        let first = self.clearly_too_long(places)?;
+        let Some(start) = places.get(first) else { return Ok(None) };
+        let starts = self.starts(*start);
+        let guess = |at: usize| {
+            let margin = 4 + places.get(at + 1).unwrap_or(&self.context.end) - places[at];
+            let tokens = || starts.iter().map(|starts| self.about(starts, places[at]));
+            let too_long = at < first || tokens().any(|tokens| tokens > self.limit + margin);
+            let fits = starts.len() == self.count_tokens.len() && tokens().all(|tokens| tokens + margin <= self.limit);
+            if too_long { Some(false) } else { fits.then_some(true) }
+        };
+        let found = bisect(places.len(), |at| guess(at).map_or_else(|| self.fits_at(places[at]), Ok))?;
+        // A guess that was wrong after all is not what an example's length may rest on.
+        let wrong = match places.get(found) {
+            Some(place) if guess(found).is_some() => !self.fits_at(*place)?,
+            Some(_) => false,
+            None => guess(places.len() - 1).is_some(),
+        };
+        let found = if wrong { bisect(places.len(), |at| self.fits_at(places[at]))? } else { found };
+        Ok(places.get(found).copied())
+    }
+
+    /// The first place that is not clearly too early: of a very long context only the end can stay.
+    fn clearly_too_long(&self, places: &[usize]) -> Result<usize> {
+        let mut width = 4096.max(8 * self.limit);
+        let mut fitted = true;
+        while let Some(from) = self.context.end.checked_sub(width).filter(|from| *from > self.context.start) {
+            let inside = places.partition_point(|place| *place < from);
+            let Some(place) = places.get(inside) else { return Ok(0) };
+            // Twice as much as did not fit the first time.
+            if !fitted {
+                return Ok(inside);
+            }
+            fitted = self.fits_at(*place)?;
+            width *= 2;
+        }
+        Ok(0)
+    }
+
+    /// The text without its context's beginning.
+    fn from(&self, place: usize) -> String {
+        format!("{}{}", &self.text[..self.context.start], &self.text[place..])
+    }
+
+    fn fits_at(&self, place: usize) -> Result<bool> {
+        let text = self.from(place);
+        for count in self.count_tokens {
+            if count_in_pieces(*count, &text)? > self.limit {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where each tokenizer's tokens begin in the text from a place of the context on, in bytes of the whole text.
+    fn starts(&self, place: usize) -> Vec<Vec<usize>> {
+        let (text, gone) = (self.from(place), place - self.context.start);
+        let whole = |start: usize| if start < self.context.start { start } else { start + gone };
+        let starts = self.count_tokens.iter().filter_map(|count| count.starts(&text));
+        starts.map(|starts| starts.into_iter().map(whole).collect()).collect()
+    }
+
+    /// About how many tokens are left without the context's part before a place.
+    fn about(&self, starts: &[usize], place: usize) -> usize {
+        starts.iter().filter(|start| **start < self.context.start || **start >= place).count()
+    }
+}
+
+/// The first of `count` indices that fits, if all before it do not and all behind it do.
+fn bisect(count: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low.midpoint(high);
-        if most(&from(starts[middle]))? <= limit {
+        if fits(middle)? {
             high = middle;
         } else {
             low = middle + 1;
         }
     }
-    let Some(place) = starts.get(low) else { return Ok((Shortened::TooLong, before)) };
-    *text = from(*place);
-    context.end -= place - context.start;
-    Ok((Shortened::Yes, before))
+    Ok(low)
 }
 
 /// Where words begin in a part of a text, the first left out.
@@ -107,6 +253,37 @@ fn word_starts(text: &str, part: &Range<usize>) -> Vec<usize> {
         after_space = c.is_whitespace();
     }
     starts
+}
+
+/// Where characters begin in a part of a text, the first left out.
+fn character_starts(text: &str, part: Range<usize>) -> Vec<usize> {
+    text[part.clone()].grapheme_indices(true).skip(1).map(|(place, _)| part.start + place).collect()
+}
+
+/// The last word of a part of a text, and the white space behind it.
+fn last_word(text: &str, part: &Range<usize>) -> Range<usize> {
+    let inside = text[part.clone()].trim_end();
+    let start = inside.char_indices().rev().take_while(|(_, c)| !c.is_whitespace()).last();
+    part.start + start.map_or(0, |(place, _)| place)..part.end
+}
+
+/// Whether the last word of a part of a text may be cut between characters: it is longer than words are, or of a script that puts no
+/// spaces between words.
+fn cuts_last_word(text: &str, part: &Range<usize>) -> bool {
+    let word = text[last_word(text, part)].trim_end();
+    word.chars().any(without_spaces) || word.graphemes(true).nth(LONGEST_WORD).is_some()
+}
+
+/// Whether the last word of some example's context may be cut.
+pub fn cuts_words(data: &TaskData) -> bool {
+    let examples = data.parts().into_iter().flat_map(|(_, part)| part);
+    examples.into_iter().any(|example| cuts_last_word(&example.text, &example.context))
+}
+
+/// Characters of Thai, Lao, Tibetan, Myanmar, Khmer, Chinese and Japanese, with their punctuation.
+fn without_spaces(c: char) -> bool {
+    matches!(c, '\u{e00}'..='\u{109f}' | '\u{1780}'..='\u{17ff}' | '\u{2e80}'..='\u{312f}' | '\u{3190}'..='\u{a4cf}'
+        | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ff9f}' | '\u{1b000}'..='\u{1b16f}' | '\u{20000}'..='\u{3ffff}')
 }
 
 /// Makes every example at most `limit` tokens long for every tokenizer: shortens contexts from the left or drops examples.

@@ -5,53 +5,53 @@ use std::{
     ops::Range,
 };
 
-use minijinja::{Environment, ErrorKind, Expression, UndefinedBehavior, Value, machinery, value::ValueKind};
+use minijinja::{ErrorKind, Value, machinery, value::ValueKind};
 use serde_json::Value as Json;
 
 use super::{
     Example, PromptText, Row,
-    definition::{CoinRule, ColumnRule, LabelRule, OneOrMany, Task, nearest, quoted, shown},
+    definition::{CoinRule, Draw, LabelRule, OneOrMany, Task, nearest, quoted, shown},
+    label::{brief, find, hidden, plain},
     read::{Types, Wanted},
     rng::PythonRng,
+    template::{Engine, MARKS, Program},
     uses::Uses,
 };
 use crate::{Error, Result};
 
 /// What a coin rule adds to the columns.
 const CHOSEN: [&str; 3] = ["answer", "choices", "number"];
-/// Noncharacters that mark the shortenable part while a template is rendered; Unicode keeps them out of texts.
-const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
-
 /// Longest expression, in bytes: minijinja reads a chain such as `1+1+1+…` by recursion, and a long one would overflow the stack.
 const LONGEST: usize = 4000;
 
 /// Applies one task's templates and label rule to rows.
 pub(super) struct Formatter<'a> {
     task: &'a Task,
-    templates: Environment<'static>,
-    /// Variables that the templates use, by template.
-    variables: BTreeMap<&'static str, Variables>,
-    /// Computed columns with the variables that they use, each after those that it needs.
-    computed: Vec<(&'a str, Variables)>,
+    engine: Engine,
+    /// The filter and the templates.
+    templates: BTreeMap<&'static str, Template<'a>>,
+    /// Computed columns, each after those that it needs.
+    computed: Vec<(&'a str, Template<'a>)>,
     /// What the rows' columns of texts hold.
     types: Types,
 }
 
-/// The variables of a template or an expression.
-struct Variables {
-    /// Those that it certainly uses.
+/// A template or an expression, and its variables.
+struct Template<'a> {
+    program: Program<'a>,
+    /// Variables that it certainly uses.
     used: BTreeSet<String>,
     /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
     mentioned: BTreeSet<String>,
     uses: Uses,
 }
 
-impl Variables {
-    fn new(source: &str, used: impl IntoIterator<Item = String>, uses: Uses, globals: &BTreeSet<String>) -> Self {
-        let used: BTreeSet<String> = used.into_iter().filter(|name| !globals.contains(name)).collect();
+impl<'a> Template<'a> {
+    fn new(source: &str, program: Program<'a>, uses: Uses, globals: &BTreeSet<String>) -> Self {
+        let used: BTreeSet<String> = program.used.iter().filter(|name| !globals.contains(*name)).cloned().collect();
         let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
         let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
-        Self { used, mentioned, uses }
+        Self { program, used, mentioned, uses }
     }
 }
 
@@ -67,9 +67,30 @@ pub(super) struct Point {
 /// The answers to one row's question.
 struct Answers {
     correct: String,
-    wrong: Vec<String>,
+    /// All others, those that read like the correct one, too.
+    others: Vec<String>,
     choices: Vec<String>,
 }
+
+/// Why a row makes no example.
+pub(super) enum Trouble {
+    /// There is something odd about this row; others may be fine. The reason in two words, and the error.
+    Row(&'static str, Error),
+    /// The task is at fault, whatever the row.
+    Task(Error),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Task(error)
+    }
+}
+
+/// What is made of a row.
+type Made<T> = Result<T, Trouble>;
+
+/// A row of which a reason is known why it makes no example.
+pub(super) type Odd = (u32, &'static str, Error);
 
 /// What to do about a template that is none.
 const JINJA: &str = "it is Jinja: text with `{{ column }}` in it, and filters such as `{{ column | trim }}`; see configs/tasks/README.md";
@@ -84,50 +105,36 @@ struct Chosen<'a> {
 impl<'a> Formatter<'a> {
     /// Compiles a task's templates.
     pub fn new(task: &'a Task) -> Result<Self> {
-        let mut templates = Environment::new();
-        templates.set_undefined_behavior(UndefinedBehavior::Strict);
-        templates.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        templates.set_formatter(|out, state, value| match value.kind() {
-            ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => Err(minijinja::Error::new(
-                ErrorKind::InvalidOperation,
-                "a list or table is no text; say how, for example `| join(\"\\n\")`",
-            )),
-            ValueKind::None => Err(ErrorKind::UndefinedError.into()),
-            _ => minijinja::escape_formatter(out, state, value),
-        });
-        // A short template could run for ever, or pad a text to any width.
-        templates.set_fuel(Some(1_000_000));
-        for name in ["indent", "format", "batch", "slice"] {
-            templates.remove_filter(name);
-        }
-        templates.add_filter("context", |text: String| format!("{}{text}{}", MARKS[0], MARKS[1]));
-        let filter = task.filter.as_ref().map(|filter| format!("{{% if {filter} %}}1{{% endif %}}"));
+        let engine = Engine::new();
+        let globals = engine.globals();
         let prompt = task.prompt.as_ref();
         let sources = [
-            ("filter", filter),
-            ("template", Some(task.template.clone())),
-            ("prompt", prompt.map(|prompt| prompt.template.clone())),
-            ("reference", prompt.and_then(|prompt| prompt.reference.clone())),
+            ("filter", task.filter.as_ref()),
+            ("template", Some(&task.template)),
+            ("prompt", prompt.map(|prompt| &prompt.template)),
+            ("reference", prompt.and_then(|prompt| prompt.reference.as_ref())),
         ];
-        let globals: BTreeSet<String> = templates.globals().map(|(name, _)| name.to_owned()).collect();
-        let mut variables = BTreeMap::new();
+        let mut templates = BTreeMap::new();
         for (name, source) in sources {
             let Some(source) = source else { continue };
-            let explain = |cause: minijinja::Error| {
-                task.wrong(keys(name), format!("not a template: {}", detail(&cause))).help(JINJA)
-            };
-            if longest_expression(&source) > LONGEST {
+            let what = if name == "filter" { "an expression" } else { "a template" };
+            let explain =
+                |cause: minijinja::Error| task.wrong(keys(name), format!("not {what}: {}", detail(&cause))).help(JINJA);
+            if longest_expression(source) > LONGEST || name == "filter" && source.len() > LONGEST {
                 return Err(task.wrong(keys(name), format!("an expression is longer than {LONGEST} characters")));
             }
-            templates.add_template_owned(name, source).map_err(explain)?;
-            let template = templates.get_template(name).map_err(explain)?;
-            let parsed = machinery::parse(template.source(), name, Default::default()).map_err(explain)?;
-            let uses = Uses::of_template(&parsed);
+            let program =
+                if name == "filter" { engine.expression(name, source) } else { engine.template(name, source) };
+            let program = program.map_err(explain)?;
+            let uses = match name {
+                "filter" => machinery::parse_expr(source).map(|filter| Uses::of_filter(&filter)),
+                _ => machinery::parse(source, name, Default::default()).map(|parsed| Uses::of_template(&parsed)),
+            };
+            let uses = uses.map_err(explain)?;
             if let Some(mismatch) = uses.mismatch() {
                 return Err(task.locate(keys(name), mismatch));
             }
-            let used = Variables::new(template.source(), template.undeclared_variables(false), uses, &globals);
-            variables.insert(name, used);
+            templates.insert(name, Template::new(source, program, uses, &globals));
         }
         let mut waiting = Vec::new();
         for (name, expression) in &task.compute {
@@ -138,18 +145,18 @@ impl<'a> Formatter<'a> {
                 let message = format!("the expression is longer than {LONGEST} characters");
                 return Err(task.wrong(&["compute", name], message));
             }
-            let used = templates.compile_expression(expression).map_err(explain)?.undeclared_variables(false);
+            let program = engine.expression(name, expression).map_err(explain)?;
             let uses = Uses::of_expression(&machinery::parse_expr(expression).map_err(explain)?);
             if let Some(mismatch) = uses.mismatch() {
                 return Err(task.locate(&["compute", name], mismatch));
             }
-            waiting.push((name.as_str(), Variables::new(expression, used, uses, &globals)));
+            waiting.push((name.as_str(), Template::new(expression, program, uses, &globals)));
         }
         let computed = in_order(waiting).map_err(|name| {
             let message = format!("`{name}` is computed from itself, by way of others or directly");
             task.wrong(&["compute", name], message)
         })?;
-        let formatter = Self { task, templates, variables, computed, types: Types::new() };
+        let formatter = Self { task, engine, templates, computed, types: Types::new() };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -158,28 +165,20 @@ impl<'a> Formatter<'a> {
     /// The templates' filters and tests are looked up only when used: uses them once.
     fn check_names(&self) -> Result<()> {
         use ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
-        for (name, variables) in &self.variables {
+        let templates =
+            self.templates.iter().map(|(name, template)| (keys(name).to_vec(), *name != "filter", template));
+        let computed = self.computed.iter().map(|(name, template)| (vec!["compute", name], false, template));
+        for (keys, whole, template) in templates.chain(computed) {
             let values: BTreeMap<&str, &str> =
-                variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
-            let tried = self.templates.get_template(name).and_then(|template| template.render(Value::from(values)));
-            if let Err(cause) = tried
+                template.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
+            if let Err(cause) = self.engine.run(&template.program, Value::from(values), 0)
                 && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
             {
-                return Err(self.task.wrong(keys(name), format!("not a template: {}", detail(&cause))).help(JINJA));
+                let what = if whole { "a template" } else { "an expression" };
+                return Err(self.task.wrong(&keys, format!("not {what}: {}", detail(&cause))).help(JINJA));
             }
         }
-        for (name, variables) in &self.computed {
-            let values: BTreeMap<&str, &str> =
-                variables.mentioned.iter().map(|variable| (variable.as_str(), "x")).collect();
-            let tried =
-                self.templates.compile_expression(&self.task.compute[*name]).and_then(|tried| tried.eval(values));
-            if let Err(cause) = tried
-                && matches!(cause.kind(), UnknownFilter | UnknownTest | UnknownFunction)
-            {
-                let message = format!("not an expression: {}", detail(&cause));
-                return Err(self.task.wrong(&["compute", name], message).help(JINJA));
-            }
-        }
+        self.engine.refill();
         Ok(())
     }
 
@@ -187,7 +186,7 @@ impl<'a> Formatter<'a> {
     fn check_answer_is_shown(&self) -> Result<()> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(()) };
         for name in ["template", "prompt"] {
-            let Some(Variables { used, .. }) = self.variables.get(name) else { continue };
+            let Some(Template { used, .. }) = self.templates.get(name) else { continue };
             if !used.contains("answer") && !used.contains("number") {
                 let message = "the template shows neither `answer` nor `number`, so nothing in it tells the label";
                 return Err(self.task.wrong(keys(name), message));
@@ -222,16 +221,16 @@ impl<'a> Formatter<'a> {
             }
         }
         let named = |path: &str| task.columns.contains_key(path) || known(path);
-        for (name, used) in &self.computed {
+        for (name, template) in &self.computed {
             if columns.iter().any(|column| column == name) {
                 let message = format!("the data already have a column `{name}`");
                 return Err(task.wrong(&["compute", name], message).help("compute it under another name"));
             }
-            if let Some(path) = used.used.iter().find(|path| !named(path)) {
+            if let Some(path) = template.used.iter().find(|path| !named(path)) {
                 return missing(&["compute", name], path);
             }
         }
-        for (name, Variables { used, .. }) in &self.variables {
+        for (name, Template { used, .. }) in &self.templates {
             let keys = keys(name);
             let drawn = coin && *name != "filter";
             if let Some(path) = used.iter().find(|path| !(named(path) || drawn && CHOSEN.contains(&path.as_str()))) {
@@ -270,7 +269,7 @@ impl<'a> Formatter<'a> {
 
     /// Columns that the task uses as numbers or truth values.
     pub fn counted(&self) -> BTreeSet<String> {
-        let all = self.variables.values().chain(self.computed.iter().map(|(_, variables)| variables));
+        let all = self.templates.values().chain(self.computed.iter().map(|(_, variables)| variables));
         all.flat_map(|variables| variables.uses.counted()).map(|name| self.column(name).to_owned()).collect()
     }
 
@@ -279,7 +278,7 @@ impl<'a> Formatter<'a> {
         if self.task.source.world.is_some() {
             return Wanted::All;
         }
-        let mut names: BTreeSet<String> = self.variables.keys().flat_map(|name| self.needed(name)).collect();
+        let mut names: BTreeSet<String> = self.templates.keys().flat_map(|name| self.needed(name)).collect();
         let rule = match &self.task.label {
             None => Vec::new(),
             Some(LabelRule::Column(column)) => vec![&column.name],
@@ -290,7 +289,8 @@ impl<'a> Formatter<'a> {
                 [&coin.correct, &coin.answer].into_iter().flatten().chain(lists).collect()
             }
         };
-        rule.into_iter().for_each(|name| self.need(name, &mut names));
+        let computed = self.computed.iter().map(|(name, _)| *name);
+        rule.into_iter().map(String::as_str).chain(computed).for_each(|name| self.need(name, &mut names));
         Wanted::These(names)
     }
 
@@ -305,7 +305,7 @@ impl<'a> Formatter<'a> {
     /// The columns that a template needs, by way of computed ones too.
     fn needed(&self, template: &str) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        if let Some(variables) = self.variables.get(template) {
+        if let Some(variables) = self.templates.get(template) {
             variables.mentioned.iter().for_each(|name| self.need(name, &mut names));
         }
         names
@@ -323,49 +323,49 @@ impl<'a> Formatter<'a> {
         names.extend([path.to_owned(), first.to_owned()]);
     }
 
-    /// The columns that every row has beside its own.
-    pub fn computed(&self) -> impl Iterator<Item = String> {
-        self.computed.iter().map(|(name, _)| (*name).to_owned())
-    }
-
-    /// What adds the computed columns that are wanted to rows.
-    pub fn computing(&self, wanted: &Wanted) -> Result<Computing<'_>> {
-        let mut expressions = Vec::new();
-        for (name, variables) in self.computed.iter().filter(|(name, _)| wanted.has(name)) {
-            let expression = self.templates.compile_expression(&self.task.compute[*name]);
-            let explain = |cause| Error::new(format!("computing `{name}` fails: {}", detail(&cause)));
-            expressions.push((*name, variables, expression.map_err(explain)?));
+    /// A row with those of the computed columns that are wanted.
+    pub fn completed(&self, mut row: Row, wanted: &Wanted) -> Made<Row> {
+        for (name, template) in self.computed.iter().filter(|(name, _)| wanted.has(name)) {
+            let (values, bytes) = self.values(&row, template, None)?;
+            let absent = absent(template, &values);
+            let computed = self.engine.run(&template.program, Value::from(values), bytes);
+            let computed = computed.and_then(|(_, value)| json(&value));
+            let computed = computed.map_err(|cause| explain(&format!("computing `{name}`"), &absent, &cause))?;
+            row.insert((*name).to_owned(), computed);
         }
-        Ok(Computing { formatter: self, expressions })
+        Ok(row)
     }
 
     /// Whether the filter lets a row through.
-    pub fn keeps(&self, row: &Row) -> Result<bool> {
-        match self.task.filter {
-            Some(_) => Ok(!self.render("filter", row, None)?.0.is_empty()),
-            None => Ok(true),
-        }
+    pub fn keeps(&self, row: &Row) -> Made<bool> {
+        let Some(template) = self.templates.get("filter") else { return Ok(true) };
+        let (values, bytes) = self.values(row, template, None)?;
+        let absent = absent(template, &values);
+        let explain = |cause: minijinja::Error| explain("the filter", &absent, &cause);
+        let (_, kept) = self.engine.run(&template.program, Value::from(values), bytes).map_err(explain)?;
+        if kept.is_undefined() { Err(explain(ErrorKind::UndefinedError.into())) } else { Ok(kept.is_true()) }
     }
 
     /// The example of a row, drawing from `rng` as the reference formatters do: coin, order of the choices, wrong answer.
-    pub fn point(&self, row: &Row, index: u32, rng: &mut PythonRng) -> Result<Point> {
+    pub fn point(&self, row: &Row, index: u32, draw: Draw, rng: &mut PythonRng) -> Made<Point> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return self.plain(row, index) };
         let answers = self.answers(row, rule)?;
         let heads = !never_correct(rule, &answers) && rng.uniform() < 0.5;
-        self.shown(row, index, rule, &answers, heads, rng)
+        self.shown(row, index, rule, &answers, heads, draw, rng)
     }
 
     /// One example with the correct and one with a wrong answer; neither if the correct one is never shown as such. A row whose label
     /// is in a column gives its one example.
-    pub fn pair(&self, row: &Row, index: u32, rng: &mut PythonRng) -> Result<Vec<Point>> {
+    pub fn pair(&self, row: &Row, index: u32, draw: Draw, rng: &mut PythonRng) -> Made<Vec<Point>> {
         let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(vec![self.plain(row, index)?]) };
         let answers = self.answers(row, rule)?;
         if never_correct(rule, &answers) {
             return Ok(Vec::new());
         }
-        [true, false].into_iter().map(|heads| self.shown(row, index, rule, &answers, heads, rng)).collect()
+        [true, false].into_iter().map(|heads| self.shown(row, index, rule, &answers, heads, draw, rng)).collect()
     }
 
+    #[allow(clippy::too_many_arguments, reason = "one call for each of the two ways above")]
     fn shown(
         &self,
         row: &Row,
@@ -373,18 +373,30 @@ impl<'a> Formatter<'a> {
         rule: &CoinRule,
         answers: &Answers,
         heads: bool,
+        draw: Draw,
         rng: &mut PythonRng,
-    ) -> Result<Point> {
+    ) -> Made<Point> {
         let mut choices = answers.choices.clone();
         if rule.shuffle {
             rng.shuffle(&mut choices);
         }
-        let answer = match &answers.wrong[..] {
-            _ if heads => &answers.correct,
-            [] => return Err(Error::new("no answer differs from the correct one")),
-            [only] => only,
-            wrong => &wrong[rng.below(wrong.len())],
+        let differs = |answer: &&String| **answer != answers.correct;
+        // All that the rule calls wrong are drawn from, as in the originals; what reads like the correct answer is then passed over.
+        let others: Vec<&String> = match rule.draw.unwrap_or(draw) {
+            Draw::Text if rule.wrong.is_none() => answers.others.iter().filter(differs).collect(),
+            _ => answers.others.iter().collect(),
         };
+        let drawn = if heads || answers.others.len() < 2 || others.is_empty() { 0 } else { rng.below(others.len()) };
+        // A question without a wrong answer is left out whatever the coin says, or the label would tell which questions these are.
+        let wrong = others
+            .iter()
+            .cycle()
+            .skip(drawn)
+            .take(others.len())
+            .copied()
+            .find(differs)
+            .ok_or_else(|| Trouble::Row("no wrong answer", Error::new("no answer differs from the correct one")))?;
+        let answer = if heads { &answers.correct } else { wrong };
         let number = choices.iter().position(|choice| choice == answer).map_or(0, |place| place + 1);
         let chosen = Chosen { answer, choices: &choices, number };
         let blank = Chosen { answer: "", choices: &answers.choices, number: 0 };
@@ -396,11 +408,22 @@ impl<'a> Formatter<'a> {
         self.example(row, index, Some(&chosen), u8::from(heads), Some(&question))
     }
 
-    fn plain(&self, row: &Row, index: u32) -> Result<Point> {
+    fn plain(&self, row: &Row, index: u32) -> Made<Point> {
+        let unlabelled = |name: &str| Trouble::Row("no label", Error::new(format!("column `{name}` has no value")));
         let label = match &self.task.label {
-            Some(LabelRule::Column(rule)) => self.class(row, rule)?,
+            Some(LabelRule::Column(rule)) => {
+                let value = self.value(row, &rule.name).ok_or_else(|| unlabelled(&rule.name))?;
+                let class =
+                    rule.class(&self.task.classes, value).map_err(|error| match value.as_str().map(str::trim) {
+                        Some("") => unlabelled(&rule.name),
+                        _ => Trouble::Row("unknown label", error),
+                    })?;
+                u8::try_from(class).map_err(|_| Error::new("more classes than a label can name"))?
+            }
             Some(LabelRule::Equals(rule)) => {
-                u8::from(self.scalar(row, &rule.name)? == shown(&rule.value).unwrap_or_default())
+                self.value(row, &rule.name).ok_or_else(|| unlabelled(&rule.name))?;
+                let value = shown(&rule.value).unwrap_or_default();
+                u8::from(plain(&self.scalar(row, &rule.name)?) == plain(&value))
             }
             Some(LabelRule::Coin(_)) | None => 0,
         };
@@ -414,7 +437,7 @@ impl<'a> Formatter<'a> {
         chosen: Option<&Chosen>,
         label: u8,
         question: Option<&str>,
-    ) -> Result<Point> {
+    ) -> Made<Point> {
         let (text, context) = self.render("template", row, chosen)?;
         let prompt = match self.task.prompt {
             None => None,
@@ -458,149 +481,131 @@ impl<'a> Formatter<'a> {
         (!value.is_null()).then_some(value)
     }
 
-    fn required<'r>(&self, row: &'r Row, path: &str) -> Result<&'r Json> {
-        self.value(row, path).ok_or_else(|| Error::new(format!("column `{path}` has no value")))
+    fn required<'r>(&self, row: &'r Row, path: &str) -> Made<&'r Json> {
+        self.value(row, path)
+            .ok_or_else(|| Trouble::Row("no value", Error::new(format!("column `{path}` has no value"))))
     }
 
-    fn scalar(&self, row: &Row, path: &str) -> Result<String> {
+    fn scalar(&self, row: &Row, path: &str) -> Made<String> {
         let value = self.required(row, path)?;
-        shown(value).ok_or_else(|| Error::new(format!("column `{path}` holds {}, not one value", kind(value))))
+        let wrong = || Error::new(format!("column `{path}` holds {}, not one value", kind(value)));
+        shown(value).ok_or_else(|| Trouble::Row("no value", wrong()))
     }
 
-    /// The scalars of a list column, or of several columns.
-    fn list(&self, row: &Row, paths: &OneOrMany<String>) -> Result<Vec<String>> {
+    /// The scalars of a list column, or of several columns; `None` for one that is null or empty, as a fifth option where there are four.
+    fn list(&self, row: &Row, paths: &OneOrMany<String>) -> Made<Vec<Option<String>>> {
         let mut list = Vec::new();
         for path in paths.as_slice() {
-            match self.required(row, path)? {
-                Json::Array(values) => {
-                    for value in values {
-                        let text = shown(value);
-                        list.push(
-                            text.ok_or_else(|| {
-                                Error::new(format!("column `{path}` holds {} in its list", kind(value)))
-                            })?,
-                        );
-                    }
-                }
-                _ => list.push(self.scalar(row, path)?),
+            let values = match self.value(row, path) {
+                Some(Json::Array(values)) => values.iter().collect(),
+                value => vec![value.unwrap_or(&Json::Null)],
+            };
+            for value in values {
+                let wrong = || Error::new(format!("column `{path}` holds {} in its list", kind(value)));
+                list.push(match value {
+                    Json::Null => None,
+                    value => Some(shown(value).ok_or_else(|| Trouble::Row("no value", wrong()))?),
+                });
             }
         }
+        list.iter_mut().for_each(|text| _ = text.take_if(|text| text.trim().is_empty()));
         Ok(list)
     }
 
-    fn class(&self, row: &Row, rule: &ColumnRule) -> Result<u8> {
-        let classes = &self.task.classes;
-        let value = self.required(row, &rule.name)?;
-        let text = self.scalar(row, &rule.name)?;
-        let by_name = |name: &String| classes.iter().position(|class| class == name);
-        let found = match value {
-            _ if !rule.values.is_empty() => rule.values.get(&text).and_then(by_name),
-            Json::Bool(truth) => Some(usize::from(*truth)),
-            Json::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
-            _ => by_name(&text).or_else(|| text.parse().ok()),
-        };
-        found.filter(|class| *class < classes.len()).and_then(|class| u8::try_from(class).ok()).ok_or_else(|| {
-            let name = &rule.name;
-            let error = Error::new(format!("column `{name}` is `{text}`, which names no class"));
-            let values: Vec<&String> = rule.values.keys().collect();
-            error.help(match (text.as_str(), values.is_empty()) {
-                ("-1", _) => format!("leave rows without a label out: `filter = \"{name} != -1\"`"),
-                (_, true) => {
-                    format!("the classes are {}; name others with `values` under `[label.column]`", quoted(classes))
-                }
-                (_, false) => format!("the `values` are {}", quoted(values)),
-            })
-        })
-    }
-
-    fn answers(&self, row: &Row, rule: &CoinRule) -> Result<Answers> {
-        let choices = match &rule.choices {
+    fn answers(&self, row: &Row, rule: &CoinRule) -> Made<Answers> {
+        let empty = |path: &str| Trouble::Row("no value", Error::new(format!("column `{path}` has no value")));
+        if let (Some(path), Some(wrong)) = (&rule.correct, &rule.wrong) {
+            let correct = self.scalar(row, path)?;
+            if correct.trim().is_empty() {
+                return Err(empty(path));
+            }
+            let others: Vec<String> = self.list(row, wrong)?.into_iter().flatten().collect();
+            let choices = std::iter::once(&correct).chain(&others).cloned().collect();
+            return Ok(Answers { correct, others, choices });
+        }
+        let mut options = match &rule.choices {
             Some(paths) => self.list(row, paths)?,
             None => Vec::new(),
         };
-        let correct = match (&rule.correct, &rule.answer) {
-            (Some(path), _) => self.scalar(row, path)?,
-            (None, answer) => {
-                let path = answer.as_deref().unwrap_or_default();
-                let key = self.scalar(row, path)?;
-                let keys = match &rule.keys {
-                    None => (0..choices.len()).map(|number| number.to_string()).collect(),
-                    Some(OneOrMany::Many(keys)) => keys.clone(),
-                    Some(keys) => self.list(row, keys)?,
-                };
-                let place = keys.iter().position(|candidate| *candidate == key);
-                place.and_then(|place| choices.get(place)).cloned().ok_or_else(|| {
-                    let message = format!("column `{path}` is `{key}`, which is none of the {} choices", choices.len());
-                    Error::new(message).help(format!("the choices are called {}", quoted(&keys)))
-                })?
-            }
+        let path = rule.correct.as_ref().or(rule.answer.as_ref()).map_or("", String::as_str);
+        let said = self.scalar(row, path)?;
+        if said.trim().is_empty() {
+            return Err(empty(path));
+        }
+        let keys: Vec<String> = match &rule.keys {
+            _ if rule.correct.is_some() => options.iter().map(|option| option.clone().unwrap_or_default()).collect(),
+            None => (0..options.len()).map(|number| number.to_string()).collect(),
+            Some(OneOrMany::Many(keys)) => keys.clone(),
+            Some(keys) => self.list(row, keys)?.into_iter().map(Option::unwrap_or_default).collect(),
         };
-        Ok(match &rule.wrong {
-            Some(paths) => {
-                let wrong = self.list(row, paths)?;
-                let choices = std::iter::once(&correct).chain(&wrong).cloned().collect();
-                Answers { correct, wrong, choices }
+        // The first of several that read the same, as Python's `index` and `remove` have it.
+        let place = keys.iter().position(|key| *key == said);
+        let place = place.or_else(|| find(keys.iter().map(String::as_str).collect::<Vec<_>>(), &said));
+        let correct = place.and_then(|place| options.get_mut(place)?.take().map(|correct| (place, correct)));
+        let (place, correct) = correct.ok_or_else(|| {
+            let said = brief(&said);
+            let message = format!("column `{path}` is `{said}`, which is none of the {} choices", options.len());
+            let called = || match &rule.keys {
+                None if rule.correct.is_some() => "it has to hold the text of one of them".to_owned(),
+                _ => format!("the choices are called {}", quoted(keys.iter().take(26))),
+            };
+            Trouble::Row("unknown answer", Error::new(message).help(hidden(path, &said).unwrap_or_else(called)))
+        })?;
+        let mut choices: Vec<String> = Vec::with_capacity(options.len());
+        let mut others = Vec::new();
+        for (i, option) in options.into_iter().enumerate() {
+            if i == place {
+                choices.push(correct.clone());
+            } else if let Some(option) = option {
+                choices.push(option.clone());
+                others.push(option);
             }
-            None => {
-                let wrong = choices.iter().filter(|choice| **choice != correct).cloned().collect();
-                Answers { correct, wrong, choices }
-            }
-        })
+        }
+        Ok(Answers { correct, others, choices })
     }
 
-    /// What a row gives a template.
-    fn values<'v>(&self, row: &Row, used: &'v Variables, chosen: Option<&Chosen>) -> Result<BTreeMap<&'v str, Value>> {
+    /// What a row gives a template, and how many bytes that are.
+    fn values<'v>(
+        &self,
+        row: &Row,
+        template: &'v Template,
+        chosen: Option<&Chosen>,
+    ) -> Made<(BTreeMap<&'v str, Value>, usize)> {
         let drawn = |variable: &str| match (chosen?, variable) {
-            (chosen, "answer") => Some(Value::from(chosen.answer)),
-            (chosen, "choices") => Some(Value::from(chosen.choices.to_vec())),
-            (chosen, "number") => Some(Value::from(chosen.number)),
+            (chosen, "answer") => Some((Value::from(chosen.answer), chosen.answer.len())),
+            (chosen, "choices") => {
+                Some((Value::from(chosen.choices.to_vec()), chosen.choices.iter().map(String::len).sum()))
+            }
+            (chosen, "number") => Some((Value::from(chosen.number), 0)),
             _ => None,
         };
-        let find = |variable: &'v String| {
-            let found = drawn(variable).or_else(|| self.value(row, variable).map(value));
-            Some((variable.as_str(), found?))
-        };
-        let mut values: BTreeMap<&str, Value> = used.mentioned.iter().filter_map(find).collect();
+        let mut total = 0;
+        let mut values: BTreeMap<&str, Value> = BTreeMap::new();
+        for variable in &template.mentioned {
+            let found = drawn(variable).or_else(|| self.value(row, variable).map(|json| (value(json), size(json))));
+            if let Some((found, bytes)) = found {
+                values.insert(variable.as_str(), found);
+                total += bytes;
+            }
+        }
         let kind = |name: &str| match drawn(name) {
             Some(_) => None,
             None => self.types.get(self.column(name)).copied(),
         };
-        used.uses.fit(&mut values, kind)?;
-        Ok(values)
+        template.uses.fit(&mut values, kind).map_err(|error| Trouble::Row("text beside number", error))?;
+        Ok((values, total))
     }
 
     /// Renders a template; returns the text and the byte range that may be shortened.
-    fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Result<(String, Range<usize>)> {
-        let used = &self.variables[name];
-        let values = self.values(row, used, chosen)?;
-        let absent = absent(used, &values);
-        let explain = |cause: minijinja::Error| explain(&format!("the {name}"), &absent, &cause);
-        let template = self.templates.get_template(name).map_err(explain)?;
-        let text = template.render(Value::from(values)).map_err(explain)?;
-        unmark(text)
-    }
-}
-
-/// Adds computed columns to rows.
-pub(super) struct Computing<'f> {
-    formatter: &'f Formatter<'f>,
-    expressions: Vec<(&'f str, &'f Variables, Expression<'f, 'f>)>,
-}
-
-impl Computing<'_> {
-    /// Adds them to a row.
-    ///
-    /// # Errors
-    /// An expression fails.
-    pub fn complete(&self, mut row: Row) -> Result<Row> {
-        for (name, used, expression) in &self.expressions {
-            let values = self.formatter.values(&row, used, None)?;
-            let absent = absent(used, &values);
-            let computed = expression.eval(Value::from(values)).and_then(|value| json(&value));
-            let computed = computed.map_err(|cause| explain(&format!("computing `{name}`"), &absent, &cause))?;
-            row.insert((*name).to_owned(), computed);
-        }
-        Ok(row)
+    fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Made<(String, Range<usize>)> {
+        let template = &self.templates[name];
+        let (values, bytes) = self.values(row, template, chosen)?;
+        let absent = absent(template, &values);
+        let (text, _) = self
+            .engine
+            .run(&template.program, Value::from(values), bytes)
+            .map_err(|cause| explain(&format!("the {name}"), &absent, &cause))?;
+        unmark(text).map_err(|error| Trouble::Row("no text", error))
     }
 }
 
@@ -612,29 +617,40 @@ fn longest_expression(source: &str) -> usize {
 }
 
 /// Variables that are used and have no value.
-fn absent<'a>(used: &'a Variables, values: &BTreeMap<&str, Value>) -> Vec<&'a String> {
-    used.used.iter().filter(|name| !values.contains_key(name.as_str())).collect()
+fn absent<'a>(template: &'a Template, values: &BTreeMap<&str, Value>) -> Vec<&'a String> {
+    template.used.iter().filter(|name| !values.contains_key(name.as_str())).collect()
 }
 
 /// Why a template or an expression fails on a row.
-fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Error {
-    let message = match (cause.kind(), absent) {
-        (ErrorKind::UndefinedError, [_, ..]) => format!("no value in {}", quoted(absent)),
-        _ => format!("{what} fails: {}", detail(cause)),
-    };
-    Error::new(message).help(match cause.kind() {
-        ErrorKind::OutOfFuel => "it has too much to do for one row: are there loops within loops?",
-        ErrorKind::UndefinedError => "`| default(\"\")` in a template gives a value to what has none",
-        _ => JINJA,
-    })
+fn explain(what: &str, absent: &[&String], cause: &minijinja::Error) -> Trouble {
+    match (cause.kind(), absent) {
+        (ErrorKind::OutOfFuel, _) => {
+            let message = format!("{what} has too much to do, or makes too long a text");
+            let help = "it may take about a million steps and make 16 MiB beyond what the rows hold: are there loops within loops, or texts that double?";
+            Trouble::Task(Error::new(message).help(help))
+        }
+        (ErrorKind::UndefinedError, [_, ..]) => Trouble::Row(
+            "no value",
+            Error::new(format!("no value in {}", quoted(absent)))
+                .help("`| default(\"\")` in a template gives a value to what has none"),
+        ),
+        (kind, _) => {
+            let help = if kind == ErrorKind::UndefinedError {
+                "`| default(\"\")` in a template gives a value to what has none"
+            } else {
+                JINJA
+            };
+            Trouble::Row("no text", Error::new(format!("{what} fails: {}", detail(cause))).help(help))
+        }
+    }
 }
 
 /// Names in an order in which each comes after those that it uses, and if possible after those that it mentions; the name of one that
 /// cannot.
-fn in_order(mut waiting: Vec<(&str, Variables)>) -> Result<Vec<(&str, Variables)>, &str> {
+fn in_order<'a>(mut waiting: Vec<(&'a str, Template<'a>)>) -> Result<Vec<(&'a str, Template<'a>)>, &'a str> {
     let mut ordered = Vec::new();
     while let Some((first, _)) = waiting.first() {
-        let free = |(name, variables): &(&str, Variables)| {
+        let free = |(name, variables): &(&str, Template)| {
             let others = || waiting.iter().map(|(other, _)| *other);
             let mentions = others().any(|other| other != *name && variables.mentioned.contains(other));
             (!others().any(|other| variables.used.contains(other)), mentions)
@@ -677,19 +693,29 @@ fn unmark(mut text: String) -> Result<(String, Range<usize>)> {
 }
 
 fn detail(cause: &minijinja::Error) -> String {
-    let text = cause.detail().map_or_else(|| cause.kind().to_string(), str::to_owned);
+    let text = cause.detail().map_or_else(|| cause.kind().to_string(), |detail| brief(detail).into_owned());
     match cause.line() {
         Some(line) if line > 1 => format!("{text}, in its line {line}"),
         _ => text,
     }
 }
 
-fn kind(value: &Json) -> &'static str {
+pub(super) fn kind(value: &Json) -> &'static str {
     match value {
         Json::Array(_) => "a list",
         Json::Object(_) => "a table",
         Json::Null => "nothing",
         _ => "a value",
+    }
+}
+
+/// Bytes of the texts in a value, and some for each item of a list.
+fn size(json: &Json) -> usize {
+    match json {
+        Json::String(text) => text.len(),
+        Json::Array(values) => values.iter().map(|value| 8 + size(value)).sum(),
+        Json::Object(fields) => fields.iter().map(|(name, field)| name.len() + size(field)).sum(),
+        _ => 8,
     }
 }
 

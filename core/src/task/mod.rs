@@ -9,12 +9,13 @@ mod definition;
 mod draft;
 mod fit;
 mod format;
-pub mod hub;
+mod label;
 mod order;
 mod read;
 pub mod rng;
 mod rows;
 mod source;
+mod template;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -23,17 +24,16 @@ mod tests_bad_data;
 mod tests_library;
 #[cfg(test)]
 mod tests_readers;
+#[cfg(test)]
+mod tests_rules;
 mod uses;
 pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
-    definition::{
-        CoinRule, ColumnRule, EqualsRule, Header, LabelRule, Metric, OneOrMany, Prompt, Source, Splits, Task,
-    },
+    definition::{CoinRule, ColumnRule, Draw, EqualsRule, Header, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Shortened, TokenCounts, fit, lengths, shorten},
-    hub::Hub,
+    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},

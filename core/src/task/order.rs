@@ -1,14 +1,17 @@
 //! Which rows are used, in which order, and how they are split: three protocols.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     PoolCounts, PromptStyle, Rows, TaskData,
-    definition::{OneOrMany, Task},
-    format::{Formatter, Point},
+    definition::{Draw, OneOrMany, Task},
+    format::{Formatter, Odd, Point, Trouble},
     rng::{NumpyRng, PythonRng},
     source::RowSource,
 };
@@ -78,6 +81,14 @@ impl DataOptions {
         })
     }
 
+    /// What a wrong answer is drawn from.
+    fn draw(&self) -> Draw {
+        match self.order {
+            Order::Eleuther => Draw::Place,
+            Order::Openai | Order::KPoints => Draw::Text,
+        }
+    }
+
     /// Seed of the halves.
     fn halves_seed(&self) -> u64 {
         match self.order {
@@ -104,8 +115,10 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
         (first @ Some(_), second @ Some(_)) => {
             let n_first = options.n_train.map(|n| n / 2);
             let n_second = options.n_train.map(|n| n - n / 2);
-            let first = maker.pool("supervise", maker.rows(first, n_first, &mut data)?, n_first, &mut data)?;
-            let second = maker.pool("transfer", maker.rows(second, n_second, &mut data)?, n_second, &mut data)?;
+            let rows = maker.rows(first, n_first, &mut data)?;
+            let first = maker.pool("supervise", rows, n_first, &mut data)?;
+            let rows = maker.rows(second, n_second, &mut data)?;
+            let second = maker.pool("transfer", rows, n_second, &mut data)?;
             (first, second)
         }
         _ => {
@@ -193,7 +206,6 @@ impl Maker<'_> {
             self.formatter.check_columns(&more.columns)?;
             rows.append(more)?;
         }
-        rows.columns.extend(self.formatter.computed());
         rows.find_types(&self.formatter.counted())?;
         data.files.extend(rows.files.iter().cloned());
         data.counts.notes.append(&mut rows.notes);
@@ -204,54 +216,67 @@ impl Maker<'_> {
     fn pool(&self, name: &str, mut rows: Rows, limit: Option<usize>, data: &mut TaskData) -> Result<Vec<Point>> {
         let seed = self.options.seed;
         let mut counts = PoolCounts { read: rows.len(), ..PoolCounts::default() };
+        let mut odd = OddRows::default();
         let formatter = Formatter::new(self.task)?.with_types(rows.types.clone());
         if self.task.filter.is_some() {
             let wanted = formatter.wanted_by_filter();
-            let computing = formatter.computing(&wanted)?;
-            rows.keep(&wanted, |row| formatter.keeps(&computing.complete(row)?))?;
-            counts.drop("filter", counts.read - rows.len());
+            let mut refused = 0;
+            rows.keep(&wanted, |rows, index, row| {
+                let kept = formatter.completed(row, &wanted).and_then(|row| formatter.keeps(&row));
+                let kept = odd.keep(kept, index, rows)?;
+                refused += usize::from(kept == Some(false));
+                Ok(kept == Some(true))
+            })?;
+            counts.drop("filter", refused);
+        }
+        let considered = rows.len() + odd.count;
+        let limit = limit.unwrap_or(usize::MAX);
+        let draw = self.options.draw();
+        let mut numbers = rows.numbers.clone();
+        let (mut rng, mut draws) = (PythonRng::new(seed), PythonRng::new(derive(seed, "task/k-points")));
+        // Most rows give an example, so those that are asked for are read at once.
+        let chunk = match self.options.order {
+            Order::Eleuther => numbers.len().max(1),
+            Order::Openai | Order::KPoints => limit.clamp(1 << 10, 1 << 30),
+        };
+        match self.options.order {
+            Order::Openai => {}
+            Order::Eleuther => numbers = permute(numbers, seed),
+            Order::KPoints => Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers),
         }
         let wanted = formatter.wanted();
-        let computing = formatter.computing(&wanted)?;
-        let load = |numbers: &[u32]| rows.load(numbers, &wanted, |row| computing.complete(row));
-        let limit = limit.unwrap_or(usize::MAX);
-        let mut rng = PythonRng::new(seed);
-        let mut points = Vec::new();
-        match self.options.order {
-            Order::Openai | Order::Eleuther => {
-                let numbers = match self.options.order {
-                    Order::Eleuther => permute(rows.numbers.clone(), seed),
-                    _ => rows.numbers[..limit.min(rows.len())].to_vec(),
-                };
-                counts.drop("not asked for", rows.len() - numbers.len());
-                let mut loaded = load(&numbers)?;
-                for number in numbers {
-                    let point = formatter.point(&loaded.take(number)?, number, &mut rng);
-                    points.push(point.map_err(|error| rows.at(number, error))?);
-                }
+        let (mut points, mut used) = (Vec::new(), 0);
+        'enough: for some in numbers.chunks(chunk) {
+            if self.options.order == Order::Openai && points.len() >= limit {
+                break;
             }
-            Order::KPoints => {
-                let mut draws = PythonRng::new(derive(seed, "task/k-points"));
-                let mut numbers = rows.numbers.clone();
-                Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers);
-                let mut used = 0;
-                // Most rows give two points, so this reads once.
-                'all: for some in numbers.chunks(limit.clamp(1 << 10, 1 << 30)) {
-                    let mut loaded = load(some)?;
-                    for number in some {
-                        let pair = formatter.pair(&loaded.take(*number)?, *number, &mut draws);
-                        let pair = pair.map_err(|error| rows.at(*number, error))?;
-                        if points.len() + pair.len() > limit {
-                            break 'all;
+            let mut loaded = rows.load(some, &wanted)?;
+            for index in some {
+                let completed = formatter.completed(loaded.take(*index)?, &wanted);
+                match self.options.order {
+                    Order::Openai if points.len() >= limit => break 'enough,
+                    Order::Openai | Order::Eleuther => {
+                        let point = completed.and_then(|row| formatter.point(&row, *index, draw, &mut rng));
+                        points.extend(odd.keep(point, *index, &rows)?);
+                    }
+                    Order::KPoints => {
+                        let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, &mut draws));
+                        if let Some(pair) = odd.keep(pair, *index, &rows)? {
+                            if points.len() + pair.len() > limit {
+                                break 'enough;
+                            }
+                            counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                            points.extend(pair);
                         }
-                        counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
-                        points.extend(pair);
-                        used += 1;
                     }
                 }
-                counts.drop("not asked for", rows.len() - used);
+                used += 1;
             }
         }
+        if self.options.order != Order::Eleuther {
+            counts.drop("not asked for", numbers.len() - used);
+        }
+        odd.settle(self.task, name, considered, &mut counts, &mut data.counts.notes)?;
         let there = points.len();
         points.retain(|point| !point.example.text.is_empty());
         counts.drop("empty text", there - points.len());
@@ -296,6 +321,95 @@ impl Maker<'_> {
     }
 }
 
+/// Of this many rows one may be odd: more are a pattern.
+const ODD_ROWS: usize = 20;
+
+/// Rows of a pool that make no example, by what is the matter with them.
+#[derive(Default)]
+struct OddRows {
+    count: usize,
+    reasons: BTreeMap<&'static str, usize>,
+    /// How many rows say the same, and the first of them with its place among these. Not for more than can be read.
+    messages: BTreeMap<String, (usize, usize, Error)>,
+    first: Option<Error>,
+}
+
+impl OddRows {
+    fn add(&mut self, (index, reason, error): Odd, rows: &Rows) {
+        const MESSAGES: usize = 1000;
+        self.count += 1;
+        *self.reasons.entry(reason).or_default() += 1;
+        if let Some((count, ..)) = self.messages.get_mut(error.message()) {
+            *count += 1;
+        } else if self.messages.len() < MESSAGES {
+            let message = error.message().to_owned();
+            let located = rows.at(index, error);
+            self.first.get_or_insert_with(|| located.clone());
+            self.messages.insert(message, (1, self.messages.len(), located));
+        }
+    }
+
+    /// What was made of a row, if it is not odd.
+    fn keep<T>(&mut self, made: Result<T, Trouble>, index: u32, rows: &Rows) -> Result<Option<T>> {
+        match made {
+            Ok(made) => Ok(Some(made)),
+            Err(Trouble::Row(reason, error)) => {
+                self.add((index, reason, error), rows);
+                Ok(None)
+            }
+            Err(Trouble::Task(error)) => Err(rows.at(index, error)),
+        }
+    }
+
+    /// Counts odd rows as dropped and notes them.
+    ///
+    /// # Errors
+    /// There are too many among the `considered` ones, or the task wants none.
+    fn settle(
+        self,
+        task: &Task,
+        pool: &str,
+        considered: usize,
+        counts: &mut PoolCounts,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        let Some(first) = self.first else { return Ok(()) };
+        if task.strict {
+            return Err(
+                first.or_else_help("leave such rows out with `filter`, or all that are odd with `strict = false`")
+            );
+        }
+        let Some((alike, _, error)) =
+            self.messages.into_values().max_by_key(|(count, place, _)| (*count, Reverse(*place)))
+        else {
+            return Ok(());
+        };
+        if self.count * ODD_ROWS > considered {
+            let error = error.or_else_help("`filter` leaves rows out, if it is right that they are there");
+            return Err(match (self.count, alike) {
+                (1, _) => error,
+                (odd, alike) => {
+                    let alike =
+                        if alike == odd { "all for this reason".into() } else { format!("{alike} for this reason") };
+                    error.context(format!("{odd} of {considered} rows for `{pool}` make no example, {alike}"))
+                }
+            });
+        }
+        let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let file =
+            first.place().and_then(|place| place.file.file_name()).map(|name| name.to_string_lossy().into_owned());
+        let place = file.map(|name| format!("{name}, ")).unwrap_or_default();
+        let (odd, what) = (self.count, if self.count == 1 { "row is" } else { "rows are" });
+        notes.push(format!(
+            "{odd} {what} left out of the {considered} for `{pool}` ({}), the first in {place}{}; `strict = true` in the task file makes this an error",
+            reasons.join(", "),
+            first.message()
+        ));
+        self.reasons.iter().for_each(|(reason, count)| counts.drop(reason, *count));
+        Ok(())
+    }
+}
+
 /// The first `n` points of a half that has been shuffled, and the others, both in its order. Of each class there are as many as its share
 /// of the half demands (largest remainders); what belongs together stays so, and where that does not fit the next one is taken.
 fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
@@ -316,7 +430,7 @@ fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
     let mut room: BTreeMap<u8, usize> =
         classes.iter().map(|(class, count)| (*class, share(*count).0 as usize)).collect();
     let mut by_remainder: Vec<u8> = classes.keys().copied().collect();
-    by_remainder.sort_by_key(|class| std::cmp::Reverse(share(classes[class]).1));
+    by_remainder.sort_by_key(|class| Reverse(share(classes[class]).1));
     let missing = n - room.values().sum::<usize>();
     for class in by_remainder.into_iter().take(missing) {
         *room.entry(class).or_default() += 1;

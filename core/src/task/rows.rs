@@ -149,14 +149,18 @@ impl Rows {
         Ok(())
     }
 
-    /// Leaves out the rows for which `keeps` is false. It sees the columns that are wanted.
+    /// Leaves out the rows for which `keeps` is false. It gets these rows, a row's number, and what it holds of the wanted columns.
     ///
     /// # Errors
     /// A file cannot be read, or `keeps` fails on a row.
-    pub(super) fn keep(&mut self, wanted: &Wanted, keeps: impl Fn(Row) -> Result<bool>) -> Result<()> {
+    pub(super) fn keep(
+        &mut self,
+        wanted: &Wanted,
+        mut keeps: impl FnMut(&Self, u32, Row) -> Result<bool>,
+    ) -> Result<()> {
         let mut kept = Vec::new();
         self.visit(&self.numbers, wanted, &mut |number, row| {
-            if keeps(row).map_err(|error| self.at(number, error))? {
+            if keeps(self, number, row)? {
                 kept.push(number);
             }
             Ok(())
@@ -165,20 +169,13 @@ impl Rows {
         Ok(())
     }
 
-    /// Reads the rows with these numbers, with the columns that are wanted, and keeps what `complete` makes of each.
+    /// Reads the rows with these numbers, with the columns that are wanted.
     ///
     /// # Errors
-    /// A file cannot be read, or `complete` fails on a row.
-    pub(super) fn load(
-        &self,
-        numbers: &[u32],
-        wanted: &Wanted,
-        complete: impl Fn(Row) -> Result<Row>,
-    ) -> Result<Loaded> {
+    /// A file cannot be read.
+    pub(super) fn load(&self, numbers: &[u32], wanted: &Wanted) -> Result<Loaded> {
         let mut loaded = Loaded::default();
-        self.visit(numbers, wanted, &mut |number, row| {
-            loaded.push(number, &complete(row).map_err(|error| self.at(number, error))?)
-        })?;
+        self.visit(numbers, wanted, &mut |number, row| loaded.push(number, &row))?;
         Ok(loaded)
     }
 

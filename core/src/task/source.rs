@@ -7,12 +7,14 @@ use std::{
 };
 
 use super::{
-    Hub, Rows, Task,
+    Rows, Task,
     definition::{OneOrMany, Source, nearest, quoted},
-    hub::{self, HfHub, Kind, Repo},
     read::Dialect,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    hub::{self, Cache, HfHub, Hub, Kind, Repo},
+};
 
 /// Where data sets are looked for.
 pub struct Sources {
@@ -29,7 +31,7 @@ pub trait RowSource {
 }
 
 impl Sources {
-    /// The folders given, those in `W2S_DATA` (separated like `PATH`), the hub's cache, and the hub unless `HF_HUB_OFFLINE` is set.
+    /// The folders given, those in `W2S_DATA` (separated like `PATH`), the hub's cache, and the hub unless [`hub::is_offline`].
     pub fn from_env(folders: &[PathBuf]) -> Result<Self> {
         let mut roots = folders.to_vec();
         for root in folders {
@@ -45,6 +47,21 @@ impl Sources {
         roots.extend(hub::cache_folder());
         let hub = HfHub::from_env()?.map(|hub| Box::new(hub) as Box<dyn Hub>);
         Ok(Self { roots, hub })
+    }
+
+    /// Every file that a task's rows are read from, fetched if it is not on this machine; none for a generated world.
+    ///
+    /// # Errors
+    /// A file that is not to be had.
+    pub fn files(&self, task: &Task) -> Result<Vec<PathBuf>> {
+        if task.source.world.is_some() {
+            return Ok(Vec::new());
+        }
+        let files = Files { sources: self, task };
+        let super::definition::Splits { train, test, supervise, transfer, .. } = &task.splits;
+        let splits = [train, test, supervise, transfer].into_iter().flatten().flat_map(OneOrMany::as_slice);
+        let found: Vec<Vec<Found>> = splits.map(|split| files.find(split)).collect::<Result<_>>()?;
+        Ok(found.into_iter().flatten().map(|found| found.path).collect())
     }
 
     /// What a task reads its rows from.
@@ -63,33 +80,36 @@ struct Files<'a> {
     task: &'a Task,
 }
 
-/// A file: what its data set calls it, and where it is.
-type Found = (String, PathBuf);
-
-/// The files of a split, as they are called in their data set, and what is to be said of others.
-struct Chosen {
-    files: Vec<String>,
-    notes: Vec<String>,
+/// A file of a data set.
+struct Found {
+    /// What its data set calls it.
+    name: String,
+    path: PathBuf,
+    /// The commit on the hub that it is of.
+    commit: Option<String>,
+    /// What is to be said of files beside it.
+    note: Option<String>,
 }
 
-impl Chosen {
-    fn found(self, place: impl Fn(String) -> Result<Found>) -> Result<(Vec<Found>, Vec<String>)> {
-        Ok((self.files.into_iter().map(place).collect::<Result<_>>()?, self.notes))
+impl Found {
+    fn here(name: String, path: PathBuf) -> Self {
+        Self { name, path, commit: None, note: None }
     }
 }
 
 impl RowSource for Files<'_> {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
         let dialect = Dialect::of(self.source()).map_err(|(key, error)| self.task.locate(&["source", key], error))?;
-        let (files, aside) = self.find(split)?;
         let mut rows = Rows::default();
-        rows.notes.extend(aside);
-        for (name, path) in files {
+        for Found { name, path, commit, note } in self.find(split)? {
             let wanted = limit.map(|limit| limit.saturating_sub(rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            rows.append(Rows::open(&path, &name, &dialect, wanted)?)?;
+            let mut read = Rows::open(&path, &name, &dialect, wanted)?;
+            read.files.iter_mut().for_each(|file| file.commit.clone_from(&commit));
+            read.notes.extend(note);
+            rows.append(read)?;
         }
         Ok(rows)
     }
@@ -111,15 +131,15 @@ impl Files<'_> {
     fn beside_task(&self, file: &str) -> Result<Found> {
         let path = self.task.folder().join(file);
         if path.is_file() {
-            return Ok((file.to_owned(), path));
+            return Ok(Found::here(file.to_owned(), path));
         }
         let found = if path.is_dir() { "is a folder" } else { "is not there" };
         let error = self.task.wrong(&["source", "files"], format!("the file `{}` {found}", path.display()));
         Err(error.help("the path starts at the task file's folder"))
     }
 
-    /// The files of a split, all configurations in order, and what is to be said of others.
-    fn find(&self, split: &str) -> Result<(Vec<Found>, Vec<String>)> {
+    /// The files of a split, all configurations in order.
+    fn find(&self, split: &str) -> Result<Vec<Found>> {
         if let Some(id) = &self.source().hub {
             return self.find_on_hub(id, split);
         }
@@ -132,7 +152,7 @@ impl Files<'_> {
                     let help = "give `train = \"train\"` and `test_from_train`, or name the files of each split under `source.files`";
                     return Err(self.task.wrong(&["splits"], message).help(help));
                 }
-                Ok((vec![(path.to_string_lossy().into_owned(), folder.join(path))], Vec::new()))
+                Ok(vec![Found::here(path.to_string_lossy().into_owned(), folder.join(path))])
             }
             Some(path) => {
                 let folder = folder.join(path);
@@ -145,7 +165,12 @@ impl Files<'_> {
                 }
                 let listing = list(&folder)?;
                 match self.choose(&listing, split)? {
-                    Some(chosen) => chosen.found(|file| Ok((file.clone(), folder.join(file)))),
+                    Some(files) => {
+                        let mut note = aside(split, &listing, &files);
+                        let found =
+                            |file: String| Found { note: note.take(), ..Found::here(file.clone(), folder.join(file)) };
+                        Ok(files.into_iter().map(found).collect())
+                    }
                     None => {
                         let message = format!("`{}` has no split `{split}`", folder.display());
                         Err(self.missing(message, split, &listing))
@@ -153,10 +178,7 @@ impl Files<'_> {
                 }
             }
             None => match self.source().files.get(split) {
-                Some(files) => {
-                    let found = files.as_slice().iter().map(|file| self.beside_task(file));
-                    Ok((found.collect::<Result<_>>()?, Vec::new()))
-                }
+                Some(files) => files.as_slice().iter().map(|file| self.beside_task(file)).collect(),
                 None => {
                     let known: Vec<&String> = self.source().files.keys().collect();
                     let error =
@@ -167,20 +189,41 @@ impl Files<'_> {
         }
     }
 
-    fn find_on_hub(&self, id: &str, split: &str) -> Result<(Vec<Found>, Vec<String>)> {
-        let revision = self.source().revision.as_deref().unwrap_or("main");
+    fn find_on_hub(&self, id: &str, split: &str) -> Result<Vec<Found>> {
+        let revision = self.source().revision.clone().unwrap_or_else(|| "main".into());
+        let repo = Repo { kind: Kind::Dataset, id: id.into(), revision };
         let mut looked = Vec::new();
         for root in &self.sources.roots {
-            let folders = candidates(root, id, revision);
-            if folders.is_empty() {
+            let places = candidates(root, &repo)?;
+            if places.is_empty() {
                 looked.push(format!("{} (not there)", root.display()));
             }
-            for folder in folders {
-                let listing = list(&folder)?;
-                if let Some(chosen) = self.choose(&listing, split).map_err(|error| error.in_file(&folder))? {
-                    return chosen.found(|file| Ok((format!("{id}/{file}"), folder.join(file))));
+            for Place { folder, commit, listing } in places {
+                let name = folder.display();
+                let files = match self.choose(&listing, split) {
+                    Ok(Some(files)) => files,
+                    Ok(None) => {
+                        looked.push(format!("{name} (no such split)"));
+                        continue;
+                    }
+                    // What a cache has in part, the hub has the rest of.
+                    Err(error) if commit.is_some() => {
+                        looked.push(format!("{name} ({})", error.message()));
+                        continue;
+                    }
+                    Err(error) => return Err(error.in_file(&folder)),
+                };
+                match files.iter().filter(|file| !folder.join(file).is_file()).count() {
+                    0 => {
+                        let mut note = aside(split, &listing, &files);
+                        let found = |file: String| {
+                            let path = folder.join(&file);
+                            Found { name: format!("{id}/{file}"), path, commit: commit.clone(), note: note.take() }
+                        };
+                        return Ok(files.into_iter().map(found).collect());
+                    }
+                    missing => looked.push(format!("{name} (without {missing} of the split's {} files)", files.len())),
                 }
-                looked.push(format!("{} (no such split)", folder.display()));
             }
         }
         let configs = self.configs();
@@ -195,18 +238,18 @@ impl Files<'_> {
             let help = format!("downloading is off (HF_HUB_OFFLINE): turn it on, or {by_hand}");
             return Err(Error::new(absent).help(help));
         };
-        let repo = Repo { kind: Kind::Dataset, id: id.into(), revision: revision.into() };
         let not_here = |error: Error| error.context(&absent).or_help(&by_hand);
-        let listing = hub.list(&repo).map_err(not_here)?;
-        match self.choose(&listing, split)? {
-            Some(chosen) => {
-                chosen.found(|file| Ok((format!("{id}/{file}"), hub.fetch(&repo, &file).map_err(not_here)?)))
-            }
-            None => {
-                let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
-                Err(self.missing(message, split, &listing))
-            }
-        }
+        let hub::Listing { commit, files } = hub.list(&repo).map_err(not_here)?;
+        let Some(chosen) = self.choose(&files, split)? else {
+            let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
+            return Err(self.missing(message, split, &files));
+        };
+        let mut note = aside(split, &files, &chosen);
+        let fetch = |file: String| {
+            let path = hub.fetch(&repo, &commit, &file).map_err(not_here)?;
+            Ok(Found { name: format!("{id}/{file}"), path, commit: Some(commit.clone()), note: note.take() })
+        };
+        chosen.into_iter().map(fetch).collect()
     }
 
     fn missing(&self, message: String, split: &str, listing: &[String]) -> Error {
@@ -226,42 +269,61 @@ impl Files<'_> {
     }
 
     /// The files of a split among a repository's files: those that the task names, or those named after config and split.
-    fn choose(&self, listing: &[String], split: &str) -> Result<Option<Chosen>> {
+    fn choose(&self, listing: &[String], split: &str) -> Result<Option<Vec<String>>> {
         let files = &self.source().files;
         if !files.is_empty() {
             let named = files.get(split).map_or(&[][..], OneOrMany::as_slice);
             let there = !named.is_empty() && named.iter().all(|file| listing.contains(file));
-            return Ok(there.then(|| Chosen { files: named.to_vec(), notes: Vec::new() }));
+            return Ok(there.then(|| named.to_vec()));
         }
-        let mut chosen = Chosen { files: Vec::new(), notes: Vec::new() };
+        let mut chosen = Vec::new();
         for config in self.configs() {
-            let Some(files) = split_files(listing, config, split)? else { return Ok(None) };
-            let stem = files.first().and_then(|file| data_stem(file));
-            let aside: Vec<&String> =
-                listing.iter().filter(|file| data_stem(file) == stem && !files.contains(file)).collect();
-            if let (Some(first), false) = (files.first(), aside.is_empty()) {
-                chosen.notes.push(format!(
-                    "the split `{split}` is read from `{first}`; {} left aside (`source.files` names others)",
-                    quoted(aside)
-                ));
+            match split_files(listing, config, split)? {
+                Some(files) => chosen.extend(files),
+                None => return Ok(None),
             }
-            chosen.files.extend(files);
         }
         Ok(Some(chosen))
     }
 }
 
+/// A folder in which a data set may be.
+struct Place {
+    folder: PathBuf,
+    /// The commit that it is a snapshot of.
+    commit: Option<String>,
+    /// The data set's files. A snapshot may not have all of them.
+    listing: Vec<String>,
+}
+
 /// Folders of a root in which a data set may be: a plain mirror, or snapshots of `huggingface_hub`'s cache.
-fn candidates(root: &Path, id: &str, revision: &str) -> Vec<PathBuf> {
-    let mut folders = vec![root.join(id)];
-    for cache in [root.to_path_buf(), root.join("hub")] {
-        let repo = cache.join(format!("datasets--{}", id.replace('/', "--")));
-        let snapshots = repo.join("snapshots");
-        let commit = fs::read_to_string(repo.join("refs").join(revision));
-        folders.push(snapshots.join(commit.as_deref().map_or(revision, str::trim)));
+fn candidates(root: &Path, repo: &Repo) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    let plain = root.join(&repo.id);
+    if plain.is_dir() {
+        places.push(Place { listing: list(&plain)?, folder: plain, commit: None });
     }
-    folders.retain(|folder| folder.is_dir());
-    folders
+    for root in [root.to_path_buf(), root.join("hub")] {
+        if let Some(hub::Snapshot { folder, commit, files }) = Cache::new(root).snapshot(repo) {
+            let listing = files.map_or_else(|| list(&folder), Ok)?;
+            places.push(Place { listing, folder, commit: Some(commit) });
+        }
+    }
+    Ok(places)
+}
+
+/// What is to be said of files that hold a split, too, and are not read.
+fn aside(split: &str, listing: &[String], files: &[String]) -> Option<String> {
+    let stems: BTreeSet<String> = files.iter().filter_map(|file| data_stem(file)).collect();
+    let is_aside = |file: &&String| !files.contains(file) && data_stem(file).is_some_and(|stem| stems.contains(&stem));
+    let aside: Vec<&String> = listing.iter().filter(is_aside).collect();
+    (!aside.is_empty()).then(|| {
+        format!(
+            "the split `{split}` is read from {}; {} left aside (`source.files` names others)",
+            quoted(files),
+            quoted(aside)
+        )
+    })
 }
 
 /// Files below a folder, as paths with `/` from it, sorted; hidden ones left out, and what lies more than six folders deep.

@@ -18,10 +18,13 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 
 use super::*;
-use crate::Error;
+use crate::{
+    Error,
+    hub::{self, Hub},
+};
 
 /// Rows in memory, by split.
-struct Memory(BTreeMap<&'static str, Vec<Row>>);
+pub(super) struct Memory(BTreeMap<&'static str, Vec<Row>>);
 
 impl RowSource for Memory {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
@@ -34,7 +37,7 @@ fn rows(value: Value) -> Vec<Row> {
     value.as_array().unwrap().iter().map(|row| row.as_object().unwrap().clone()).collect()
 }
 
-fn memory(splits: impl IntoIterator<Item = (&'static str, Value)>) -> Memory {
+pub(super) fn memory(splits: impl IntoIterator<Item = (&'static str, Value)>) -> Memory {
     Memory(splits.into_iter().map(|(name, value)| (name, rows(value))).collect())
 }
 
@@ -251,7 +254,7 @@ fn mc_taco_trains_on_test() {
 }
 
 /// A task whose interesting parts are given; the rest is filler.
-fn task(parts: &str) -> Result<Task> {
+pub(super) fn task(parts: &str) -> Result<Task> {
     let filler = [
         ("classes", "classes = [\"no\", \"yes\"]\n"),
         ("template", "template = \"{{ text | context }}\"\n"),
@@ -575,7 +578,7 @@ fn the_guide_is_right() {
         }
         blocks += 1;
     }
-    assert_eq!(blocks, 5);
+    assert_eq!(blocks, 6);
 }
 
 #[test]
@@ -678,12 +681,13 @@ fn the_context_is_shortened_from_the_left_for_the_tokenizer_that_needs_most() {
 
 #[test]
 fn what_cannot_be_shortened_is_dropped_and_counted() {
-    // Even the last word alone is too long.
-    let passage = |i: usize| if i == 0 { "one incomprehensibilities-of-antidisestablishmentarianism" } else { "a b" };
+    // Even the last word alone is too long, and words are not cut.
+    let passage = |i: usize| if i == 0 { "one antidisestablishmentarianism" } else { "a b" };
     let rows: Value = (0..10).map(|i| json!({"passage": passage(i), "question": "so", "answer": i % 2 == 0})).collect();
     let source = memory([("train", rows.clone()), ("validation", rows)]);
     let mut data = shipped("boolq").read_from(&source, &DataOptions::default()).unwrap();
-    let counts = fit(&mut data, &[&characters], 40, OverLong::Truncate).unwrap();
+    assert!(!cuts_words(&data));
+    let counts = fit(&mut data, &[&characters], 30, OverLong::Truncate).unwrap();
     assert_eq!((counts.parts["test"].dropped, counts.parts["test"].shortened, data.test.len()), (1, 0, 9));
     assert_eq!((data.supervise.len() + data.transfer.len(), data.counts.labels["test"].as_slice()), (9, &[5, 4][..]));
 }
@@ -741,6 +745,181 @@ fn shortening_keeps_other_scripts_whole() {
     assert_eq!((text.as_str(), &text[context]), ("A: 日本 語\nend", "日本 語"));
 }
 
+#[test]
+fn texts_without_spaces_lose_characters() {
+    let cases = [
+        // Chinese, after a clause with spaces; Japanese with a mark that belongs to its character; Thai.
+        ("前 面 这段文字没有空格", 11, "文字没有空格"),
+        ("か\u{3099}きくけこか\u{3099}", 8, "こか\u{3099}"),
+        ("ภาษาไทยไม่มีช่องว่าง", 11, "องว่าง"),
+        // A long address behind words, a family that is one character, and a word that ends in white space.
+        ("see https://example.org/a/very/long/path/of/things", 12, "/things"),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa👨‍👩‍👧b", 11, "👨‍👩‍👧b"),
+        ("いろはにほへと ", 9, "ほへと "),
+    ];
+    for (context, limit, kept) in cases {
+        let mut text = format!("<{context}> ?!");
+        let mut range = 1..1 + context.len();
+        let (shortened, _) = shorten(&mut text, &mut range, &[&characters], limit).unwrap();
+        assert_eq!((shortened, text.as_str()), (Shortened::Yes, format!("<{kept}> ?!").as_str()), "{context}");
+        assert_eq!(&text[range], kept);
+    }
+    // The last character stays, and nothing is done where even that is too much.
+    let mut text = String::from("长长长 rest of the text");
+    let (shortened, _) = shorten(&mut text, &mut (0..9), &[&characters], 17).unwrap();
+    assert_eq!((shortened, text.as_str()), (Shortened::TooLong, "长长长 rest of the text"));
+    let (shortened, _) = shorten(&mut text, &mut (0..9), &[&characters], 18).unwrap();
+    assert_eq!((shortened, text.as_str()), (Shortened::Yes, "长 rest of the text"));
+    // Data of whose texts some may be cut are known as such; what is dropped whole is not.
+    assert!(
+        cuts_words(&passage("see https://example.org/a/very/long/path/of/things/and/more"))
+            && cuts_words(&passage("一 二三"))
+    );
+    assert!(!cuts_words(&passage("see https://example.org/a/very/long/path/of/things/and more")));
+}
+
+/// A tokenizer that is asked what it is asked, and how often.
+struct Asked(tokenizers::Tokenizer, std::sync::atomic::AtomicUsize);
+
+impl Asked {
+    fn new(pre_tokenizer: Value, model: Value) -> Self {
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": pre_tokenizer, "post_processor": null, "decoder": null, "model": model
+        });
+        Self(file.to_string().parse().unwrap(), 0.into())
+    }
+}
+
+impl Counter for Asked {
+    fn count(&self, text: &str) -> Result<usize> {
+        self.1.fetch_add(text.len(), std::sync::atomic::Ordering::Relaxed);
+        Ok(self.0.encode_fast(text, true).unwrap().len())
+    }
+
+    fn starts(&self, text: &str) -> Option<Vec<usize>> {
+        self.1.fetch_add(text.len(), std::sync::atomic::Ordering::Relaxed);
+        Some(self.0.encode(text, true).unwrap().get_offsets().iter().map(|(start, _)| *start).collect())
+    }
+}
+
+/// Tokenizers that count otherwise from word to word: byte pairs with and without a space before them, with merges that reach over
+/// spaces; pieces of words.
+fn askable() -> [Asked; 4] {
+    let bytes = "!\"#$%&'()*+,-./0123456789:;<=>?abcdefghijklmnopqrstuvwxyzĠĊÂÃåæçèéäĄ¡¢£¤¥¦§¨©ª«¬®¯°±²³´µ¶·¸¹º»¼½¾¿ĀāĂăĆćĈĉċČčĎďĐđĒēĔĕĖėĘęĚěĜĝĞğġĢģĤĥĦħĨĩĪīĬĭĮįİıĲĳĴĵĶķĸĹĺĻļĽľĿŀŁłàáâ";
+    let bpe = |merges: &[[&str; 2]]| {
+        let mut vocab: Vec<String> = bytes.chars().map(String::from).collect();
+        vocab.extend(merges.iter().map(|pair| pair.concat()));
+        let vocab: serde_json::Map<String, Value> =
+            vocab.into_iter().zip(0..).map(|(token, id)| (token, Value::from(id))).collect();
+        json!({ "type": "BPE", "vocab": vocab, "merges": merges, "unk_token": null, "fuse_unk": false })
+    };
+    let byte_level = |regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": regex });
+    let common = [["a", "b"], ["ab", "a"], ["Ġ", "ab"], ["Ġab", "a"], ["Ġ", "c"], ["d", "e"]];
+    let wide = [["a", "b"], ["bĠ", "a"], ["b", "Ġ"], ["Ġ", "ab"], ["abĠ", "ab"], ["ab", "Ġ"], ["c", "Ġ"], ["cĠ", "d"]];
+    let words: serde_json::Map<String, Value> = ["[UNK]", "a", "ab", "##a", "##b", "##ab", "b", "c", "##c", "d", "e"]
+        .into_iter()
+        .zip(0..)
+        .map(|(token, id)| (token.to_owned(), Value::from(id)))
+        .collect();
+    let pieces = json!({ "type": "WordPiece", "vocab": words, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100 });
+    [
+        Asked::new(byte_level(true), bpe(&common)),
+        Asked::new(byte_level(false), bpe(&wide)),
+        Asked::new(byte_level(false), bpe(&[])),
+        Asked::new(json!({ "type": "Whitespace" }), pieces),
+    ]
+}
+
+/// Shortening as it was before anything was estimated.
+fn by_bisection(
+    text: &mut String,
+    context: &mut std::ops::Range<usize>,
+    counters: &[CountTokens],
+    limit: usize,
+) -> Option<()> {
+    let most = |text: &str| counters.iter().map(|count| count.count(text).unwrap()).max().unwrap();
+    if most(text) <= limit {
+        return Some(());
+    }
+    let mut starts = Vec::new();
+    let (mut seen, mut after_space) = (false, false);
+    for (place, c) in text[context.clone()].char_indices() {
+        if !c.is_whitespace() {
+            if seen && after_space {
+                starts.push(context.start + place);
+            }
+            seen = true;
+        }
+        after_space = c.is_whitespace();
+    }
+    let from = |place: usize| format!("{}{}", &text[..context.start], &text[place..]);
+    let (mut low, mut high) = (0, starts.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        if most(&from(starts[middle])) <= limit { high = middle } else { low = middle + 1 }
+    }
+    let place = *starts.get(low)?;
+    *text = from(place);
+    context.end -= place - context.start;
+    Some(())
+}
+
+proptest::proptest! {
+    #![proptest_config(crate::arbitrary::few(192))]
+
+    #[test]
+    fn any_text_is_cut_where_bisection_cuts_it(
+        words in proptest::collection::vec("[abcde]{1,9}|[a-e,.]{1,3}|[äå]{1,4}", 0..400),
+        gaps in proptest::collection::vec("[ \n]{1,2}| ", 400),
+        head in "[ab ]{0,20}",
+        tail in "[ab \n]{0,20}",
+        limit in 1_usize..300,
+        pair in (0_usize..4, 0_usize..4),
+    ) {
+        let all = askable();
+        let counters: [CountTokens; 2] = [&all[pair.0], &all[pair.1]];
+        let middle: String = words.iter().zip(&gaps).flat_map(|(word, gap)| [word.as_str(), gap]).collect();
+        let mut text = format!("{head}{middle}{tail}");
+        let mut context = head.len()..head.len() + middle.len();
+        let (mut expected, mut expected_context) = (text.clone(), context.clone());
+        let fitted = by_bisection(&mut expected, &mut expected_context, &counters, limit);
+        let (done, _) = shorten(&mut text, &mut context, &counters, limit).unwrap();
+        proptest::prop_assert_eq!(done == Shortened::TooLong, fitted.is_none());
+        proptest::prop_assert_eq!((text, context), (expected, expected_context));
+    }
+}
+
+#[test]
+fn a_long_text_is_counted_once_and_its_end_a_few_times() {
+    let [bytes, ..] = askable();
+    for count in [3_000, 30_000, 300_000] {
+        let context: String = (0..count).map(|i| ["abab ", "cd ", "e, "][i % 3]).collect();
+        let (mut text, mut range) = (format!("{context}?"), 0..context.len());
+        bytes.1.store(0, std::sync::atomic::Ordering::Relaxed);
+        shorten(&mut text, &mut range, &[&bytes], 200).unwrap();
+        assert!((150..=200).contains(&bytes.0.encode_fast(text.as_str(), true).unwrap().len()));
+        let asked = bytes.1.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(asked < context.len() + 40_000, "{asked} bytes were tokenized for a text of {}", context.len());
+    }
+}
+
+#[test]
+fn a_text_of_many_megabytes_is_counted_in_pieces() {
+    let largest = std::sync::atomic::AtomicUsize::new(0);
+    let counter = |text: &str| -> Result<usize> {
+        largest.fetch_max(text.len(), std::sync::atomic::Ordering::Relaxed);
+        words(text)
+    };
+    let (mut text, mut context) = ("word ".repeat(800_000), 0..4_000_000);
+    let (done, before) = shorten(&mut text, &mut context, &[&counter], 100).unwrap();
+    assert_eq!((done, before, text.len()), (Shortened::Yes, 800_000, 500));
+    assert!(largest.load(std::sync::atomic::Ordering::Relaxed) < 300_000);
+    // Where it is not the context that is long, it is not looked for in there.
+    let mut text = format!("a b {}", "word ".repeat(800_000));
+    assert_eq!(shorten(&mut text, &mut (0..3), &[&counter], 100).unwrap().0, Shortened::TooLong);
+}
+
 // ---- task files that are wrong ----
 
 /// Message, line and column.
@@ -756,12 +935,12 @@ fn wrong_task_files_say_what_and_where() {
         ("[label.colum]\nname = \"x\"\n", "did you mean `column`"),
         ("[label.column]\nnme = \"x\"\n", "did you mean `name`"),
         ("tempalte = \"x\"\n", "did you mean `template`"),
-        ("metric = \"acuracy\"\n", "did you mean `accuracy`"),
+        ("metric = \"accuracy\"\n", "w2s table --metric"),
         ("classes = [\"one\"]\n", "1 classes are no classification"),
         ("classes = [\"one\", \"one\"]\n", "the class `one` is there twice"),
         ("template = \"{{ text \"\n", "not a template"),
         ("template = \"{{ text | contxt }}\"\n", "not a template: filter contxt is unknown"),
-        ("filter = \"label ==\"\n", "not a template"),
+        ("filter = \"label ==\"\n", "not an expression"),
         ("[source]\n", "the source says nothing"),
         ("[source]\nhub = \"a/b\"\npath = \"x\"\n", "the source gives both `hub` and `path`"),
         ("[source]\nhub = \"a/../b\"\n", "`a/../b` is not the id of a data set"),
@@ -1039,7 +1218,8 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
 #[test]
 fn other_layouts_and_formats() {
     let root = tempfile::tempdir().unwrap();
-    let sst2 = shipped("sst2");
+    let mut sst2 = shipped("sst2");
+    sst2.source.revision = None;
     let jsonl = "\u{feff}{\"sentence\": \"good\", \"label\": 1}\n\n{\"sentence\": \"bad\", \"label\": 0}\n";
     let csv = "label,sentence\n1,\"good, \"\"really\"\"\"\n0,bad\n";
     let layouts: [(&str, &str, &str); 5] = [
@@ -1193,11 +1373,11 @@ fn what_is_not_there_says_where_it_was_looked_for_and_how_to_get_it() {
 struct Unreachable;
 
 impl Hub for Unreachable {
-    fn list(&self, _: &hub::Repo) -> Result<Vec<String>> {
+    fn list(&self, _: &hub::Repo) -> Result<hub::Listing> {
         Err(Error::new("no answer").help("check the network"))
     }
 
-    fn fetch(&self, repo: &hub::Repo, _: &str) -> Result<PathBuf> {
+    fn fetch(&self, repo: &hub::Repo, _: &str, _: &str) -> Result<PathBuf> {
         self.list(repo).map(|_| PathBuf::new())
     }
 }
@@ -1206,17 +1386,14 @@ impl Hub for Unreachable {
 struct Folder(PathBuf);
 
 impl Hub for Folder {
-    fn list(&self, repo: &hub::Repo) -> Result<Vec<String>> {
+    fn list(&self, repo: &hub::Repo) -> Result<hub::Listing> {
         assert_eq!((repo.kind, repo.id.as_str(), repo.revision.as_str()), (hub::Kind::Dataset, "nyu-mll/glue", "main"));
-        Ok(vec![
-            "README.md".into(),
-            "sst2/train.jsonl".into(),
-            "sst2/validation.jsonl".into(),
-            "cola/test.jsonl".into(),
-        ])
+        let files = ["README.md", "sst2/train.jsonl", "sst2/validation.jsonl", "cola/test.jsonl"];
+        Ok(hub::Listing { commit: "c0ffee".into(), files: files.map(String::from).into() })
     }
 
-    fn fetch(&self, _: &hub::Repo, file: &str) -> Result<PathBuf> {
+    fn fetch(&self, _: &hub::Repo, commit: &str, file: &str) -> Result<PathBuf> {
+        assert_eq!(commit, "c0ffee");
         Ok(self.0.join(file))
     }
 }
@@ -1230,9 +1407,11 @@ fn what_no_folder_has_comes_from_the_hub() {
     }
     let sources = Sources { roots: Vec::new(), hub: Some(Box::new(Folder(root.path().into()))) };
     let mut task = shipped("sst2");
+    task.source.revision = None;
     let data = task.read(&sources, &DataOptions::default()).unwrap();
     assert_eq!(texts(&data), ["far", "near"]);
     assert_eq!(data.files[0].name, "nyu-mll/glue/sst2/train.jsonl");
+    assert_eq!(data.files[0].commit.as_deref(), Some("c0ffee"));
     task.splits.train = Some(OneOrMany::One("trian".into()));
     let error = message(task.read(&sources, &DataOptions::default()).unwrap_err());
     assert!(error.contains("`nyu-mll/glue` has no files for the split `trian`"), "{error}");

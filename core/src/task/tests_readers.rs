@@ -382,12 +382,12 @@ fn a_text_is_not_compared_with_a_number() {
         ("csv", ["1", "", "9"], "score != '' and score > 5", ""),
         ("csv", ["1", "", "9"], "score and score > 5", ""),
         ("csv", ["1", "nan", "9"], "score > 5", "the text `nan` is compared"),
-        ("csv", ["007", "008", "009"], "score == 7", "the text `007` is compared"),
+        ("csv", ["007", "008", "009"], "score == 7", "is compared with a number"),
         ("csv", ["1", "NA", "9"], "score != 1", ""),
         ("csv", ["1", "2", "9"], "score | trim > 5", "a text is compared with a number"),
         ("jsonl", ["1", "2", "9"], "score != '1'", "the text `1` is compared with a number"),
         ("jsonl", ["\"1\"", "\"2\"", "\"9\""], "score > 5", "is compared with a number"),
-        ("jsonl", ["\"1\"", "\"2\"", "\"9\""], "score != 1", "the text `1` is compared with a number"),
+        ("jsonl", ["\"1\"", "\"2\"", "\"9\""], "score != 1", "is compared with a number"),
         ("jsonl", ["1", "\"none\"", "9"], "score != 'none'", ""),
         ("jsonl", ["true", "false", "true"], "score == 'true'", "is compared with a truth value"),
     ];
@@ -535,7 +535,7 @@ fn picked_rows_are_those_of_the_whole_file() {
         assert_eq!(read.len(), 70);
         let picks = [69, 3, 50, 49, 21, 0, 7];
         let wanted = Wanted::These(BTreeSet::from(["text".to_owned(), "nothing".to_owned()]));
-        let mut loaded = read.load(&picks, &wanted, Ok).unwrap();
+        let mut loaded = read.load(&picks, &wanted).unwrap();
         for pick in picks {
             let row = loaded.take(pick).unwrap();
             assert_eq!(Value::Object(row), json!({"text": texts[pick as usize % 50]}), "{file}, row {pick}");

@@ -70,6 +70,13 @@ impl Uses {
         uses
     }
 
+    /// Of an expression that is true or not.
+    pub fn of_filter(expression: &Expr) -> Self {
+        let mut uses = Self::default();
+        uses.truth(expression);
+        uses
+    }
+
     /// Of an expression whose value is kept.
     pub fn of_expression(expression: &Expr) -> Self {
         let mut uses = Self::default();

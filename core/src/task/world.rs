@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{OneOrMany, Row, RowSource, Rows};
-use crate::{Error, Result, rng::Rng};
+use crate::{Error, Result, rng::Rng, strategy::Settings};
 
 /// `configs/worlds/NAME.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,17 +34,19 @@ pub struct World {
     /// Share of sentences that say which class a value belongs to. Without them a weak model learns whole values backwards.
     pub about_values: f64,
     /// Share of the entities that are kept for auxiliary tasks, such as the data of P(IK). They occur in the text like all others.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default)]
     pub reserved: f64,
     /// What is known about every entity.
     pub attributes: Vec<Attribute>,
     /// Passages in which facts are told about entities that are not named again.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub passages: Vec<Passage>,
 }
 
-fn is_zero(share: &f64) -> bool {
-    *share == 0.0
+impl Settings for World {
+    fn later() -> Vec<(&'static str, Value)> {
+        vec![("reserved", 0.0.into()), ("passages", Value::Array(Vec::new()))]
+    }
 }
 
 /// One attribute of every entity.
@@ -573,9 +575,9 @@ mod tests {
 
     #[test]
     fn a_world_that_gains_nothing_keeps_its_identity() {
-        let json = serde_json::to_value(world()).unwrap();
+        let json = world().identity().unwrap();
         assert!(json.get("passages").is_none() && json.get("reserved").is_none(), "{json}");
-        let json = serde_json::to_value(larger()).unwrap();
+        let json = larger().identity().unwrap();
         assert_eq!((json["reserved"].as_f64(), json["passages"].as_array().unwrap().len()), (Some(0.2), 2));
     }
 

@@ -114,8 +114,19 @@ impl Architecture {
 
     /// Whether a tensor of the files is known not to be a parameter.
     pub fn ignores(&self, name: &str) -> bool {
-        let bare = self.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        let bare = self.bare(name);
         self.ignored.iter().any(|pattern| matches(pattern, bare))
+    }
+
+    /// Whether a tensor of the files is a part of some model of this architecture. If it is no part of this one, the configuration
+    /// describes another.
+    pub fn describes(&self, name: &str) -> bool {
+        let Some((bare, _)) = self.bare(name).rsplit_once('.') else { return false };
+        self.rules.iter().any(|(theirs, _, _)| matches(theirs, bare))
+    }
+
+    fn bare<'a>(&self, name: &'a str) -> &'a str {
+        self.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
     }
 }
 

@@ -104,7 +104,7 @@ impl DataFile {
         let rows = u32::try_from(count).map_err(|_| Error::new(format!("the file has more than {} rows", u32::MAX)))?;
         let notes = notes.into_iter().map(|note| format!("{name}: {note}")).collect();
         let file = Self { path: path.into(), columns, binary, lines, notes, format };
-        Ok((file, SourceFile { name: name.into(), path: path.into(), blake3, sha256, rows }))
+        Ok((file, SourceFile { name: name.into(), path: path.into(), blake3, sha256, commit: None, rows }))
     }
 
     /// Visits rows, whose numbers are in ascending order, with the columns that are wanted.

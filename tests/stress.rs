@@ -1,0 +1,436 @@
+//! A run under stress: no memory, no room, damage, signals, other processes, readers that are gone.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{says_what_to_do, text, w2s};
+
+const TINY: &str = "tests/fixtures/tiny/grid.toml";
+/// A part of the tiny grid: six stages.
+const PART: [&str; 2] = ["seeds=0", "methods=finetune,gce"];
+
+fn command(verb: &str, results: &Path) -> Command {
+    let mut command = w2s();
+    command.args([verb, TINY]).arg("--results").arg(results).args(PART);
+    if verb == "run" {
+        command.args(["--device", "cpu"]);
+    }
+    command
+}
+
+fn whole(results: &Path) -> String {
+    let output = command("run", results).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    rows(results)
+}
+
+fn rows(results: &Path) -> String {
+    fs::read_to_string(results.join("tiny/results.csv")).unwrap()
+}
+
+/// The records of what failed.
+fn failures(results: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(results.join("tiny/failures.jsonl")).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Folders of finished stages, by name.
+fn stages(results: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(results.join("stages")).unwrap().flatten();
+    let whole = entries.filter(|entry| entry.path().join("manifest.json").is_file());
+    whole.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn stage(results: &Path, kind: &str) -> PathBuf {
+    let stages = stages(results);
+    results.join("stages").join(stages.iter().find(|name| name.starts_with(kind)).unwrap())
+}
+
+/// What may never be left once no process is at work.
+fn leftovers(results: &Path) -> Vec<PathBuf> {
+    let mut left = Vec::new();
+    for folder in ["stages", "stages/locks", "tiny", "tiny/logs"] {
+        for entry in fs::read_dir(results.join(folder)).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(".making")
+                || name.starts_with(".tmp")
+                || name.ends_with(".lock") && name != "store.lock"
+            {
+                left.push(entry.path());
+            }
+        }
+    }
+    left
+}
+
+#[test]
+fn a_stage_without_memory_is_a_record_and_nothing_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(folder.path());
+    // Places of the refusal, drawn from the allocations of a stage, of which the first half a hundred are those of the start.
+    let mut place = 7_u64;
+    let mut failed = 0;
+    for round in 0..8 {
+        place = (place * 6364136223846793005 + 1442695040888963407) % (1 << 62);
+        let at = 50 + place % 3000;
+        let once = if round % 2 == 0 { "" } else { "+" };
+        let results = tempfile::tempdir().unwrap();
+        let refuse = format!("stage:{at}{once}");
+        let output = command("run", results.path()).env("W2S_REFUSE_ALLOCATION", &refuse).output().unwrap();
+        let said = text(&output);
+        let records = failures(results.path());
+        assert_eq!(output.status.code(), Some(i32::from(!records.is_empty())), "{refuse}: {said}");
+        for record in &records {
+            failed += 1;
+            assert_eq!(record["kind"], "out-of-memory", "{refuse}: {record}");
+            assert!(said.contains("out of memory") && says_what_to_do(&said), "{refuse}: {said}");
+            assert!(Path::new(record["log"].as_str().unwrap()).is_file(), "{refuse}: {record}");
+        }
+        // What failed is made once there is memory again.
+        assert_eq!(whole(results.path()), expected, "{refuse}");
+        assert!(failures(results.path()).is_empty() && leftovers(results.path()).is_empty(), "{refuse}");
+    }
+    assert!(failed >= 4, "{failed} failures: the refusals hit nothing");
+}
+
+#[test]
+fn a_run_without_memory_says_so() {
+    for at in ["command:300", "command:5000+"] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = command("run", folder.path()).env("W2S_REFUSE_ALLOCATION", at).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(1), "{at}: {said}");
+        assert!(said.contains("out of memory") && says_what_to_do(&said), "{at}: {said}");
+        whole(folder.path());
+    }
+}
+
+#[test]
+fn a_damaged_stage_is_told_of_with_its_reason_and_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(folder.path());
+    let append = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, format!("{text}0.5,0.5\n")).unwrap();
+    };
+    let edit = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, text.replace("\"device\": \"cpu\"", "\"device\": \"gpu\"")).unwrap();
+    };
+    let damages: [(&str, &str, &dyn Fn(&Path)); 3] = [
+        ("student", "test.csv", &append),
+        ("supervise", "manifest.json", &edit),
+        ("data", "train.jsonl", &|path| {
+            fs::remove_file(path).or_else(|_| fs::remove_file(path.with_file_name("test.jsonl"))).unwrap()
+        }),
+    ];
+    for (kind, file, damage) in damages {
+        let stage = stage(folder.path(), kind);
+        let name = stage.file_name().unwrap().to_str().unwrap().to_owned();
+        damage(&stage.join(file));
+        if kind != "data" {
+            let plan = command("plan", folder.path()).output().unwrap();
+            let said = text(&plan);
+            assert!(said.contains(&name) && said.contains("damaged") && said.contains("to do"), "{kind}: {said}");
+            assert!(stage.exists() && !folder.path().join("stages/quarantine").join(format!("{name}.0")).exists());
+        }
+        let output = command("run", folder.path()).output().unwrap();
+        let said = text(&output);
+        assert!(output.status.success(), "{kind}: {said}");
+        assert!(said.contains(&name) && said.contains("quarantine"), "{kind}: {said}");
+        assert_eq!(rows(folder.path()), expected, "{kind}");
+        assert!(folder.path().join("stages/quarantine").join(format!("{name}.0/reason.txt")).exists());
+    }
+}
+
+#[test]
+fn the_store_is_listed_verified_and_cleared() {
+    let folder = tempfile::tempdir().unwrap();
+    let results = folder.path();
+    let expected = whole(results);
+    let store = |arguments: &[&str]| {
+        let output = w2s().args(["store"]).args(arguments).arg("--results").arg(results).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    let (code, said) = store(&["ls"]);
+    let count = stages(results).len();
+    assert!(code == Some(0) && said.contains(&format!("{count} stages")) && said.contains("  tiny"), "{said}");
+    assert!(said.contains("of them 0,"), "everything is the grid's: {said}");
+    let (code, said) = store(&["ls", "--grid", "other"]);
+    assert!(code == Some(2) && said.contains("tiny"), "{said}");
+    let (_, json) = store(&["ls", "--sort", "size", "--format", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let sizes: Vec<u64> = json.as_array().unwrap().iter().map(|stage| stage["bytes"].as_u64().unwrap()).collect();
+    assert!(sizes.len() == count && sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+
+    assert_eq!(store(&["verify"]).0, Some(0));
+    let student = stage(results, "student");
+    fs::write(student.join("test.csv"), "").unwrap();
+    let (code, said) = store(&["verify"]);
+    assert!(code == Some(1) && said.contains("test.csv") && student.exists(), "{said}");
+    whole(results);
+
+    // What the grid needs stays, whatever its age; what no grid needs goes, and so does what was put aside.
+    let removes = |said: &str| said.lines().filter(|line| line.contains(" MB  ")).count();
+    let (code, said) = store(&["gc", "--older-than", "0", "--dry-run"]);
+    assert!(code == Some(0) && removes(&said) == 1 && said.contains("quarantine"), "{said}");
+    let less = w2s()
+        .args(["run", TINY, "--device", "cpu", "seeds=0", "methods=finetune", "name=less", "--results"])
+        .arg(results)
+        .output()
+        .unwrap();
+    assert!(less.status.success());
+    fs::remove_dir_all(results.join("tiny")).unwrap();
+    let (_, said) = store(&["gc"]);
+    assert_eq!(removes(&said), 0, "nothing is a day old: {said}");
+    fs::write(results.join("less/.tmpAbCdEf"), "").unwrap();
+    let before = stages(results);
+    let (code, said) = store(&["gc", "--older-than", "0"]);
+    assert!(code == Some(0) && removes(&said) == 2, "the quarantined and the other student: {said}");
+    assert_eq!(stages(results).len(), before.len() - 1);
+    assert!(
+        !results.join("less/.tmpAbCdEf").exists()
+            && !results.join("stages/quarantine").read_dir().unwrap().any(|_| true)
+    );
+    assert_eq!(whole(results), expected);
+
+    let (code, said) = {
+        let output = w2s().args(["store", "ls", "--results", "no/where"]).output().unwrap();
+        (output.status.code(), text(&output))
+    };
+    assert!(code == Some(2) && says_what_to_do(&said), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_need_not_be_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"r\xe9sultats \xff\n"));
+    let plain = tempfile::tempdir().unwrap();
+    assert_eq!(whole(&odd), whole(plain.path()));
+    let output = command("run", &odd).output().unwrap();
+    assert!(text(&output).contains("Nothing left to do"), "{}", text(&output));
+}
+
+#[test]
+fn looking_needs_no_folder_that_can_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let nowhere = file.join("results");
+    for verb in ["check", "plan"] {
+        let output = command(verb, &nowhere).output().unwrap();
+        let said = text(&output);
+        assert!(output.status.success() && said.contains("6 to do") && said.contains("--results"), "{verb}: {said}");
+    }
+    let dry = command("run", &nowhere).arg("--dry-run").output().unwrap();
+    assert!(dry.status.success() && text(&dry).contains("6 to do"), "{}", text(&dry));
+    assert_eq!(command("run", &nowhere).output().unwrap().status.code(), Some(2));
+}
+
+/// A pipe for standard error that nobody reads.
+#[cfg(unix)]
+#[test]
+fn a_run_goes_on_when_nobody_reads_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken =
+        "method.broken={ loss = { type = \"cross-entropy\" }, train = { learning_rate = 1e30, optimizer = \"sgd\" } }";
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = w2s();
+    command.args(["run", TINY, "--device", "cpu", "--workers", "1", "seeds=0", "methods=broken,finetune", broken]);
+    let status = command.arg("--results").arg(folder.path()).stdout(Stdio::null()).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let rows = rows(folder.path());
+    assert!(rows.lines().any(|row| row.contains(",broken,") && row.contains(",failed,")), "{rows}");
+    assert!(rows.lines().any(|row| row.contains(",finetune,") && row.contains(",ok,")), "{rows}");
+    let [record] = &failures(folder.path())[..] else { panic!("{:?}", failures(folder.path())) };
+    assert_eq!((&record["kind"], &record["attempts"]), (&"not-finite".into(), &1.into()), "{record}");
+    assert!(
+        record["what"].as_str().unwrap().contains("broken") && record["message"].as_str().unwrap().contains("step")
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_may_not_grow_fail_a_run_with_the_cause() {
+    let mut codes = BTreeSet::new();
+    for kilobytes in [1, 4, 8, 12, 24] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut limited = Command::new("bash");
+        limited.args(["-c", "ulimit -f $0; exec \"$@\"", &kilobytes.to_string()]);
+        let inner = command("run", folder.path());
+        limited.arg(inner.get_program()).args(inner.get_args()).current_dir(inner.get_current_dir().unwrap());
+        let output = limited.env("NO_COLOR", "1").output().unwrap();
+        let said = text(&output);
+        let ran =
+            said.lines().any(|line| line.starts_with("failed: ")) || folder.path().join("tiny/results.csv").exists();
+        let code = output.status.code();
+        assert!(code == Some(if ran { 1 } else { 2 }), "{kilobytes}: {code:?} {said}");
+        assert!(
+            said.contains("File too large") && says_what_to_do(&said) && !said.contains("panicked"),
+            "{kilobytes}: {said}"
+        );
+        codes.insert(code);
+        whole(folder.path());
+    }
+    assert_eq!(codes.len(), 2, "{codes:?}");
+}
+
+/// Processes that a process has started.
+#[cfg(target_os = "linux")]
+fn children(parent: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let of_task = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    of_task.flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap().success());
+}
+
+/// Waits for something that comes sooner or later.
+#[cfg(target_os = "linux")]
+fn until<T>(what: &str, mut there: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(it) = there() {
+            return it;
+        }
+        assert!(started.elapsed() < Duration::from_secs(300), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn ended(mut child: Child) -> Output {
+    let mut said = Vec::new();
+    child.stderr.take().unwrap().read_to_end(&mut said).unwrap();
+    Output { status: child.wait().unwrap(), stdout: Vec::new(), stderr: said }
+}
+
+/// A run whose stages take long enough to meet them.
+#[cfg(target_os = "linux")]
+fn long(results: &Path) -> Command {
+    let mut command = command("run", results);
+    command.args(["train.epochs=100", "--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_signal_at_any_moment_ends_a_run_with_a_word() {
+    let catches = |pid: u32, signal: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+        (mask >> (signal - 1) & 1 == 1).then_some(())
+    };
+    for (name, number) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
+        for at_work in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let child = long(folder.path()).spawn().unwrap();
+            let pid = child.id();
+            until("the handler", || catches(pid, number));
+            if at_work {
+                until("a stage", || children(pid).first().copied());
+            }
+            signal(name, pid);
+            let output = ended(child);
+            let said = text(&output);
+            assert!(
+                output.status.code() == Some(130) && said.contains("interrupted"),
+                "{name}: {:?} {said}",
+                output.status
+            );
+            whole(folder.path());
+            assert!(leftovers(folder.path()).is_empty(), "{:?}", leftovers(folder.path()));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stage_that_is_interrupted_alone_interrupts_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = long(folder.path()).spawn().unwrap();
+    let pid = child.id();
+    let stage = until("a stage", || {
+        let stage = *children(pid).first()?;
+        let log = fs::read_dir(folder.path().join("stages")).ok()?.flatten();
+        log.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(".making")).then_some(stage)
+    });
+    signal("INT", stage);
+    let output = ended(child);
+    let said = text(&output);
+    assert!(output.status.code() == Some(130) && said.contains("interrupted: run the same"), "{said}");
+    assert!(failures(folder.path()).is_empty() && leftovers(folder.path()).is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stage_that_stands_still_is_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = long(folder.path()).args(["--patience", "0.02", "--max-fails", "1"]).spawn().unwrap();
+    let pid = child.id();
+    signal("STOP", until("a stage", || children(pid).first().copied()));
+    let output = ended(child);
+    let said = text(&output);
+    assert!(output.status.code() == Some(1) && said.contains("no progress") && said.contains("--patience"), "{said}");
+    assert_eq!(failures(folder.path())[0]["kind"], "time-out");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stage_that_another_process_makes_is_left_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(folder.path());
+    let record: Value = serde_json::from_slice(&fs::read(folder.path().join("tiny/grid.json")).unwrap()).unwrap();
+    let cell = &record["cells"][0];
+    let (ceiling, student) = (cell["ceiling"].as_str().unwrap(), cell["student"].as_str().unwrap());
+
+    let shared = tempfile::tempdir().unwrap();
+    let locks = shared.path().join("stages/locks");
+    fs::create_dir_all(&locks).unwrap();
+    // We are that process; it says that it is at work in the store, or its lock would be swept away.
+    let [user, lock] = ["store", ceiling].map(|name| fs::File::create(locks.join(format!("{name}.lock"))).unwrap());
+    user.lock_shared().unwrap();
+    lock.lock().unwrap();
+    let mut run = command("run", shared.path());
+    let mut child = run.args(["--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let waits = lines.find(|line| line.contains("waiting for another process")).unwrap();
+    assert!(waits.contains("ceiling"), "{waits}");
+    assert!(shared.path().join("stages").join(student).is_dir(), "everything else is done meanwhile");
+    drop((lock, user));
+    let rest: Vec<String> = lines.collect();
+    assert!(child.wait().unwrap().success(), "{rest:?}");
+    assert_eq!(rows(shared.path()), expected);
+}
+
+#[test]
+fn several_processes_make_each_stage_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut run = command("run", folder.path());
+        run.args(["--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let children: Vec<Child> = (0..4).map(|_| start()).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let shared = rows(folder.path());
+    let alone = tempfile::tempdir().unwrap();
+    assert_eq!(shared, whole(alone.path()));
+    assert_eq!(stages(folder.path()), stages(alone.path()));
+    assert!(leftovers(folder.path()).is_empty(), "{:?}", leftovers(folder.path()));
+}
