@@ -153,6 +153,9 @@ struct Shown {
     prompt: Option<String>,
 }
 
+/// Rows on which a new task file is tried.
+const TRIED: usize = 100_000;
+
 /// Keys that say how data are read; the others are a task's.
 const OPTIONS: [&str; 6] = ["order", "seed", "n_train", "n_validation", "n_test", "balance"];
 
@@ -481,7 +484,8 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     }
     // The guess has to run: only the file's own rows are looked at.
     let sources = Sources { roots: Vec::new(), hub: None };
-    let data = Task::parse(&text, &output).and_then(|task| task.read(&sources, &DataOptions::default()));
+    let some = DataOptions { n_train: Some(TRIED), ..DataOptions::default() };
+    let data = Task::parse(&text, &output).and_then(|task| task.read(&sources, &some));
     let data = data.map_err(|error| {
         if !there {
             // What is not empty stays; nothing is lost by that.

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::{format::Formatter, label::same_keys};
+use super::{format::Formatter, label::same_keys, read::Dialect};
 use crate::{
     Error, Result,
     error::{IoContext, Place},
@@ -98,9 +98,32 @@ pub struct Source {
     /// Files of each split, relative to the data set or, without one, to the task file. Default: found by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, OneOrMany<String>>,
+    /// What separates the fields of a table: one ASCII character. Default: a comma, in `.tsv` a tab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub separator: Option<String>,
+    /// The mark around quoted fields of a table; `""` if none are, so that marks stand for themselves. Default: `"`, as RFC 4180 has it;
+    /// in `.tsv` none, unless the whole file agrees that marks are quotes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
+    /// Whether the first line of a table names its columns; or a list of names, if no line does. Default: true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<Header>,
+    /// What a table or JSON is written in, such as `windows-1252` or `utf-16`. Default: UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
     /// A generated world; the table belongs to its generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub world: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// Where the names of a table's columns are.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "expected true, false or the names of the columns")]
+pub enum Header {
+    /// In the first line; if not, they are called `column_1`, `column_2` and so on.
+    Line(bool),
+    /// Here; the first line is a row.
+    Names(Vec<String>),
 }
 
 /// Which of the source's splits are used for what: `train` and `test`, or `supervise`, `transfer` and `test`.
@@ -350,6 +373,7 @@ impl Task {
 
     fn check_source(&self) -> Result<()> {
         let source = &self.source;
+        Dialect::of(source).map_err(|(key, error)| self.locate(&["source", key], error))?;
         let named: Vec<&str> =
             [("hub", source.hub.is_some()), ("path", source.path.is_some()), ("world", source.world.is_some())]
                 .into_iter()

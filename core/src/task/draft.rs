@@ -11,10 +11,11 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
 use super::{
-    Row, Rows,
+    Row, Rows as Opened,
     definition::{nearest, quoted, shown},
     label::{misnumbered, plain},
-    rows::read_file,
+    read::Dialect,
+    rows::InMemory as Rows,
 };
 use crate::{Error, Result};
 
@@ -119,7 +120,7 @@ pub struct DraftOptions<'a> {
 /// # Errors
 /// Data that cannot be read, that are too few, or in which nothing looks like a label.
 pub fn draft(file: &Path, options: &DraftOptions) -> Result<String> {
-    let rows = read_file(file, &file.to_string_lossy(), Some(ENOUGH))?;
+    let rows = Opened::open(file, &file.to_string_lossy(), &Dialect::default(), Some(ENOUGH))?.read_whole()?;
     let count = rows.rows.len();
     if count < 3 {
         return Err(Error::new(format!("the file has {count} rows: too few to train and test on")).in_file(file));

@@ -5,15 +5,17 @@ use std::{
     ops::Range,
 };
 
-use minijinja::{ErrorKind, Value, value::ValueKind};
+use minijinja::{ErrorKind, Value, machinery, value::ValueKind};
 use serde_json::Value as Json;
 
 use super::{
-    Example, PromptText, Row, Rows,
+    Example, PromptText, Row,
     definition::{CoinRule, Draw, LabelRule, OneOrMany, Task, nearest, quoted, shown},
     label::{brief, find, hidden, plain},
+    read::{Types, Wanted},
     rng::PythonRng,
     template::{Engine, MARKS, Program},
+    uses::Uses,
 };
 use crate::{Error, Result};
 
@@ -30,6 +32,8 @@ pub(super) struct Formatter<'a> {
     templates: BTreeMap<&'static str, Template<'a>>,
     /// Computed columns, each after those that it needs.
     computed: Vec<(&'a str, Template<'a>)>,
+    /// What the rows' columns of texts hold.
+    types: Types,
 }
 
 /// A template or an expression, and its variables.
@@ -39,14 +43,15 @@ struct Template<'a> {
     used: BTreeSet<String>,
     /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
     mentioned: BTreeSet<String>,
+    uses: Uses,
 }
 
 impl<'a> Template<'a> {
-    fn new(source: &str, program: Program<'a>, globals: &BTreeSet<String>) -> Self {
+    fn new(source: &str, program: Program<'a>, uses: Uses, globals: &BTreeSet<String>) -> Self {
         let used: BTreeSet<String> = program.used.iter().filter(|name| !globals.contains(*name)).cloned().collect();
         let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
         let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
-        Self { program, used, mentioned }
+        Self { program, used, mentioned, uses }
     }
 }
 
@@ -118,9 +123,18 @@ impl<'a> Formatter<'a> {
             if longest_expression(source) > LONGEST || name == "filter" && source.len() > LONGEST {
                 return Err(task.wrong(keys(name), format!("an expression is longer than {LONGEST} characters")));
             }
-            let compiled =
+            let program =
                 if name == "filter" { engine.expression(name, source) } else { engine.template(name, source) };
-            templates.insert(name, Template::new(source, compiled.map_err(explain)?, &globals));
+            let program = program.map_err(explain)?;
+            let uses = match name {
+                "filter" => machinery::parse_expr(source).map(|filter| Uses::of_filter(&filter)),
+                _ => machinery::parse(source, name, Default::default()).map(|parsed| Uses::of_template(&parsed)),
+            };
+            let uses = uses.map_err(explain)?;
+            if let Some(mismatch) = uses.mismatch() {
+                return Err(task.locate(keys(name), mismatch));
+            }
+            templates.insert(name, Template::new(source, program, uses, &globals));
         }
         let mut waiting = Vec::new();
         for (name, expression) in &task.compute {
@@ -132,13 +146,17 @@ impl<'a> Formatter<'a> {
                 return Err(task.wrong(&["compute", name], message));
             }
             let program = engine.expression(name, expression).map_err(explain)?;
-            waiting.push((name.as_str(), Template::new(expression, program, &globals)));
+            let uses = Uses::of_expression(&machinery::parse_expr(expression).map_err(explain)?);
+            if let Some(mismatch) = uses.mismatch() {
+                return Err(task.locate(&["compute", name], mismatch));
+            }
+            waiting.push((name.as_str(), Template::new(expression, program, uses, &globals)));
         }
         let computed = in_order(waiting).map_err(|name| {
             let message = format!("`{name}` is computed from itself, by way of others or directly");
             task.wrong(&["compute", name], message)
         })?;
-        let formatter = Self { task, engine, templates, computed };
+        let formatter = Self { task, engine, templates, computed, types: Types::new() };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -244,35 +262,84 @@ impl<'a> Formatter<'a> {
         }
     }
 
-    /// Adds the computed columns to rows; takes out those for which one cannot be computed, and gives them back.
-    pub fn compute(&self, rows: &mut Rows) -> Result<Vec<Odd>> {
-        let mut odd = Vec::new();
-        for (name, template) in &self.computed {
-            let what = format!("computing `{name}`");
-            let mut kept = Vec::with_capacity(rows.rows.len());
-            for (index, mut row) in std::mem::take(&mut rows.rows) {
-                let (values, bytes) = self.values(&row, template, None);
-                let absent = absent(template, &values);
-                let computed = self.engine.run(&template.program, Value::from(values), bytes);
-                match computed.and_then(|(_, value)| json(&value)).map_err(|cause| explain(&what, &absent, &cause)) {
-                    Ok(computed) => {
-                        row.insert((*name).to_owned(), computed);
-                        kept.push((index, row));
-                    }
-                    Err(Trouble::Row(reason, error)) => odd.push((index, reason, error)),
-                    Err(Trouble::Task(error)) => return Err(rows.at(index, error)),
-                }
-            }
-            rows.rows = kept;
-            rows.columns.push((*name).to_owned());
+    /// The same for rows whose columns of texts hold this.
+    pub fn with_types(self, types: Types) -> Self {
+        Self { types, ..self }
+    }
+
+    /// Columns that the task uses as numbers or truth values.
+    pub fn counted(&self) -> BTreeSet<String> {
+        let all = self.templates.values().chain(self.computed.iter().map(|(_, variables)| variables));
+        all.flat_map(|variables| variables.uses.counted()).map(|name| self.column(name).to_owned()).collect()
+    }
+
+    /// The columns that examples are made of.
+    pub fn wanted(&self) -> Wanted {
+        if self.task.source.world.is_some() {
+            return Wanted::All;
         }
-        Ok(odd)
+        let mut names: BTreeSet<String> = self.templates.keys().flat_map(|name| self.needed(name)).collect();
+        let rule = match &self.task.label {
+            None => Vec::new(),
+            Some(LabelRule::Column(column)) => vec![&column.name],
+            Some(LabelRule::Equals(equals)) => vec![&equals.name],
+            Some(LabelRule::Coin(coin)) => {
+                let lists =
+                    [&coin.wrong, &coin.choices, &coin.keys].into_iter().flatten().flat_map(OneOrMany::as_slice);
+                [&coin.correct, &coin.answer].into_iter().flatten().chain(lists).collect()
+            }
+        };
+        let computed = self.computed.iter().map(|(name, _)| *name);
+        rule.into_iter().map(String::as_str).chain(computed).for_each(|name| self.need(name, &mut names));
+        Wanted::These(names)
+    }
+
+    /// The columns that the filter looks at.
+    pub fn wanted_by_filter(&self) -> Wanted {
+        match self.task.source.world {
+            Some(_) => Wanted::All,
+            None => Wanted::These(self.needed("filter")),
+        }
+    }
+
+    /// The columns that a template needs, by way of computed ones too.
+    fn needed(&self, template: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        if let Some(variables) = self.templates.get(template) {
+            variables.mentioned.iter().for_each(|name| self.need(name, &mut names));
+        }
+        names
+    }
+
+    fn need(&self, name: &str, names: &mut BTreeSet<String>) {
+        let path = self.column(name);
+        let first = path.split('.').next().unwrap_or(path);
+        if let Some((_, variables)) = self.computed.iter().find(|(computed, _)| *computed == first) {
+            // None is computed from itself, but one can be mentioned as a word of a text.
+            if names.insert(first.to_owned()) {
+                variables.mentioned.iter().for_each(|inner| self.need(inner, names));
+            }
+        }
+        names.extend([path.to_owned(), first.to_owned()]);
+    }
+
+    /// A row with those of the computed columns that are wanted.
+    pub fn completed(&self, mut row: Row, wanted: &Wanted) -> Made<Row> {
+        for (name, template) in self.computed.iter().filter(|(name, _)| wanted.has(name)) {
+            let (values, bytes) = self.values(&row, template, None)?;
+            let absent = absent(template, &values);
+            let computed = self.engine.run(&template.program, Value::from(values), bytes);
+            let computed = computed.and_then(|(_, value)| json(&value));
+            let computed = computed.map_err(|cause| explain(&format!("computing `{name}`"), &absent, &cause))?;
+            row.insert((*name).to_owned(), computed);
+        }
+        Ok(row)
     }
 
     /// Whether the filter lets a row through.
     pub fn keeps(&self, row: &Row) -> Made<bool> {
         let Some(template) = self.templates.get("filter") else { return Ok(true) };
-        let (values, bytes) = self.values(row, template, None);
+        let (values, bytes) = self.values(row, template, None)?;
         let absent = absent(template, &values);
         let explain = |cause: minijinja::Error| explain("the filter", &absent, &cause);
         let (_, kept) = self.engine.run(&template.program, Value::from(values), bytes).map_err(explain)?;
@@ -395,9 +462,14 @@ impl<'a> Formatter<'a> {
         Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question, whole })
     }
 
+    /// The column, or the path into one, of a name.
+    fn column<'n>(&'n self, name: &'n str) -> &'n str {
+        self.task.columns.get(name).map_or(name, String::as_str)
+    }
+
     /// A row's value under a column's name, a further name, or a path into a nested column. Null is no value.
     fn value<'r>(&self, row: &'r Row, path: &str) -> Option<&'r Json> {
-        let path = self.task.columns.get(path).map_or(path, String::as_str);
+        let path = self.column(path);
         let value = match row.get(path) {
             Some(value) => value,
             None => {
@@ -498,7 +570,7 @@ impl<'a> Formatter<'a> {
         row: &Row,
         template: &'v Template,
         chosen: Option<&Chosen>,
-    ) -> (BTreeMap<&'v str, Value>, usize) {
+    ) -> Made<(BTreeMap<&'v str, Value>, usize)> {
         let drawn = |variable: &str| match (chosen?, variable) {
             (chosen, "answer") => Some((Value::from(chosen.answer), chosen.answer.len())),
             (chosen, "choices") => {
@@ -508,7 +580,7 @@ impl<'a> Formatter<'a> {
             _ => None,
         };
         let mut total = 0;
-        let mut values = BTreeMap::new();
+        let mut values: BTreeMap<&str, Value> = BTreeMap::new();
         for variable in &template.mentioned {
             let found = drawn(variable).or_else(|| self.value(row, variable).map(|json| (value(json), size(json))));
             if let Some((found, bytes)) = found {
@@ -516,13 +588,18 @@ impl<'a> Formatter<'a> {
                 total += bytes;
             }
         }
-        (values, total)
+        let kind = |name: &str| match drawn(name) {
+            Some(_) => None,
+            None => self.types.get(self.column(name)).copied(),
+        };
+        template.uses.fit(&mut values, kind).map_err(|error| Trouble::Row("text beside number", error))?;
+        Ok((values, total))
     }
 
     /// Renders a template; returns the text and the byte range that may be shortened.
     fn render(&self, name: &'static str, row: &Row, chosen: Option<&Chosen>) -> Made<(String, Range<usize>)> {
         let template = &self.templates[name];
-        let (values, bytes) = self.values(row, template, chosen);
+        let (values, bytes) = self.values(row, template, chosen)?;
         let absent = absent(template, &values);
         let (text, _) = self
             .engine

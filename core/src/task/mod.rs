@@ -11,6 +11,7 @@ mod fit;
 mod format;
 mod label;
 mod order;
+mod read;
 pub mod rng;
 mod rows;
 mod source;
@@ -22,12 +23,15 @@ mod tests_bad_data;
 #[cfg(test)]
 mod tests_library;
 #[cfg(test)]
+mod tests_readers;
+#[cfg(test)]
 mod tests_rules;
+mod uses;
 pub mod world;
 
 pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
-    definition::{CoinRule, ColumnRule, Draw, EqualsRule, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
+    definition::{CoinRule, ColumnRule, Draw, EqualsRule, Header, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
     fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},

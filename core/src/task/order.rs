@@ -115,33 +115,33 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
         (first @ Some(_), second @ Some(_)) => {
             let n_first = options.n_train.map(|n| n / 2);
             let n_second = options.n_train.map(|n| n - n / 2);
-            let (rows, odd) = maker.rows(first, n_first, &mut data)?;
-            let first = maker.pool("supervise", rows, odd, n_first, &mut data)?;
-            let (rows, odd) = maker.rows(second, n_second, &mut data)?;
-            let second = maker.pool("transfer", rows, odd, n_second, &mut data)?;
+            let rows = maker.rows(first, n_first, &mut data)?;
+            let first = maker.pool("supervise", rows, n_first, &mut data)?;
+            let rows = maker.rows(second, n_second, &mut data)?;
+            let second = maker.pool("transfer", rows, n_second, &mut data)?;
             (first, second)
         }
         _ => {
             let ahead = if options.order == Order::Eleuther { n_validation } else { 0 };
             let n_train = options.n_train.map(|n| n.saturating_add(ahead));
-            let (mut rows, odd) =
+            let mut rows =
                 maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
             if let Some(n) = splits.test_from_train {
-                let (there, message) = (rows.rows.len(), "test rows are to be taken from the");
+                let (there, message) = (rows.len(), "test rows are to be taken from the");
                 held_out = Some(rows.take_at_random(n).ok_or_else(|| {
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
                 })?);
             }
-            validation = maker.pool("train", rows, odd, n_train, &mut data)?;
+            validation = maker.pool("train", rows, n_train, &mut data)?;
             let rest = validation.split_off(ahead.min(validation.len()));
             maker.halves(rest)
         }
     };
-    let (test, odd) = match held_out {
-        Some(rows) => (rows, OddRows::default()),
+    let test = match held_out {
+        Some(rows) => rows,
         None => maker.rows(&splits.test, options.n_test, &mut data)?,
     };
-    let test = maker.pool("test", test, odd, options.n_test, &mut data)?;
+    let test = maker.pool("test", test, options.n_test, &mut data)?;
     let (there, left) = (supervise.len() + validation.len(), n_validation - validation.len());
     if n_validation > 0 && left >= supervise.len() {
         let message = format!("`n_validation` is {n_validation} and the supervisor's half has {there} examples");
@@ -184,23 +184,18 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// The rows of some splits, one after the other, with their computed columns. `limit`: more rows than that are not needed.
-    fn rows(
-        &self,
-        splits: &Option<OneOrMany<String>>,
-        limit: Option<usize>,
-        data: &mut TaskData,
-    ) -> Result<(Rows, OddRows)> {
+    /// The rows of some splits, one after the other. `limit`: more rows than that are not needed.
+    fn rows(&self, splits: &Option<OneOrMany<String>>, limit: Option<usize>, data: &mut TaskData) -> Result<Rows> {
         // The other protocols choose among all rows.
         let limit = limit.filter(|_| self.options.order == Order::Openai && self.task.filter.is_none());
-        let (mut rows, mut odd) = (Rows::default(), OddRows::default());
+        let mut rows = Rows::default();
         for split in splits.iter().flat_map(OneOrMany::as_slice) {
-            let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
+            let wanted = limit.map(|limit| limit.saturating_sub(rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            let mut more = self.source.rows(split, wanted)?;
-            if more.rows.is_empty() {
+            let more = self.source.rows(split, wanted)?;
+            if more.is_empty() {
                 let error = Error::new(format!("the split `{split}` of the task `{}` has no rows", self.task.name));
                 let error = error.help("is it the right file, and is it complete?");
                 return Err(match more.files.first() {
@@ -209,77 +204,77 @@ impl Maker<'_> {
                 });
             }
             self.formatter.check_columns(&more.columns)?;
-            for row in self.formatter.compute(&mut more)? {
-                odd.add(row, &more);
-            }
             rows.append(more)?;
         }
+        rows.find_types(&self.formatter.counted())?;
         data.files.extend(rows.files.iter().cloned());
-        Ok((rows, odd))
+        data.counts.notes.append(&mut rows.notes);
+        Ok(rows)
     }
 
-    /// Examples of some rows, in the protocol's order, at most `limit`. `odd`: rows that are out already.
-    fn pool(
-        &self,
-        name: &str,
-        mut rows: Rows,
-        mut odd: OddRows,
-        limit: Option<usize>,
-        data: &mut TaskData,
-    ) -> Result<Vec<Point>> {
+    /// Examples of some rows, in the protocol's order, at most `limit`.
+    fn pool(&self, name: &str, mut rows: Rows, limit: Option<usize>, data: &mut TaskData) -> Result<Vec<Point>> {
         let seed = self.options.seed;
-        let mut counts = PoolCounts { read: rows.rows.len() + odd.count, ..PoolCounts::default() };
+        let mut counts = PoolCounts { read: rows.len(), ..PoolCounts::default() };
+        let mut odd = OddRows::default();
+        let formatter = Formatter::new(self.task)?.with_types(rows.types.clone());
         if self.task.filter.is_some() {
-            let there = rows.rows.len();
-            let (mut kept, mut refused) = (Vec::with_capacity(there), 0);
-            for (index, row) in std::mem::take(&mut rows.rows) {
-                match odd.keep(self.formatter.keeps(&row), index, &rows)? {
-                    Some(true) => kept.push((index, row)),
-                    Some(false) => refused += 1,
-                    None => {}
-                }
-            }
-            rows.rows = kept;
+            let wanted = formatter.wanted_by_filter();
+            let mut refused = 0;
+            rows.keep(&wanted, |rows, index, row| {
+                let kept = formatter.completed(row, &wanted).and_then(|row| formatter.keeps(&row));
+                let kept = odd.keep(kept, index, rows)?;
+                refused += usize::from(kept == Some(false));
+                Ok(kept == Some(true))
+            })?;
             counts.drop("filter", refused);
         }
-        let considered = rows.rows.len() + odd.count;
+        let considered = rows.len() + odd.count;
         let limit = limit.unwrap_or(usize::MAX);
         let draw = self.options.draw();
-        let mut rng = PythonRng::new(seed);
-        let (mut points, mut used) = (Vec::new(), 0);
+        let mut numbers = rows.numbers.clone();
+        let (mut rng, mut draws) = (PythonRng::new(seed), PythonRng::new(derive(seed, "task/k-points")));
+        // Most rows give an example, so those that are asked for are read at once.
+        let chunk = match self.options.order {
+            Order::Eleuther => numbers.len().max(1),
+            Order::Openai | Order::KPoints => limit.clamp(1 << 10, 1 << 30),
+        };
         match self.options.order {
-            Order::Openai => {
-                for (index, row) in &rows.rows {
-                    if points.len() >= limit {
-                        break;
+            Order::Openai => {}
+            Order::Eleuther => numbers = permute(numbers, seed),
+            Order::KPoints => Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers),
+        }
+        let wanted = formatter.wanted();
+        let (mut points, mut used) = (Vec::new(), 0);
+        'enough: for some in numbers.chunks(chunk) {
+            if self.options.order == Order::Openai && points.len() >= limit {
+                break;
+            }
+            let mut loaded = rows.load(some, &wanted)?;
+            for index in some {
+                let completed = formatter.completed(loaded.take(*index)?, &wanted);
+                match self.options.order {
+                    Order::Openai if points.len() >= limit => break 'enough,
+                    Order::Openai | Order::Eleuther => {
+                        let point = completed.and_then(|row| formatter.point(&row, *index, draw, &mut rng));
+                        points.extend(odd.keep(point, *index, &rows)?);
                     }
-                    points.extend(odd.keep(self.formatter.point(row, *index, draw, &mut rng), *index, &rows)?);
-                    used += 1;
-                }
-                counts.drop("not asked for", rows.rows.len() - used);
-            }
-            Order::Eleuther => {
-                rows.rows = permute(rows.rows, seed);
-                for (index, row) in &rows.rows {
-                    points.extend(odd.keep(self.formatter.point(row, *index, draw, &mut rng), *index, &rows)?);
-                }
-            }
-            Order::KPoints => {
-                let mut draws = PythonRng::new(derive(seed, "task/k-points"));
-                Rng::named(seed, "task/k-points/rows").shuffle(&mut rows.rows);
-                for (index, row) in &rows.rows {
-                    let pair = self.formatter.pair(row, *index, draw, &mut draws);
-                    if let Some(pair) = odd.keep(pair, *index, &rows)? {
-                        if points.len() + pair.len() > limit {
-                            break;
+                    Order::KPoints => {
+                        let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, &mut draws));
+                        if let Some(pair) = odd.keep(pair, *index, &rows)? {
+                            if points.len() + pair.len() > limit {
+                                break 'enough;
+                            }
+                            counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                            points.extend(pair);
                         }
-                        counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
-                        points.extend(pair);
                     }
-                    used += 1;
                 }
-                counts.drop("not asked for", rows.rows.len() - used);
+                used += 1;
             }
+        }
+        if self.options.order != Order::Eleuther {
+            counts.drop("not asked for", numbers.len() - used);
         }
         odd.settle(self.task, name, considered, &mut counts, &mut data.counts.notes)?;
         let there = points.len();

@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
 };
 
 use super::{
     Rows, Task,
     definition::{OneOrMany, Source, nearest, quoted},
-    rows::read_file,
+    read::Dialect,
 };
 use crate::{
     Error, Result,
@@ -87,24 +87,28 @@ struct Found {
     path: PathBuf,
     /// The commit on the hub that it is of.
     commit: Option<String>,
+    /// What is to be said of files beside it.
+    note: Option<String>,
 }
 
 impl Found {
     fn here(name: String, path: PathBuf) -> Self {
-        Self { name, path, commit: None }
+        Self { name, path, commit: None, note: None }
     }
 }
 
 impl RowSource for Files<'_> {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
+        let dialect = Dialect::of(self.source()).map_err(|(key, error)| self.task.locate(&["source", key], error))?;
         let mut rows = Rows::default();
-        for Found { name, path, commit } in self.find(split)? {
-            let wanted = limit.map(|limit| limit.saturating_sub(rows.rows.len()));
+        for Found { name, path, commit, note } in self.find(split)? {
+            let wanted = limit.map(|limit| limit.saturating_sub(rows.len()));
             if wanted == Some(0) {
                 break;
             }
-            let mut read = read_file(&path, &name, wanted)?;
+            let mut read = Rows::open(&path, &name, &dialect, wanted)?;
             read.files.iter_mut().for_each(|file| file.commit.clone_from(&commit));
+            read.notes.extend(note);
             rows.append(read)?;
         }
         Ok(rows)
@@ -159,10 +163,13 @@ impl Files<'_> {
                         .wrong(&["source", "path"], message)
                         .help("the path starts at the task file's folder"));
                 }
-                let listing = list(&folder);
+                let listing = list(&folder)?;
                 match self.choose(&listing, split)? {
                     Some(files) => {
-                        Ok(files.into_iter().map(|file| Found::here(file.clone(), folder.join(file))).collect())
+                        let mut note = aside(split, &listing, &files);
+                        let found =
+                            |file: String| Found { note: note.take(), ..Found::here(file.clone(), folder.join(file)) };
+                        Ok(files.into_iter().map(found).collect())
                     }
                     None => {
                         let message = format!("`{}` has no split `{split}`", folder.display());
@@ -187,7 +194,7 @@ impl Files<'_> {
         let repo = Repo { kind: Kind::Dataset, id: id.into(), revision };
         let mut looked = Vec::new();
         for root in &self.sources.roots {
-            let places = candidates(root, &repo);
+            let places = candidates(root, &repo)?;
             if places.is_empty() {
                 looked.push(format!("{} (not there)", root.display()));
             }
@@ -208,9 +215,10 @@ impl Files<'_> {
                 };
                 match files.iter().filter(|file| !folder.join(file).is_file()).count() {
                     0 => {
+                        let mut note = aside(split, &listing, &files);
                         let found = |file: String| {
                             let path = folder.join(&file);
-                            Found { name: format!("{id}/{file}"), path, commit: commit.clone() }
+                            Found { name: format!("{id}/{file}"), path, commit: commit.clone(), note: note.take() }
                         };
                         return Ok(files.into_iter().map(found).collect());
                     }
@@ -236,14 +244,21 @@ impl Files<'_> {
             let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
             return Err(self.missing(message, split, &files));
         };
+        let mut note = aside(split, &files, &chosen);
         let fetch = |file: String| {
             let path = hub.fetch(&repo, &commit, &file).map_err(not_here)?;
-            Ok(Found { name: format!("{id}/{file}"), path, commit: Some(commit.clone()) })
+            Ok(Found { name: format!("{id}/{file}"), path, commit: Some(commit.clone()), note: note.take() })
         };
         chosen.into_iter().map(fetch).collect()
     }
 
     fn missing(&self, message: String, split: &str, listing: &[String]) -> Error {
+        if listing.iter().any(|file| file.ends_with(".arrow")) {
+            let message = format!("{message}: it holds Arrow files, as `datasets` writes them with `save_to_disk`");
+            return self.task.wrong(&["source"], message).help(
+                "write Parquet in Python: `for name, rows in datasets.load_from_disk(FOLDER).items(): rows.to_parquet(f\"NEW/{name}.parquet\")`, and name that folder",
+            );
+        }
         let names: BTreeSet<String> = listing.iter().filter_map(|file| data_stem(file)).collect();
         let error = self.task.wrong(&["splits"], message);
         match nearest(split, names.iter().map(String::as_str)) {
@@ -282,38 +297,67 @@ struct Place {
 }
 
 /// Folders of a root in which a data set may be: a plain mirror, or snapshots of `huggingface_hub`'s cache.
-fn candidates(root: &Path, repo: &Repo) -> Vec<Place> {
+fn candidates(root: &Path, repo: &Repo) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
     let plain = root.join(&repo.id);
-    let plain = plain.is_dir().then(|| Place { listing: list(&plain), folder: plain, commit: None });
-    let cached = [root.to_path_buf(), root.join("hub")].into_iter().filter_map(|root| {
-        let hub::Snapshot { folder, commit, files } = Cache::new(root).snapshot(repo)?;
-        Some(Place { listing: files.unwrap_or_else(|| list(&folder)), folder, commit: Some(commit) })
-    });
-    plain.into_iter().chain(cached).collect()
+    if plain.is_dir() {
+        places.push(Place { listing: list(&plain)?, folder: plain, commit: None });
+    }
+    for root in [root.to_path_buf(), root.join("hub")] {
+        if let Some(hub::Snapshot { folder, commit, files }) = Cache::new(root).snapshot(repo) {
+            let listing = files.map_or_else(|| list(&folder), Ok)?;
+            places.push(Place { listing, folder, commit: Some(commit) });
+        }
+    }
+    Ok(places)
+}
+
+/// What is to be said of files that hold a split, too, and are not read.
+fn aside(split: &str, listing: &[String], files: &[String]) -> Option<String> {
+    let stems: BTreeSet<String> = files.iter().filter_map(|file| data_stem(file)).collect();
+    let is_aside = |file: &&String| !files.contains(file) && data_stem(file).is_some_and(|stem| stems.contains(&stem));
+    let aside: Vec<&String> = listing.iter().filter(is_aside).collect();
+    (!aside.is_empty()).then(|| {
+        format!(
+            "the split `{split}` is read from {}; {} left aside (`source.files` names others)",
+            quoted(files),
+            quoted(aside)
+        )
+    })
 }
 
 /// Files below a folder, as paths with `/` from it, sorted; hidden ones left out, and what lies more than six folders deep.
-fn list(folder: &Path) -> Vec<String> {
-    fn visit(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) {
-        let Ok(entries) = fs::read_dir(folder) else { return };
-        for entry in entries.flatten() {
+fn list(folder: &Path) -> Result<Vec<String>> {
+    fn visit(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<String>) -> Result<()> {
+        let explain = |cause: io::Error| {
+            let error = Error::new(format!("cannot look into the folder: {cause}")).in_file(folder);
+            match cause.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    error.help("you may not read it: ask its owner, or give yourself the right (`chmod u+rx`)")
+                }
+                _ => error,
+            }
+        };
+        for entry in fs::read_dir(folder).map_err(explain)? {
+            let entry = entry.map_err(explain)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = entry.path();
             if name.starts_with('.') {
                 continue;
             } else if path.is_dir() {
                 if depth < 6 {
-                    visit(&path, &format!("{prefix}{name}/"), depth + 1, found);
+                    visit(&path, &format!("{prefix}{name}/"), depth + 1, found)?;
                 }
             } else {
                 found.push(format!("{prefix}{name}"));
             }
         }
+        Ok(())
     }
     let mut found = Vec::new();
-    visit(folder, "", 0, &mut found);
+    visit(folder, "", 0, &mut found)?;
     found.sort();
-    found
+    Ok(found)
 }
 
 const EXTENSIONS: [&str; 11] = [
@@ -330,8 +374,14 @@ const EXTENSIONS: [&str; 11] = [
     ".tsv.gz",
 ];
 
-/// `CONFIG/SPLIT` of a data file's name, for messages.
+/// What `datasets` writes beside the rows.
+const BOOKKEEPING: [&str; 4] = ["dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"];
+
+/// `CONFIG/SPLIT` of a data file's name.
 fn data_stem(file: &str) -> Option<String> {
+    if BOOKKEEPING.contains(&file.rsplit('/').next().unwrap_or(file)) {
+        return None;
+    }
     let stem = EXTENSIONS.iter().find_map(|extension| file.strip_suffix(extension))?;
     let (folder, name) = stem.rsplit_once('/').unwrap_or(("", stem));
     let name = match shard(name) {

@@ -1162,7 +1162,7 @@ fn nested_parquet() {
     group.close().unwrap();
     writer.close().unwrap();
     let read = super::rows::read_file(&path, "train.parquet", None).unwrap();
-    let rows: Vec<Value> = read.rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
+    let rows: Vec<Value> = read.read_whole().unwrap().rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
     let row = |text: Value, label: Value| json!({"choices": {"text": text, "label": label}});
     assert_eq!(rows, [row(json!(["x", "y"]), json!(["A", "B"])), row(json!(["z"]), json!(["A"]))]);
     assert_eq!(read.columns, ["choices"]);
@@ -1186,9 +1186,9 @@ fn parquet_of_bytes() {
     group.close().unwrap();
     writer.close().unwrap();
     let read = super::rows::read_file(&path, "train.parquet", None).unwrap();
-    let rows: Vec<Value> = read.rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
+    let rows: Vec<Value> = read.read_whole().unwrap().rows.into_iter().map(|(_, row)| Value::Object(row)).collect();
     assert_eq!(rows, [json!({"text": "plain words"}), json!({"text": "more"})]);
-    assert_eq!(read.columns, ["text"]);
+    assert_eq!(read.read_whole().unwrap().columns, ["text"]);
 }
 
 #[test]
@@ -1199,7 +1199,7 @@ fn damaged_parquet_is_an_error_and_never_a_panic() {
     let whole = fs::read(&path).unwrap();
     let read = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        super::rows::read_file(&path, "train.parquet", None)
+        super::rows::read_file(&path, "train.parquet", None)?.read_whole()
     };
     assert_eq!(read(&whole).unwrap().rows.len(), 4);
     for length in [0, 3, whole.len() / 2, whole.len() - 1] {
@@ -1331,7 +1331,8 @@ fn wrong_files_name_file_and_line() {
     for (name, bytes, expected) in cases {
         let path = root.path().join(name);
         fs::write(&path, bytes).unwrap();
-        let error = message(super::rows::read_file(&path, name, None).unwrap_err());
+        let read = super::rows::read_file(&path, name, None).and_then(|rows| rows.read_whole());
+        let error = message(read.err().unwrap());
         assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
     }
 }

@@ -564,7 +564,7 @@ mod tests {
 
     fn rows(world: &World, table: Value, split: &str, seed: u64) -> Vec<Row> {
         let source = world.source(table.as_object().unwrap(), seed).unwrap();
-        source.rows(split, None).unwrap().rows.into_iter().map(|(_, row)| row).collect()
+        source.rows(split, None).unwrap().read_whole().unwrap().rows.into_iter().map(|(_, row)| row).collect()
     }
 
     fn said(world: &World) -> String {
@@ -675,7 +675,7 @@ mod tests {
 
     fn part(split: &str, seed: u64) -> Vec<Row> {
         let source = world().source(&question("home"), seed).unwrap();
-        source.rows(split, None).unwrap().rows.into_iter().map(|(_, row)| row).collect()
+        source.rows(split, None).unwrap().read_whole().unwrap().rows.into_iter().map(|(_, row)| row).collect()
     }
 
     fn text(row: &Row, column: &str) -> String {
