@@ -439,7 +439,7 @@ const CASES: &[Case] = &[
         "name of a method that a terminal obeys",
         |s| s.replace("grid.toml", "\"finetune\"", "\"fine\\u001b[2Jtune\""),
         2,
-        &["`fine\\u{1b}[2Jtune` cannot be a name", "leave line ends and the like out"],
+        &["fine\\u{1b}[2Jtune", "has a control character", "choose a name"],
     ),
     (
         "title of a task that a terminal obeys",

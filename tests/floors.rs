@@ -26,8 +26,8 @@ const FLOORS: [&str; 16] = [
     "cli",
 ];
 
-/// What every floor may name: the crate's own two words and its commit.
-const COMMON: [&str; 4] = ["Error", "Result", "commit", "arbitrary"];
+/// What every floor may name: what stands in `lib.rs` itself, the macro, and the generator of arbitrary inputs.
+const COMMON: [&str; 6] = ["Error", "Result", "commit", "COMMIT", "register", "arbitrary"];
 
 /// A place in the source where something of the crate is named.
 struct Use {
@@ -149,7 +149,9 @@ fn uses(source: &Path) -> (String, Vec<Use>) {
     let code = code(&text);
     // A test module within the file is one level deeper: its `super::` is the file itself.
     let own = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-    let found = named(&code, "crate::").into_iter().chain(named(own, &"super::".repeat(depth)));
+    // In any other module within a file too, so that only the name of a floor is one.
+    let above = named(own, &"super::".repeat(depth)).into_iter().filter(|(_, word)| floor(word).is_some());
+    let found = named(&code, "crate::").into_iter().chain(above);
     let uses = found.map(|(line, target)| Use { file: source.to_owned(), line, target }).collect();
     (below[0].clone(), uses)
 }

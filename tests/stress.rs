@@ -62,7 +62,7 @@ fn leftovers(results: &Path) -> Vec<PathBuf> {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(".making")
                 || name.starts_with(".tmp")
-                || name.ends_with(".lock") && name != "store.lock"
+                || name.ends_with(".lock") && !matches!(&*name, "store.lock" | ".lock")
             {
                 left.push(entry.path());
             }

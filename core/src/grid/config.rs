@@ -409,7 +409,6 @@ impl Grid {
             let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
             return Err(grid.error(message).help("set `name` in `[grid]`"));
         }
-        check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if name == STORE {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
             return Err(grid.error(message).help("set another `name` in `[grid]`"));
@@ -518,11 +517,6 @@ impl Grid {
             train,
             source: root.to_json(),
         };
-        let titles = grid.titles();
-        if let Some(title) = titles.values().chain([&grid.title]).find(|title| title.contains(char::is_control)) {
-            let message = format!("the title `{}` cannot be shown in a table", title.escape_debug());
-            return Err(Error::new(message).help("leave line ends and the like out").in_file(document.file()));
-        }
         grid.recipes().map_err(|error| error.in_file(document.file()))?;
         for (name, title) in grid.titles() {
             check_title(&title)
@@ -909,12 +903,6 @@ fn names<'a>(grid: &Section<'a>, key: &str) -> Result<Vec<(String, At<'a>)>> {
     if items.is_empty() {
         return Err(list.error(format!("`{key}` is empty: there would be nothing to run")));
     }
-    if let Some((name, at)) = items.iter().find(|(name, _)| name.contains(char::is_control)) {
-        return Err(at
-            .0
-            .error(format!("`{}` cannot be a name", name.escape_debug()))
-            .help("leave line ends and the like out"));
-    }
     no_repetition(grid, key, &items.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())?;
     Ok(items)
 }
@@ -956,9 +944,7 @@ impl ModelConfig {
     /// Reads a model by name, with the grid's own `[model.NAME]` over it. A model may stand in the grid alone.
     pub(super) fn read(name: &str, library: &Library, own: Option<Section>, at: &Section) -> Result<Self> {
         let at = At(at.clone());
-        if name.contains(char::is_control) {
-            return Err(at.place(Error::new(format!("`{}` cannot be a name", name.escape_debug()))));
-        }
+        check_name(name).map_err(|error| at.place(error))?;
         let shelf = match library.open("models", name) {
             Ok(document) => Some(document),
             Err(_) if own.is_some() => None,

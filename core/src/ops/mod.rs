@@ -89,6 +89,9 @@ pub fn sum_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// Σ x over all elements, as `[1]`.
 pub fn total<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let elements = x.shape().num_elements();
+    if elements == 0 {
+        return Tensor::zeros([1], &x.device());
+    }
     sum_last(x.reshape([elements]))
 }
 

@@ -459,6 +459,9 @@ fn sums_have_the_same_bits_everywhere() {
         assert!((f64::from(norm(&x)) - exact).abs() <= 1e-6 * exact, "{len}");
         assert_eq!(norm(&x).to_bits(), slowly(&squares).to_bits(), "{len}");
         assert_eq!(first(total(tensor(&x))).to_bits(), slowly(&x).to_bits(), "{len}");
+        if len == 0 {
+            continue;
+        }
         let rows: Vec<f32> = [x.clone(), squares.clone()].concat();
         let sums = sum_last(tensor(&rows).reshape([2, len])).into_data().try_to_vec::<f32>().unwrap();
         assert_eq!(
