@@ -405,6 +405,7 @@ impl Grid {
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name: String = grid.read_key("name")?.unwrap_or(stem);
+        check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if !is_name(&name) {
             let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
             return Err(grid.error(message).help("set `name` in `[grid]`"));
