@@ -4,7 +4,7 @@ use std::{io::IsTerminal, ops::Range};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 
-use crate::Error;
+use crate::{Error, error::printable};
 
 /// An error as miette draws it.
 struct Report<'a> {
@@ -51,20 +51,9 @@ impl Diagnostic for Report<'_> {
     }
 }
 
-/// A text without what would act on a terminal: control characters, line breaks and tabs aside, and those that turn the direction of
-/// text around are written as their codes.
+/// A text as it may be shown: [`printable`].
 pub fn plain(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if acts(c) {
-            out.extend(c.escape_unicode())
-        } else {
-            out.push(c)
-        }
-        out
-    })
+    printable(text.to_owned())
 }
 
 /// Bytes of a line that are shown.

@@ -184,8 +184,8 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
     }
     match args.format {
         _ if reports.is_empty() => {}
-        Format::Text => reports.iter().for_each(|report| println!("{}", text(report))),
-        Format::Markdown => println!("{}", markdown(&reports)),
+        Format::Text => reports.iter().for_each(|report| println!("{}", printable(text(report)))),
+        Format::Markdown => println!("{}", printable(markdown(&reports))),
         Format::Json => {
             let json = match &reports[..] {
                 [only] => serde_json::to_string_pretty(only),
@@ -500,8 +500,8 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     }
     if let Some(example) = data.supervise.first() {
         let label = data.class_names.get(usize::from(example.label)).map_or("", String::as_str);
-        println!("\nexample: {label}");
-        shorten(&example.text).lines().for_each(|line| println!("  | {line}"));
+        println!("\nexample: {}", printable(label.to_owned()));
+        shorten(&example.text).lines().for_each(|line| println!("  | {}", printable(line.to_owned())));
     }
     println!("\nwritten: {}\nnext: w2s task check {}", output.display(), output.display());
     Ok(ExitCode::SUCCESS)
