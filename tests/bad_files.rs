@@ -316,7 +316,7 @@ const CASES: &[Case] = &[
             s.write("rows.csv", [before.as_bytes(), b"\xff\xfe ", after.as_bytes()].concat());
         },
         2,
-        &["invalid utf-8", "line 6", "rows.csv", "save the file as UTF-8"],
+        &["line 6 is not UTF-8", "encoding", "line 6", "rows.csv", "save the file as UTF-8"],
     ),
     (
         "label of no class",
@@ -451,7 +451,7 @@ const CASES: &[Case] = &[
         "name of a grid that is no folder's",
         |s| s.replace("grid.toml", "[grid]", "[grid]\nname = \"a\\nb\""),
         2,
-        &["`a\\nb` cannot be the name of a folder", "set `name`"],
+        &["the name \"a\\nb\" has a control character", "choose a name"],
     ),
     (
         "template that doubles a text",

@@ -718,7 +718,7 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "a task outside of its folder",
             &grid("tiny-home", "../../grid"),
-            &["leads out of the folder of tasks", ":5:"],
+            &["is not the name of a task", "a name, not a path", ":5:"],
         ),
         mistake(
             "a method for two classes on three",

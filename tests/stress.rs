@@ -125,7 +125,8 @@ fn a_damaged_stage_is_told_of_with_its_reason_and_made_again() {
         let text = fs::read_to_string(path).unwrap();
         fs::write(path, text.replace("\"device\": \"cpu\"", "\"device\": \"gpu\"")).unwrap();
     };
-    let damages: [(&str, &str, &dyn Fn(&Path)); 3] = [
+    type Damage<'a> = (&'a str, &'a str, &'a dyn Fn(&Path));
+    let damages: [Damage; 3] = [
         ("student", "test.csv", &append),
         ("supervise", "manifest.json", &edit),
         ("data", "train.jsonl", &|path| {

@@ -236,7 +236,7 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         let (tokenizer, limit) = find_tokenizer(model, &library, places)?;
         let counts = TokenCounts::default();
         let count = |text: &str| counts.get(text, |text| tokenizer.encode(text).map(|ids| ids.len()));
-        let tokens = lengths(&data, &count)?;
+        let tokens = lengths(&data, count)?;
         let over = tokens.iter().filter(|tokens| **tokens > limit).count();
         let answers = data.prompt.iter().flat_map(|prompt| prompt.answers.iter().flatten());
         let long_answers = answers.filter(|word| tokenizer.single(word).is_err()).cloned().collect();

@@ -31,8 +31,9 @@ vectorised! {
         let mut width = 1;
         while width < VECTORS {
             for at in (0..VECTORS).step_by(2 * width) {
-                for lane in 0..LANES {
-                    sums[at][lane] += sums[at + width][lane];
+                let other = sums[at + width];
+                for (sum, x) in sums[at].iter_mut().zip(other) {
+                    *sum += x;
                 }
             }
             width *= 2;

@@ -108,8 +108,7 @@ impl Sheet {
         let mut lines = vec![];
         for row in &self.rows {
             lines.push(fill(&row[..self.labels].join(", "), room));
-            for column in self.labels..self.header.len() {
-                let cell = &row[column];
+            for (column, cell) in row.iter().enumerate().take(self.header.len()).skip(self.labels) {
                 if !cell.is_empty() {
                     let name = format!("{} {}", self.groups[column], self.header[column]);
                     let text = format!("{}: {cell}", name.trim());

@@ -1323,7 +1323,7 @@ mod tests {
         }
         // One part for each task where both do not fit, as those of the second pair.
         let text = table.to_terminal(Some(80));
-        assert_eq!((text.matches("BoolQ\n").count(), text.matches(" SciQ\n").count()), (2, 1), "{text}");
+        assert_eq!((text.matches("  BoolQ\n").count(), text.matches("  SciQ\n").count()), (2, 1), "{text}");
         assert_eq!(table.to_terminal(Some(400)).matches(" Method").count(), 2);
     }
 

@@ -179,9 +179,8 @@ fn card_is_complete(card: &Card, _: &Table) -> Outcome {
         ensure(!parameter.origin.is_empty(), || format!("the doc comment of `{name}` has no line `Origin: …`"))?;
     }
     let known: Vec<String> = card.parameters().into_iter().map(|parameter| parameter.name).collect();
-    match card.later.iter().find(|name| !known.iter().any(|known| known == *name)) {
-        Some(name) => return Err(format!("`later` names `{name}`, which is no parameter")),
-        None => {}
+    if let Some(name) = card.later.iter().find(|name| !known.iter().any(|known| known == *name)) {
+        return Err(format!("`later` names `{name}`, which is no parameter"));
     }
     match card.changed.iter().find(|(name, _)| !known.iter().any(|known| known == name)) {
         Some((name, _)) => Err(format!("`changed` names `{name}`, which is no parameter")),

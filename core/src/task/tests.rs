@@ -729,7 +729,7 @@ fn texts_are_counted_once_and_fit_as_before() {
     asked.sort();
     asked.dedup();
     assert_eq!(asked.len(), total);
-    assert_eq!(lengths(&passage("a b"), &words).unwrap(), [6, 6, 6, 6]);
+    assert_eq!(lengths(&passage("a b"), words).unwrap(), [6, 6, 6, 6]);
     // Errors are not remembered.
     assert!(counts.get("new", |_| Err(Error::new("no"))).is_err());
     assert_eq!(counts.get("new", |_| Ok(7)).unwrap(), 7);

@@ -108,8 +108,8 @@ fn unbalanced(order: Order) -> DataOptions {
 /// NumPy's `default_rng(0)`. Where the original shows the right answer as a wrong one, the next is shown.
 #[test]
 fn with_doubled_choices_the_draws_are_the_originals() {
-    let choices = |i: usize| if i % 3 == 0 { json!(["r", "r", "w"]) } else { json!(["r", "a", "b", "c"]) };
-    let key = |i: usize| usize::from(i % 3 == 0 && i.is_multiple_of(2));
+    let choices = |i: usize| if i.is_multiple_of(3) { json!(["r", "r", "w"]) } else { json!(["r", "a", "b", "c"]) };
+    let key = |i: usize| usize::from(i.is_multiple_of(3) && i.is_multiple_of(2));
     let doubled: Value = (0..12).map(|i| json!({"choices": choices(i), "label": key(i)})).collect();
     let coin = "template = \"{{ answer }}\"\n[label.coin]\nchoices = \"choices\"\nanswer = \"label\"\n";
     let data = read(&task(coin).unwrap(), &doubled, &unbalanced(Order::Eleuther)).unwrap();
@@ -261,7 +261,7 @@ fn many_odd_rows_are_a_pattern_and_refused() {
 #[test]
 fn an_option_that_is_not_there_is_none() {
     let row = |i: usize| {
-        let fifth = if i % 5 == 0 { json!("e") } else { [json!(null), json!("")][i % 2].clone() };
+        let fifth = if i.is_multiple_of(5) { json!("e") } else { [json!(null), json!("")][i % 2].clone() };
         json!({"text": i, "label": (["A", "B", "C", "D"][i % 4]), "a": "a", "b": "b", "c": "c", "d": "d", "e": fifth,
                "all": ["a", "b", "c", "d", fifth]})
     };
@@ -274,7 +274,7 @@ fn an_option_that_is_not_there_is_none() {
         for example in by_row(&data) {
             let (row, answer) = example.text.split_once(':').unwrap();
             let row: usize = row.parse().unwrap();
-            assert!(!answer.is_empty() && (answer != "e" || row % 5 == 0), "{}", example.text);
+            assert!(!answer.is_empty() && (answer != "e" || row.is_multiple_of(5)), "{}", example.text);
             assert_eq!(answer == ["a", "b", "c", "d"][row % 4], example.label == 1, "{}", example.text);
         }
     }
