@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// The entropy loss as EleutherAI/w2s ships it: cross-entropy with a mixture of the labels and the student's own soft prediction.
 ///
@@ -36,8 +36,8 @@ impl StudentLoss for EleutherEntropy {
         labels * (1.0 - c) + math::softmax(logits) * c
     }
 
-    fn fits(&self, classes: usize) -> Result<(), String> {
-        if self.balance_batch { two_classes(classes, "leave out `balance_batch`") } else { Ok(()) }
+    fn fits(&self, form: Form) -> Result<(), String> {
+        if self.balance_batch { two_classes(form, "leave out `balance_batch`") } else { Ok(()) }
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, Memory, Selection, Selector, math};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Selection, Selector, math};
 
 /// Keeps the part of each batch whose weak labels the student finds most plausible.
 ///
@@ -30,6 +30,10 @@ impl Selector for SmallLoss {
         let kept = (batch.len() as f64 * (1.0 - forget) - 1e-9).ceil();
         let loss = math::rows(batch.weak.clone() * math::log(batch.student.clone())).neg();
         Selection { weight: math::rank(loss).lower_scalar(kept).float(), ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -21,8 +21,8 @@ use crate::{
     },
     stage::{KnownLabel, PikBalance, PikInput, STORE},
     strategy::{
-        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind, LabelRefiner,
-        Needs, Selector, Split, StudentLoss, Supervisor,
+        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Form, Invalid, Kind,
+        LabelRefiner, Needs, Selector, Split, StudentLoss, Supervisor,
     },
     task::{Balance, Order, OverLong, Task},
 };
@@ -539,6 +539,7 @@ impl Grid {
     fn check_classes(&self, method: &Method) -> Result<()> {
         for (index, task) in self.tasks.iter().enumerate() {
             let classes = task.classes.len();
+            let form = Form::Classes(classes);
             let refused = |part: &str, message: String| {
                 Error::new(format!(
                     "method `{}` cannot be used on task `{}`: {part}: {message}",
@@ -548,10 +549,10 @@ impl Grid {
                 .help("leave one of the two out of this grid")
             };
             for (part, fits) in [
-                ("the supervisor", method.supervisor.fits(classes)),
-                ("the selector", method.selector.fits(classes)),
-                ("the refiner", method.refiner.fits(classes)),
-                ("the loss", method.loss.fits(classes)),
+                ("the supervisor", method.supervisor.fits(form)),
+                ("the selector", method.selector.fits(form)),
+                ("the refiner", method.refiner.fits(form)),
+                ("the loss", method.loss.fits(form)),
             ] {
                 fits.map_err(|message| refused(part, message))?;
             }

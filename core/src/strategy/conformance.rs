@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId,
-    Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all,
-    math,
+    Form, Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision,
+    all, math,
 };
 use crate::{Result, error::panic_message};
 
@@ -330,7 +330,7 @@ macro_rules! prepared {
         let needs = strategy.needs();
         let labels: &Labels = $labels;
         let classes = labels.first().map_or(2, Vec::len);
-        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
+        match strategy.fits(Form::Classes(classes)).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
             Ok(()) => Some(strategy),
             Err(_) if classes > 2 => None,
             Err(message) => return Err(format!("an ordinary data set of two classes is refused: {message}")),
@@ -772,13 +772,13 @@ mod tests {
         #[serde(default, deny_unknown_fields)]
         struct TwoFaced {
             /// Which form. Origin: original.
-            form: Form,
+            form: Face,
             /// Whether to double. Origin: original.
             double: bool,
         }
         #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "kebab-case")]
-        enum Form {
+        enum Face {
             #[default]
             Right,
             /// Wrong.
@@ -787,7 +787,7 @@ mod tests {
         impl StudentLoss for TwoFaced {
             fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
                 match (self.form, self.double) {
-                    (Form::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
+                    (Face::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
                     _ => math::cross_entropy(targets, logits),
                 }
             }
