@@ -21,7 +21,7 @@ use crate::{
     },
     stage::{KnownLabel, PikBalance, PikInput, STORE},
     strategy::{
-        self, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Form, Invalid, Kind,
+        self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Form, Invalid, Kind,
         LabelRefiner, Needs, Selector, Split, StudentLoss, Supervisor,
     },
     task::{Balance, Order, OverLong, Task},
@@ -365,7 +365,7 @@ impl Method {
     /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
     pub fn uses_truth(&self, task: &str) -> bool {
         let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
-        self.supervisor.uses_truth_of_transfer() || self.needs().truth || leaks
+        self.supervisor.asks().into_iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
     }
 
     /// Whether the strong model must answer in words.

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
-    config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, Pik, PikSchedule, Pretrain, SelfSource},
+    config::{self, AnswersBy, Data, Grid, Hardness, Mismatch, ModelConfig, PikSchedule, SelfSource},
     library::Library,
     models::{ModelFolder, model_folder},
 };
@@ -21,11 +21,19 @@ use crate::{
     learner::{Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer},
     stage::{
-        self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, Numeric,
-        PikExamples, PikJob, PikScoreJob, PretrainJob, SelfLabels, StageId, Store, StudentJob, StudentPik,
-        SuperviseJob, copy,
+        self, Begin, Bench, DataRef, Finished, Folders, Job, ModelRef, Numeric, Place, Stage, StageId, Store, copy,
+        kinds::{
+            answers::{Answerer, Answers},
+            embeddings::Embeddings,
+            fine_tune::FineTune,
+            p_ik::{Pik, PikExamples},
+            p_ik_scores::PikScores,
+            pretrain::Pretrain,
+            student::{SelfLabels, Student, StudentPik},
+            supervise::Supervise,
+        },
     },
-    strategy::{Split, whole},
+    strategy::{Ask, ConfiguredSupervisor, Role, Split, whole},
     task::{CountTokens, Counter, DataOptions, OverLong, Sources, Task, TokenCounts, cuts_words, fit, world::World},
 };
 
@@ -51,6 +59,10 @@ pub struct Plan {
     pub jobs: IndexMap<StageId, Job>,
     /// Where the files of each model were found, by its name; not of those that are pretrained in the run.
     pub models: BTreeMap<String, ModelFolder>,
+    /// The same by their weights, for the stages.
+    pub folders: Folders,
+    /// Folder of the store that holds the stages.
+    pub store: PathBuf,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
     /// How its stages are computed, as far as results depend on it.
@@ -114,6 +126,11 @@ impl FoundModel {
         Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
     }
 
+    /// Where its tokenizer was read.
+    fn tokenizer_file(&self) -> PathBuf {
+        self.origin.as_ref().map_or_else(PathBuf::new, |origin| origin.folder.clone()).join("tokenizer.json")
+    }
+
     /// Whether it makes the same tokens of a text as another model, and knows as many.
     fn reads_as(&self, other: &Self) -> bool {
         self.tokens == other.tokens && self.spec.vocab == other.spec.vocab
@@ -127,10 +144,9 @@ impl Counter for FoundModel {
 
     fn count(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
-            error
-                .context(format!("model `{}`", self.reference.name))
-                .in_file(self.reference.folder.join("tokenizer.json"))
-                .or_else_help("is it the model's own tokenizer? It has no token for something in the text, and none for the unknown")
+            error.context(format!("model `{}`", self.reference.name)).in_file(self.tokenizer_file()).or_else_help(
+                "is it the model's own tokenizer? It has no token for something in the text, and none for the unknown",
+            )
         };
         self.counts.get(text, |text| self.tokenizer.encode(text).map(|ids| ids.len()).map_err(unreadable))
     }
@@ -144,7 +160,9 @@ impl Plan {
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
         let (cells, jobs) = (Vec::new(), IndexMap::new());
-        let mut plan = Self { grid, cells, jobs, models: BTreeMap::new(), notes: Vec::new(), numeric };
+        let (models, folders) = (BTreeMap::new(), Folders::default());
+        let store_folder = store.root().to_owned();
+        let mut plan = Self { grid, cells, jobs, models, folders, store: store_folder, notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
@@ -157,6 +175,7 @@ impl Plan {
                     }
                     if let Some(origin) = found.origin.take() {
                         plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
+                        plan.folders.insert(&found.reference.weights, &origin.folder);
                         plan.models.insert(model.name.clone(), origin);
                     }
                     plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
@@ -224,16 +243,17 @@ impl Plan {
         };
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
         let strong_recipe = grid.recipe(strong_config, task, None)?;
+        let weak_recipe = grid.recipe(weak_config, task, None)?;
         trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
         let mut made = Made { numeric: &self.numeric, jobs: Vec::new() };
-        let ceiling = made.push(Job::FineTune(Box::new(FineTuneJob {
+        let ceiling = made.push(FineTune {
             model: strong.clone(),
             recipe: strong_recipe.clone(),
             data: data.clone(),
             on: grid.data[task].ceiling_split,
             seed,
             save: false,
-        })))?;
+        })?;
         // Methods share supervisors; what a stage is called is found out once.
         let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, method) in grid.methods.iter().enumerate() {
@@ -278,20 +298,14 @@ impl Plan {
             let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(vacant) => {
-                    let job = SuperviseJob {
-                        supervisor: copy(&method.supervisor)?,
-                        weak: (weak.clone(), grid.recipe(weak_config, task, None)?),
-                        strong: (strong.clone(), strong_recipe.clone()),
-                        data: data.clone(),
-                        seed,
-                    };
-                    vacant.insert(made.push(Job::Supervise(Box::new(job)))?).clone()
+                    let pair = [(weak.clone(), weak_recipe.clone()), (strong.clone(), strong_recipe.clone())];
+                    vacant.insert(supervise(&method.supervisor, pair, &data, seed, &mut made)?).clone()
                 }
             };
             let recipe = grid.recipe(strong_config, task, Some(method))?;
             trains(&recipe, &data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
-            let student = made.push(Job::Student(Box::new(StudentJob {
+            let student = made.push(Student {
                 model: strong.clone(),
                 recipe,
                 data: data.clone(),
@@ -306,7 +320,7 @@ impl Plan {
                 calibration: needs.calibration,
                 seed,
                 save: grid.save_students,
-            })))?;
+            })?;
             self.cells.push(Cell {
                 task,
                 pair,
@@ -325,6 +339,11 @@ impl Plan {
         Ok(())
     }
 
+    /// Where its stages can be done in this process.
+    pub fn bench<'a>(&'a self, store: &'a Store, place: Place) -> Bench<'a> {
+        Bench::new(store, place, &self.folders)
+    }
+
     /// The stages that are not finished. Without students: those of weak models and ceilings alone, and what these need.
     pub fn pending(&self, finished: &IndexMap<StageId, Finished>, students: bool) -> IndexMap<StageId, &Job> {
         let ends = |cell: &Cell| [cell.supervision.clone(), cell.ceiling.clone()];
@@ -333,7 +352,7 @@ impl Plan {
         let mut needed = BTreeSet::new();
         while let Some(id) = wanted.pop() {
             if let Some(job) = self.jobs.get(&id).filter(|_| needed.insert(id)) {
-                wanted.extend(job.inputs());
+                wanted.extend(job.reads.iter().cloned());
             }
         }
         let open = self.jobs.iter().filter(|(id, _)| needed.contains(*id) && !finished.contains_key(*id));
@@ -371,7 +390,7 @@ fn find_model(
         let question = question("weights", &json!(found.folder), files);
         let reference = ModelRef {
             name: model.name.clone(),
-            fingerprint: match question.as_ref().and_then(|question| store.known(question)) {
+            weights: match question.as_ref().and_then(|question| store.known(question)) {
                 Some(fingerprint) => fingerprint,
                 None => {
                     let fingerprint = pretrained.fingerprint()?;
@@ -379,9 +398,7 @@ fn find_model(
                     fingerprint.to_owned()
                 }
             },
-            stage: None,
             head: model.file.head.clone(),
-            folder: found.folder.clone(),
         };
         let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
         return Ok(FoundModel { origin: Some(found), notes: pretrained.notes()?, ..model });
@@ -395,21 +412,15 @@ fn find_model(
     let documents = world.tokens / world.document.max(1);
     let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
     recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
-    let job = Job::Pretrain(Box::new(PretrainJob { world, config: spec.config.clone(), recipe, seed: pretrain.seed }));
-    let id = job.id(numeric)?;
-    let reference = ModelRef {
-        name: model.name.clone(),
-        folder: store.root().join(id.as_str()).join("model"),
-        fingerprint: id.to_string(),
-        stage: Some(id.clone()),
-        head: model.file.head.clone(),
-    };
+    let job = Job::new(Pretrain { world, config: spec.config.clone(), recipe, seed: pretrain.seed })?;
+    let id = job.stage.id(numeric)?;
+    let reference = ModelRef { name: model.name.clone(), weights: id.to_string(), head: model.file.head.clone() };
     jobs.entry(id).or_insert(job);
     Ok(FoundModel::new(reference, tokenizer, spec))
 }
 
 /// The world, the shape and the tokenizer of a model that is pretrained in the run.
-fn world_model(pretrain: &Pretrain, library: &Library) -> Result<(World, Spec, Tokenizer)> {
+fn world_model(pretrain: &config::Pretrain, library: &Library) -> Result<(World, Spec, Tokenizer)> {
     let mut world = open_world(library, &pretrain.world)?;
     if let Some(tokens) = pretrain.tokens {
         if !(world.document..=world.tokens).contains(&tokens) {
@@ -473,6 +484,28 @@ pub fn open_world(library: &Library, name: &str) -> Result<World> {
     World::parse(document.source_text(), document.file())
 }
 
+/// Makes what a supervisor asks for, and lets it label.
+fn supervise(
+    supervisor: &Box<dyn ConfiguredSupervisor>,
+    [weak, strong]: [(ModelRef, Recipe); 2],
+    data: &DataRef,
+    seed: u64,
+    made: &mut Made,
+) -> Result<StageId> {
+    let mut given = Vec::new();
+    for ask in supervisor.asks() {
+        given.push(match ask {
+            Ask::Truth => None,
+            Ask::FineTuned { role, on } => {
+                let (model, recipe) = if role == Role::Weak { weak.clone() } else { strong.clone() };
+                trains(&recipe, data, on)?;
+                Some(made.push(FineTune { model, recipe, data: data.clone(), on, seed, save: false })?)
+            }
+        });
+    }
+    made.push(Supervise { supervisor: copy(supervisor)?, given, weak, strong, data: data.clone(), seed })
+}
+
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
 struct Knowledge<'a> {
     strong: &'a ModelRef,
@@ -484,7 +517,7 @@ struct Knowledge<'a> {
 }
 
 impl Knowledge<'_> {
-    fn p_ik(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
+    fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
         let answers = self.answers(self.answerer(settings, auxiliary, made)?, auxiliary, made)?;
         let examples = PikExamples {
             answers,
@@ -498,13 +531,11 @@ impl Knowledge<'_> {
         let first = (settings.schedule != PikSchedule::Joint).then(|| {
             let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
             let recipe = Recipe { epochs, ..self.recipe.clone() };
-            let job = PikJob { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed };
-            made.push(Job::Pik(Box::new(job)))
+            made.push(Pik { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed })
         });
         Ok(match (settings.schedule, first.transpose()?) {
             (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
-                let job = PikScoreJob { p_ik, data: self.data.clone() };
-                StudentPik::Frozen { scores: made.push(Job::PikScore(Box::new(job)))? }
+                StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
             }
             (_, start) => StudentPik::Joint {
                 examples,
@@ -518,7 +549,7 @@ impl Knowledge<'_> {
     }
 
     /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
-    fn answerer(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
+    fn answerer(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
         Ok(match settings.answers {
             AnswersBy::LanguageModel => Answerer::LanguageModel {
                 model: self.strong.clone(),
@@ -531,7 +562,7 @@ impl Knowledge<'_> {
     }
 
     /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
-    fn own_answers(&self, settings: &Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+    fn own_answers(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let answerer = match settings.answers {
             AnswersBy::LanguageModel => self.likeliest(settings.shots),
             AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
@@ -545,25 +576,24 @@ impl Knowledge<'_> {
     }
 
     fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
-        let job = FineTuneJob {
+        made.push(FineTune {
             model: self.on_auxiliary.clone(),
             recipe: self.recipe.clone(),
             data: auxiliary.clone(),
             on: Split::Supervise,
             seed: self.seed,
             save: true,
-        };
-        made.push(Job::FineTune(Box::new(job)))
+        })
     }
 
     fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
-        made.push(Job::Answer(Box::new(AnswerJob { answerer, data: data.clone(), seed: self.seed })))
+        made.push(Answers { answerer, data: data.clone(), seed: self.seed })
     }
 
     fn self_labels(
         &self,
         settings: &config::SelfLabels,
-        p_ik: Option<(&Pik, &DataRef)>,
+        p_ik: Option<(&config::Pik, &DataRef)>,
         made: &mut Made,
     ) -> Result<SelfLabels> {
         let hard = settings.kind == Hardness::Hard;
@@ -579,7 +609,7 @@ impl Knowledge<'_> {
     }
 
     fn embeddings(&self, made: &mut Made) -> Result<StageId> {
-        made.push(Job::Embed(Box::new(EmbedJob { model: self.strong.clone(), data: self.data.clone() })))
+        made.push(Embeddings { model: self.strong.clone(), data: self.data.clone() })
     }
 }
 
@@ -590,8 +620,9 @@ struct Made<'a> {
 }
 
 impl Made<'_> {
-    fn push(&mut self, job: Job) -> Result<StageId> {
-        let id = job.id(self.numeric)?;
+    fn push(&mut self, stage: impl Stage + 'static) -> Result<StageId> {
+        let job = Job::new(stage)?;
+        let id = job.stage.id(self.numeric)?;
         self.jobs.push((id.clone(), job));
         Ok(id)
     }
@@ -748,6 +779,6 @@ impl Desk<'_> {
             |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
         let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
         let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
-        Ok(DataRef { task: task.name().to_owned(), folder: finished.folder, fingerprint, max_tokens, examples })
+        Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
     }
 }
