@@ -304,7 +304,11 @@ fn tasks_and_models_of_the_same_content_have_rows_of_their_own() {
     let pairs = "pairs=[{ weak = \"tiny-weak\", strong = \"tiny-strong\" }, { weak = \"weak-again\", strong = \"tiny-strong\" }]";
     let changes = ["tasks=tiny-home,tiny-again", pairs, "methods=finetune", "seeds=0", "train.epochs=1"];
     let (plan, store) = support::plan(&grid, &changes, folder.path()).unwrap();
-    assert_eq!((plan.cells.len(), plan.jobs.len()), (4, 5), "two pretrained models, one of each end, one student");
+    assert_eq!(
+        (plan.cells.len(), plan.jobs.len()),
+        (4, 6),
+        "two pretrained models, a weak one and its labels, a ceiling, a student"
+    );
     run_here(&plan, &store);
     drop(books(&plan, &store, &folder.path().join("out")));
     let rows = results::read(&folder.path().join("out/results.csv")).unwrap();

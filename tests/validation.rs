@@ -290,8 +290,8 @@ fn a_training_that_went_astray_is_told_of() {
     let books = Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
     let remarks = books.remarks(&plan);
     let (remark, about) = remarks.iter().next().expect("a remark");
-    assert!(remark.starts_with("tiny-weak: training went astray: the loss rose from 0.693 to "), "{remark}");
-    assert_eq!(about.iter().collect::<Vec<_>>(), ["weak labels tiny-home tiny-weak seed 0"]);
+    assert!(remark.starts_with("training went astray: the loss rose from 0.693 to "), "{remark}");
+    assert_eq!(about.iter().collect::<Vec<_>>(), ["fine-tune tiny-home tiny-weak seed 0"]);
 }
 
 /// Identities decide what is done again. One that changes throws away results that somebody has; whoever means to do that changes this file.
