@@ -134,9 +134,17 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
                     None => rows.take_at_random(n),
                     Some(groups) => rows.take_groups_at_random(n, &groups),
                 };
-                held_out = Some(taken.ok_or_else(|| {
+                let taken = taken.ok_or_else(|| {
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
-                })?);
+                })?;
+                if taken.len() < n {
+                    let (there, column) = (taken.len(), splits.together.as_deref().unwrap_or_default());
+                    let why = format!("rows of one `{column}` stay together");
+                    data.counts
+                        .notes
+                        .push(format!("{n} rows were asked for of `test_from_train`, there are {there}: {why}"));
+                }
+                held_out = Some(taken);
             }
             validation = maker.pool("train", rows, n_train, &mut data)?;
             let rest = validation.split_off(ahead.min(validation.len()));

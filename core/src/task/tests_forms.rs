@@ -424,6 +424,7 @@ fn a_test_set_out_of_training_keeps_rows_together() {
     let data = task(parts).unwrap().read_from(&memory([("train", rows.clone())]), &DataOptions::default()).unwrap();
     let test = groups(&data.test, &rows);
     assert!((10..=14).contains(&data.test.len()), "{}", data.test.len());
+    assert_eq!(data.counts.notes.iter().any(|note| note.contains("`test_from_train`")), data.test.len() < 14);
     for part in [&data.supervise, &data.transfer] {
         assert!(groups(part, &rows).iter().all(|group| !test.contains(group)));
     }
