@@ -72,8 +72,12 @@ impl Default for Data {
 
 /// A task, with the template that `[task.NAME]` gives it; `place` points errors about its name at where the name stands.
 pub(super) fn open_task(root: &Section, name: &str, library: &Library, place: impl Fn(Error) -> Error) -> Result<Task> {
-    let document = library.open("tasks", name).map_err(place)?;
+    let document = library.open("tasks", name).map_err(&place)?;
     let task = Task::parse(document.source_text(), document.file())?.named_as_its_file()?;
+    if !task.is_classification() {
+        let error = Error::new(format!("the task `{name}` has no classes, and grids work with classes alone so far"));
+        return Err(place(error.help("name a task with a `[label.column]`, `[label.equals]` or `[label.coin]`; `w2s task check` reads the others")));
+    }
     let here = root.get("task").and_then(|tasks| tasks.get(name)).and_then(|task| task.get("template"));
     match here {
         Some(template) => task.with_template(template.text()?, template.place()),
