@@ -34,7 +34,7 @@ impl StudentLoss for ThresholdConfidence {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        two_classes(form, "`aux-confidence` with `variant = \"raven\"` takes any number")
+        two_classes(form, "`aux-confidence` with `variant = \"raven\"` takes any number and words")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

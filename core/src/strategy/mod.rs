@@ -11,6 +11,7 @@ pub mod math;
 mod memory;
 mod settings;
 mod supervisor;
+mod tokens;
 
 use burn::tensor::Tensor;
 
@@ -20,6 +21,7 @@ pub use form::{Form, no_words, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
 pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
+pub use tokens::{TokenNumbers, TokenView};
 
 // What `register!` names, so that a plugin needs no further line.
 #[doc(hidden)]
@@ -121,6 +123,23 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
     /// losses that are linear in the target. Whatever is computed from the logits but must carry no gradient belongs here.
     fn targets(&self, _logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
         labels
+    }
+
+    /// On words: the loss of each answer token `[T]`, in nats. A loss that has one also lets [`Form::Words`] pass in `fits`.
+    ///
+    /// Labels are hard here, and the tokens of an answer are taken one by one, each as if it were a row with a class per word. Where the same loss
+    /// is defined on classes, both must agree: on answers of one token over a vocabulary of K words this is the loss of K classes with a hard
+    /// label. Tokens must not see each other: the engine calls it on parts of a batch, and takes the mean. What must carry no gradient is taken
+    /// from [`TokenView::still`].
+    fn tokens(&self, _tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        None
+    }
+
+    /// On words: how much each row of the whole batch counts `[B]`, beside what the selector says. `surprise` `[B]` is the mean of −log p over
+    /// the tokens of the row's answer, without gradient; it takes a pass of its own through the model, so the engine asks only those that
+    /// [need](Needs::student) it.
+    fn weigh(&self, surprise: Tensor<1>, _at: &Progress, _memory: &mut Memory) -> Tensor<1> {
+        surprise.ones_like()
     }
 
     promises!(trained);
