@@ -1,5 +1,7 @@
 //! What methods ask to be made: labels by a supervisor, and what the strong model knows of itself.
 
+use std::collections::BTreeMap;
+
 use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
 use crate::{
     Result,
@@ -10,9 +12,11 @@ use crate::{
             answers::{Answerer, Answers},
             embeddings::Embeddings,
             fine_tune::FineTune,
+            judge::Judge,
+            label::Label,
             p_ik::{Pik, PikExamples},
             p_ik_scores::PikScores,
-            student::{SelfLabels, StudentPik},
+            student::{Phase, SelfLabels, Student, StudentPik},
             supervise::Supervise,
         },
     },
@@ -141,6 +145,42 @@ impl Knowledge<'_> {
             (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
         };
         Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
+    }
+
+    /// A judge of the weak labels, and the plain student whose labels they are compared with.
+    pub(super) fn judge(
+        &self,
+        agrees: &config::Agrees,
+        recipe: Recipe,
+        plain: &Recipe,
+        supervision: &StageId,
+        made: &mut Made,
+    ) -> Result<StageId> {
+        let student = made.push(Student {
+            model: self.strong.clone(),
+            phases: vec![Phase::plain(plain)?],
+            data: self.data.clone(),
+            supervision: supervision.clone(),
+            self_labels: None,
+            p_ik: None,
+            embeddings: None,
+            columns: BTreeMap::new(),
+            truth: false,
+            calibration: false,
+            seed: self.seed,
+            save: true,
+        })?;
+        let own = made.push(Label { by: student.clone(), data: self.data.clone() })?;
+        made.push(Judge {
+            model: self.strong.clone(),
+            recipe,
+            data: self.data.clone(),
+            weak: supervision.clone(),
+            student,
+            own,
+            settings: agrees.settings(),
+            seed: self.seed,
+        })
     }
 
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {
