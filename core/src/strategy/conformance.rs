@@ -13,11 +13,11 @@ use serde_json::{Map, Value, json};
 
 use super::form::SILENT;
 use super::{
-    Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId,
-    Form, Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Selector, Split, StudentLoss,
-    Supervision, TokenView, all, math,
+    Ask, Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor,
+    ExampleId, Form, Given, Invalid, Kind, Labels, Memory, Needs, Pool, Progress, Selection, Selector, Split,
+    StudentLoss, Supervision, TokenView, all, math,
 };
-use crate::{Result, error::panic_message, ops};
+use crate::{error::panic_message, ops};
 
 /// A promise that a strategy does not keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -757,79 +757,48 @@ fn probabilities(labels: &[Vec<f32>], rows: usize, classes: usize) -> Outcome {
 
 // Supervisors.
 
-/// A laboratory without models: knows the truth, labels like a model that is right most of the time, and notes what was asked.
-struct MockLab {
-    classes: usize,
-    /// Examples of the validation split.
-    held_out: usize,
-    truth_of_transfer: bool,
-    trained_on_test: bool,
-    trained_on_validation: bool,
+/// Examples of a split, with so many held out for validation.
+fn rows_of(split: Split, held_out: usize) -> usize {
+    match split {
+        Split::Supervise => 12,
+        Split::Transfer => 20,
+        Split::Test => 16,
+        Split::Validation => held_out,
+    }
 }
 
-impl MockLab {
-    fn rows(&self, split: Split) -> usize {
-        match split {
-            Split::Supervise => 12,
-            Split::Transfer => 20,
-            Split::Test => 16,
-            Split::Validation => self.held_out,
+/// An answer without models: the truth, or what a model says that is right most of the time.
+fn answer(ask: Ask, classes: usize, held_out: usize) -> Supervision {
+    Supervision::default().map(|split, _| {
+        let rows = rows_of(split, held_out);
+        match ask {
+            Ask::FineTuned { role, on } => {
+                let offset = 100 * role as usize + 1000 * on as usize;
+                let soft = grid(rows, classes, |index| 0.05 + unit(index + offset));
+                soft.into_iter().map(normalised).collect()
+            }
+            Ask::Truth => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
         }
-    }
-}
-
-impl Lab for MockLab {
-    fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
-        self.truth_of_transfer |= on == Split::Transfer;
-        self.trained_on_test |= on == Split::Test;
-        self.trained_on_validation |= on == Split::Validation;
-        let offset = 100 * role as usize + 1000 * on as usize;
-        let of = |split: &Split| {
-            let soft = grid(self.rows(*split), self.classes, |index| 0.05 + unit(index + offset));
-            soft.into_iter().map(normalised).collect()
-        };
-        Ok(label.iter().map(of).collect())
-    }
-
-    fn truth(&mut self, split: Split) -> Result<Labels> {
-        self.truth_of_transfer |= split == Split::Transfer;
-        Ok((0..self.rows(split)).map(|row| one_hot(row % self.classes, self.classes)).collect())
-    }
-
-    fn seed(&self) -> u64 {
-        7
-    }
+    })
 }
 
 fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
     let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
+    for ask in supervisor.asks() {
+        if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
+            return Err(format!("fine-tunes a model on the {} split", split.name()));
+        }
+    }
+    ensure(supervisor.asks() == supervisor.asks(), || "asks for one thing and then for another".to_owned())?;
     for (classes, held_out) in [(2, 0), (2, 10), (3, 10)] {
-        let run = || -> Result<(Supervision, MockLab), String> {
-            let mut lab = MockLab {
-                classes,
-                held_out,
-                truth_of_transfer: false,
-                trained_on_test: false,
-                trained_on_validation: false,
-            };
-            let supervision = supervisor.supervise(&mut lab).map_err(|error| error.to_string())?;
-            Ok((supervision, lab))
-        };
-        let (supervision, lab) = run()?;
-        for (split, labels) in [
-            (Split::Transfer, &supervision.transfer),
-            (Split::Test, &supervision.test),
-            (Split::Validation, &supervision.validation),
-        ] {
-            probabilities(labels, lab.rows(split), classes)
+        let answers = supervisor.asks().into_iter().map(|ask| answer(ask, classes, held_out)).collect();
+        let given = Given { answers, seed: 7 };
+        let supervision = supervisor.supervise(&given)?;
+        for split in [Split::Transfer, Split::Test, Split::Validation] {
+            probabilities(supervision.of(split), rows_of(split, held_out), classes)
                 .map_err(|error| format!("labels for {}: {error}", split.name()))?;
         }
-        ensure(!lab.trained_on_test, || "fine-tunes a model on the test split".to_owned())?;
-        ensure(!lab.trained_on_validation, || "fine-tunes a model on the validation split".to_owned())?;
-        ensure(!lab.truth_of_transfer || supervisor.uses_truth_of_transfer(), || {
-            "uses the ground truth of the transfer split; uses_truth_of_transfer() must say so".to_owned()
-        })?;
-        ensure(run()?.0 == supervision, || "two equal runs differ".to_owned())?;
+        ensure(supervisor.supervise(&given)? == supervision, || "two equal runs differ".to_owned())?;
     }
     Ok(())
 }
@@ -849,7 +818,7 @@ mod tests {
 
     use super::*;
     use crate::strategy::{
-        LabelRefiner, Supervisor,
+        LabelRefiner, Role, Supervisor,
         card::{example, probe, schema},
     };
 
@@ -1127,27 +1096,23 @@ mod tests {
             }
         });
         assert_eq!(failing(refiner), ["labels"]);
-        let supervisor = broken!(Supervisor ConfiguredSupervisor "test-cheat" Cheat, impl Supervisor for Cheat {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let [transfer, test, validation] =
-                    [Split::Transfer, Split::Test, Split::Validation].map(|split| lab.truth(split));
-                Ok(Supervision { transfer: transfer?, test: test?, validation: validation? })
-            }
-        });
-        assert_eq!(failing(supervisor), ["supervision"]);
         let greedy = broken!(Supervisor ConfiguredSupervisor "test-greedy" Greedy, impl Supervisor for Greedy {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let splits = [Split::Transfer, Split::Test, Split::Validation];
-                let mut labels = lab.fine_tune_and_label(Role::Weak, Split::Validation, &splits)?.into_iter();
-                let mut next = || labels.next().unwrap_or_default();
-                Ok(Supervision { transfer: next(), test: next(), validation: next() })
+            fn asks(&self) -> Vec<Ask> {
+                vec![Ask::FineTuned { role: Role::Weak, on: Split::Validation }]
+            }
+
+            fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+                Ok(given.answers[0].clone())
             }
         });
         assert_eq!(failing(greedy), ["supervision"]);
         let short = broken!(Supervisor ConfiguredSupervisor "test-short" Short, impl Supervisor for Short {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &[Split::Test])?;
-                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone(), ..Supervision::default() })
+            fn asks(&self) -> Vec<Ask> {
+                vec![Ask::Truth]
+            }
+
+            fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+                Ok(Supervision { transfer: given.answers[0].test.clone(), ..given.answers[0].clone() })
             }
         });
         assert_eq!(failing(short), ["supervision"]);

@@ -20,7 +20,7 @@ pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, f
 pub use form::{Form, no_words, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
-pub use supervisor::{Lab, Labels, Role, Split, Supervision};
+pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
 pub use tokens::{TokenNumbers, TokenView};
 
 // What `register!` names, so that a plugin needs no further line.
@@ -164,21 +164,19 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
     promises!(checked);
 }
 
-/// Produces weak labels for the student's examples.
+/// Produces weak labels for the student's examples: says what must be made first, and is then a pure function of it.
 pub trait Supervisor: std::fmt::Debug + Send + Sync {
+    /// What must be made before it labels. What is asked for here is a stage of its own, shared with whoever asks for the same.
+    fn asks(&self) -> Vec<Ask>;
+
     /// Labels for [`Split::Transfer`] (the student trains on them), [`Split::Test`] (the weak score) and [`Split::Validation`] (empty in
-    /// most grids; never trained on).
+    /// most grids; never trained on), from the answers to what it asked for.
     ///
     /// # Errors
-    /// Whatever the laboratory refuses or fails at.
-    fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision>;
+    /// A sentence for the user, where answers cannot be made into labels.
+    fn supervise(&self, given: &Given) -> Result<Supervision, String>;
 
     promises!(checked);
-
-    /// Whether ground truth reaches the student through this supervisor; results say so.
-    fn uses_truth_of_transfer(&self) -> bool {
-        false
-    }
 }
 
 // The configured values: what a configuration holds and typetag knows by name. `register!` implements them.
