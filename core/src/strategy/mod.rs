@@ -97,7 +97,7 @@ macro_rules! promises {
         /// # Errors
         /// A sentence for the user; [`two_classes`] and [`no_words`] have some.
         fn fits(&self, form: Form) -> Result<(), String> {
-            no_words(form, "it does not say what it does there")
+            no_words(form, form::SILENT)
         }
 
         /// Refuses parameters outside their range, before anything runs.
