@@ -476,6 +476,11 @@ impl<'a> Formatter<'a> {
             let error = error.help("each row needs another answer that reads differently");
             return Err(Trouble::Row("no other candidate", error));
         }
+        if places.len() > usize::from(u8::MAX) {
+            let error =
+                Error::new(format!("there are {} candidates, more than the 255 that a row may have", places.len()));
+            return Err(Trouble::Row("too many candidates", error));
+        }
         let preference = rule.preference.as_ref().map(|path| self.preference(row, path, &answers, &stands_for));
         let preference = preference.transpose()?;
         if rule.shuffles() {
