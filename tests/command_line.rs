@@ -754,7 +754,7 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "a method for two classes on three",
             &grid("tiny-home", "three"),
-            &["`aux-confidence` cannot be used on task `three`", "task has 3; `variant", ":7:24"],
+            &["`aux-confidence` cannot be used on task `three`", "task has 3 classes; `variant", ":7:24"],
         ),
         mistake(
             "self-labels of a head with other classes",

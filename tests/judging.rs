@@ -76,9 +76,7 @@ fn two_phases_learn_from_what_a_judge_believes() {
     let (first, second) = (losses(&log("two-stage-all", "log.csv")), losses(&log("two-stage-all", "log-2.csv")));
     assert!(second[0] < first[0], "the second phase starts from the pretrained model: {} {}", second[0], first[0]);
     // A student that is kept and one that is not are one training.
-    assert!(
-        student("plain").manifest.summary["copied_from"].is_string() || !student("plain").file("model").exists()
-    );
+    assert!(student("plain").manifest.summary["copied_from"].is_string() || !student("plain").file("model").exists());
     assert_eq!(rows(&store, &cell(&plan, "plain").student, Split::Test).len(), 30);
 
     let books = Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();

@@ -3,9 +3,9 @@ use serde::{Deserialize, Serialize};
 use w2s_core::register;
 use w2s_core::strategy::{Ask, Given, Invalid, Labels, Role, Split, Supervision, Supervisor, math};
 
-/// The weak model's labels, a share of them replaced by the truth: what is clean data worth beside weak labels?
+/// The weak model's labels, a share of them replaced by the truth.
 ///
-/// Exactly round(share · N) examples of the student's half, chosen by the stage's seed, get a label of their own. The tests and held-out
+/// It asks what clean data are worth beside weak labels. Exactly round(share · N) examples of the student's half, chosen by the stage's seed, get a label of their own. The tests and held-out
 /// examples keep the weak model's answers, which are the weak performance. Results are marked, because truth reaches the student.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -138,7 +138,8 @@ impl Stage for Judge {
         let mut summary = json!({ "examples": agreed.len(), "agreed": agree });
         if agree == agreed.len() {
             // Nothing was learnt from, and nothing speaks against any label.
-            Predictions::new(vec![vec![0.0, 1.0]; weak.len()])?.write(&folder.join(Predictions::file(Split::Transfer)))?;
+            Predictions::new(vec![vec![0.0, 1.0]; weak.len()])?
+                .write(&folder.join(Predictions::file(Split::Transfer)))?;
             let remark = "weak model and student agree on every example: there was nothing to tell apart, and every label is believed";
             add_remarks(&mut summary, &[remark.to_owned()]);
             return Ok(summary);
