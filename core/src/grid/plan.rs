@@ -7,6 +7,7 @@ use std::{
 };
 
 use indexmap::IndexMap;
+use indicatif::{ProgressBar, ProgressFinish};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
     Error, Result,
     document::Document,
     error::IoContext,
-    learner::{Recipe, Sampler},
+    learner::{self, Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer},
     stage::{
         self, AnswerJob, Answerer, Begin, DataRef, EmbedJob, FineTuneJob, Finished, Job, ModelRef, Numeric,
@@ -26,7 +27,10 @@ use crate::{
         SuperviseJob, copy,
     },
     strategy::{Split, whole},
-    task::{CountTokens, Counter, DataOptions, OverLong, Sources, Task, TokenCounts, cuts_words, fit, world::World},
+    task::{
+        CountTokens, Counter, DataOptions, OverLong, Sources, Task, TaskData, TokenCounts, cuts_words, fit,
+        world::World,
+    },
 };
 
 /// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
@@ -614,6 +618,19 @@ fn question(kind: &str, about: &Value, files: impl IntoIterator<Item = impl AsRe
     Some(format!("{kind}-{}", &stage::hash(&json!([about, files, program]))[..32]))
 }
 
+/// A line that shows how far texts are cut and tokenized, if somebody is there to see it and it takes long enough.
+fn progress(task: &Task, seed: u64, data: &TaskData, tokenizers: usize) -> Option<ProgressBar> {
+    /// About a second's worth.
+    const WORTH_WATCHING: usize = 2 << 20;
+    let examples = || data.parts().into_iter().flat_map(|(_, part)| part);
+    let bytes: usize = examples().map(|example| example.text.len()).sum();
+    let title = format!("{}  seed {seed}: texts to tokens", task.name());
+    let bar = (bytes > WORTH_WATCHING).then(|| learner::bar(&title)).flatten()?;
+    // Once to cut, and once for each tokenizer to keep.
+    bar.set_length((examples().count() * (1 + tokenizers)) as u64);
+    Some(bar.with_finish(ProgressFinish::AndClear))
+}
+
 /// Where a plan looks things up.
 struct Desk<'a> {
     library: &'a Library,
@@ -667,10 +684,12 @@ impl Desk<'_> {
                 if models[0].reads_as(models[1]) {
                     counters.truncate(1);
                 }
-                fit(&mut data, &counters, max_tokens, over_long)?;
+                let bar = progress(task, options.seed, &data, counters.len());
+                let tick = || bar.iter().for_each(|bar| bar.inc(1));
+                fit(&mut data, &counters, max_tokens, over_long, &tick)?;
                 data.write(workspace.folder())?;
                 for model in &models[..counters.len()] {
-                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder(), &tick)?;
                 }
                 let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
                 workspace.finish(parameters, summary, "cpu")

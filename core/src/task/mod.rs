@@ -33,7 +33,7 @@ pub use self::{
     data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
     definition::{CoinRule, ColumnRule, Draw, EqualsRule, Header, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftOptions, draft},
-    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
+    fit::{CountTokens, Counter, Shortened, Tick, TokenCounts, cuts_words, fit, lengths, shorten},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},
