@@ -1,7 +1,7 @@
 //! Build script of `core`, `strategies` and `plugins`: a file in the right folder is enough to exist. For the binary it finds the commit.
 //!
 //! A registry that needs a `mod` line beside the file can lose a strategy silently. So every `.rs` file of `strategies` and
-//! `plugins`, and every architecture of `core`, becomes a module by being there; and `core` carries `configs/` inside.
+//! `plugins`, and every architecture and kind of stage of `core`, becomes a module by being there; and `core` carries `configs/` inside.
 #![allow(clippy::print_stdout)] // How a build script talks to cargo.
 
 use std::{
@@ -22,10 +22,17 @@ fn main() {
         return commit(&root);
     }
     let core = package == "w2s-core";
-    let folder = if core { root.join("src/model/arch") } else { root.clone() };
-    let mut modules = String::new();
-    declare(&folder, &folder, &mut modules);
-    write("modules.rs", modules);
+    let modules = |folder: &Path| {
+        let mut modules = String::new();
+        declare(folder, folder, &mut modules);
+        modules
+    };
+    if core {
+        write("modules.rs", modules(&root.join("src/model/arch")));
+        write("kinds.rs", modules(&root.join("src/stage/kinds")));
+    } else {
+        write("modules.rs", modules(&root));
+    }
     if core {
         let configs = root.join("../configs");
         let mut entries = String::from("&[\n");

@@ -162,7 +162,7 @@ fn a_result_is_never_replaced_by_less() {
     };
     let needed: BTreeSet<_> = plan.cells.iter().map(|cell| cell.ceiling.clone()).collect();
     for (id, job) in again.jobs.iter().filter(|(id, _)| !needed.contains(id)) {
-        job.run(&store, &place).unwrap();
+        job.stage.make(&again.bench(&store, place.clone())).unwrap();
         open.enter(&again, &store, id).unwrap();
         assert_eq!(read().lines().count(), whole.lines().count());
     }
@@ -304,7 +304,11 @@ fn tasks_and_models_of_the_same_content_have_rows_of_their_own() {
     let pairs = "pairs=[{ weak = \"tiny-weak\", strong = \"tiny-strong\" }, { weak = \"weak-again\", strong = \"tiny-strong\" }]";
     let changes = ["tasks=tiny-home,tiny-again", pairs, "methods=finetune", "seeds=0", "train.epochs=1"];
     let (plan, store) = support::plan(&grid, &changes, folder.path()).unwrap();
-    assert_eq!((plan.cells.len(), plan.jobs.len()), (4, 5), "two pretrained models, one of each end, one student");
+    assert_eq!(
+        (plan.cells.len(), plan.jobs.len()),
+        (4, 6),
+        "two pretrained models, a weak one and its labels, a ceiling, a student"
+    );
     run_here(&plan, &store);
     drop(books(&plan, &store, &folder.path().join("out")));
     let rows = results::read(&folder.path().join("out/results.csv")).unwrap();
@@ -393,7 +397,7 @@ fn an_analysis_keeps_pairs_apart_and_leaves_out_what_is_empty() {
 fn stages_of_p_ik(changes: &[&str]) -> w2s_core::Result<BTreeSet<String>> {
     let folder = tempfile::tempdir().unwrap();
     let (plan, _) = support::plan(&tiny().join("selective.toml"), changes, folder.path())?;
-    Ok(plan.jobs.iter().filter(|(_, job)| job.kind() == "p-ik").map(|(id, _)| id.to_string()).collect())
+    Ok(plan.jobs.iter().filter(|(_, job)| job.stage.kind() == "p-ik").map(|(id, _)| id.to_string()).collect())
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! An identity says that a result need not be computed again. Where a result changes and its identity does not, old results are passed off as
 //! new ones; so this test runs a small stage of every kind, and a student with every strategy at its defaults, and compares what they left
-//! behind with `golden/outputs.txt`. Whoever means to change a result raises the version of the stage (`Job::version`) or of the strategy
+//! behind with `golden/outputs.txt`. Whoever means to change a result raises the version of the stage (`Stage::version`) or of the strategy
 //! (`register!`), for exactly the configurations that it concerns, and then this file.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
@@ -13,7 +13,7 @@ use w2s_core::{
     grid::{Grid, Library, Places, Plan},
     learner::{Execution, Recipe},
     model::HeadConfig,
-    stage::{Job, Numeric, Place, Store, StudentPik, canonical},
+    stage::{Numeric, Place, Store, canonical},
     strategy::{Kind, Settings, all},
     task::Sources,
 };
@@ -104,17 +104,16 @@ fn what_enters_identities_stays() {
     let mut kinds = BTreeSet::new();
     for job in plan.jobs.values() {
         // Each kind once, and the student of each way to know.
-        let p_ik = match job {
-            Job::Student(job) => job.p_ik.as_ref().map_or("", |p_ik| match p_ik {
-                StudentPik::Joint { start: None, .. } => " joint",
-                StudentPik::Joint { .. } => " started",
-                StudentPik::Frozen { .. } => " frozen",
-            }),
+        let parameters = job.stage.whole_parameters(&plan.numeric).unwrap();
+        let p_ik = match (&parameters["p_ik"]["from"], &parameters["p_ik"]["start"]) {
+            (from, _) if from == "frozen" => " frozen",
+            (from, start) if from == "joint" && start.is_null() => " joint",
+            (from, _) if from == "joint" => " started",
             _ => "",
         };
-        let name = format!("{}{p_ik}", job.kind());
+        let name = format!("{}{p_ik}", job.stage.kind());
         if kinds.insert(name.clone()) {
-            lines.push(line(&name, &job.parameters(&plan.numeric).unwrap()));
+            lines.push(line(&name, &parameters));
         }
     }
     for card in all().into_iter().filter(|card| card.source().starts_with("strategies/")) {
@@ -137,7 +136,8 @@ fn outputs_stay_under_their_identities() {
     let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
     let mut lines = Vec::new();
     for ((id, label), job) in plan.labels().into_iter().zip(plan.jobs.values()) {
-        let stage = job.run(&store, &place).unwrap_or_else(|error| panic!("{label}: {error}"));
+        let stage =
+            job.stage.make(&plan.bench(&store, place.clone())).unwrap_or_else(|error| panic!("{label}: {error}"));
         for name in stage.manifest.files.keys().filter(|name| !name.contains('/')) {
             let found = numbers(&stage.file(name));
             let [squares, weighted] = digest(&found);

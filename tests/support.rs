@@ -76,8 +76,9 @@ pub fn plan_for(grid: &Path, changes: &[&str], folder: &Path, numeric: Numeric) 
 /// Every stage in this process, inputs first.
 pub fn run_here(plan: &Plan, store: &Store) {
     let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
+    let bench = plan.bench(store, place);
     for job in plan.jobs.values() {
-        job.run(store, &place).unwrap();
+        job.stage.make(&bench).unwrap();
     }
 }
 

@@ -107,6 +107,73 @@ fn check_counts_the_tokens_of_models_and_knows_generated_worlds() {
 }
 
 #[test]
+fn check_shows_candidates_and_words() {
+    let data = data();
+    let place = data.path().to_str().unwrap();
+    let output = run(&["task", "check", "sciq-choose", "--data", place]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in
+        ["right is 4", "the longest candidate is right in ", "one at random in 25.0 %", "\n  + Q: ", "\n  - Q: "]
+    {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    let said = text(&run(&["task", "check", "sciq-words", "--model", "world-weak", "--data", place]));
+    for part in [
+        "most frequent",
+        "the answer: whole text, lowercase, strip-punctuation, collapse-space (rules 1)",
+        "generated: at most 32 tokens, up to \"\\n\"",
+        "  | Options:",
+        "\n  >  ",
+    ] {
+        assert!(said.contains(part), "no `{part}` in\n{said}");
+    }
+    let reports = json(&run(&["task", "check", "sciq-choose", "sciq-words", "--data", place, "--format", "json"]));
+    assert_eq!((&reports[0]["form"], &reports[1]["form"]), (&"choose".into(), &"generate".into()));
+    assert_eq!(reports[0]["examples"][0]["candidates"].as_array().unwrap().len(), 4);
+    let found = &reports[1]["counts"]["references"]["test"];
+    assert!(found["examples"].as_u64() >= found["distinct"].as_u64() && found["count"].as_u64() > Some(0), "{found}");
+    let table =
+        text(&run(&["task", "check", "sciq", "sciq-choose", "sciq-words", "--data", place, "--format", "markdown"]));
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[3].contains("number 1 ") && lines[4].contains("most frequent of "), "{table}");
+    assert!(lines.iter().all(|line| line.matches('|').count() == lines[0].matches('|').count()), "{table}");
+}
+
+#[test]
+fn a_grid_refuses_a_task_without_classes_where_it_names_it() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["sciq-choose", "gsm8k-words"] {
+        let grid = format!(
+            "[grid]\ntasks = [\"{name}\"]\npairs = [{{ weak = \"gpt2\", strong = \"gpt2-large\" }}]\nmethods = [\"finetune\"]\nseeds = [0]\n"
+        );
+        fs::write(root.path().join("grid.toml"), grid).unwrap();
+        let output = run_in(root.path(), &["check", "grid.toml"]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&format!("the task `{name}` has no classes")) && said.contains("grid.toml:2"), "{said}");
+    }
+}
+
+#[test]
+fn new_drafts_other_forms() {
+    let root = tempfile::tempdir().unwrap();
+    let rows: String = (0..40)
+        .map(|i| format!("{{\"prompt\": \"question {i}\", \"chosen\": \"good {i}\", \"rejected\": \"bad {i}\"}}\n"))
+        .collect();
+    fs::write(root.path().join("pairs.jsonl"), rows).unwrap();
+    let new = |more: &[&str]| text(&run_in(root.path(), &[&["task", "new", "pairs.jsonl"][..], more].concat()));
+    let said = new(&["--form", "choose", "--name", "rewards"]);
+    assert!(said.contains("`chosen` is better than `rejected`") && said.contains("  + question"), "{said}");
+    let said = new(&["--form", "generate", "--label", "chosen", "--name", "replies"]);
+    assert!(said.contains("`chosen` is what a model should write") && said.contains("  >  good"), "{said}");
+    let check = text(&run_in(root.path(), &["task", "check", "tasks/rewards.toml", "tasks/replies.toml"]));
+    assert!(check.contains("right is 2") && check.contains("most frequent"), "{check}");
+    let said = new(&["--form", "generate", "--name", "other"]);
+    assert!(said.contains("no column looks like what a model should write") && said.contains("--label"), "{said}");
+}
+
+#[test]
 fn new_writes_a_task_that_runs() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("data")).unwrap();

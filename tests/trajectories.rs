@@ -1,16 +1,17 @@
-//! Ten steps of a tiny GPT-2 as openai/weak-to-strong takes them (`golden/golden_tiny_gpt2.json`), step by step through the learner:
-//! burn-train, the strategies as a configuration names them, and models read from files.
+//! Ten steps of a tiny GPT-2 as openai/weak-to-strong takes them (`golden/golden_tiny_gpt2.json`), and of two tiny models on answers in words as
+//! transformers and PyTorch take them (`golden/golden_words.json`, made by `make_words.py`), step by step through the learner: burn-train, the
+//! strategies as a configuration names them, and models read from files.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use w2s_core::{
-    learner::{Encoded, Execution, Objective, Recipe, Shape, predict, train_classifier},
-    model::{Classifier, HeadConfig, Pretrained},
+    learner::{Answers, Encoded, Execution, Objective, Recipe, Shape, predict, train_classifier, train_words},
+    model::{Classifier, HeadConfig, Pretrained, Tokens},
     strategy::ConfiguredLoss,
 };
 
@@ -20,23 +21,26 @@ fn golden() -> Value {
     serde_json::from_str(include_str!("golden/golden_tiny_gpt2.json")).unwrap()
 }
 
-/// Writes the model's folder as the Hugging Face hub has it.
-fn folder(golden: &Value, run: &str) -> PathBuf {
+/// Writes a model's folder as the Hugging Face hub has it.
+fn model_folder(config: &Value, weights: &Value, run: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{run}-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    fs::write(folder.join("tokenizer.json"), word_tokenizer('w').to_string()).unwrap();
+    fs::write(folder.join("model.safetensors"), safetensors(&tensors(weights))).unwrap();
+    folder
+}
+
+fn folder(golden: &Value, run: &str) -> PathBuf {
     let mut config = golden["config"].clone();
     config["model_type"] = json!("gpt2");
     config["activation_function"] = config["activation"].clone();
-    fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    fs::write(folder.join("tokenizer.json"), word_tokenizer('w').to_string()).unwrap();
-
     let mut weights = golden["weights"].clone();
     for layer in 0..2 {
         // All zero, and left out of the file.
         weights[format!("transformer.h.{layer}.attn.c_attn.bias")] = json!(vec![0.0; 24]);
     }
-    fs::write(folder.join("model.safetensors"), safetensors(&tensors(&weights))).unwrap();
-    folder
+    model_folder(&config, &weights, run)
 }
 
 fn rows(split: &Value, pretrained: &Pretrained) -> (Encoded, Vec<Vec<f32>>) {
@@ -141,4 +145,61 @@ fn cross_entropy_with_adafactor_which_ignores_the_cosine() {
     follow("xent_adafactor_cosine", json!({ "type": "cross-entropy" }), adafactor.clone(), 1e-7);
     let other = Recipe { learning_rate: 100.0, schedule: Shape::Constant, ..adafactor };
     follow("xent_adafactor_cosine", json!({ "type": "cross-entropy" }), other, 1e-7);
+}
+
+/// Trains on answers in words as transformers does, and compares every step and what is left.
+fn follow_words(kind: &str, run: &str, loss: Value) {
+    const TOLERANCE: f64 = 1e-5;
+    let golden: Value = serde_json::from_str(include_str!("golden/golden_words.json")).unwrap();
+    let of_model = &golden["models"][kind];
+    let folder = model_folder(&of_model["config"], &of_model["weights"], &format!("words-{kind}-{run}"));
+    let pretrained = Pretrained::open(&folder).unwrap();
+    let ids = |value: &Value| -> Vec<u32> { numbers(value).into_iter().map(|id| id as u32).collect() };
+    let rows = golden["rows"].as_array().unwrap();
+    let prompts = Encoded::new(rows.iter().map(|row| ids(&row["prompt"])).collect(), pretrained.spec()).unwrap();
+    let weak: Vec<Vec<u32>> = rows.iter().map(|row| ids(&row["answer"])).collect();
+    let recipe = recipe(json!({ "schedule": "constant", "clip": 1.0 }));
+    let reference = &of_model["runs"][run];
+    for micro_batch in [None, Some(1)] {
+        let loss: Box<dyn ConfiguredLoss> = serde_json::from_value(loss.clone()).unwrap();
+        let answers = Answers::new(weak.clone(), golden["end"].as_u64().map(|id| id as u32), loss);
+        let execution = Execution { micro_batch, ..Execution::default() };
+        let model = pretrained.load(&Device::flex()).unwrap();
+        let trained = train_words(model, &prompts, answers, &recipe, 0, &execution).unwrap();
+
+        let steps = reference["log"].as_array().unwrap();
+        assert_eq!(trained.log.steps.len(), steps.len());
+        for (ours, reference) in trained.log.steps.iter().zip(steps) {
+            let of = |key: &str| reference[key].as_f64().unwrap();
+            assert!((ours.loss - of("loss")).abs() < TOLERANCE, "{ours:?} instead of {reference}");
+            assert!(
+                (ours.gradient_norm.unwrap() - of("gradient_norm")).abs() < TOLERANCE,
+                "{ours:?} instead of {reference}"
+            );
+            assert!((ours.accuracy.unwrap() - of("accuracy")).abs() < 1e-6, "{ours:?} instead of {reference}");
+        }
+        let every: Vec<u32> = (0..32).collect();
+        let floats = |tensor: Tensor<2>| tensor.into_data().iter::<f32>().collect::<Vec<f32>>();
+        let unembedding = floats(trained.model.unembedding(&every).unwrap());
+        for (row, reference) in unembedding.chunks(8).zip(reference["unembedding"].as_array().unwrap()) {
+            assert_near("unembedding", row, reference, TOLERANCE);
+        }
+        let tokens = Tokens::new(&[[prompts.row(0), &weak[0]].concat()], pretrained.spec()).unwrap();
+        let logits = floats(trained.model.lm_logits(trained.model.hidden(&tokens)).unwrap());
+        assert_near("logits", &logits[logits.len() - 32..], &reference["logits"], 5.0 * TOLERANCE);
+    }
+    fs::remove_dir_all(folder).ok();
+}
+
+#[test]
+fn answers_in_words_with_cross_entropy() {
+    follow_words("gpt2", "cross-entropy", json!({ "type": "cross-entropy" }));
+    follow_words("llama", "cross-entropy", json!({ "type": "cross-entropy" }));
+}
+
+#[test]
+fn answers_in_words_with_auxiliary_confidence() {
+    let loss = json!({ "type": "aux-confidence", "variant": "raven" });
+    follow_words("gpt2", "aux-confidence", loss.clone());
+    follow_words("llama", "aux-confidence", loss);
 }

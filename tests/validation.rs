@@ -12,7 +12,7 @@ use w2s_core::{
     report::results,
     stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
-    task::{Example, TaskData},
+    task::Example,
 };
 
 use crate::support;
@@ -66,7 +66,7 @@ fn weak_labels_are_calibrated_with_what_was_held_out() {
     let (plan, store) = plan("calibration.toml", &[], folder.path()).unwrap();
     support::run_here(&plan, &store);
 
-    let data = TaskData::read(&cell(&plan, "platt").data.folder).unwrap();
+    let data = cell(&plan, "platt").data.read(&store).unwrap();
     // Two phrases of each of 15 facts.
     assert!((8..=10).contains(&data.validation.len()), "{}", data.validation.len());
     assert_eq!(data.validation.len() + data.supervise.len(), 30);
@@ -153,9 +153,9 @@ fn numeric_modes_are_stages_of_their_own() {
         assert!(ids(&usual).iter().all(|id| !other.contains(*id)), "{number}");
         assert!(others[number + 1..].iter().all(|another| other.is_disjoint(another)), "{number}");
     }
-    assert_eq!(usual.cells[0].data.folder, gpu.cells[0].data.folder);
+    assert_eq!(usual.cells[0].data.stage, gpu.cells[0].data.stage);
     for (id, job) in &parts.jobs {
-        assert_eq!(job.parameters(&parts.numeric).unwrap()["numeric"], json!({ "micro_batch": 5 }), "{id}");
+        assert_eq!(job.stage.whole_parameters(&parts.numeric).unwrap()["numeric"], json!({ "micro_batch": 5 }), "{id}");
     }
 
     // Whoever does a stage knows it by the identity that the plan gave it.
@@ -164,7 +164,7 @@ fn numeric_modes_are_stages_of_their_own() {
         Place { device: Device::flex(), name: "cpu".to_owned(), execution }
     };
     for job in parts.jobs.values() {
-        job.run(&store, &place(Some(5))).unwrap();
+        job.stage.make(&parts.bench(&store, place(Some(5)))).unwrap();
     }
     assert_eq!(parts.finished(&store).unwrap().len(), parts.jobs.len());
     assert!(usual.finished(&store).unwrap().is_empty() && gpu.finished(&store).unwrap().is_empty());
@@ -183,9 +183,9 @@ fn numeric_modes_are_stages_of_their_own() {
     .unwrap();
     assert_eq!(ids(&whole), ids(&cut));
     for (id, job) in &whole.jobs {
-        let whole = job.run(&whole_store, &place(None)).unwrap();
-        let cut = cut.jobs[id].run(&cut_store, &place(Some(16))).unwrap();
-        assert_eq!(whole.manifest.files, cut.manifest.files, "{id}");
+        let one = job.stage.make(&whole.bench(&whole_store, place(None))).unwrap();
+        let other = cut.jobs[id].stage.make(&cut.bench(&cut_store, place(Some(16)))).unwrap();
+        assert_eq!(one.manifest.files, other.manifest.files, "{id}");
     }
 }
 
@@ -231,7 +231,7 @@ fn p_ik_is_measured_on_the_strong_models_own_answers() {
         let cell = &plan.cells[0];
         let stage = cell.answers.clone().unwrap();
         assert_eq!(stage == cell.student, source.is_some(), "{answers} {source:?}");
-        assert_eq!(plan.jobs[&stage].kind(), if source.is_some() { "student" } else { "answers" });
+        assert_eq!(plan.jobs[&stage].stage.kind(), if source.is_some() { "student" } else { "answers" });
         Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
         let rows = results::read(&folder.path().join("out/results.csv")).unwrap();
         let value = |metric: &str| {
@@ -240,7 +240,7 @@ fn p_ik_is_measured_on_the_strong_models_own_answers() {
         };
         assert!(value("p_ik_brier").is_some());
         let own = Predictions::read(&store.find(&stage).unwrap().unwrap().file("test.csv")).unwrap().into_rows();
-        let data = TaskData::read(&cell.data.folder).unwrap();
+        let data = cell.data.read(&store).unwrap();
         let right =
             own.iter().zip(&data.test).filter(|(row, example)| u8::from(row[1] > row[0]) == example.label).count();
         assert_eq!(value("self_label_accuracy"), Some(right as f64 / own.len() as f64), "{answers} {source:?}");
@@ -290,8 +290,8 @@ fn a_training_that_went_astray_is_told_of() {
     let books = Books::open(&plan, &folder.path().join("out"), plan.finished(&store).unwrap()).unwrap();
     let remarks = books.remarks(&plan);
     let (remark, about) = remarks.iter().next().expect("a remark");
-    assert!(remark.starts_with("tiny-weak: training went astray: the loss rose from 0.693 to "), "{remark}");
-    assert_eq!(about.iter().collect::<Vec<_>>(), ["weak labels tiny-home tiny-weak seed 0"]);
+    assert!(remark.starts_with("training went astray: the loss rose from 0.693 to "), "{remark}");
+    assert_eq!(about.iter().collect::<Vec<_>>(), ["fine-tune tiny-home tiny-weak seed 0"]);
 }
 
 /// Identities decide what is done again. One that changes throws away results that somebody has; whoever means to do that changes this file.
@@ -302,7 +302,7 @@ fn identities_of_known_grids_stay() {
     for grid in ["grid.toml", "selective.toml"] {
         let (plan, _) = plan(grid, &[], folder.path()).unwrap();
         for cell in &plan.cells {
-            let stage = cell.data.folder.file_name().unwrap().to_string_lossy().into_owned();
+            let stage = &cell.data.stage;
             let line = format!("{grid}  data  {stage}  {}", cell.data.fingerprint);
             if !lines.contains(&line) {
                 lines.push(line);

@@ -2,7 +2,7 @@ use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, TokenView, math, no_words};
 
 /// Adaptive confidence loss: each example weighs the labels against the student's own hard prediction by how surprising each is.
 ///
@@ -41,6 +41,13 @@ impl Default for AdaptiveConfidence {
     }
 }
 
+impl AdaptiveConfidence {
+    /// T of β.
+    fn temperature(&self) -> f64 {
+        self.temperature.unwrap_or(if self.variant == Variant::Guo { 0.5 } else { 1.0 })
+    }
+}
+
 impl StudentLoss for AdaptiveConfidence {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         match self.variant {
@@ -49,12 +56,24 @@ impl StudentLoss for AdaptiveConfidence {
         }
     }
 
+    fn tokens(&self, tokens: &TokenView, at: &Progress) -> Option<Tensor<1>> {
+        let difference = tokens.still.label.clone() - tokens.still.own.clone();
+        let beta = activation::sigmoid(difference / self.temperature()) * math::warm_up_share(at, self.warmup);
+        Some(tokens.cross_entropy() * (beta.clone().neg() + 1.0) + tokens.own_cross_entropy() * beta)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        match self.tau == 1.0 {
+            true => Ok(()),
+            false => no_words(form, "`tau` takes the whole distribution at another temperature; leave it at 1"),
+        }
+    }
+
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, at: &Progress, _memory: &mut Memory) -> Tensor<2> {
         let own = math::one_hot_argmax(logits.clone());
         let surprise = |of: Tensor<2>| math::cross_entropy(of, logits.clone());
-        let default = if self.variant == Variant::Guo { 0.5 } else { 1.0 };
         let difference = surprise(own.clone()) - surprise(math::one_hot_argmax(labels.clone()));
-        let beta = activation::sigmoid(difference / self.temperature.unwrap_or(default));
+        let beta = activation::sigmoid(difference / self.temperature());
         let beta = beta * math::warm_up_share(at, self.warmup);
         let (trusted, own) = (beta.clone().neg() + 1.0, math::weigh_rows(own, beta));
         match self.variant {

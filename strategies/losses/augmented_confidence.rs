@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, TokenView, math, no_words};
 
 /// Augmented confidence loss: distillation from the labels plus a growing cross-entropy with the student's own hard prediction.
 ///
@@ -28,6 +28,18 @@ impl Default for AugmentedConfidence {
 impl StudentLoss for AugmentedConfidence {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::distill_and_trust(logits, targets, self.tau)
+    }
+
+    fn tokens(&self, tokens: &TokenView, at: &Progress) -> Option<Tensor<1>> {
+        let alpha = self.max * math::warm_up_share(at, self.warmup);
+        Some(tokens.cross_entropy() * (1.0 - alpha) + tokens.own_cross_entropy() * alpha)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        match self.tau == 1.0 {
+            true => Ok(()),
+            false => no_words(form, "`tau` takes the whole distribution at another temperature; leave it at 1"),
+        }
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, at: &Progress, _memory: &mut Memory) -> Tensor<2> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, TokenView, math, two_classes};
 
 /// Auxiliary confidence loss: cross-entropy with a mixture of the labels and the student's own hardened predictions.
 ///
@@ -173,10 +173,15 @@ impl StudentLoss for AuxConfidence {
         labels * (1.0 - c) + own * c
     }
 
-    fn fits(&self, classes: usize) -> Result<(), String> {
+    fn tokens(&self, tokens: &TokenView, at: &Progress) -> Option<Tensor<1>> {
+        let c = self.coefficient(at);
+        Some(tokens.cross_entropy() * (1.0 - c) + tokens.own_cross_entropy() * c)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
         match self.variant {
             Variant::Raven => Ok(()),
-            _ => two_classes(classes, "`variant = \"raven\"` takes any number"),
+            _ => two_classes(form, "`variant = \"raven\"`, which balances nothing, takes any number and words"),
         }
     }
 

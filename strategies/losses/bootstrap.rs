@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, TokenView, math};
 
 /// Bootstrapping: cross-entropy with a fixed mixture of the labels and the student's own prediction.
 ///
@@ -32,6 +32,20 @@ pub enum Prediction {
 impl StudentLoss for Bootstrap {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let (own, default) = match self.prediction {
+            // The cross-entropy of p with itself is the entropy, and its gradient is 0.
+            Prediction::Soft => (tokens.still.entropy.clone(), 0.95),
+            Prediction::Hard => (tokens.own_cross_entropy(), 0.8),
+        };
+        let beta = self.beta.unwrap_or(default);
+        Some(tokens.cross_entropy() * beta + own * (1.0 - beta))
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Progress, StudentLoss, TokenView, math};
 
 /// Brier score: squared error between the labels and the student's probabilities.
 ///
@@ -15,6 +15,15 @@ impl StudentLoss for Brier {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         let difference = targets - math::softmax(logits);
         math::rows(difference.clone() * difference)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let p = tokens.live.label.clone().exp();
+        Some(p * -2.0 + 1.0 + tokens.live.square.clone())
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

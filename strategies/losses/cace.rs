@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, math, no_words};
 
 /// Confidence-adaptive cross-entropy: forward where the label is confident, reverse where it is not.
 ///
@@ -29,6 +29,10 @@ impl StudentLoss for Cace {
         let unsure = math::row_max(targets.clone()).lower_scalar(0.5 + self.threshold);
         let reverse = math::reverse_cross_entropy(targets.clone(), logits.clone(), self.smoothing, self.floor);
         math::cross_entropy(targets, logits).mask_where(unsure, reverse)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "of a hard label nothing is left but `cross-entropy`; use that")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

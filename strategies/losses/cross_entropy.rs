@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Progress, StudentLoss, TokenView, math};
 
 /// Cross-entropy between the labels and the student: naive finetuning.
 ///
@@ -16,6 +16,14 @@ pub struct CrossEntropy {}
 impl StudentLoss for CrossEntropy {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        Some(tokens.cross_entropy())
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

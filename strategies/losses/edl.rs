@@ -2,7 +2,7 @@ use burn::tensor::{Tensor, activation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, math, no_words};
 
 /// Evidential loss of Bayesian weak-to-strong: the student's logits are evidence, its prediction a Dirichlet distribution.
 ///
@@ -34,6 +34,10 @@ impl StudentLoss for Edl {
         };
         let penalty = Tensor::cat((0..classes).map(of_class).collect(), 1);
         math::rows(targets * (fit + penalty * at.fraction()))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "the outputs of a language model are no evidence: they mean the same with any number added")
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {

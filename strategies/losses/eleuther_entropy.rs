@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, TokenView, math, two_classes};
 
 /// The entropy loss as EleutherAI/w2s ships it: cross-entropy with a mixture of the labels and the student's own soft prediction.
 ///
@@ -25,19 +25,32 @@ impl Default for EleutherEntropy {
     }
 }
 
+impl EleutherEntropy {
+    /// The coefficient c of the student's own prediction.
+    fn coefficient(&self, at: &Progress) -> f64 {
+        self.max * math::warm_up(at.step as f64, self.warmup_steps as f64)
+    }
+}
+
 impl StudentLoss for EleutherEntropy {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, at: &Progress, _memory: &mut Memory) -> Tensor<2> {
-        let c = self.max * math::warm_up(at.step as f64, self.warmup_steps as f64);
+        let c = self.coefficient(at);
         let labels = if self.balance_batch { math::balance(labels) } else { labels };
         labels * (1.0 - c) + math::softmax(logits) * c
     }
 
-    fn fits(&self, classes: usize) -> Result<(), String> {
-        if self.balance_batch { two_classes(classes, "leave out `balance_batch`") } else { Ok(()) }
+    fn tokens(&self, tokens: &TokenView, at: &Progress) -> Option<Tensor<1>> {
+        // The cross-entropy of p with itself is the entropy, and its gradient is 0.
+        let c = self.coefficient(at);
+        Some(tokens.cross_entropy() * (1.0 - c) + tokens.still.entropy.clone() * c)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        if self.balance_batch { two_classes(form, "leave out `balance_batch`") } else { Ok(()) }
     }
 
     fn validate(&self) -> Result<(), Invalid> {

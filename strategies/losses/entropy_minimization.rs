@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Entropy minimisation: cross-entropy with the labels plus the student's own entropy, with gradient through it.
 ///
@@ -26,6 +26,14 @@ impl StudentLoss for EntropyMinimization {
         let log_p = math::log_softmax(logits);
         let target = targets * (1.0 - self.alpha) + log_p.clone().exp() * self.alpha;
         math::rows(target * log_p).neg()
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        Some(tokens.cross_entropy() * (1.0 - self.alpha) + tokens.live.entropy.clone() * self.alpha)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

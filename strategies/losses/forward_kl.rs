@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Progress, StudentLoss, math, no_words};
 
 /// KL divergence from the labels to the student, KL(y ‖ p).
 ///
@@ -35,6 +35,10 @@ impl StudentLoss for ForwardKl {
             Variant::PerExample => divergence,
             Variant::Bregman => divergence / classes,
         }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "of a hard label nothing is left but `cross-entropy`; use that")
     }
 }
 

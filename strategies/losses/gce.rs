@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Generalised cross-entropy, between cross-entropy and the absolute error.
 ///
@@ -24,6 +24,15 @@ impl StudentLoss for Gce {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         let power = (math::log_softmax(logits) * self.q).exp();
         math::rows(targets * (power.neg() + 1.0)) / self.q
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let power = (tokens.live.label.clone() * self.q).exp();
+        Some((power.neg() + 1.0) / self.q)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Jeffreys divergence: forward and reverse KL divergence together.
 ///
@@ -25,6 +25,16 @@ impl StudentLoss for Jeffreys {
         let log_p = math::log_softmax(logits);
         let log_y = targets.clone().clamp_min(self.floor).log();
         math::rows((targets - log_p.clone().exp()) * (log_y - log_p))
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        // KL(y ‖ p) + KL(p ‖ y), the label of every other token being `floor` in the logarithm and 0 elsewhere.
+        let reverse = tokens.reverse_cross_entropy(0.0, self.floor) - tokens.live.entropy.clone();
+        Some(tokens.cross_entropy() + reverse)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

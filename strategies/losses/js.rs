@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Jensen–Shannon divergence between the labels and the student.
 ///
@@ -27,6 +27,19 @@ impl StudentLoss for Js {
         let p = log_p.clone().exp();
         let mixture = (p.clone() + targets.clone()) * 0.5;
         math::rows((p * log_p + math::x_log_x(targets)) * 0.5 - math::x_log_x(mixture)) * self.scale
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        // H(m) − ½ H(p): what the others have in either is the same but for a factor of ½, so that their entropy cancels.
+        let log_p = tokens.live.label.clone();
+        let p = log_p.clone().exp();
+        let mixture = (p.clone() + 1.0) * 0.5;
+        let others = (p.clone().neg() + 1.0) * (0.5 * std::f64::consts::LN_2);
+        Some((p * log_p * 0.5 + others - mixture.clone() * mixture.log()) * self.scale)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

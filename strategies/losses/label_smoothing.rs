@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Cross-entropy with smoothed labels.
 ///
@@ -23,6 +23,15 @@ impl Default for LabelSmoothing {
 impl StudentLoss for LabelSmoothing {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(math::smooth(targets, self.epsilon), logits)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let spread = tokens.live.mean.clone().neg();
+        Some(tokens.cross_entropy() * (1.0 - self.epsilon) + spread * self.epsilon)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, math, no_words};
 
 /// Neyman χ² divergence of the labels from the student: the Pearson divergence with both exchanged.
 ///
@@ -24,6 +24,10 @@ impl StudentLoss for NeymanChi2 {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         let difference = targets.clone() - math::softmax(logits);
         math::rows(difference.clone() * difference / targets.clamp_min(self.floor))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "a hard label makes it 1 / `floor` times a squared error; use `brier`")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

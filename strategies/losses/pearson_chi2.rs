@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, math, no_words};
 
 /// Pearson χ² divergence of the labels from the student.
 ///
@@ -26,6 +26,10 @@ impl StudentLoss for PearsonChi2 {
         let p = math::softmax(logits);
         let difference = targets - p.clone();
         math::rows(difference.clone() * difference / p.clamp_min(self.floor))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "nearly every token of a vocabulary is below `floor`, where its gradient is cut off; use `squared-hellinger`")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{self, Invalid, Memory, Progress, StudentLoss, math, no_words};
 
 /// Product of experts: cross-entropy with the normalised product of the labels and the student's own prediction.
 ///
@@ -42,6 +42,10 @@ impl Default for Product {
 impl StudentLoss for Product {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
+    }
+
+    fn fits(&self, form: strategy::Form) -> Result<(), String> {
+        no_words(form, "of a hard label nothing is left but `cross-entropy`; use that")
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Reverse KL divergence from the student to the labels, KL(p ‖ y).
 ///
@@ -46,6 +46,18 @@ impl StudentLoss for ReverseKl {
             Variant::Paper => divergence,
             Variant::Bregman => divergence / classes,
         }
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let divergence = tokens.reverse_cross_entropy(self.smoothing, self.floor) - tokens.live.entropy.clone();
+        Some(match self.variant {
+            Variant::Paper => divergence,
+            Variant::Bregman => divergence / tokens.vocabulary as f64,
+        })
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Needs, Progress, StudentLoss, TokenView, math};
 
 /// Small-loss selection: cross-entropy on the part of each batch that the student finds most plausible.
 ///
@@ -21,18 +21,40 @@ impl Default for SmallLoss {
     }
 }
 
+impl SmallLoss {
+    /// 1 for the rows that are kept by their losses `[B]`, 0 for the others, and how many they are.
+    fn keeps(&self, losses: Tensor<1>) -> (Tensor<1>, f64) {
+        // 10 · (1 − 0.3) is 7.000000000000001 in floating point, and means 7.
+        let kept = (losses.dims()[0] as f64 * (1.0 - self.forget) - 1e-9).ceil();
+        (math::rank(losses).lower_scalar(kept).float(), kept)
+    }
+}
+
 impl StudentLoss for SmallLoss {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
     }
 
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        Some(tokens.cross_entropy())
+    }
+
+    fn weigh(&self, surprise: Tensor<1>, _at: &Progress, _memory: &mut Memory) -> Tensor<1> {
+        self.keeps(surprise).0
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { student: true, ..Needs::default() }
+    }
+
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {
         let rows = labels.dims()[0] as f64;
-        // 10 · (1 − 0.3) is 7.000000000000001 in floating point, and means 7.
-        let kept = (rows * (1.0 - self.forget) - 1e-9).ceil();
-        let loss = math::cross_entropy(labels.clone(), logits);
-        let weight = math::rank(loss).lower_scalar(kept).float() * (rows / kept.max(1.0));
-        math::weigh_rows(labels, weight)
+        let (keeps, kept) = self.keeps(math::cross_entropy(labels.clone(), logits));
+        math::weigh_rows(labels, keeps * (rows / kept.max(1.0)))
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Squared Hellinger distance between the labels and the student.
 ///
@@ -24,6 +24,15 @@ impl StudentLoss for SquaredHellinger {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         let difference = targets.sqrt() - (math::log_softmax(logits) * 0.5).exp();
         math::rows(difference.clone() * difference) * self.scale
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        // Σ (√y − √p)² = 2 − 2 √p of the label.
+        Some(((tokens.live.label.clone() * 0.5).exp().neg() + 1.0) * (2.0 * self.scale))
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

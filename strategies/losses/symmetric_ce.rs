@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Symmetric cross-entropy: forward and reverse cross-entropy together (symmetric learning).
 ///
@@ -30,6 +30,15 @@ impl StudentLoss for SymmetricCe {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets.clone(), logits.clone()) * self.alpha
             + math::reverse_cross_entropy(targets, logits, self.smoothing, self.floor) * self.beta
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let reverse = tokens.reverse_cross_entropy(self.smoothing, self.floor);
+        Some(tokens.cross_entropy() * self.alpha + reverse * self.beta)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

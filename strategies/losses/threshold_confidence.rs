@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Progress, StudentLoss, math, two_classes};
+use w2s_core::strategy::{Form, Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// Confidence loss at a fixed threshold: cross-entropy with a mixture of the labels and the student's thresholded prediction.
 ///
@@ -33,8 +33,8 @@ impl StudentLoss for ThresholdConfidence {
         labels * (1.0 - self.alpha) + math::binary(own) * self.alpha
     }
 
-    fn fits(&self, classes: usize) -> Result<(), String> {
-        two_classes(classes, "`aux-confidence` with `variant = \"raven\"` takes any number")
+    fn fits(&self, form: Form) -> Result<(), String> {
+        two_classes(form, "`aux-confidence` with `variant = \"raven\"` takes any number and words")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Progress, StudentLoss, TokenView, math};
 
 /// Total variation distance between the labels and the student; doubled, the mean absolute error.
 ///
@@ -23,6 +23,14 @@ impl Default for TotalVariation {
 impl StudentLoss for TotalVariation {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::rows((targets - math::softmax(logits)).abs()) * (0.5 * self.scale)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        Some((tokens.live.label.clone().exp().neg() + 1.0) * self.scale)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Memory, Pool, Progress, StudentLoss, math};
+use w2s_core::strategy::{Form, Invalid, Memory, Pool, Progress, StudentLoss, TokenView, math, no_words};
 
 /// Confidence window: cross-entropy on the examples of which the student is still unsure.
 ///
@@ -45,6 +45,22 @@ impl Default for Radius {
 impl StudentLoss for Window {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         math::cross_entropy(targets, logits)
+    }
+
+    fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+        let radius = match self.radius {
+            Radius::Fixed(radius) => radius,
+            Radius::Measured(_) => self.measured.unwrap_or(0.5),
+        };
+        let inside = tokens.still.own.clone().exp().lower_scalar(0.5 + radius).float();
+        Some(tokens.cross_entropy() * inside)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        match self.radius {
+            Radius::Fixed(_) => Ok(()),
+            Radius::Measured(_) => no_words(form, "the answers of the weak supervisor come without probabilities to measure; give `radius` a number"),
+        }
     }
 
     fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, _at: &Progress, _memory: &mut Memory) -> Tensor<2> {

@@ -3,7 +3,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
 use w2s_core::strategy::{
-    Batch, Calibration as HeldOut, LabelRefiner, Memory, Needs, Pool, Selection,
+    Batch, Calibration as HeldOut, Form, LabelRefiner, Memory, Needs, Pool, Selection,
     math::{self, Logistic, Points}, two_classes,
 };
 
@@ -133,8 +133,8 @@ impl LabelRefiner for Calibration {
         math::where_weak(selection, calibrated, selected)
     }
 
-    fn fits(&self, classes: usize) -> Result<(), String> {
-        two_classes(classes, "use `temperature`, which is for any number")
+    fn fits(&self, form: Form) -> Result<(), String> {
+        two_classes(form, "use `temperature`, which is for any number")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
@@ -247,7 +247,7 @@ mod tests {
     fn what_cannot_be_fitted_is_refused() {
         let refused = |pool: Pool| Calibration::default().prepare(&pool).unwrap_err();
         assert!(refused(Pool { calibration: None, ..pool() }).contains("were not provided"));
-        assert!(Calibration::default().fits(3).unwrap_err().contains("two classes"));
+        assert!(Calibration::default().fits(Form::Classes(3)).unwrap_err().contains("two classes"));
         let one_class = HeldOut { weak: vec![label(0.3); 2], truth: vec![0, 0] };
         assert!(refused(Pool { calibration: Some(one_class), ..pool() }).contains("class 1"));
     }

@@ -4,10 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, ExampleId, Invalid, LabelRefiner, Memory, Needs, Pool, Selection,
-    math::{self, Nearness, Points},
-};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, Nearness, Points}, no_words};
 
 /// Mixes the label of each example that the student does not know with the labels of similar examples.
 ///
@@ -364,6 +361,10 @@ impl LabelRefiner for GraphSmoothing {
             Scope::Dataset => self.over_dataset(batch, selection, &labels, memory),
         };
         math::where_weak(selection, smoothed, labels)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "the answer of one example cannot stand for that of another; use `identity`")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

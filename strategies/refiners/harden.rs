@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, LabelRefiner, Memory, Selection, math};
+use w2s_core::strategy::{Batch, Form, LabelRefiner, Memory, Selection, math, no_words};
 
 /// Replaces each label by its likeliest class.
 ///
@@ -14,6 +14,10 @@ pub struct Harden {}
 impl LabelRefiner for Harden {
     fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
         math::one_hot_argmax(selection.labels(batch))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "no answer is softer or harder than another; use `identity`")
     }
 }
 

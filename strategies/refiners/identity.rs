@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, LabelRefiner, Memory, Selection};
+use w2s_core::strategy::{Batch, Form, LabelRefiner, Memory, Selection};
 
 /// Leaves the selected labels as they are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -12,6 +12,10 @@ pub struct Identity {}
 impl LabelRefiner for Identity {
     fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
         selection.labels(batch)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, LabelRefiner, Memory, Selection, math};
+use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Selection, math, no_words};
 
 /// Sharpens or flattens labels by a temperature.
 ///
@@ -23,6 +23,10 @@ impl Default for Temperature {
 impl LabelRefiner for Temperature {
     fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
         math::temper(selection.labels(batch), self.temperature)
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "no answer is softer or harder than another; use `identity`")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

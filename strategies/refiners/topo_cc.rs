@@ -2,10 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, Invalid, LabelRefiner, Memory, Needs, Pool, Selection,
-    math::{self, LabelTable, Points},
-};
+use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, LabelTable, Points}, no_words};
 
 /// Replaces each weak label by the mean weak label of the nearest examples that hang together with many of their class.
 ///
@@ -33,6 +30,10 @@ impl Default for TopoCc {
 impl LabelRefiner for TopoCc {
     fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
         self.labels.relabel(batch, selection, selection.labels(batch))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "the answer of one example cannot stand for that of another; use `identity`")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

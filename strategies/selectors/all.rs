@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Memory, Selection, Selector};
+use w2s_core::strategy::{Batch, Form, Memory, Selection, Selector};
 
 /// Every example counts once and keeps its weak label.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
@@ -11,6 +11,10 @@ pub struct All {}
 impl Selector for All {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         Selection::weak(batch)
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

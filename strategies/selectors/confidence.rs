@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, ExampleId, Invalid, Memory, Pool, Selection, Selector, math};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Pool, Selection, Selector, math, no_words};
 
 /// Keeps the examples of which the supervisor is confident.
 ///
@@ -35,6 +35,10 @@ impl Selector for Confidence {
             math::row_max(batch.weak.clone()).greater_equal_scalar(self.threshold as f32).float()
         };
         Selection { weight, ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "answers come without probabilities, so that nobody is known to be sure of one")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

@@ -1,10 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, Invalid, Memory, Needs, Pool, Selection, Selector,
-    math::{self, Compare},
-};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Compare}, no_words};
 
 /// Trusts the strong model's own answer where it gives it a large probability.
 ///
@@ -33,6 +30,10 @@ impl Selector for LmConfidence {
             }
             None => selection,
         }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "answers come without probabilities, so that nobody is known to be sure of one")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

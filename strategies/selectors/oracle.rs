@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, ExampleId, Memory, Needs, Pool, Selection, Selector, math};
+use w2s_core::strategy::{Batch, ExampleId, Form, Memory, Needs, Pool, Selection, Selector, math, no_words};
 
 /// Trusts the strong model's own answer exactly where it is right: an upper bound for every selector that guesses this.
 ///
@@ -30,6 +30,10 @@ impl Selector for Oracle {
         let truth: Vec<f32> = batch.ids.iter().flat_map(truth).collect();
         let truth = Tensor::from_data(TensorData::new(truth, [rows, classes]), &answers.device());
         Selection { own: math::rows(math::one_hot_argmax(answers.clone()) * truth), ..selection }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "a batch does not know which answers are right")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, Memory, Needs, Selection, Selector, math::Compare};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Needs, Selection, Selector, math::Compare};
 
 /// Trusts the strong model's own answer where it probably knows it.
 ///
@@ -29,6 +29,10 @@ impl Selector for PIk {
             Some(p_ik) => Selection { own: self.compare.passes(p_ik.clone(), self.gamma), ..selection },
             None => selection,
         }
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -3,10 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, ExampleId, Invalid, Memory, Needs, Pool, Selection, Selector,
-    math::{self, Logistic, Points},
-};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Logistic, Points}, no_words};
 
 /// Drops the examples whose weak label a probe on the strong model's embeddings contradicts most.
 ///
@@ -60,6 +57,10 @@ impl Default for ProbeFilter {
 impl Selector for ProbeFilter {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         Selection { weight: math::among(batch, &self.kept), ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "a probe tells classes apart, and there are none")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, Memory, Pool, Selection, Selector, math};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Selection, Selector, math};
 
 /// Keeps a random share of the examples: the control for any selector that drops some.
 ///
@@ -30,6 +30,10 @@ impl Selector for Random {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         let kept: Vec<f32> = batch.ids.iter().map(|id| f32::from(u8::from(self.kept.contains(&id.0)))).collect();
         Selection { weight: Tensor::from_floats(kept.as_slice(), &batch.weak.device()), ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

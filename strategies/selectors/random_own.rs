@@ -2,10 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, Invalid, Memory, Needs, Pool, Selection, Selector,
-    math::{self, Compare},
-};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Compare}};
 
 /// Trusts the strong model's own answer on random examples, as many per batch as P(IK) would choose: the control for `p-ik`.
 ///
@@ -38,6 +35,10 @@ impl Selector for RandomOwn {
         let drawn: Vec<f32> = batch.ids.iter().map(|id| (math::draw(seed, id.0.into()) >> 40) as f32).collect();
         let rank = math::rank(Tensor::from_floats(drawn.as_slice(), &batch.weak.device()));
         Selection { own: rank.lower(count.expand([batch.len()])).float(), ..selection }
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

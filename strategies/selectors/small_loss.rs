@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, Memory, Selection, Selector, math};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Needs, Selection, Selector, math};
 
 /// Keeps the part of each batch whose weak labels the student finds most plausible.
 ///
@@ -32,9 +32,17 @@ impl Selector for SmallLoss {
         Selection { weight: math::rank(loss).lower_scalar(kept).float(), ..Selection::weak(batch) }
     }
 
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
         Invalid::unless_within("forget", self.forget, 0.0, 0.99)?;
         Invalid::unless_within("warm_up", self.warm_up, 0.0, f64::INFINITY)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { student: true, ..Needs::default() }
     }
 }
 

@@ -3,10 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{
-    Batch, ExampleId, Invalid, Memory, Needs, Pool, Selection, Selector,
-    math::{self, Points},
-};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Points}, no_words};
 
 /// Keeps the examples that hang together with many of their class in the strong model's embeddings.
 ///
@@ -36,6 +33,10 @@ impl Default for TopoCc {
 impl Selector for TopoCc {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         Selection { weight: math::among(batch, &self.kept), ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "examples hang together by their class, and there is none")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

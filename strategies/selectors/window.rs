@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Invalid, Memory, Pool, Selection, Selector, math};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Selection, Selector, math, no_words};
 
 /// Keeps the examples of middle confidence.
 ///
@@ -72,6 +72,10 @@ impl Selector for Window {
         };
         let weight = math::row_max(p.clone()).lower_scalar((0.5 + self.radius()) as f32).float();
         Selection { weight, ..Selection::weak(batch) }
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "answers come without probabilities, so that nobody is known to be sure of one")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use w2s_core::Result;
 use w2s_core::register;
-use w2s_core::strategy::{Lab, Role, Split, Supervision, Supervisor};
+use w2s_core::strategy::{Ask, Given, Role, Split, Supervision, Supervisor};
 
 /// The weak model, fine-tuned on ground truth of the other half of the data.
 ///
@@ -13,13 +12,12 @@ use w2s_core::strategy::{Lab, Role, Split, Supervision, Supervisor};
 pub struct FineTuned {}
 
 impl Supervisor for FineTuned {
-    fn supervise(&self, lab: &mut dyn Lab) -> Result<Supervision> {
-        let splits = [Split::Transfer, Split::Test, Split::Validation];
-        let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &splits)?;
-        match <[_; 3]>::try_from(labels) {
-            Ok([transfer, test, validation]) => Ok(Supervision { transfer, test, validation }),
-            Err(labels) => Err(w2s_core::Error::new(format!("asked for labels of 3 splits and got {}", labels.len()))),
-        }
+    fn asks(&self) -> Vec<Ask> {
+        vec![Ask::FineTuned { role: Role::Weak, on: Split::Supervise }]
+    }
+
+    fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+        Ok(given.answers[0].clone())
     }
 }
 

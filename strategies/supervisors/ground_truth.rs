@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use w2s_core::Result;
 use w2s_core::register;
-use w2s_core::strategy::{Lab, Split, Supervision, Supervisor};
+use w2s_core::strategy::{Ask, Given, Supervision, Supervisor};
 
 /// Ground truth as supervisor: the control that shows what a method costs when the labels are right.
 ///
@@ -12,16 +11,12 @@ use w2s_core::strategy::{Lab, Split, Supervision, Supervisor};
 pub struct GroundTruth {}
 
 impl Supervisor for GroundTruth {
-    fn supervise(&self, lab: &mut dyn Lab) -> Result<Supervision> {
-        Ok(Supervision {
-            transfer: lab.truth(Split::Transfer)?,
-            test: lab.truth(Split::Test)?,
-            validation: lab.truth(Split::Validation)?,
-        })
+    fn asks(&self) -> Vec<Ask> {
+        vec![Ask::Truth]
     }
 
-    fn uses_truth_of_transfer(&self) -> bool {
-        true
+    fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+        Ok(given.answers[0].clone())
     }
 }
 

@@ -1,8 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use w2s_core::Result;
 use w2s_core::register;
-use w2s_core::strategy::{Invalid, Lab, Labels, Split, Supervision, Supervisor, math};
+use w2s_core::strategy::{Ask, Given, Invalid, Labels, Split, Supervision, Supervisor, math};
 
 /// A simulated supervisor that is wrong at random: ground truth with a given share of the labels flipped.
 ///
@@ -36,20 +35,23 @@ impl NoisyTruth {
 }
 
 impl Supervisor for NoisyTruth {
-    fn supervise(&self, lab: &mut dyn Lab) -> Result<Supervision> {
-        let seed = lab.seed();
-        let transfer = self.flip(lab.truth(Split::Transfer)?, math::draw(seed, 0));
-        let test = self.flip(lab.truth(Split::Test)?, math::draw(seed, 1));
-        let validation = self.flip(lab.truth(Split::Validation)?, math::draw(seed, 2));
-        Ok(Supervision { transfer, test, validation })
+    fn asks(&self) -> Vec<Ask> {
+        vec![Ask::Truth]
     }
 
-    fn validate(&self) -> std::result::Result<(), Invalid> {
+    fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+        Ok(given.answers[0].map(|split, truth| {
+            let stream = match split {
+                Split::Test => 1,
+                Split::Validation => 2,
+                _ => 0,
+            };
+            self.flip(truth.clone(), math::draw(given.seed, stream))
+        }))
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
         Invalid::unless_within("rate", self.rate, 0.0, 1.0)
-    }
-
-    fn uses_truth_of_transfer(&self) -> bool {
-        true
     }
 }
 

@@ -191,7 +191,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
         let outcome = if pending.is_empty() {
             Outcome::default()
         } else {
-            let options = options(args, device);
+            let options = options(args, device, &plan);
             let mut screen = Screen::new(&plan, pending.len());
             grid::run(&pending, &store, &folder.join("logs"), &options, &interruption.stop, |event| {
                 screen.show(&event);
@@ -248,7 +248,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     report(&plan, &outcome, &failures)
 }
 
-fn options(args: &RunArgs, device: String) -> RunOptions {
+fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
     let workers = args.workers.map_or(usual, NonZeroUsize::get);
@@ -257,6 +257,7 @@ fn options(args: &RunArgs, device: String) -> RunOptions {
         threads: (cores / workers).max(1),
         device,
         micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
+        folders: plan.folders.clone(),
         max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
         patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
     }

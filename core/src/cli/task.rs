@@ -20,7 +20,8 @@ use crate::{
     grid::{Library, Places, find_tokenizer, open_world},
     report::metrics::Binary,
     task::{
-        Counts, DataOptions, DraftOptions, Example, SourceFile, Sources, Task, TaskData, TokenCounts, draft, lengths,
+        Counts, DataOptions, DraftForm, DraftOptions, Example, Form, Matcher, SourceFile, Sources, Task, TaskData,
+        TokenCounts, draft, lengths,
     },
 };
 
@@ -75,12 +76,26 @@ pub struct NewArgs {
     /// Column of the label [default: guessed]
     #[arg(long, value_name = "COLUMN")]
     label: Option<String>,
+    /// What the task asks for. Of a choice the candidates are guessed, as are the answers otherwise; words are those of the column that
+    /// `--label` names
+    #[arg(long, value_enum, default_value = "classify")]
+    form: AskFor,
     /// Where to write the task file [default: configs/tasks/NAME.toml where there is a folder configs, else tasks/NAME.toml]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Replace the file if it is there
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AskFor {
+    /// One of a few classes; of several answers, whether the one shown is right
+    Classify,
+    /// The right one of several candidates, or the better one of two
+    Choose,
+    /// Words
+    Generate,
 }
 
 /// `w2s task`.
@@ -108,13 +123,29 @@ struct Report {
     /// Of the examples, as `results.csv` has it where none is cut to a model's length.
     data_hash: String,
     files: Vec<FileReport>,
+    /// `classify`, `choose` or `generate`.
+    form: &'static str,
     classes: Vec<String>,
+    /// How answers in words are found and compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<Answers>,
     counts: Counts,
     lengths: Vec<Length>,
     /// How well the number of characters alone tells class 1 from class 0: area under the ROC curve, 0.5 for not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     auroc_of_length: Option<f64>,
+    /// Share of the choices in which the right candidate is the longest, and the share by chance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    longest_is_right: Option<(f64, f64)>,
     examples: Vec<Shown>,
+}
+
+/// How answers in words are found and compared.
+#[derive(Serialize)]
+struct Answers {
+    rule: String,
+    max_new_tokens: usize,
+    stop: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -143,12 +174,20 @@ struct Length {
     /// Answers of the prompt that are not one token for the model.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     long_answers: Vec<String>,
+    /// References of more tokens than may be generated, if there are such.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    long_references: Option<usize>,
 }
 
 #[derive(Serialize)]
 struct Shown {
+    /// Its class, the number of its right candidate, or the answer in its reference.
     label: String,
     text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<String>,
 }
@@ -240,7 +279,8 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         let over = tokens.iter().filter(|tokens| **tokens > limit).count();
         let answers = data.prompt.iter().flat_map(|prompt| prompt.answers.iter().flatten());
         let long_answers = answers.filter(|word| tokenizer.single(word).is_err()).cloned().collect();
-        measured.push(Length { limit: Some((limit, over)), long_answers, ..length(model, tokens) });
+        let long_references = long_references(&data, |text| tokenizer.encode_bare(text).map(|ids| ids.len()))?;
+        measured.push(Length { limit: Some((limit, over)), long_answers, long_references, ..length(model, tokens) });
     }
     if measured.is_empty() {
         measured.push(length("words", lengths(&data, |text| Ok(text.split_whitespace().count()))?));
@@ -253,12 +293,17 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         2 => Binary::new(characters.iter().map(|n| n / most).collect(), labels)?.auroc(),
         _ => None,
     };
-    let shown = |example: &Example| Shown {
-        label: data.class_names.get(usize::from(example.label)).cloned().unwrap_or_default(),
-        text: example.text.clone(),
-        prompt: example.prompt.as_ref().map(|prompt| prompt.text.clone()),
+    let matcher = data.matcher()?;
+    let examples = data.supervise.iter().take(5).map(|example| Shown::new(example, &data, matcher.as_ref())).collect();
+    let (form, longest_is_right) = (data.form.name(), longest_is_right(&data));
+    let answers = match &data.form {
+        Form::Generate(generation) => Some(Answers {
+            rule: generation.answer.to_string(),
+            max_new_tokens: generation.max_new_tokens,
+            stop: generation.stop.clone(),
+        }),
+        Form::Classify | Form::Choose { .. } => None,
     };
-    let examples = data.supervise.iter().take(5).map(shown).collect();
     let data_hash = data.fingerprint();
     let TaskData { files, class_names: classes, counts, .. } = data;
     let files = files
@@ -276,12 +321,77 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         revision: task.source.revision,
         data_hash,
         files,
+        form,
         classes,
+        answers,
         counts,
         lengths: measured,
         auroc_of_length,
+        longest_is_right,
         examples,
     })
+}
+
+impl Shown {
+    fn new(example: &Example, data: &TaskData, matcher: Option<&Matcher>) -> Self {
+        let label = match (matcher, &example.reference) {
+            (Some(matcher), Some(reference)) => matcher.reference(reference).text,
+            _ if !example.candidates.is_empty() => (example.label + 1).to_string(),
+            _ => data.class_names.get(usize::from(example.label)).cloned().unwrap_or_default(),
+        };
+        Self {
+            label,
+            text: example.text.clone(),
+            candidates: example.candidates.iter().map(|candidate| candidate.text.clone()).collect(),
+            reference: example.reference.clone(),
+            prompt: example.prompt.as_ref().map(|prompt| prompt.text.clone()),
+        }
+    }
+
+    /// What a terminal shows of it.
+    fn lines(&self) -> Vec<String> {
+        let block = |mark: char, text: &str| -> String {
+            shorten(text).lines().map(|line| format!("  {mark} {line}\n")).collect()
+        };
+        if !self.candidates.is_empty() {
+            let right = self.label.parse().unwrap_or(0);
+            let mark = |place: usize| if place + 1 == right { '+' } else { '-' };
+            return self.candidates.iter().enumerate().map(|(place, text)| block(mark(place), text)).collect();
+        }
+        let reference = self.reference.as_ref().map(|reference| block('>', reference));
+        [block('|', &self.text)].into_iter().chain(reference).collect()
+    }
+}
+
+/// References that are longer than what may be generated, if there are some.
+fn long_references(data: &TaskData, count: impl Fn(&str) -> Result<usize>) -> Result<Option<usize>> {
+    let Form::Generate(generation) = &data.form else { return Ok(None) };
+    let mut long = 0;
+    for reference in data.parts().into_iter().flat_map(|(_, part)| part).filter_map(|e| e.reference.as_ref()) {
+        long += usize::from(count(reference)? > generation.max_new_tokens);
+    }
+    Ok(Some(long).filter(|long| *long > 0))
+}
+
+/// How often the longest candidate is the right one, in characters, and how often one drawn at random is. Of several longest ones each
+/// counts in part.
+fn longest_is_right(data: &TaskData) -> Option<(f64, f64)> {
+    let examples = || data.parts().into_iter().flat_map(|(_, part)| part).filter(|e| !e.candidates.is_empty());
+    let share = |example: &Example| {
+        let lengths: Vec<usize> = example.candidates.iter().map(|candidate| candidate.text.chars().count()).collect();
+        let most = lengths.iter().copied().max().unwrap_or(0);
+        let longest = lengths.iter().filter(|length| **length == most).count();
+        if lengths[usize::from(example.label)] == most { 1.0 / longest as f64 } else { 0.0 }
+    };
+    let count = examples().count() as f64;
+    let chance: f64 = examples().map(|example| 1.0 / example.candidates.len() as f64).sum();
+    (count > 0.0).then(|| (examples().map(share).sum::<f64>() / count, chance / count))
+}
+
+/// Examples of a part.
+fn size(counts: &Counts, part: &str) -> usize {
+    let labelled = counts.labels.get(part).map_or(0, |labels| labels.iter().sum());
+    counts.references.get(part).map_or(labelled, |found| found.examples)
 }
 
 fn length(unit: &str, mut values: Vec<usize>) -> Length {
@@ -289,7 +399,15 @@ fn length(unit: &str, mut values: Vec<usize>) -> Length {
     // The smallest value that at least this share of examples does not exceed.
     let rank = |percent: usize| values.get((values.len() * percent).div_ceil(100).max(1) - 1).copied().unwrap_or(0);
     let (median, percentile_95, longest) = (rank(50), rank(95), rank(100));
-    Length { unit: unit.into(), median, percentile_95, longest, limit: None, long_answers: Vec::new() }
+    Length {
+        unit: unit.into(),
+        median,
+        percentile_95,
+        longest,
+        limit: None,
+        long_answers: Vec::new(),
+        long_references: None,
+    }
 }
 
 /// `12 (3.4 %)`.
@@ -342,11 +460,16 @@ fn text(report: &Report) -> String {
         vec![name.to_owned(), pool.read.to_string(), pool.left.to_string(), dropped(&pool.dropped)]
     });
     out.push(table(&["rows for", "read", "examples", "dropped"], rows));
-    if !classes.is_empty() {
-        let mut header = vec!["part", "examples"];
-        header.extend(classes.iter().map(String::as_str));
-        header.push("");
-        let order = ["supervise", "transfer", "validation", "test"];
+    let order = ["supervise", "transfer", "validation", "test"];
+    if counts.references.is_empty() {
+        // Of a choice the places at which the right candidate is.
+        let most = counts.labels.values().map(Vec::len).max().unwrap_or(0);
+        let names: Vec<String> = match classes.is_empty() {
+            true => (1..=most).map(|place| format!("right is {place}")).collect(),
+            false => classes.clone(),
+        };
+        let header: Vec<&str> =
+            ["part", "examples"].into_iter().chain(names.iter().map(String::as_str)).chain([""]).collect();
         let rows = order.into_iter().filter_map(|part| {
             let labels = counts.labels.get(part)?;
             let total: usize = labels.iter().sum();
@@ -356,6 +479,20 @@ fn text(report: &Report) -> String {
             Some(row)
         });
         out.push(table(&header, rows));
+    } else {
+        let rows = order.into_iter().filter_map(|part| {
+            let found = counts.references.get(part)?;
+            let most = share(found.count, found.examples);
+            let answer: String = found.answer.chars().take(40).collect();
+            Some(vec![part.to_owned(), found.examples.to_string(), found.distinct.to_string(), most, answer])
+        });
+        out.push(table(&["part", "examples", "answers", "most frequent", "which"], rows));
+    }
+    if let Some(Answers { rule, max_new_tokens, stop }) = &report.answers {
+        let stop: Vec<String> = stop.iter().map(|text| format!("{text:?}")).collect();
+        let stop = if stop.is_empty() { String::new() } else { format!(", up to {}", stop.join(" or ")) };
+        out.push(format!("  the answer: {rule}"));
+        out.push(format!("  generated: at most {max_new_tokens} tokens{stop}\n"));
     }
     let rows = report.lengths.iter().map(|length| {
         let over = length.limit.map(|(limit, over)| format!("{over} longer than the {limit} that it reads"));
@@ -367,8 +504,14 @@ fn text(report: &Report) -> String {
     if let Some(auroc) = report.auroc_of_length {
         out.push(format!("  the length alone tells the classes apart with an AUROC of {auroc:.3}"));
     }
+    if let Some((right, chance)) = report.longest_is_right {
+        let (right, chance) = (100.0 * right, 100.0 * chance);
+        out.push(format!(
+            "  the longest candidate is right in {right:.1} % of the choices, one at random in {chance:.1} %"
+        ));
+    }
     let parts = |what: &str, n: usize, others: &str| {
-        let total: usize = counts.labels.get(what).map_or(0, |labels| labels.iter().sum());
+        let total = size(counts, what);
         format!(
             "  {} of `{what}` ask what an example of {others} asks",
             if total > 0 { share(n, total) } else { n.to_string() }
@@ -384,12 +527,20 @@ fn text(report: &Report) -> String {
         let words: Vec<String> = length.long_answers.iter().map(|word| format!("`{word}`")).collect();
         out.push(format!("  note: the answers {} are more than one token of {}", words.join(", "), length.unit));
     }
+    for length in &report.lengths {
+        if let (Some(long), Some(answers)) = (length.long_references, &report.answers) {
+            let (most, unit) = (answers.max_new_tokens, &length.unit);
+            out.push(format!(
+                "  note: {long} references have more than the {most} tokens of {unit} that are generated"
+            ));
+        }
+    }
     if out.last().is_some_and(|last| last.starts_with("  note")) {
         out.push(String::new());
     }
     for (number, example) in report.examples.iter().enumerate() {
         out.push(format!("example {} of `supervise`: {}", number + 1, example.label));
-        out.push(shorten(&example.text).lines().map(|line| format!("  | {line}\n")).collect());
+        out.append(&mut example.lines());
     }
     if let Some(prompt) = report.examples.first().and_then(|example| example.prompt.as_ref()) {
         out.push("example 1 as a prompt".into());
@@ -422,14 +573,15 @@ fn markdown(reports: &[Report]) -> String {
     lines.push(format!("|{}", " --- |".repeat(columns)));
     for report in reports {
         let counts = &report.counts;
-        let labels = |part: &str| counts.labels.get(part).cloned().unwrap_or_default();
-        let total = |part: &str| labels(part).iter().sum::<usize>();
-        let test = labels("test");
-        let balance = report
-            .classes
-            .iter()
-            .zip(&test)
-            .map(|(class, n)| format!("{class} {:.1} %", 100.0 * *n as f64 / total("test").max(1) as f64));
+        let total = |part: &str| size(counts, part);
+        let percent = |n: usize| format!("{:.1} %", 100.0 * n as f64 / total("test").max(1) as f64);
+        let test = counts.labels.get("test").into_iter().flatten();
+        let class =
+            |place: usize| report.classes.get(place).cloned().unwrap_or_else(|| format!("number {}", place + 1));
+        let classes = test.enumerate().map(|(place, n)| format!("{} {}", class(place), percent(*n)));
+        let words = counts.references.get("test");
+        let words = words.map(|found| format!("most frequent of {}: {}", found.distinct, percent(found.count)));
+        let balance = classes.chain(words);
         let all: Vec<String> = counts
             .pools
             .iter()
@@ -475,7 +627,13 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
     }
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let path = relative(&args.file, folder)?;
-    let options = DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref() };
+    let form = match args.form {
+        AskFor::Classify => DraftForm::Classify,
+        AskFor::Choose => DraftForm::Choose,
+        AskFor::Generate => DraftForm::Generate,
+    };
+    let options =
+        DraftOptions { name: &name, path: &path, text: args.text.as_deref(), label: args.label.as_deref(), form };
     let text = draft(&args.file, &options)?;
     // Paths that go up from the folder lead nowhere before it is there.
     let there = folder.exists();
@@ -499,9 +657,9 @@ fn new(args: &NewArgs) -> Result<ExitCode> {
         println!("{}", line.trim_start_matches('#').trim_start_matches(' '));
     }
     if let Some(example) = data.supervise.first() {
-        let label = data.class_names.get(usize::from(example.label)).map_or("", String::as_str);
-        println!("\nexample: {}", printable(label.to_owned()));
-        shorten(&example.text).lines().for_each(|line| println!("  | {}", printable(line.to_owned())));
+        let shown = Shown::new(example, &data, data.matcher()?.as_ref());
+        println!("\nexample: {}", printable(shown.label.clone()));
+        shown.lines().iter().for_each(|block| print!("{}", printable(block.clone())));
     }
     println!("\nwritten: {}\nnext: w2s task check {}", output.display(), output.display());
     Ok(ExitCode::SUCCESS)

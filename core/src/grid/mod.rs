@@ -1,7 +1,10 @@
 //! Grids: from a configuration to cells, from cells to stages, and running them.
 
+mod asked;
 mod config;
+mod desk;
 mod failures;
+mod found;
 mod library;
 mod models;
 mod plan;
@@ -9,8 +12,10 @@ pub mod results;
 mod run;
 
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Pretrain};
+pub use desk::open_world;
 pub use failures::Failures;
+pub use found::find_tokenizer;
 pub use library::{Library, embedded_grid};
 pub use models::ModelFolder;
-pub use plan::{Cell, Places, Plan, find_tokenizer, open_world};
+pub use plan::{Cell, Places, Plan};
 pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, Word, obey, run};

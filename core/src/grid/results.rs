@@ -194,7 +194,7 @@ impl Books {
                 "method": plan.grid.methods[cell.method].name,
                 "seed": cell.seed,
                 "data": cell.data.fingerprint,
-                "data_stage": cell.data.folder.file_name().map(|name| name.to_string_lossy()),
+                "data_stage": cell.data.stage,
                 "answers": cell.answers,
                 "supervision": cell.supervision,
                 "ceiling": cell.ceiling,
@@ -276,7 +276,7 @@ impl Books {
         let mut broken: BTreeSet<&StageId> = outcome.failed.iter().map(|failure| &failure.stage).collect();
         // Inputs stand before what needs them.
         for (id, job) in &plan.jobs {
-            if job.inputs().iter().any(|input| broken.contains(input)) {
+            if job.reads.iter().any(|input| broken.contains(input)) {
                 broken.insert(id);
             }
         }
@@ -472,7 +472,7 @@ impl Books {
         let cell = &plan.cells[cell];
         let fingerprint = &cell.data.fingerprint;
         if !self.truths.contains_key(fingerprint) {
-            let data = TaskData::read(&cell.data.folder)?;
+            let data = TaskData::read(&plan.store.join(cell.data.stage.as_str()))?;
             let of = |split| stage::part(&data, split).iter().map(|example| example.label).collect();
             let truth = Truth { transfer: of(Split::Transfer), test: of(Split::Test) };
             self.truths.insert(fingerprint.clone(), truth);
@@ -668,17 +668,13 @@ impl Plan {
                 known.entry(id).or_insert_with(|| format!("{what}  seed {}", cell.seed));
             }
         }
-        for job in self.jobs.values() {
-            let model = match job {
-                Job::FineTune(job) => &job.model,
-                Job::Supervise(job) => &job.weak.0,
-                _ => continue,
-            };
-            if let Some(id) = &model.stage {
+        for model in self.jobs.values().filter_map(|job| job.stage.model()) {
+            if let Some((id, _)) = StageId::recognise(&model.weights).and_then(|id| self.jobs.get_key_value(&id)) {
                 known.insert(id, format!("pretrain  {}", model.name));
             }
         }
-        let label = |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.title()));
+        let label =
+            |(id, job): (&StageId, &Job)| (id.clone(), known.get(id).cloned().unwrap_or_else(|| job.stage.title()));
         self.jobs.iter().map(label).collect()
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
     last_words,
     learner::Execution,
-    stage::{Job, Notice, Place, StageId, Store, any_path},
+    stage::{Bench, Folders, Job, Notice, Place, Stage, StageId, Store, any_path},
 };
 
 /// How a plan is executed. Kind of device and micro-batches are those of the plan's numeric mode; nothing else here changes a result.
@@ -37,6 +37,8 @@ pub struct RunOptions {
     pub device: String,
     /// Examples per forward pass; the whole batch when absent.
     pub micro_batch: Option<usize>,
+    /// Where models are that no stage makes.
+    pub folders: Folders,
     /// Failures after which nothing new is started.
     pub max_fails: usize,
     /// How long a stage may make no progress before it is ended; for ever when absent.
@@ -45,9 +47,9 @@ pub struct RunOptions {
 
 /// What a child process is told on its standard input, as one line of JSON.
 #[derive(Serialize, Deserialize)]
-pub struct Order<J = Job> {
+pub struct Order<S = Box<dyn Stage>> {
     /// The stage to do.
-    pub job: J,
+    pub stage: S,
     /// Folder of the store.
     #[serde(with = "any_path")]
     pub store: PathBuf,
@@ -55,6 +57,8 @@ pub struct Order<J = Job> {
     pub device: String,
     /// Examples per forward pass.
     pub micro_batch: Option<usize>,
+    /// Where models are that no stage makes.
+    pub folders: Folders,
 }
 
 /// What a child process says on its standard output, one line of JSON each.
@@ -157,7 +161,7 @@ impl Queue {
         let mut dependents = vec![Vec::new(); jobs.len()];
         let mut missing = vec![0; jobs.len()];
         for (place, job) in jobs.values().enumerate() {
-            let inputs: BTreeSet<usize> = job.inputs().iter().filter_map(|input| jobs.get_index_of(input)).collect();
+            let inputs: BTreeSet<usize> = job.reads.iter().filter_map(|input| jobs.get_index_of(input)).collect();
             missing[place] = inputs.len();
             for input in inputs {
                 dependents[input].push(place);
@@ -479,8 +483,13 @@ fn start(
     let log = log_of(logs, id);
     let stderr = File::create(&log).path("write a log", &log)?;
     let program = std::env::current_exe().path("find this program", "w2s")?;
-    let order =
-        Order { job, store: store.root().to_owned(), device: options.device.clone(), micro_batch: options.micro_batch };
+    let order = Order {
+        stage: &job.stage,
+        store: store.root().to_owned(),
+        device: options.device.clone(),
+        micro_batch: options.micro_batch,
+        folders: options.folders.clone(),
+    };
     let order = serde_json::to_string(&order).map_err(|error| Error::new(format!("cannot write an order: {error}")))?;
     let mut child = Command::new(&program)
         .arg("stage")
@@ -573,18 +582,18 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
         Notice::Damaged { .. } | Notice::Quarantined { .. } => speaker(&Word::Note(notice.to_string())),
     });
     // What was whole when the grid was planned may not be any more.
-    for input in order.job.reads() {
+    for input in order.stage.reads()? {
         store.take(&input)?;
     }
     let (device, name) = crate::device::open(&order.device)?;
     let execution =
         Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
-    let place = Place { device, name, execution };
-    if store.is_busy(&order.job.id(&place.numeric())?)? {
+    let bench = Bench::new(&store, Place { device, name, execution }, &order.folders);
+    if store.is_busy(&order.stage.id(&bench.numeric())?)? {
         say(&Word::Busy);
         return Ok(());
     }
-    order.job.run(&store, &place).map(|_| ())
+    order.stage.make(&bench).map(|_| ())
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

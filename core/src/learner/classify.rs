@@ -11,11 +11,12 @@ use std::{
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor, TensorData},
+    tensor::{Device, FloatDType, Tensor},
 };
 
 use super::{
     encoded::{Encoded, parts},
+    method::{Method, Table, examples, wrong_weights},
     predict::embed,
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
@@ -25,10 +26,7 @@ use crate::{
     Error, Result,
     model::Classifier,
     ops, rng,
-    strategy::{
-        Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selection, Selector, StudentLoss,
-        math,
-    },
+    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Needs, Pool, Progress, Selector, StudentLoss, math},
 };
 
 /// What a student learns from: labels, and what a method does with them.
@@ -109,8 +107,8 @@ impl Objective {
         }
     }
 
-    /// Checks what comes from outside and lets the strategies look at the whole data set.
-    fn prepare(&mut self, data: &Encoded, seed: u64) -> Result<()> {
+    /// Checks what comes from outside.
+    fn check(&self, data: &Encoded) -> Result<()> {
         check_labels("label", &self.labels, data.len())?;
         match &self.p_ik {
             Some(Knowing::Given(p_ik)) if p_ik.len() != data.len() => {
@@ -126,29 +124,24 @@ impl Objective {
                 return Err(Error::new("self-labels and labels have different numbers of classes"));
             }
         }
-        let refused = |part: &'static str| move |message: String| Error::new(message).context(part);
-        let unmet = |part: &str, needs: Needs| match needs {
-            Needs { embeddings: true, .. } if self.embeddings.is_none() => {
-                Err(Error::new(format!("the {part} needs embeddings of the strong model, which were not provided")))
-            }
-            Needs { self_labels: true, .. } if self.self_labels.is_none() => {
-                Err(Error::new(format!("the {part} needs self-labels, which were not provided")))
-            }
-            Needs { p_ik: true, .. } if self.p_ik.is_none() => {
-                Err(Error::new(format!("the {part} needs a P(IK) head, which this training does not have")))
-            }
-            Needs { truth: true, .. } if self.truth.is_none() => {
-                Err(Error::new(format!("the {part} needs ground truth, which was not provided")))
-            }
-            Needs { calibration: true, .. } if self.calibration.is_none() => {
-                Err(Error::new(format!("the {part} needs held-out examples, which were not provided")))
-            }
-            _ => Ok(()),
-        };
-        unmet("loss", self.loss.needs())?;
-        self.selector.as_ref().map_or(Ok(()), |selector| unmet("selector", selector.needs()))?;
-        self.refiner.as_ref().map_or(Ok(()), |refiner| unmet("refiner", refiner.needs()))?;
-        let pool = Pool {
+        Ok(())
+    }
+
+    /// What strategies may ask for and this objective has.
+    fn given(&self) -> Needs {
+        Needs {
+            embeddings: self.embeddings.is_some(),
+            self_labels: self.self_labels.is_some(),
+            p_ik: self.p_ik.is_some(),
+            truth: self.truth.is_some(),
+            calibration: self.calibration.is_some(),
+            student: true,
+        }
+    }
+
+    /// The whole data set, as strategies see it before training.
+    fn pool(&mut self, data: &Encoded, seed: u64) -> Pool {
+        Pool {
             ids: data.ids(),
             weak: self.labels.clone(),
             embeddings: self.embeddings.take(),
@@ -159,15 +152,7 @@ impl Objective {
             truth: self.truth.take(),
             calibration: self.calibration.take(),
             seed,
-        };
-        self.loss.prepare(&pool).map_err(refused("the loss"))?;
-        if let Some(selector) = &mut self.selector {
-            selector.prepare(&pool).map_err(refused("the selector"))?;
         }
-        if let Some(refiner) = &mut self.refiner {
-            refiner.prepare(&pool).map_err(refused("the refiner"))?;
-        }
-        Ok(())
     }
 }
 
@@ -211,7 +196,11 @@ pub fn train_classifier(
     execution: &Execution,
 ) -> Result<Trained<Classifier>> {
     recipe.validate()?;
-    objective.prepare(data, seed)?;
+    objective.check(data)?;
+    let given = objective.given();
+    let pool = objective.pool(data, seed);
+    let mut method = Method::new(objective.selector, objective.refiner, objective.loss, objective.record);
+    method.prepare(&pool, &given)?;
     let sampler = Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
     // With a fixed backbone every example has one embedding, computed once.
     let fixed = match is_frozen(&model.backbone) {
@@ -233,10 +222,7 @@ pub fn train_classifier(
             Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
         }
     };
-    let selector: Option<Arc<dyn Selector>> = objective.selector.map(Arc::from);
-    let refiner: Option<Arc<dyn LabelRefiner>> = objective.refiner.map(Arc::from);
-    let loss: Arc<dyn StudentLoss> = Arc::from(objective.loss);
-    let memory = Arc::new(Mutex::new(Memories::default()));
+    let method = Arc::new(method);
     let work = Classification {
         data: data.clone(),
         labels: Table::new(&objective.labels),
@@ -246,23 +232,14 @@ pub fn train_classifier(
         }),
         p_ik,
         fixed,
-        selector: selector.clone(),
-        refiner: refiner.clone(),
-        loss: loss.clone(),
-        memory: memory.clone(),
+        method: method.clone(),
+        head: Mutex::default(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
-        record: objective.record,
         labels_are_targets: AtomicBool::new(false),
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
-    let memory = &mut *lock(&memory);
-    let remarks = [
-        selector.and_then(|selector| selector.remark(&mut memory.selector)),
-        refiner.and_then(|refiner| refiner.remark(&mut memory.refiner)),
-        loss.remark(&mut memory.loss),
-    ];
-    trained.log.remarks.extend(remarks.into_iter().flatten());
+    trained.log.remarks.extend(method.remarks());
     Ok(trained)
 }
 
@@ -283,39 +260,6 @@ fn is_frozen(module: &impl Module) -> bool {
     // What is trained shows on the autodiff device alone.
     module.clone().train().visit(&mut trained);
     !trained.0
-}
-
-/// Rows of equal width on the host.
-#[derive(Debug)]
-struct Table {
-    width: usize,
-    values: Vec<f32>,
-}
-
-impl Table {
-    fn new(rows: &[Vec<f32>]) -> Self {
-        Self { width: rows.first().map_or(0, Vec::len), values: rows.concat() }
-    }
-
-    fn row(&self, row: u32) -> &[f32] {
-        &self.values[row as usize * self.width..][..self.width]
-    }
-
-    /// Some rows as a tensor `[rows, width]`.
-    fn tensor(&self, rows: &[u32], device: &Device) -> Tensor<2> {
-        let values: Vec<f32> = rows.iter().flat_map(|&row| self.row(row)).copied().collect();
-        Tensor::from_data(TensorData::new(values, [rows.len(), self.width]), device)
-    }
-}
-
-/// What each strategy remembers; apart, so that no two share a name.
-#[derive(Debug, Default)]
-struct Memories {
-    selector: Memory,
-    refiner: Memory,
-    loss: Memory,
-    /// The moving average of the head `[H, K]`, once there is one.
-    head: Option<Tensor<2>>,
 }
 
 /// [`OwnLabels`] as training uses them.
@@ -341,15 +285,12 @@ struct Classification {
     p_ik: Knowledge,
     /// Embeddings of all rows, when the backbone is not trained.
     fixed: Option<Table>,
-    selector: Option<Arc<dyn Selector>>,
-    refiner: Option<Arc<dyn LabelRefiner>>,
-    loss: Arc<dyn StudentLoss>,
-    memory: Arc<Mutex<Memories>>,
+    method: Arc<Method>,
+    /// The moving average of the head `[H, K]`, once there is one.
+    head: Mutex<Option<Tensor<2>>>,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
-    /// Whether decisions are kept.
-    record: bool,
     /// Whether in every step so far every row's target was its label, with weight 1.
     labels_are_targets: AtomicBool,
 }
@@ -412,12 +353,12 @@ impl Classification {
         };
         let logits = if decay > 0.0 {
             let now = model.head.weight.val().inner();
-            let mut memory = lock(&self.memory);
-            let head = match memory.head.take() {
+            let mut average = lock(&self.head);
+            let head = match average.take() {
                 Some(head) => head.mul_scalar(decay) + now.mul_scalar(1.0 - decay),
                 None => now,
             };
-            memory.head = Some(head.clone());
+            *average = Some(head.clone());
             seen.embedding.clone().matmul(head)
         } else {
             seen.logits.clone()
@@ -462,29 +403,6 @@ impl Classification {
         Some((accumulator.grads(), count))
     }
 
-    /// What selector and refiner decided, if somebody wants to know.
-    fn choices(&self, rows: &[u32], batch: &Batch, selection: &Selection, refined: &Tensor<2>) -> Vec<Choice> {
-        if !self.record {
-            return Vec::new();
-        }
-        let table = |tensor: &Tensor<2>| -> Vec<Vec<f32>> {
-            let width = tensor.dims()[1];
-            tensor.to_data().iter::<f32>().collect::<Vec<f32>>().chunks(width).map(<[f32]>::to_vec).collect()
-        };
-        let (own, weight) = (math::to_host(selection.own.clone()), math::to_host(selection.weight.clone()));
-        let p_ik = batch.p_ik.clone().map(math::to_host);
-        let self_labels = batch.self_labels.as_ref().map(table);
-        let choice = |(place, refined): (usize, Vec<f32>)| Choice {
-            row: rows[place],
-            own: own[place] > 0.5,
-            weight: weight[place],
-            p_ik: p_ik.as_ref().map(|p_ik| p_ik[place]),
-            self_label: self_labels.as_ref().map(|labels| labels[place].clone()),
-            refined,
-        };
-        table(refined).into_iter().enumerate().map(choice).collect()
-    }
-
     /// Selector, refiner and the loss's targets, over the whole batch.
     fn decide(&self, model: &Classifier, minibatch: &Minibatch, seen: Output, labels: &Tensor<2>) -> Decision {
         let ids: Vec<ExampleId> = minibatch.rows.iter().map(|&row| ExampleId(row)).collect();
@@ -500,17 +418,8 @@ impl Classification {
             p_ik,
             self_labels,
         };
-        let memory = &mut *lock(&self.memory);
-        let selection = match &self.selector {
-            Some(selector) => selector.select(&batch, &mut memory.selector),
-            None => Selection::weak(&batch),
-        };
-        let labels = match &self.refiner {
-            Some(refiner) => refiner.refine(&batch, &selection, &mut memory.refiner),
-            None => selection.labels(&batch),
-        };
-        let choices = self.choices(&minibatch.rows, &batch, &selection, &labels);
-        let targets = self.loss.targets(seen.logits, labels, at, &mut memory.loss);
+        let (selection, labels, choices) = self.method.decide(&minibatch.rows, &batch);
+        let targets = self.method.targets(seen.logits, labels, at);
         Decision { targets: targets.inner(), weights: within_range(selection.weight.inner()), choices }
     }
 
@@ -523,7 +432,7 @@ impl Classification {
         total: Tensor<1>,
         at: &Progress,
     ) -> (Tensor<1>, GradientsParams) {
-        let losses = self.loss.loss(logits, decision.targets, at);
+        let losses = self.method.loss().loss(logits, decision.targets, at);
         let loss = ops::total(losses.clone() * decision.weights) / total;
         (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
     }
@@ -659,8 +568,7 @@ impl Classification {
             );
         }
         if !wrong_weight.is_empty() {
-            let rows = examples(&wrong_weight);
-            return Err(Error::new(format!("the selector gave weights below 0 or not finite to {rows}")));
+            return Err(wrong_weights(&wrong_weight));
         }
         let loss = if total > 0.0 { sum / total } else { 0.0 };
         Ok((loss, agree as f64 / minibatch.rows.len() as f64))
@@ -676,12 +584,4 @@ pub fn argmax(values: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// Names some examples: `example 3` or `examples 3, 5, 8, … (12 in all)`.
-fn examples(rows: &[u32]) -> String {
-    const SHOWN: usize = 8;
-    let names: Vec<String> = rows.iter().take(SHOWN).map(u32::to_string).collect();
-    let rest = if rows.len() > SHOWN { format!(", … ({} in all)", rows.len()) } else { String::new() };
-    format!("example{} {}{rest}", if rows.len() == 1 { "" } else { "s" }, names.join(", "))
 }

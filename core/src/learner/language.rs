@@ -1,8 +1,8 @@
-//! Pretraining a language model on documents.
+//! Pretraining a language model on documents, and how a loss on tokens reaches a language model's parameters.
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{FloatDType, Tensor},
+    tensor::Tensor,
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     run::{DIVERGED, Execution, Step, Trained, Work, train},
     sampler::{Minibatch, Sampler},
 };
-use crate::{Error, Result, model::Transformer, ops};
+use crate::{Error, Result, model::Transformer, ops, strategy::TokenView};
 
 /// How documents become sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,16 +72,6 @@ struct NextToken {
     micro_batch: Option<usize>,
 }
 
-impl NextToken {
-    /// Mean of the loss over `total` positions, summed over the positions of some rows.
-    fn loss(&self, model: &Transformer, rows: &[u32], total: usize) -> Result<Tensor<1>> {
-        let inputs = self.inputs.tokens(rows);
-        let targets = self.targets.tokens(rows).ids;
-        let logits = model.lm_logits(model.hidden(&inputs))?.cast(FloatDType::F32);
-        Ok(ops::cross_entropy(logits, &targets).sum().div_scalar(total as f64))
-    }
-}
-
 impl Work for NextToken {
     type Model = Transformer;
 
@@ -90,9 +80,13 @@ impl Work for NextToken {
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
         for part in parts(minibatch.rows.len(), self.micro_batch) {
-            let loss = self.loss(model, &minibatch.rows[part], total)?;
-            losses.push(loss.clone().inner());
-            accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+            let rows = &minibatch.rows[part];
+            let hidden = model.hidden(&self.inputs.tokens(rows));
+            // The mean over all positions of the batch, summed over those of some rows.
+            let mean = |tokens: &TokenView| Ok(tokens.cross_entropy().sum().div_scalar(total as f64));
+            let learnt = learn_tokens(model, hidden, &self.targets.tokens(rows).ids, mean)?;
+            losses.push(learnt.loss);
+            accumulator.accumulate(model, learnt.grads);
         }
         let loss: f64 = Tensor::cat(losses, 0).into_data().iter::<f32>().map(f64::from).sum();
         if !loss.is_finite() {
@@ -100,4 +94,50 @@ impl Work for NextToken {
         }
         Ok(Step { grads: accumulator.grads(), loss, accuracy: None, tokens: total, choices: Vec::new() })
     }
+}
+
+/// What [`learn_tokens`] found.
+pub(super) struct Learnt {
+    /// Gradients by parameter.
+    pub(super) grads: GradientsParams,
+    /// The loss `[1]`, on the plain device.
+    pub(super) loss: Tensor<1>,
+    /// The numbers `[T, 5]` of each token, on the plain device.
+    pub(super) numbers: Tensor<2>,
+}
+
+/// Gradients of a loss on the tokens that a language model says after T hidden states `[T, H]`, `labels` being those that it should say.
+///
+/// Three ways of one chain: what the loss makes of the numbers of each token; from their slopes through the vocabulary, a part of the tokens at
+/// a time, so that the logits of all are never there at once ([`ops::token_gradients`]); and from the hidden states through the model.
+///
+/// # Errors
+/// A model without a language-model head, or whatever `loss` refuses.
+pub(super) fn learn_tokens(
+    model: &Transformer,
+    hidden: Tensor<2>,
+    labels: &[u32],
+    loss: impl FnOnce(&TokenView) -> Result<Tensor<1>>,
+) -> Result<Learnt> {
+    let (matrix, transposed) = model.lm_matrix()?;
+    let head = ops::Head { weight: matrix.val().inner(), transposed };
+    let seen = hidden.clone().inner();
+    let numbers = ops::token_statistics(seen.clone(), &head, labels);
+    let live = Tensor::from_inner(numbers.clone()).require_grad();
+    let loss = loss(&TokenView::new(live.clone(), head.vocabulary()))?;
+    let slopes = live.grad(&loss.backward()).unwrap_or_else(|| numbers.zeros_like());
+    let (of_hidden, of_head) =
+        ops::token_gradients(seen, &head, labels, numbers.clone(), slopes, matrix.is_require_grad());
+    // Σ h · g, g held still, is the number whose gradient along h is g.
+    let on = (hidden * Tensor::from_inner(of_hidden)).sum();
+    let mut grads = GradientsParams::from_grads(on.backward(), model);
+    if let Some(of_head) = of_head {
+        // A table of embeddings has a gradient from its other use, too.
+        let sum = match grads.remove::<2>(matrix.id) {
+            Some(grad) => grad + of_head,
+            None => of_head,
+        };
+        grads.register(matrix.id, sum);
+    }
+    Ok(Learnt { grads, loss: loss.inner(), numbers })
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Sampler ─ Minibatch ─▶ Trainee::step ─▶ Work::step ─▶ gradients ─▶ Trainee::optimize ─▶ clip ─▶ optimizer
-//!  (rows)                 (burn-train)     classifier                   (burn-train)
+//!  (rows)                 (burn-train)     classifier, answers          (burn-train)
 //!                                          or language model
 //! ```
 //!
@@ -16,6 +16,7 @@ mod answers;
 mod classify;
 mod encoded;
 mod language;
+mod method;
 mod optimizer;
 mod predict;
 mod progress;
@@ -25,6 +26,9 @@ mod sampler;
 mod schedule;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_words;
+mod words;
 
 pub use answers::score;
 pub use classify::{Knowing, Objective, OwnLabels, argmax, train_classifier};
@@ -36,3 +40,4 @@ pub use recipe::{Decayed, Optimizer, Recipe};
 pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};
+pub use words::{Answering, Answers, Mean, train_words};

@@ -73,7 +73,8 @@ pub struct StepLog {
     pub step: usize,
     /// Loss of the batch in nats: Σ wᵢ lᵢ / Σ wᵢ, before the step.
     pub loss: f64,
-    /// Part of the batch on whose label the model agrees, before the step; weak labels if it trains on those.
+    /// Part of the batch on whose label the model agrees, before the step; weak labels if it trains on those. Of answers in words, the part of
+    /// their tokens that the model would say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Learning rate of the step.

@@ -66,7 +66,7 @@ fn cross_entropy(count: usize) -> Objective {
 }
 
 /// Every number of a module, in its own order.
-fn numbers(module: &impl Module) -> Vec<f32> {
+pub(super) fn numbers(module: &impl Module) -> Vec<f32> {
     struct Numbers(Vec<f32>);
     impl ModuleVisitor for Numbers {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -78,7 +78,7 @@ fn numbers(module: &impl Module) -> Vec<f32> {
     numbers.0
 }
 
-fn distance(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

@@ -287,6 +287,18 @@ impl Transformer {
         Ok(matrix.detach().select(0, rows))
     }
 
+    /// The matrix of the language-model head, and whether it is the table of embeddings `[V, H]`; its own is `[H, V]`.
+    ///
+    /// # Errors
+    /// The model has no language-model head.
+    pub fn lm_matrix(&self) -> Result<(&Param<Tensor<2>>, bool)> {
+        match (&self.lm_head, self.spec.lm_head) {
+            (Some(head), _) => Ok((&head.weight, false)),
+            (None, LmHead::Tied) => Ok((&self.tokens.weight, true)),
+            (None, _) => Err(self.no_lm_head()),
+        }
+    }
+
     fn no_lm_head(&self) -> Error {
         Error::new(format!("this `{}` model has no language-model head", self.spec.architecture))
     }

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, Int, Tensor, activation};
+use burn::tensor::{Bool, FloatDType, Int, Tensor, activation};
 
-use super::{Activation, Attention, Rotary};
+use super::{Activation, Attention, Head, Rotary, loss};
 
 /// Added to scores that must not be attended to. Finite, so that a row with nothing to attend to does not become NaN.
 const MASKED: f32 = -1e30;
@@ -175,4 +175,59 @@ pub(super) fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 
 pub(super) fn sum_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.sum_dim(D - 1)
+}
+
+/// The head's part of a pass through a vocabulary, and the parts in which rows go through it.
+fn in_parts(hidden: &Tensor<2>, head: &Head, count: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let [_, width] = hidden.dims();
+    loss::parts(count, loss::part(count, (width, head.vocabulary())))
+}
+
+pub(super) fn statistics(logits: Tensor<2>, labels: &[u32]) -> Tensor<2> {
+    let rows = labels.len();
+    let classes: Vec<i32> = labels.iter().map(|&label| label as i32).collect();
+    let labels = Tensor::<1, Int>::from_data(classes.as_slice(), &logits.device()).reshape([rows, 1]);
+    let log_p = activation::log_softmax(logits, 1);
+    let own = log_p.clone().detach().argmax(1);
+    let p = log_p.clone().exp();
+    let entropy = sum_last(p.clone() * log_p.clone()).neg();
+    let mean = sum_last(log_p.clone()) / log_p.dims()[1] as f64;
+    let columns = vec![log_p.clone().gather(1, labels), log_p.gather(1, own), entropy, mean, sum_last(p.square())];
+    Tensor::cat(columns, 1)
+}
+
+pub(super) fn token_statistics(hidden: Tensor<2>, head: &Head, labels: &[u32]) -> Tensor<2> {
+    let of = |rows: Range<usize>| {
+        let hidden = hidden.clone().narrow(0, rows.start, rows.len());
+        statistics(head.logits(hidden).cast(FloatDType::F32), &labels[rows])
+    };
+    let parts: Vec<Tensor<2>> = in_parts(&hidden, head, labels.len()).map(of).collect();
+    if parts.is_empty() { Tensor::zeros([0, loss::STATISTICS], &hidden.device()) } else { Tensor::cat(parts, 0) }
+}
+
+pub(super) fn token_gradients(
+    hidden: Tensor<2>,
+    head: &Head,
+    labels: &[u32],
+    slopes: Tensor<2>,
+    with_head: bool,
+) -> (Tensor<2>, Option<Tensor<2>>) {
+    let (mut of_hidden, mut of_head): (Vec<Tensor<2>>, Option<Tensor<2>>) = (Vec::new(), None);
+    for rows in in_parts(&hidden, head, labels.len()) {
+        let part = |x: &Tensor<2>| Tensor::from_inner(x.clone().narrow(0, rows.start, rows.len()));
+        let x = part(&hidden).require_grad();
+        let weight = Tensor::from_inner(head.weight.clone());
+        let weight = if with_head { weight.require_grad() } else { weight };
+        let head = Head { weight: weight.clone(), transposed: head.transposed };
+        let numbers = statistics(head.logits(x.clone()).cast(FloatDType::F32), &labels[rows.clone()]);
+        let mut grads = (numbers * part(&slopes)).sum().backward();
+        of_hidden.extend(x.grad_remove(&mut grads));
+        let grad = weight.grad_remove(&mut grads);
+        of_head = match (of_head, grad) {
+            (Some(sum), Some(grad)) => Some(sum + grad),
+            (sum, grad) => sum.or(grad),
+        };
+    }
+    let of_hidden = if of_hidden.is_empty() { hidden.zeros_like() } else { Tensor::cat(of_hidden, 0) };
+    (of_hidden, of_head.or_else(|| with_head.then(|| head.weight.zeros_like())))
 }

@@ -57,6 +57,13 @@ impl<'a> Matrix<'a> {
 /// the order of additions changes: the same training ended elsewhere on another processor. So the cut is made here.
 const DEPTH: usize = 512;
 
+/// How deep the parts are that a product `[m, k]` times `[k, n]` is added up of.
+fn depth_step((m, n, k): (usize, usize, usize)) -> usize {
+    // Vectors and small products are computed in ways of their own, which no cache decides.
+    let cut = m > 1 && n > 1 && (m > 64 || n > 64);
+    if cut && k > 0 { k.div_ceil(k.div_ceil(DEPTH)) } else { k.max(1) }
+}
+
 /// `out = left * right`, or `out += left * right` if `add` (then `out` must be initialised): `[m, k]` times `[k, n]`, `out` row by
 /// row. On one thread unless `threads`.
 ///
@@ -85,9 +92,7 @@ unsafe fn multiply(
     }
     let parallelism =
         if threads && rayon::current_num_threads() > 1 { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // Vectors and small products are computed in ways of their own, which no cache decides.
-    let cut = m > 1 && n > 1 && (m > 64 || n > 64);
-    let step = if cut { k.div_ceil(k.div_ceil(DEPTH)) } else { k };
+    let step = depth_step((m, n, k));
     for start in (0..k).step_by(step) {
         let depth = step.min(k - start);
         // SAFETY: the assertion above keeps every access inside its slice, `out` is not shared, and it is read only if `add` or after
@@ -137,6 +142,13 @@ pub(super) struct LinearSaved {
     weight: Floats,
     /// What the activation was applied to.
     before: Option<Floats>,
+}
+
+impl LinearSaved {
+    /// What is kept of a layer without bias and activation.
+    pub(super) fn plain(x: Floats, weight: Floats) -> Self {
+        Self { x, weight, before: None }
+    }
 }
 
 vectorised! {
@@ -275,16 +287,10 @@ impl<const N: usize> Kernel<N> for Linear {
             results[0] = Some(tensor(grad_x, x_shape));
         }
         if wanted[1] {
-            let (x, grad) = (Matrix::new(input, wide), Matrix::new(slopes, narrow));
+            let sizes = (rows, wide, narrow);
             // SAFETY: the product writes the whole vector.
             let grad_weight = unsafe {
-                filled(wide * narrow, |out| {
-                    if self.transposed {
-                        multiply((narrow, wide, rows), grad.transposed(), x, out, false, true);
-                    } else {
-                        multiply((wide, narrow, rows), x.transposed(), grad, out, false, true);
-                    }
-                })
+                filled(wide * narrow, |out| weight_gradient(input, slopes, sizes, self.transposed, out, false))
             };
             let shape: Shape = if self.transposed { [narrow, wide].into() } else { [wide, narrow].into() };
             results[1] = Some(tensor(grad_weight, shape));
@@ -295,6 +301,36 @@ impl<const N: usize> Kernel<N> for Linear {
             results[2] = Some(tensor(add_parts(parts, narrow), [narrow]));
         }
         results
+    }
+}
+
+/// The largest number of rows, at most `most`, in which the gradient of a weight `[wide, narrow]` may be summed over `rows` rows so that
+/// it has the same bits as that of all rows at once; where that is more than `most`, `most`.
+pub(super) fn rows_of_a_part(rows: usize, (wide, narrow): (usize, usize), most: usize) -> usize {
+    depth_step((wide, narrow, rows)).min(most).max(1)
+}
+
+/// Writes the gradient of a weight (`[out, in]` if `transposed`, else `[in, out]`) from rows `x` `[rows, in]` and the slopes of the results
+/// `[rows, out]`, or adds it if `add`.
+///
+/// # Safety
+/// With `add`, `out` must be initialised. In any case it is afterwards.
+pub(super) unsafe fn weight_gradient(
+    x: &[f32],
+    slopes: &[f32],
+    (rows, wide, narrow): (usize, usize, usize),
+    transposed: bool,
+    out: &mut [MaybeUninit<f32>],
+    add: bool,
+) {
+    let (x, slopes) = (Matrix::new(x, wide), Matrix::new(slopes, narrow));
+    // SAFETY: the caller's promise is the product's.
+    unsafe {
+        if transposed {
+            multiply((narrow, wide, rows), slopes.transposed(), x, out, add, true);
+        } else {
+            multiply((wide, narrow, rows), x.transposed(), slopes, out, add, true);
+        }
     }
 }
 

@@ -243,3 +243,74 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
     }
     Tensor::from_dispatch(run(loss::CrossEntropy { targets: targets.to_vec() }, [logits.into_dispatch()]))
 }
+
+/// The matrix from hidden states to logits over a vocabulary of V tokens, on the plain device.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// `[H, V]`, or `[V, H]` if `transposed`.
+    pub weight: Tensor<2>,
+    /// Whether the matrix is the table of embeddings.
+    pub transposed: bool,
+}
+
+impl Head {
+    /// Number of tokens V.
+    pub fn vocabulary(&self) -> usize {
+        self.weight.dims()[usize::from(!self.transposed)]
+    }
+
+    /// Logits `[N, V]` of hidden states `[N, H]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match self.transposed {
+            true => linear_tied(hidden, self.weight.clone()),
+            false => linear(hidden, self.weight.clone(), None),
+        }
+    }
+}
+
+/// What the distribution after each of T hidden states `[T, H]` says, as five numbers `[T, 5]`: log p of the label, log p of the likeliest
+/// token, entropy, mean log p over the vocabulary, and Σ p². `labels` are T tokens.
+///
+/// The logits of a few hundred tokens are there at once, never those of all. [`token_gradients`] is the way back.
+///
+/// # Panics
+/// If a label is not in the vocabulary, or counts differ.
+pub fn token_statistics(hidden: Tensor<2>, head: &Head, labels: &[u32]) -> Tensor<2> {
+    if !fusable(&hidden) || !fusable(&head.weight) {
+        return composed::token_statistics(hidden, head, labels);
+    }
+    let weight = kernel::into_plain(head.weight.clone());
+    let head = loss::Vocabulary { weight: &weight, transposed: head.transposed };
+    kernel::from_plain(head.describe(&kernel::into_plain(hidden), labels))
+}
+
+/// Gradients of hidden states `[T, H]` and, `with_head`, of the head's weight, from the slopes `[T, 5]` of a loss along the numbers that
+/// [`token_statistics`] gave. Logits are computed again, a few hundred tokens at once.
+///
+/// # Panics
+/// As [`token_statistics`].
+pub fn token_gradients(
+    hidden: Tensor<2>,
+    head: &Head,
+    labels: &[u32],
+    numbers: Tensor<2>,
+    slopes: Tensor<2>,
+    with_head: bool,
+) -> (Tensor<2>, Option<Tensor<2>>) {
+    if !fusable(&hidden) || !fusable(&head.weight) {
+        return composed::token_gradients(hidden, head, labels, slopes, with_head);
+    }
+    let weight = kernel::into_plain(head.weight.clone());
+    let [hidden, numbers, slopes] = [hidden, numbers, slopes].map(kernel::into_plain);
+    let head = loss::Vocabulary { weight: &weight, transposed: head.transposed };
+    let (of_hidden, of_head) = head.descend(&hidden, labels, &numbers, &slopes, with_head);
+    (kernel::from_plain(of_hidden), of_head.map(kernel::from_plain))
+}
+
+/// The numbers of [`token_statistics`] from logits `[T, V]` that are there anyway, differentiable.
+///
+/// # Panics
+/// As [`token_statistics`].
+pub fn statistics(logits: Tensor<2>, labels: &[u32]) -> Tensor<2> {
+    composed::statistics(logits, labels)
+}

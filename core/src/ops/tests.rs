@@ -333,6 +333,86 @@ fn cross_entropy_matches() {
     assert!((loss - 8.0_f32.ln()).abs() < 1e-6);
 }
 
+/// Hidden states, a head and labels: in one part, in three, and with a head that is too narrow to be cut.
+fn vocabularies() -> Vec<(Tensor<2>, Head, Vec<u32>)> {
+    let device = Device::flex();
+    let tensor = |seed, rows: usize, columns: usize| {
+        Tensor::<1>::from_floats(noise(seed, rows * columns).as_slice(), &device).reshape([rows, columns])
+    };
+    let case = |rows: usize, vocabulary: usize, transposed| {
+        let weight = if transposed { tensor(2, vocabulary, 24) } else { tensor(2, 24, vocabulary) } * 2.0;
+        let labels = (0..rows).map(|i| ((i * 31) % vocabulary) as u32).collect();
+        (tensor(1, rows, 24), Head { weight, transposed }, labels)
+    };
+    vec![case(40, 700, true), case(1300, 70, true), case(1300, 70, false), case(600, 9, false)]
+}
+
+fn bits(x: Tensor<2>) -> Vec<u32> {
+    x.into_data().try_to_vec::<f32>().unwrap().iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn token_numbers_match() {
+    for (hidden, head, labels) in vocabularies() {
+        let [rows, _] = hidden.dims();
+        let slopes = Tensor::<1>::from_floats(noise(7, rows * 5).as_slice(), &hidden.device()).reshape([rows, 5]);
+        let fused = || {
+            let numbers = token_statistics(hidden.clone(), &head, &labels);
+            let (a, b) = token_gradients(hidden.clone(), &head, &labels, numbers.clone(), slopes.clone(), true);
+            [numbers, a, b.unwrap()]
+        };
+        let right = composed::token_statistics(hidden.clone(), &head, &labels);
+        let (of_hidden, of_head) = composed::token_gradients(hidden.clone(), &head, &labels, slopes.clone(), true);
+        for (what, (got, right)) in
+            ["numbers", "hidden", "head"].iter().zip(fused().into_iter().zip([right, of_hidden, of_head.unwrap()]))
+        {
+            let vector = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+            assert_close(what, &vector(got), &vector(right), 1e-5);
+        }
+        let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let one = on(1).install(|| fused().map(bits));
+        assert!([2, 5].into_iter().all(|threads| on(threads).install(|| fused().map(bits)) == one));
+    }
+}
+
+/// The log-probability of the label and its gradients have the bits that all logits at once give.
+#[test]
+fn parts_of_a_vocabulary_are_the_whole() {
+    for (hidden, head, labels) in vocabularies() {
+        let [rows, _] = hidden.dims();
+        let numbers = token_statistics(hidden.clone(), &head, &labels);
+        let slope = Tensor::<1>::from_floats(noise(8, rows).as_slice(), &hidden.device()).reshape([rows, 1]);
+        let slopes = Tensor::cat(vec![slope.clone(), Tensor::zeros([rows, 4], &hidden.device())], 1);
+        let (of_hidden, of_head) = token_gradients(hidden.clone(), &head, &labels, numbers.clone(), slopes, true);
+
+        let x = Tensor::<2>::from_inner(hidden.clone()).require_grad();
+        let weight = Tensor::<2>::from_inner(head.weight.clone()).require_grad();
+        let whole = Head { weight: weight.clone(), transposed: head.transposed };
+        let losses = cross_entropy(whole.logits(x.clone()), &labels).unsqueeze_dim::<2>(1);
+        let grads = (losses.clone() * Tensor::from_inner(slope.neg())).sum().backward();
+        assert_eq!(bits(numbers.narrow(1, 0, 1)), bits(losses.inner().neg()));
+        assert_eq!(bits(of_hidden), bits(x.grad(&grads).unwrap()));
+        assert_eq!(bits(of_head.unwrap()), bits(weight.grad(&grads).unwrap()));
+    }
+}
+
+#[test]
+fn the_numbers_of_a_certain_and_of_an_undecided_distribution() {
+    let device = Device::flex();
+    // Two hidden states: one makes all logits equal, the other makes one of them tower above the rest.
+    let hidden = Tensor::<2>::from_floats([[0.0], [1.0]], &device);
+    let head = Head { weight: Tensor::from_floats([[0.0, 200.0, 0.0, 0.0]], &device), transposed: false };
+    let numbers = token_statistics(hidden, &head, &[3, 3]).into_data().try_to_vec::<f32>().unwrap();
+    let quarter = 0.25_f32.ln();
+    assert_close("undecided", &numbers[..5], &[quarter, quarter, -quarter, quarter, 0.25], 1e-6);
+    assert_close("certain", &numbers[5..], &[-200.0, 0.0, 0.0, -150.0, 1.0], 1e-6);
+    let nothing = Tensor::<2>::zeros([0, 1], &device);
+    assert_eq!(token_statistics(nothing.clone(), &head, &[]).dims(), [0, 5]);
+    let numbers = Tensor::zeros([0, 5], &device);
+    let (of_hidden, of_head) = token_gradients(nothing, &head, &[], numbers.clone(), numbers, true);
+    assert_eq!((of_hidden.dims(), of_head.unwrap().sum().into_scalar::<f32>()), ([0, 1], 0.0));
+}
+
 #[test]
 fn other_number_formats_run_composed() {
     let device = Device::flex();

@@ -25,6 +25,14 @@ impl StageId {
         (1..=VERSIONS).any(|version| Self::new(kind, version, parameters) == *self)
     }
 
+    /// A text, if it has the form of an identity: words, a dash, 128 bits in hexadecimal.
+    pub fn recognise(text: &str) -> Option<Self> {
+        let (kind, hash) = text.rsplit_once('-')?;
+        let hexadecimal = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        let is_kind = !kind.is_empty() && kind.bytes().all(|c| c == b'-' || c.is_ascii_lowercase());
+        (is_kind && hash.len() == 32 && hash.bytes().all(hexadecimal)).then(|| Self(text.to_owned()))
+    }
+
     /// The identity as text: the kind, a dash, 128 bits in hexadecimal.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,25 +1,28 @@
 //! Stages: the steps of an experiment, each with an identity, each done once.
 
 pub mod any_path;
+mod asking;
+mod bench;
+mod decisions;
 mod identity;
 mod inventory;
 mod job;
-mod knowledge;
+pub mod kinds;
 mod manifest;
 mod predictions;
 mod remembered;
 mod store;
 pub mod tokens;
 
+pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, part};
+pub use decisions::{DECISIONS, read_decisions};
 pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, Quarantined};
-pub use job::{
-    DECISIONS, DataRef, FineTuneJob, Job, ModelRef, P_IK_TEST, Place, PretrainJob, REMARKS, SelfLabels, StudentJob,
-    StudentPik, SuperviseJob, copy, part, read_decisions, strategy_name,
-};
-pub use knowledge::{
-    AnswerJob, Answerer, EmbedJob, KnownLabel, PikBalance, PikExamples, PikInput, PikJob, PikScoreJob, known_file,
-    read_known,
+pub use job::{Job, Stage, copy, strategy_name};
+pub use kinds::{
+    answers::{known_file, read_known},
+    p_ik::{KnownLabel, PikBalance, PikInput},
+    student::P_IK_TEST,
 };
 pub use manifest::{Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;

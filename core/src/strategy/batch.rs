@@ -27,6 +27,9 @@ impl Progress {
 }
 
 /// What a strategy sees of one training batch. B examples, K classes, H hidden size; on the training device; everything detached.
+///
+/// K classes may also be K candidate answers. On [words](super::Form::Words) these are the answers that were given: column 0 is the weak
+/// supervisor's, column 1 the strong model's own, if there is one. Labels then say whose text is learnt.
 #[derive(Clone, Debug)]
 pub struct Batch<'a> {
     /// Which examples.
@@ -35,9 +38,10 @@ pub struct Batch<'a> {
     pub progress: Progress,
     /// Weak soft labels `[B, K]`.
     pub weak: Tensor<2>,
-    /// The student's probabilities now `[B, K]`.
+    /// The student's probabilities now `[B, K]`. On words, where [`Needs::student`] asked for them, those of a token of each answer (their
+    /// geometric mean), which do not sum to one; NaN otherwise.
     pub student: Tensor<2>,
-    /// The classifier's input `[B, H]`: the pooled hidden state after the final norm.
+    /// The classifier's input `[B, H]`: the pooled hidden state after the final norm. On words NaN `[B, 1]`: there is no classifier.
     pub embedding: Tensor<2>,
     /// Probability that the student knows the answer `[B]`, when [`Needs::p_ik`] asked for it.
     pub p_ik: Option<Tensor<1>>,
@@ -133,6 +137,9 @@ pub struct Needs {
     pub truth: bool,
     /// Examples held out of the supervisor's ground truth, in [`Pool::calibration`]; a grid without `[data] n_validation` is refused.
     pub calibration: bool,
+    /// On words, what the student makes of each answer before the step: [`Batch::student`], and for a loss
+    /// [`weigh`](super::StudentLoss::weigh). On classes and candidates this is always there and costs nothing.
+    pub student: bool,
 }
 
 impl Needs {
@@ -145,6 +152,7 @@ impl Needs {
             self_labels: self.self_labels || other.self_labels,
             truth: self.truth || other.truth,
             calibration: self.calibration || other.calibration,
+            student: self.student || other.student,
         }
     }
 }

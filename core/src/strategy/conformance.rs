@@ -12,11 +12,11 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, ExampleId,
-    Invalid, Kind, Lab, Labels, Memory, Needs, Pool, Progress, Role, Selection, Split, StudentLoss, Supervision, all,
-    math,
+    Ask, Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor,
+    ExampleId, Form, Given, Invalid, Kind, Labels, Memory, Needs, Pool, Progress, Selection, Selector, Split,
+    StudentLoss, Supervision, TokenView, all, math,
 };
-use crate::{Result, error::panic_message};
+use crate::{error::panic_message, ops};
 
 /// A promise that a strategy does not keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +50,13 @@ pub fn check_all() -> Vec<Failure> {
 
 /// Checks one strategy: its card, and its behaviour in every configuration that its enumerated and boolean parameters can form.
 pub fn check(card: &Card) -> Vec<Failure> {
-    let of_card: [(&'static str, Check); 5] = [
+    let of_card: [(&'static str, Check); 6] = [
         ("name", name_is_kebab_case),
         ("card", card_is_complete),
         ("default", default_is_valid),
         ("unknown field", unknown_field_is_refused),
         ("wrong type", wrong_type_is_refused),
+        ("refusal", refusal_is_a_sentence),
     ];
     let of_behaviour: &[(&'static str, Check)] = match card.kind {
         Kind::Loss => &[
@@ -64,9 +65,20 @@ pub fn check(card: &Card) -> Vec<Failure> {
             ("gradient", loss_gradient_is_the_derivative),
             ("row independence", loss_rows_are_independent),
             ("determinism", loss_is_deterministic),
+            ("words", loss_says_what_it_does_on_words),
+            ("words: gradient", loss_gradient_on_words_is_the_derivative),
+            ("words: one token", loss_on_one_token_is_that_of_classes),
         ],
-        Kind::Selector => &[("round trip", configuration_round_trip), ("selection", selector_selects)],
-        Kind::Refiner => &[("round trip", configuration_round_trip), ("labels", refiner_gives_probabilities)],
+        Kind::Selector => &[
+            ("round trip", configuration_round_trip),
+            ("selection", selector_selects),
+            ("words", selector_selects_answers),
+        ],
+        Kind::Refiner => &[
+            ("round trip", configuration_round_trip),
+            ("labels", refiner_gives_probabilities),
+            ("words", refiner_chooses_answers),
+        ],
         Kind::Supervisor => &[("round trip", configuration_round_trip), ("supervision", supervisor_labels)],
     };
     let default = default_table(card);
@@ -219,6 +231,23 @@ fn wrong_type_is_refused(card: &Card, table: &Table) -> Outcome {
     Ok(())
 }
 
+/// What `fits` says of any form is nothing, or half a sentence that the user can do something with.
+fn refusal_is_a_sentence(card: &Card, table: &Table) -> Outcome {
+    for form in [Form::Classes(2), Form::Classes(3), Form::Candidates(2), Form::Candidates(4), Form::Words] {
+        let fits = match card.kind {
+            Kind::Loss => parsed::<Box<dyn ConfiguredLoss>>(table)?.fits(form),
+            Kind::Selector => parsed::<Box<dyn ConfiguredSelector>>(table)?.fits(form),
+            Kind::Refiner => parsed::<Box<dyn ConfiguredRefiner>>(table)?.fits(form),
+            Kind::Supervisor => parsed::<Box<dyn ConfiguredSupervisor>>(table)?.fits(form),
+        };
+        let Err(why) = fits else { continue };
+        ensure(why.len() > 20 && why.contains(' ') && !why.ends_with('.'), || {
+            format!("refuses {form} with {why:?}; say why in a sentence without its full stop")
+        })?;
+    }
+    Ok(())
+}
+
 // Data the strategies are tried on.
 
 /// A batch with a name: logits and labels, row by row.
@@ -330,7 +359,7 @@ macro_rules! prepared {
         let needs = strategy.needs();
         let labels: &Labels = $labels;
         let classes = labels.first().map_or(2, Vec::len);
-        match strategy.fits(classes).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
+        match strategy.fits(Form::Classes(classes)).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
             Ok(()) => Some(strategy),
             Err(_) if classes > 2 => None,
             Err(message) => return Err(format!("an ordinary data set of two classes is refused: {message}")),
@@ -448,7 +477,200 @@ fn loss_is_deterministic(_: &Card, table: &Table) -> Outcome {
     ensure(run()? == run()?, || "two equal runs differ".to_owned())
 }
 
+// Losses on words.
+
+/// A loss that takes answers in words and has seen the data, whose labels are hard. `None`: it refuses words, which is its right.
+fn on_words(table: &Table, rows: usize) -> Result<Option<Box<dyn ConfiguredLoss>>, String> {
+    let mut loss: Box<dyn ConfiguredLoss> = parsed(table)?;
+    if loss.fits(Form::Words).is_err() {
+        return Ok(None);
+    }
+    let labels: Labels = vec![one_hot(0, 2); rows];
+    let pool = pool(&labels, &loss.needs());
+    loss.prepare(&pool).map_err(|message| format!("ordinary answers are refused: {message}"))?;
+    Ok(Some(loss))
+}
+
+/// Logits of T tokens over small vocabularies, among them extreme ones, with the label of each.
+fn token_samples() -> Vec<(Sample, Vec<u32>)> {
+    let classes = [2, 3, 40];
+    let samples = classes.into_iter().flat_map(samples);
+    samples
+        .map(|sample| {
+            let labels = sample.labels.iter().map(|label| math::likeliest(label) as u32).collect();
+            (sample, labels)
+        })
+        .collect()
+}
+
+/// Token-wise losses.
+fn token_losses(loss: &dyn StudentLoss, tokens: &TokenView, at: &Progress) -> Result<Tensor<1>, String> {
+    let losses = loss.tokens(tokens, at).ok_or("`fits` lets words pass and `tokens` gives nothing")?;
+    let [count] = losses.dims();
+    ensure(count == tokens.len(), || format!("{count} losses for {} tokens", tokens.len()))?;
+    Ok(losses)
+}
+
+/// Token-wise losses times what [`StudentLoss::weigh`] makes them count as answers of one token, and the gradient of their sum along the logits.
+fn token_values_and_gradient(
+    loss: &dyn StudentLoss,
+    logits: &[Vec<f32>],
+    labels: &[u32],
+    at: &Progress,
+) -> Result<Evaluation, String> {
+    let device = Device::flex().autodiff();
+    let logits = tensor(logits, &device).require_grad();
+    let tokens = TokenView::of(logits.clone(), labels);
+    let losses = token_losses(loss, &tokens, at)?;
+    let losses = if loss.needs().student {
+        let weight = loss.weigh(tokens.still.label.clone().neg(), at, &mut Memory::default());
+        let mean = math::mean(weight.clone());
+        losses * weight / mean.expand([labels.len()])
+    } else {
+        losses
+    };
+    let gradient = logits.grad(&losses.clone().sum().backward()).ok_or("no gradient reaches the logits")?;
+    Ok((math::to_host(losses), numbers(gradient)))
+}
+
+fn loss_says_what_it_does_on_words(_: &Card, table: &Table) -> Outcome {
+    for (sample, labels) in token_samples() {
+        let Some(loss) = on_words(table, labels.len())? else {
+            let loss: Box<dyn ConfiguredLoss> = parsed(table)?;
+            let tokens = TokenView::of(tensor(&sample.logits, &Device::flex()), &labels);
+            return ensure(loss.tokens(&tokens, &moments()[1]).is_none(), || {
+                "has a loss for tokens, and `fits` refuses words".to_owned()
+            });
+        };
+        for at in moments() {
+            let (value, gradient) = token_values_and_gradient(&*loss, &sample.logits, &labels, &at)
+                .map_err(|error| format!("on {}: {error}", sample.name))?;
+            let finite = |values: &[f32]| values.iter().all(|value| value.is_finite());
+            ensure(finite(&value), || format!("on {}: losses {value:?}", sample.name))?;
+            ensure(gradient.iter().all(|row| finite(row)), || format!("on {}: gradient {gradient:?}", sample.name))?;
+            // In two parts, as the engine may take them.
+            let whole = TokenView::of(tensor(&sample.logits, &Device::flex()), &labels);
+            let whole = math::to_host(token_losses(&*loss, &whole, &at)?);
+            let (first, second) = sample.logits.split_at(labels.len() / 2);
+            let mut parts = Vec::new();
+            for (logits, labels) in [(first, &labels[..first.len()]), (second, &labels[first.len()..])] {
+                if !labels.is_empty() {
+                    let part = TokenView::of(tensor(logits, &Device::flex()), labels);
+                    parts.extend(math::to_host(token_losses(&*loss, &part, &at)?));
+                }
+            }
+            let same = whole.iter().zip(&parts).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs().max(1.0));
+            ensure(same, || format!("on {}: {whole:?} together and {parts:?} in two parts", sample.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Central differences with [`TokenView::still`] held still.
+fn loss_gradient_on_words_is_the_derivative(_: &Card, table: &Table) -> Outcome {
+    const STEP: f32 = 1e-2;
+    let (tokens, vocabulary) = (12, 5);
+    let sample = ordinary(tokens, vocabulary);
+    let labels: Vec<u32> = (0..tokens).map(|token| (token % vocabulary) as u32).collect();
+    let Some(loss) = on_words(table, tokens)? else { return Ok(()) };
+    let table_of = |logits: &[Vec<f32>], device: &Device| ops::statistics(tensor(logits, device), &labels);
+    for at in moments() {
+        let still = table_of(&sample.logits, &Device::flex());
+        let logits = tensor(&sample.logits, &Device::flex().autodiff()).require_grad();
+        let view = TokenView::new(ops::statistics(logits.clone(), &labels), vocabulary);
+        let losses = token_losses(&*loss, &view, &at)?;
+        let gradient = numbers(logits.grad(&losses.sum().backward()).ok_or("no gradient reaches the logits")?);
+        for token in 0..vocabulary {
+            let moved = |by: f32| {
+                let mut logits = sample.logits.clone();
+                logits.iter_mut().for_each(|row| row[token] += by);
+                let live = table_of(&logits, &Device::flex());
+                token_losses(&*loss, &TokenView::beside(live, still.clone(), vocabulary), &at).map(math::to_host)
+            };
+            let (up, down) = (moved(STEP)?, moved(-STEP)?);
+            for (row, (up, down)) in up.iter().zip(&down).enumerate() {
+                let (difference, given) = ((up - down) / (2.0 * STEP), gradient[row][token]);
+                ensure((difference - given).abs() <= 2e-3 * difference.abs().max(1.0), || {
+                    format!("row {row}, token {token}: the gradient is {given}, central differences give {difference}")
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An answer of one token over a vocabulary of K words is one of K classes with a hard label: value and gradient must agree.
+fn loss_on_one_token_is_that_of_classes(_: &Card, table: &Table) -> Outcome {
+    for (mut sample, labels) in token_samples() {
+        let classes = sample.logits[0].len();
+        let Some(loss) = on_words(table, labels.len())? else { return Ok(()) };
+        if loss.fits(Form::Classes(classes)).is_err() {
+            continue;
+        }
+        sample.labels = labels.iter().map(|label| one_hot(*label as usize, classes)).collect();
+        for at in moments() {
+            let (value, gradient) = token_values_and_gradient(&*loss, &sample.logits, &labels, &at)?;
+            let (right, slopes) = values_and_gradient(&*loss, &sample, &at, &mut Memory::default())?;
+            let near = |a: &f32, b: &f32| (a - b).abs() <= 1e-4 * b.abs().max(1.0);
+            ensure(value.iter().zip(&right).all(|(a, b)| near(a, b)), || {
+                format!("on {}: {value:?} where the loss of {classes} classes is {right:?}", sample.name)
+            })?;
+            let (gradient, slopes) = (gradient.concat(), slopes.concat());
+            ensure(gradient.iter().zip(&slopes).all(|(a, b)| near(a, b)), || {
+                format!("on {}: gradient {gradient:?} where that of {classes} classes is {slopes:?}", sample.name)
+            })?;
+        }
+    }
+    Ok(())
+}
+
 // Selectors and refiners.
+
+/// Runs a check on a batch of answers in words, with nothing in it that was not asked for. Weak answers are column 0, own ones column 1.
+fn on_answers(needs: &Needs, mut run: impl FnMut(&Batch) -> Outcome) -> Outcome {
+    let device = Device::flex();
+    for rows in [1, 8] {
+        let ids: Vec<ExampleId> = (0..rows as u32).map(ExampleId).collect();
+        let student = if needs.student { grid(rows, 2, unit) } else { vec![vec![f32::NAN; 2]; rows] };
+        for progress in moments() {
+            let batch = Batch {
+                ids: &ids,
+                progress,
+                weak: tensor(&vec![one_hot(0, 2); rows], &device),
+                student: tensor(&student, &device),
+                embedding: tensor(&vec![vec![f32::NAN]; rows], &device),
+                p_ik: needs.p_ik.then(|| Tensor::from_floats(grid(1, rows, unit)[0].as_slice(), &device)),
+                self_labels: needs.self_labels.then(|| tensor(&vec![one_hot(1, 2); rows], &device)),
+            };
+            run(&batch).map_err(|error| format!("on {rows} answers in words: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn selector_selects_answers(_: &Card, table: &Table) -> Outcome {
+    let mut selector: Box<dyn ConfiguredSelector> = parsed(table)?;
+    if selector.fits(Form::Words).is_err() {
+        return Ok(());
+    }
+    let needs = selector.needs();
+    selector.prepare(&pool(&vec![one_hot(0, 2); 8], &needs))?;
+    on_answers(&needs, |batch| selection_is_sound(&*selector, batch))
+}
+
+fn refiner_chooses_answers(_: &Card, table: &Table) -> Outcome {
+    let mut refiner: Box<dyn ConfiguredRefiner> = parsed(table)?;
+    if refiner.fits(Form::Words).is_err() {
+        return Ok(());
+    }
+    let needs = Needs { self_labels: true, ..refiner.needs() };
+    refiner.prepare(&pool(&vec![one_hot(0, 2); 8], &needs))?;
+    on_answers(&needs, |batch| {
+        let mut selection = Selection::weak(batch);
+        selection.own = math::rank(selection.own).lower_scalar(batch.len() as f64 / 2.0).float();
+        probabilities(&numbers(refiner.refine(batch, &selection, &mut Memory::default())), batch.len(), 2)
+    })
+}
 
 /// Runs a check on batches of ordinary, hard and equal labels with two and three classes, and on one row alone.
 fn on_batches(needs: &Needs, mut run: impl FnMut(&Batch, &str) -> Outcome, classes: usize) -> Outcome {
@@ -476,22 +698,25 @@ fn selector_selects(_: &Card, table: &Table) -> Outcome {
     for classes in [2, 3] {
         let labels = ordinary(40, classes).labels;
         let Some(selector) = prepared!(table, ConfiguredSelector, &labels) else { continue };
-        let select = |batch: &Batch| {
-            let selection = selector.select(batch, &mut Memory::default());
-            (math::to_host(selection.own), math::to_host(selection.weight))
-        };
-        let check = |batch: &Batch, _: &str| {
-            let (own, weight) = select(batch);
-            ensure(own.len() == batch.len() && weight.len() == batch.len(), || {
-                format!("{} decisions and {} weights for {} rows", own.len(), weight.len(), batch.len())
-            })?;
-            ensure(own.iter().all(|own| (0.0..=1.0).contains(own)), || format!("`own` must lie in [0, 1]: {own:?}"))?;
-            ensure(weight.iter().all(|weight| *weight >= 0.0 && weight.is_finite()), || format!("weights {weight:?}"))?;
-            ensure((own, weight) == select(batch), || "two equal calls differ".to_owned())
-        };
+        let check = |batch: &Batch, _: &str| selection_is_sound(&*selector, batch);
         on_batches(&selector.needs(), check, classes)?;
     }
     Ok(())
+}
+
+/// One decision and one weight per row, in range, and the same twice.
+fn selection_is_sound(selector: &dyn Selector, batch: &Batch) -> Outcome {
+    let select = || {
+        let selection = selector.select(batch, &mut Memory::default());
+        (math::to_host(selection.own), math::to_host(selection.weight))
+    };
+    let (own, weight) = select();
+    ensure(own.len() == batch.len() && weight.len() == batch.len(), || {
+        format!("{} decisions and {} weights for {} rows", own.len(), weight.len(), batch.len())
+    })?;
+    ensure(own.iter().all(|own| (0.0..=1.0).contains(own)), || format!("`own` must lie in [0, 1]: {own:?}"))?;
+    ensure(weight.iter().all(|weight| *weight >= 0.0 && weight.is_finite()), || format!("weights {weight:?}"))?;
+    ensure((own, weight) == select(), || "two equal calls differ".to_owned())
 }
 
 fn refiner_gives_probabilities(_: &Card, table: &Table) -> Outcome {
@@ -529,79 +754,48 @@ fn probabilities(labels: &[Vec<f32>], rows: usize, classes: usize) -> Outcome {
 
 // Supervisors.
 
-/// A laboratory without models: knows the truth, labels like a model that is right most of the time, and notes what was asked.
-struct MockLab {
-    classes: usize,
-    /// Examples of the validation split.
-    held_out: usize,
-    truth_of_transfer: bool,
-    trained_on_test: bool,
-    trained_on_validation: bool,
+/// Examples of a split, with so many held out for validation.
+fn rows_of(split: Split, held_out: usize) -> usize {
+    match split {
+        Split::Supervise => 12,
+        Split::Transfer => 20,
+        Split::Test => 16,
+        Split::Validation => held_out,
+    }
 }
 
-impl MockLab {
-    fn rows(&self, split: Split) -> usize {
-        match split {
-            Split::Supervise => 12,
-            Split::Transfer => 20,
-            Split::Test => 16,
-            Split::Validation => self.held_out,
+/// An answer without models: the truth, or what a model says that is right most of the time.
+fn answer(ask: Ask, classes: usize, held_out: usize) -> Supervision {
+    Supervision::default().map(|split, _| {
+        let rows = rows_of(split, held_out);
+        match ask {
+            Ask::FineTuned { role, on } => {
+                let offset = 100 * role as usize + 1000 * on as usize;
+                let soft = grid(rows, classes, |index| 0.05 + unit(index + offset));
+                soft.into_iter().map(normalised).collect()
+            }
+            Ask::Truth => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
         }
-    }
-}
-
-impl Lab for MockLab {
-    fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>> {
-        self.truth_of_transfer |= on == Split::Transfer;
-        self.trained_on_test |= on == Split::Test;
-        self.trained_on_validation |= on == Split::Validation;
-        let offset = 100 * role as usize + 1000 * on as usize;
-        let of = |split: &Split| {
-            let soft = grid(self.rows(*split), self.classes, |index| 0.05 + unit(index + offset));
-            soft.into_iter().map(normalised).collect()
-        };
-        Ok(label.iter().map(of).collect())
-    }
-
-    fn truth(&mut self, split: Split) -> Result<Labels> {
-        self.truth_of_transfer |= split == Split::Transfer;
-        Ok((0..self.rows(split)).map(|row| one_hot(row % self.classes, self.classes)).collect())
-    }
-
-    fn seed(&self) -> u64 {
-        7
-    }
+    })
 }
 
 fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
     let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
+    for ask in supervisor.asks() {
+        if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
+            return Err(format!("fine-tunes a model on the {} split", split.name()));
+        }
+    }
+    ensure(supervisor.asks() == supervisor.asks(), || "asks for one thing and then for another".to_owned())?;
     for (classes, held_out) in [(2, 0), (2, 10), (3, 10)] {
-        let run = || -> Result<(Supervision, MockLab), String> {
-            let mut lab = MockLab {
-                classes,
-                held_out,
-                truth_of_transfer: false,
-                trained_on_test: false,
-                trained_on_validation: false,
-            };
-            let supervision = supervisor.supervise(&mut lab).map_err(|error| error.to_string())?;
-            Ok((supervision, lab))
-        };
-        let (supervision, lab) = run()?;
-        for (split, labels) in [
-            (Split::Transfer, &supervision.transfer),
-            (Split::Test, &supervision.test),
-            (Split::Validation, &supervision.validation),
-        ] {
-            probabilities(labels, lab.rows(split), classes)
+        let answers = supervisor.asks().into_iter().map(|ask| answer(ask, classes, held_out)).collect();
+        let given = Given { answers, seed: 7 };
+        let supervision = supervisor.supervise(&given)?;
+        for split in [Split::Transfer, Split::Test, Split::Validation] {
+            probabilities(supervision.of(split), rows_of(split, held_out), classes)
                 .map_err(|error| format!("labels for {}: {error}", split.name()))?;
         }
-        ensure(!lab.trained_on_test, || "fine-tunes a model on the test split".to_owned())?;
-        ensure(!lab.trained_on_validation, || "fine-tunes a model on the validation split".to_owned())?;
-        ensure(!lab.truth_of_transfer || supervisor.uses_truth_of_transfer(), || {
-            "uses the ground truth of the transfer split; uses_truth_of_transfer() must say so".to_owned()
-        })?;
-        ensure(run()?.0 == supervision, || "two equal runs differ".to_owned())?;
+        ensure(supervisor.supervise(&given)? == supervision, || "two equal runs differ".to_owned())?;
     }
     Ok(())
 }
@@ -621,7 +815,7 @@ mod tests {
 
     use super::*;
     use crate::strategy::{
-        LabelRefiner, Selector, Supervisor,
+        LabelRefiner, Role, Supervisor,
         card::{example, probe, schema},
     };
 
@@ -671,6 +865,80 @@ mod tests {
             }
         });
         assert_eq!(check(&good), []);
+    }
+
+    /// Declares a loss that is cross-entropy on classes, with something else on words.
+    macro_rules! on_words {
+        ($name:literal $type:ident, $tokens:item) => {
+            broken!(Loss ConfiguredLoss $name $type, impl StudentLoss for $type {
+                fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                    math::cross_entropy(targets, logits)
+                }
+                $tokens
+                fn fits(&self, _form: Form) -> Result<(), String> {
+                    Ok(())
+                }
+            })
+        };
+    }
+
+    #[test]
+    fn what_a_loss_does_on_words_is_checked() {
+        // The example of docs/plugin.md.
+        let good = broken!(Loss ConfiguredLoss "test-focal" Focal, impl StudentLoss for Focal {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                let log_p = math::log_softmax(logits);
+                let doubt = (log_p.clone().exp().neg() + 1.0).clamp_min(1e-6).powf_scalar(2.0);
+                math::rows(targets * doubt * log_p).neg()
+            }
+            fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+                let log_p = tokens.live.label.clone();
+                let doubt = (log_p.clone().exp().neg() + 1.0).clamp_min(1e-6).powf_scalar(2.0);
+                Some((doubt * log_p).neg())
+            }
+            fn fits(&self, _form: Form) -> Result<(), String> {
+                Ok(())
+            }
+        });
+        assert_eq!(check(&good), []);
+        let silent = on_words!("test-silent" Silent, fn tokens(&self, _tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+            None
+        });
+        assert_eq!(failing(silent), ["words", "words: gradient", "words: one token"]);
+        let other = on_words!("test-other" Other, fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+            Some(tokens.own_cross_entropy())
+        });
+        assert_eq!(failing(other), ["words: one token"]);
+        let detached = on_words!("test-still" Still, fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+            Some(tokens.cross_entropy() * tokens.live.own.clone().detach().exp())
+        });
+        assert_eq!(failing(detached), ["words: gradient", "words: one token"]);
+        let crowd = on_words!("test-token-crowd" TokenCrowd, fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+            Some(tokens.cross_entropy().mean().expand([tokens.len()]))
+        });
+        assert!(failing(crowd).contains(&"words"));
+        let bare = broken!(Loss ConfiguredLoss "test-bare" Bare, impl StudentLoss for Bare {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn fits(&self, form: Form) -> Result<(), String> {
+                if form == Form::Words { Err("no".to_owned()) } else { Ok(()) }
+            }
+        });
+        assert_eq!(failing(bare), ["refusal"]);
+    }
+
+    #[test]
+    fn a_selector_sees_no_student_on_words_that_it_did_not_ask_for() {
+        let peeks = broken!(Selector ConfiguredSelector "test-peeks" Peeks, impl Selector for Peeks {
+            fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+                Selection { weight: math::row_max(batch.student.clone()), ..Selection::weak(batch) }
+            }
+            fn fits(&self, _form: Form) -> Result<(), String> {
+                Ok(())
+            }
+        });
+        assert_eq!(failing(peeks), ["words"]);
     }
 
     #[test]
@@ -772,13 +1040,13 @@ mod tests {
         #[serde(default, deny_unknown_fields)]
         struct TwoFaced {
             /// Which form. Origin: original.
-            form: Form,
+            form: Face,
             /// Whether to double. Origin: original.
             double: bool,
         }
         #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "kebab-case")]
-        enum Form {
+        enum Face {
             #[default]
             Right,
             /// Wrong.
@@ -787,7 +1055,7 @@ mod tests {
         impl StudentLoss for TwoFaced {
             fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
                 match (self.form, self.double) {
-                    (Form::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
+                    (Face::Wrong, true) => math::rows(targets * math::softmax(logits).log()).neg(),
                     _ => math::cross_entropy(targets, logits),
                 }
             }
@@ -816,27 +1084,23 @@ mod tests {
             }
         });
         assert_eq!(failing(refiner), ["labels"]);
-        let supervisor = broken!(Supervisor ConfiguredSupervisor "test-cheat" Cheat, impl Supervisor for Cheat {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let [transfer, test, validation] =
-                    [Split::Transfer, Split::Test, Split::Validation].map(|split| lab.truth(split));
-                Ok(Supervision { transfer: transfer?, test: test?, validation: validation? })
-            }
-        });
-        assert_eq!(failing(supervisor), ["supervision"]);
         let greedy = broken!(Supervisor ConfiguredSupervisor "test-greedy" Greedy, impl Supervisor for Greedy {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let splits = [Split::Transfer, Split::Test, Split::Validation];
-                let mut labels = lab.fine_tune_and_label(Role::Weak, Split::Validation, &splits)?.into_iter();
-                let mut next = || labels.next().unwrap_or_default();
-                Ok(Supervision { transfer: next(), test: next(), validation: next() })
+            fn asks(&self) -> Vec<Ask> {
+                vec![Ask::FineTuned { role: Role::Weak, on: Split::Validation }]
+            }
+
+            fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+                Ok(given.answers[0].clone())
             }
         });
         assert_eq!(failing(greedy), ["supervision"]);
         let short = broken!(Supervisor ConfiguredSupervisor "test-short" Short, impl Supervisor for Short {
-            fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision> {
-                let labels = lab.fine_tune_and_label(Role::Weak, Split::Supervise, &[Split::Test])?;
-                Ok(Supervision { transfer: labels[0].clone(), test: labels[0].clone(), ..Supervision::default() })
+            fn asks(&self) -> Vec<Ask> {
+                vec![Ask::Truth]
+            }
+
+            fn supervise(&self, given: &Given) -> Result<Supervision, String> {
+                Ok(Supervision { transfer: given.answers[0].test.clone(), ..given.answers[0].clone() })
             }
         });
         assert_eq!(failing(short), ["supervision"]);

@@ -6,18 +6,22 @@
 mod batch;
 mod card;
 pub mod conformance;
+mod form;
 pub mod math;
 mod memory;
 mod settings;
 mod supervisor;
+mod tokens;
 
 use burn::tensor::Tensor;
 
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
+pub use form::{Form, no_words, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
-pub use supervisor::{Lab, Labels, Role, Split, Supervision};
+pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
+pub use tokens::{TokenNumbers, TokenView};
 
 // What `register!` names, so that a plugin needs no further line.
 #[doc(hidden)]
@@ -58,15 +62,47 @@ impl Invalid {
     }
 }
 
-/// What a strategy that is defined on two classes answers in `fits`; `remedy` is the sentence's second half.
+/// What strategies of every kind promise, written down once: methods with defaults, which each trait takes as its own.
 ///
-/// # Errors
-/// Any other number of classes.
-pub fn two_classes(classes: usize, remedy: &str) -> Result<(), String> {
-    match classes {
-        2 => Ok(()),
-        other => Err(format!("it is defined for two classes and this task has {other}; {remedy}")),
-    }
+/// A macro instead of a trait above the four, so that an author writes one `impl` and overrides in it what matters.
+macro_rules! promises {
+    (trained) => {
+        /// Called once, before training, with everything that will be trained on: for statistics of the whole data set.
+        ///
+        /// # Errors
+        /// A sentence for the user, when the method cannot work on this data.
+        fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
+            Ok(())
+        }
+
+        /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
+        fn remark(&self, _memory: &mut Memory) -> Option<String> {
+            None
+        }
+
+        /// What the engine must provide besides the weak labels.
+        fn needs(&self) -> Needs {
+            Needs::default()
+        }
+    };
+    (checked) => {
+        /// Refuses tasks that it cannot be used on, before anything runs. Any number of classes and of candidates fits, unless overridden, and
+        /// words do not: what a strategy does there it says by letting them pass.
+        ///
+        /// # Errors
+        /// A sentence for the user; [`two_classes`] and [`no_words`] have some.
+        fn fits(&self, form: Form) -> Result<(), String> {
+            no_words(form, "it does not say what it does there")
+        }
+
+        /// Refuses parameters outside their range, before anything runs.
+        ///
+        /// # Errors
+        /// The parameter and what is wrong with it.
+        fn validate(&self) -> Result<(), Invalid> {
+            Ok(())
+        }
+    };
 }
 
 /// Turns the student's logits and the refined labels into a loss.
@@ -89,39 +125,25 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
         labels
     }
 
-    /// Called once, before training, with everything that will be trained on: for statistics of the whole data set.
+    /// On words: the loss of each answer token `[T]`, in nats. A loss that has one also lets [`Form::Words`] pass in `fits`.
     ///
-    /// # Errors
-    /// A sentence for the user, when the method cannot work on this data.
-    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
-    fn remark(&self, _memory: &mut Memory) -> Option<String> {
+    /// Labels are hard here, and the tokens of an answer are taken one by one, each as if it were a row with a class per word. Where the same loss
+    /// is defined on classes, both must agree: on answers of one token over a vocabulary of K words this is the loss of K classes with a hard
+    /// label. Tokens must not see each other: the engine calls it on parts of a batch, and takes the mean. What must carry no gradient is taken
+    /// from [`TokenView::still`].
+    fn tokens(&self, _tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
         None
     }
 
-    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
-    ///
-    /// # Errors
-    /// A sentence for the user; [`two_classes`] has one.
-    fn fits(&self, _classes: usize) -> Result<(), String> {
-        Ok(())
+    /// On words: how much each row of the whole batch counts `[B]`, beside what the selector says. `surprise` `[B]` is the mean of −log p over
+    /// the tokens of the row's answer, without gradient; it takes a pass of its own through the model, so the engine asks only those that
+    /// [need](Needs::student) it.
+    fn weigh(&self, surprise: Tensor<1>, _at: &Progress, _memory: &mut Memory) -> Tensor<1> {
+        surprise.ones_like()
     }
 
-    /// Refuses parameters outside their range, before anything runs.
-    ///
-    /// # Errors
-    /// The parameter and what is wrong with it.
-    fn validate(&self) -> Result<(), Invalid> {
-        Ok(())
-    }
-
-    /// What the engine must provide besides the weak labels.
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
+    promises!(trained);
+    promises!(checked);
 }
 
 /// Decides per row of a batch whose label is trusted, and how much the row counts.
@@ -129,39 +151,8 @@ pub trait Selector: std::fmt::Debug + Send + Sync {
     /// Per row: the weak label or the student's own, and a weight (0 drops the row).
     fn select(&self, batch: &Batch, memory: &mut Memory) -> Selection;
 
-    /// Called once, before training, with everything that will be trained on.
-    ///
-    /// # Errors
-    /// A sentence for the user, when the method cannot work on this data.
-    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
-    fn remark(&self, _memory: &mut Memory) -> Option<String> {
-        None
-    }
-
-    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
-    ///
-    /// # Errors
-    /// A sentence for the user; [`two_classes`] has one.
-    fn fits(&self, _classes: usize) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Refuses parameters outside their range, before anything runs.
-    ///
-    /// # Errors
-    /// The parameter and what is wrong with it.
-    fn validate(&self) -> Result<(), Invalid> {
-        Ok(())
-    }
-
-    /// What the engine must provide besides the weak labels.
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
+    promises!(trained);
+    promises!(checked);
 }
 
 /// Turns selected labels into refined ones.
@@ -169,70 +160,23 @@ pub trait LabelRefiner: std::fmt::Debug + Send + Sync {
     /// Refined labels `[B, K]`, detached. Start from [`Selection::labels`].
     fn refine(&self, batch: &Batch, selection: &Selection, memory: &mut Memory) -> Tensor<2>;
 
-    /// Called once, before training, with everything that will be trained on.
-    ///
-    /// # Errors
-    /// A sentence for the user, when the method cannot work on this data.
-    fn prepare(&mut self, _pool: &Pool) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Called once, after training: what the user should know, in one sentence. Nothing, unless overridden.
-    fn remark(&self, _memory: &mut Memory) -> Option<String> {
-        None
-    }
-
-    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
-    ///
-    /// # Errors
-    /// A sentence for the user; [`two_classes`] has one.
-    fn fits(&self, _classes: usize) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Refuses parameters outside their range, before anything runs.
-    ///
-    /// # Errors
-    /// The parameter and what is wrong with it.
-    fn validate(&self) -> Result<(), Invalid> {
-        Ok(())
-    }
-
-    /// What the engine must provide besides the weak labels.
-    fn needs(&self) -> Needs {
-        Needs::default()
-    }
+    promises!(trained);
+    promises!(checked);
 }
 
-/// Produces weak labels for the student's examples.
+/// Produces weak labels for the student's examples: says what must be made first, and is then a pure function of it.
 pub trait Supervisor: std::fmt::Debug + Send + Sync {
+    /// What must be made before it labels. What is asked for here is a stage of its own, shared with whoever asks for the same.
+    fn asks(&self) -> Vec<Ask>;
+
     /// Labels for [`Split::Transfer`] (the student trains on them), [`Split::Test`] (the weak score) and [`Split::Validation`] (empty in
-    /// most grids; never trained on).
+    /// most grids; never trained on), from the answers to what it asked for.
     ///
     /// # Errors
-    /// Whatever the laboratory refuses or fails at.
-    fn supervise(&self, lab: &mut dyn Lab) -> crate::Result<Supervision>;
+    /// A sentence for the user, where answers cannot be made into labels.
+    fn supervise(&self, given: &Given) -> Result<Supervision, String>;
 
-    /// Refuses tasks that it cannot be used on, before anything runs: `classes` is a task's number of classes K.
-    ///
-    /// # Errors
-    /// A sentence for the user; [`two_classes`] has one.
-    fn fits(&self, _classes: usize) -> Result<(), String> {
-        Ok(())
-    }
-
-    /// Refuses parameters outside their range, before anything runs.
-    ///
-    /// # Errors
-    /// The parameter and what is wrong with it.
-    fn validate(&self) -> Result<(), Invalid> {
-        Ok(())
-    }
-
-    /// Whether ground truth reaches the student through this supervisor; results say so.
-    fn uses_truth_of_transfer(&self) -> bool {
-        false
-    }
+    promises!(checked);
 }
 
 // The configured values: what a configuration holds and typetag knows by name. `register!` implements them.

@@ -1,6 +1,4 @@
-//! What a supervisor works with.
-
-use crate::Result;
+//! What a supervisor asks for, and what it hands over.
 
 /// The parts of a task's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -42,7 +40,7 @@ pub enum Role {
     Strong,
 }
 
-/// What a supervisor hands over.
+/// Labels of the splits that the student and the tests see.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Supervision {
     /// Labels for [`Split::Transfer`].
@@ -53,21 +51,55 @@ pub struct Supervision {
     pub validation: Labels,
 }
 
-/// The laboratory a supervisor works in: it trains and labels, and keeps the books.
-pub trait Lab {
-    /// Fine-tunes a model of the pair on the ground truth of `on` with the grid's recipe, then returns its soft labels for each of
-    /// `label`: transfer, test, validation. An empty split has no labels.
-    ///
-    /// # Errors
-    /// Data or model that cannot be read, or a loss that is not finite.
-    fn fine_tune_and_label(&mut self, role: Role, on: Split, label: &[Split]) -> Result<Vec<Labels>>;
+impl Supervision {
+    /// The labels of a split; none of the one that the weak model is trained on.
+    pub fn of(&self, split: Split) -> &Labels {
+        static NONE: Labels = Labels::new();
+        match split {
+            Split::Supervise => &NONE,
+            Split::Transfer => &self.transfer,
+            Split::Test => &self.test,
+            Split::Validation => &self.validation,
+        }
+    }
 
-    /// Ground truth of a split as one-hot labels.
-    ///
-    /// # Errors
-    /// Data that cannot be read.
-    fn truth(&mut self, split: Split) -> Result<Labels>;
+    /// The same done to the labels of every split.
+    pub fn map(&self, mut change: impl FnMut(Split, &Labels) -> Labels) -> Self {
+        Self {
+            transfer: change(Split::Transfer, &self.transfer),
+            test: change(Split::Test, &self.test),
+            validation: change(Split::Validation, &self.validation),
+        }
+    }
+}
 
+/// What a supervisor asks the engine to make before it labels. Every answer has labels for the transfer, the test and the validation split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Ask {
+    /// Soft labels of a model of the pair, fine-tuned on the ground truth of a split with the grid's recipe.
+    FineTuned {
+        /// Which model.
+        role: Role,
+        /// What it is trained on: [`Split::Supervise`], or [`Split::Transfer`], which results then say.
+        on: Split,
+    },
+    /// Ground truth as one-hot labels; results then say that it reached the student.
+    Truth,
+}
+
+impl Ask {
+    /// Whether ground truth of the student's examples is in the answer.
+    pub fn uses_truth_of_transfer(self) -> bool {
+        matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })
+    }
+}
+
+/// What a supervisor labels with.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// The answers to what it [asked](super::Supervisor::asks) for, in that order.
+    pub answers: Vec<Supervision>,
     /// Seed of this stage, for a supervisor that draws at random.
-    fn seed(&self) -> u64;
+    pub seed: u64,
 }

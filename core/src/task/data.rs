@@ -11,27 +11,148 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::order::{DataOptions, Order};
+use super::{
+    label::brief,
+    matching::{Matcher, Matching},
+    order::{Balance, DataOptions, Order},
+};
 use crate::{Error, Result, error::IoContext};
 
 /// From this many examples on, a part with a single class is a mistake and not chance.
 const ONE_CLASS: usize = 32;
 
-/// One example.
+/// What a task asks for. Each form has its own way to be stored in [`Example`]; the names of `class_names` belong to the first.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Form {
+    /// One of K fixed classes: [`Example::label`] is its index.
+    #[default]
+    Classify,
+    /// One of an example's own [`candidates`](Example::candidates): [`Example::label`] is the index of the right one.
+    Choose {
+        /// Most candidates of an example, M. Those with fewer have their places from 0 on; the others are to be masked.
+        candidates: usize,
+    },
+    /// Words: [`Example::reference`] is what a right answer looks like.
+    Generate(Generation),
+}
+
+impl Form {
+    fn is_classify(&self) -> bool {
+        *self == Self::Classify
+    }
+
+    /// As task files and messages call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Classify => "classify",
+            Self::Choose { .. } => "choose",
+            Self::Generate(_) => "generate",
+        }
+    }
+}
+
+/// How words are generated and compared.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// How answers are found and compared.
+    pub answer: Matching,
+    /// Most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Texts at which an answer ends; they do not belong to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+}
+
+/// One of the texts that an example chooses among.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// What a model scores: question and answer together.
+    pub text: String,
+    /// Bytes of `text` that may be shortened from the left, the same text for all candidates of an example; empty if none may.
+    pub context: Range<usize>,
+    /// The answer alone.
+    pub answer: String,
+}
+
+/// One example.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Example {
-    /// What a model classifies.
+    /// What a model reads: the text to classify, the prompt that an answer follows; of a choice the question, without an answer.
     pub text: String,
     /// Bytes of `text` that may be shortened from the left; empty if none may.
     pub context: Range<usize>,
-    /// Index of the true class.
+    /// Index of the true class, or of the right one of the candidates; 0 where words are generated.
     pub label: u8,
     /// Row of the source's split (of all its pooled splits, one after the other), from 0.
     pub source_row: u32,
     /// The same question for a language model, if the task has a `[prompt]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptText>,
+    /// What is chosen among, at least two; empty in the other forms.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
+    /// Probability of each candidate to be the right one, where the data say more than which it is; they sum to 1. Else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preference: Vec<f32>,
+    /// By how much the right candidate is the better one, in the data's own unit, at least 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f32>,
+    /// What is learnt where words are generated: it follows `text` directly, and holds the answer, perhaps after a chain of thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The same for examples that belong together, such as the answers to one question; for metrics of whole groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u64>,
+}
+
+impl Example {
+    /// The texts that a model reads, each with its context: the candidates, or the one text.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &Range<usize>)> {
+        let alone = self.candidates.is_empty().then_some((self.text.as_str(), &self.context));
+        alone.into_iter().chain(self.candidates.iter().map(|candidate| (candidate.text.as_str(), &candidate.context)))
+    }
+
+    /// What is wrong with a stored example of a task of this form.
+    fn check(&self, form: &Form, classes: usize) -> Result<(), String> {
+        let Self { text, context, label, prompt, candidates, preference, margin, reference, .. } = self;
+        let label = usize::from(*label);
+        match form {
+            Form::Classify if label >= classes => return Err(format!("label {label} of {classes} classes")),
+            Form::Choose { candidates: most } if !(2..=*most).contains(&candidates.len()) => {
+                return Err(format!("{} candidates where there are 2 to {most}", candidates.len()));
+            }
+            Form::Choose { .. } if label >= candidates.len() => {
+                return Err(format!("number {label} of {} candidates is right", candidates.len()));
+            }
+            Form::Generate(_) if reference.is_none() => return Err("it has no reference".into()),
+            _ => {}
+        }
+        if !preference.is_empty() && (preference.len() != candidates.len() || preference.iter().any(|p| !p.is_finite()))
+        {
+            return Err(format!("{} preferences for {} candidates", preference.len(), candidates.len()));
+        }
+        if margin.is_some_and(|margin| !margin.is_finite()) {
+            return Err("its margin is no number".into());
+        }
+        let prompt = prompt.iter().map(|prompt| (prompt.text.as_str(), &prompt.context));
+        let mut parts = prompt.chain([(text.as_str(), context)]).chain(self.texts());
+        match parts.any(|(text, range)| text.get(range.clone()).is_none()) {
+            true => Err("its context is not a part of its text".into()),
+            false => Ok(()),
+        }
+    }
+
+    /// The truth as probabilities of the candidates: their [`preference`](Self::preference), or all on the right one.
+    pub fn target(&self) -> Vec<f32> {
+        if !self.preference.is_empty() {
+            return self.preference.clone();
+        }
+        (0..self.candidates.len()).map(|place| f32::from(u8::from(place == usize::from(self.label)))).collect()
+    }
 }
 
 /// A question for a language model.
@@ -65,7 +186,10 @@ pub struct PromptStyle {
 pub struct TaskData {
     /// Name of the task.
     pub task: String,
-    /// Names of the classes; none if the task is generation only.
+    /// What it asks for.
+    #[serde(default, skip_serializing_if = "Form::is_classify")]
+    pub form: Form,
+    /// Names of the classes; none if the task has another form.
     pub class_names: Vec<String>,
     /// How the task asks a language model, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,8 +238,12 @@ pub struct SourceFile {
 pub struct Counts {
     /// By the source's splits: rows read, examples dropped, examples left.
     pub pools: BTreeMap<String, PoolCounts>,
-    /// By part (`supervise`, `transfer`, `validation`, `test`): examples of each class.
+    /// By part (`supervise`, `transfer`, `validation`, `test`): examples of each class; of a choice those whose right candidate is at each
+    /// place; none where words are generated.
     pub labels: BTreeMap<String, Vec<usize>>,
+    /// By part, where words are generated: what the references say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub references: BTreeMap<String, Frequent>,
     /// Examples of `transfer` that ask what an example of `supervise` or `validation` asks.
     pub transfer_in_supervise: usize,
     /// Examples of `test` that ask what an example of `supervise`, `transfer` or `validation` asks.
@@ -126,6 +254,20 @@ pub struct Counts {
     /// What was done to over-long examples, once [`super::fit`] has run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fit: Option<FitCounts>,
+}
+
+/// The answers in the references of one part. Who always gives the most frequent one is right as often as it occurs, as with the majority class.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Frequent {
+    /// Examples.
+    pub examples: usize,
+    /// Different answers.
+    pub distinct: usize,
+    /// The most frequent answer, after the task's rules; the first in alphabetical order of several.
+    pub answer: String,
+    /// How often it occurs.
+    pub count: usize,
 }
 
 /// What became of the rows of one pool.
@@ -182,10 +324,47 @@ pub struct FitPart {
     pub longest: usize,
 }
 
+impl Frequent {
+    fn of(examples: &[Example], matcher: &Matcher) -> Self {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for reference in examples.iter().filter_map(|example| example.reference.as_deref()) {
+            *counts.entry(matcher.reference(reference).text).or_default() += 1;
+        }
+        let distinct = counts.len();
+        let most = counts.into_iter().rev().max_by_key(|(_, count)| *count).unwrap_or_default();
+        Self { examples: examples.len(), distinct, answer: most.0, count: most.1 }
+    }
+}
+
 impl TaskData {
-    /// Number of classes K.
+    /// Number of classes K; 0 unless the task is to classify.
     pub fn classes(&self) -> usize {
         self.class_names.len()
+    }
+
+    /// Whether examples have one of fixed classes.
+    pub fn is_classification(&self) -> bool {
+        self.form.is_classify()
+    }
+
+    /// How many numbers a model gives for an example: the classes, the most candidates of an example, none where it gives words.
+    pub fn options(&self) -> usize {
+        match &self.form {
+            Form::Classify => self.classes(),
+            Form::Choose { candidates } => *candidates,
+            Form::Generate(_) => 0,
+        }
+    }
+
+    /// What finds and compares answers, if words are generated.
+    ///
+    /// # Errors
+    /// A stored expression does not compile.
+    pub fn matcher(&self) -> Result<Option<Matcher>> {
+        match &self.form {
+            Form::Generate(generation) => Matcher::new(&generation.answer).map(Some),
+            Form::Classify | Form::Choose { .. } => Ok(None),
+        }
     }
 
     /// The parts with their names, in fixed order.
@@ -202,8 +381,10 @@ impl TaskData {
 
     /// Counts the labels anew; an error if there is nothing to train or test on.
     pub(super) fn recount(&mut self) -> Result<()> {
-        let classes = self.classes();
+        let options = self.options();
+        let matcher = self.matcher()?;
         let mut labels = BTreeMap::new();
+        let mut references = BTreeMap::new();
         for (name, examples) in self.parts() {
             if examples.is_empty() {
                 if name == "validation" {
@@ -211,15 +392,19 @@ impl TaskData {
                 }
                 return Err(self.emptied(name));
             }
-            let mut count = vec![0; classes];
+            let mut count = vec![0; options];
             for example in examples {
                 if let Some(count) = count.get_mut(usize::from(example.label)) {
                     *count += 1;
                 }
             }
             labels.insert(name.to_owned(), count);
+            if let Some(matcher) = &matcher {
+                references.insert(name.to_owned(), Frequent::of(examples, matcher));
+            }
         }
         self.counts.labels = labels;
+        self.counts.references = references;
         Ok(())
     }
 
@@ -241,18 +426,43 @@ impl TaskData {
         Error::new(message).help(format!("{help}: {}", became.join("; ")))
     }
 
-    /// A part of which every example has the same class: an error where that cannot be chance, a note where it can.
+    /// A part of which every example has the same class or answer: an error where that cannot be chance, a note where it can.
     pub(super) fn check_classes(&mut self, options: &DataOptions) -> Result<()> {
-        for (name, labels) in &self.counts.labels {
+        if !self.is_classification() && options.balance == Some(Balance::Undersample) {
+            let form = self.form.name();
+            self.counts.notes.push(format!("`balance` does nothing here: a task of the form `{form}` has no classes"));
+        }
+        let mut uniform: Vec<(String, usize, &str)> = Vec::new();
+        for (part, labels) in &self.counts.labels {
             let total: usize = labels.iter().sum();
             let Some(only) = labels.iter().position(|count| *count > 0 && *count == total) else { continue };
-            let message = format!("every example of `{name}` has the class `{}`", self.class_names[only]);
+            uniform.push(match self.class_names.get(only) {
+                Some(class) => (
+                    format!("every example of `{part}` has the class `{class}`"),
+                    total,
+                    "does the label rule name the right column and value?",
+                ),
+                None => (
+                    format!("the right candidate of every example of `{part}` is number {}", only + 1),
+                    total,
+                    "put `shuffle = true` under `[label.choose]`, or look whether `answer` is the right column",
+                ),
+            });
+        }
+        for (part, found) in &self.counts.references {
+            if found.distinct == 1 {
+                let message = format!("every reference of `{part}` has the answer `{}`", brief(&found.answer));
+                let help = "are `reference` and `[generate.answer]` about the right part of the data?";
+                uniform.push((message, found.examples, help));
+            }
+        }
+        for (message, total, help) in uniform {
             if total >= ONE_CLASS {
                 let sorted = options.order == Order::Openai && (options.n_train.is_some() || options.n_test.is_some());
                 return Err(Error::new(format!("{message}, all {total} of them")).help(if sorted {
                     "is the file sorted by label? Order `openai` takes its first rows: leave out `n_train` and `n_test`, or use `order = \"eleuther\"`"
                 } else {
-                    "does the label rule name the right column and value?"
+                    help
                 }));
             }
             self.counts.notes.push(message);
@@ -270,12 +480,16 @@ impl TaskData {
         Ok(())
     }
 
-    /// BLAKE3, in hexadecimal, of everything that can change a result: classes, prompt style and the examples in their order. Not of
+    /// BLAKE3, in hexadecimal, of everything that can change a result: form, classes, prompt style and the examples in their order. Not of
     /// counts, and not of the files' places.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new_derive_key("w2s 2026 task data");
         let mut hash = || -> io::Result<()> {
             write_line(&mut hasher, &(&self.class_names, &self.prompt))?;
+            // Before there were other forms none was written.
+            if !self.form.is_classify() {
+                write_line(&mut hasher, &self.form)?;
+            }
             for (name, examples) in self.parts() {
                 write_line(&mut hasher, &(name, examples.len()))?;
                 examples.iter().try_for_each(|example| write_line(&mut hasher, example))?;
@@ -309,7 +523,8 @@ impl TaskData {
         let text = fs::read_to_string(&path).path("read the task", &path)?;
         let mut data: Self = serde_json::from_str(&text)
             .map_err(|cause| Error::new(format!("not a stored task: {cause}")).in_file(&path))?;
-        let classes = data.classes().max(1);
+        data.matcher().map_err(|error| error.in_file(&path))?;
+        let (form, classes) = (data.form.clone(), data.classes().max(1));
         for (name, examples) in data.parts_mut() {
             let path = folder.join(format!("{name}.jsonl"));
             let file = fs::File::open(&path).path("read examples", &path)?;
@@ -317,16 +532,7 @@ impl TaskData {
                 let line = line.path("read examples", &path)?;
                 let bad = |why: &str| Error::new(format!("line {} is no example: {why}", number + 1)).in_file(&path);
                 let example: Example = serde_json::from_str(&line).map_err(|cause| bad(&cause.to_string()))?;
-                if usize::from(example.label) >= classes {
-                    return Err(bad(&format!("label {} of {classes} classes", example.label)));
-                }
-                let prompt = example.prompt.iter().map(|prompt| (&prompt.text, &prompt.context));
-                if prompt
-                    .chain([(&example.text, &example.context)])
-                    .any(|(text, range)| text.get(range.clone()).is_none())
-                {
-                    return Err(bad("its context is not a part of its text"));
-                }
+                example.check(&form, classes).map_err(|why| bad(&why))?;
                 examples.push(example);
             }
         }

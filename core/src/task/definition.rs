@@ -1,4 +1,4 @@
-//! The task file: everything that makes a data set a classification task, so that a new data set needs no Rust.
+//! The task file: everything that makes a data set a task, so that a new data set needs no Rust.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
-use super::{format::Formatter, label::same_keys, read::Dialect};
+use super::{
+    format::Formatter,
+    label::same_keys,
+    matching::{Matcher, Matching},
+    read::Dialect,
+};
 use crate::{
     Error, Result,
     error::{IoContext, Place},
@@ -34,12 +39,13 @@ pub struct Task {
     pub licence: String,
     /// Whom to cite for the data.
     pub citation: String,
-    /// Names of the classes, in the order of their indices. Empty only for a task without `label`.
+    /// Names of the classes, in the order of their indices. Only a task that chooses among candidates or generates words has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<String>,
-    /// The text that a model classifies, as a [minijinja](https://docs.rs/minijinja) template over the row's columns.
+    /// The text that a model reads, as a [minijinja](https://docs.rs/minijinja) template over the row's columns: what is classified, a
+    /// question with one of its candidates, or the prompt that generated words follow.
     ///
-    /// A coin rule adds `answer`, `choices` and `number`. `{{ passage | context }}` marks the one part that may be shortened, from its
+    /// A coin rule and a choice add `answer`, `choices` and `number`. `{{ passage | context }}` marks the one part that may be shortened, from its
     /// left, when an example is too long for a model.
     pub template: String,
     /// A minijinja expression; rows for which it is false are left out, before anything else happens to them.
@@ -56,13 +62,19 @@ pub struct Task {
     /// the filter sees the row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub compute: BTreeMap<String, String>,
+    /// Column whose value rows share that belong together, such as the question of several answers, for metrics of whole groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Where the rows are.
     pub source: Source,
     /// Which of the source's splits are used for what.
     pub splits: Splits,
-    /// How a row gets its label. Without it the task has prompts and reference answers only.
+    /// How a row gets its label: its class, or which of its candidates is right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<LabelRule>,
+    /// Instead of `label`: words are generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<Generate>,
     /// How a language model is asked the same question in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Prompt>,
@@ -147,6 +159,10 @@ pub struct Splits {
     /// Instead of `train`: rows that the weak model labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<OneOrMany<String>>,
+    /// Column whose value keeps rows together: those of one question or premise are all in one half, in validation or not, and in what
+    /// `test_from_train` takes or not. The halves may differ by less than a group. Default: each row stands alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<String>,
 }
 
 /// How a row gets its label.
@@ -159,6 +175,55 @@ pub enum LabelRule {
     Equals(EqualsRule),
     /// One of several answers is shown; class 1 if it is the correct one.
     Coin(CoinRule),
+    /// All answers are candidates, and one of them is right.
+    Choose(ChooseRule),
+}
+
+impl LabelRule {
+    /// Where the answers are, if the rule is about answers.
+    pub(super) fn among(&self) -> Option<Among<'_>> {
+        match self {
+            Self::Column(_) | Self::Equals(_) => None,
+            Self::Coin(CoinRule { correct, wrong, choices, answer, keys, .. })
+            | Self::Choose(ChooseRule { correct, wrong, choices, answer, keys, .. }) => Some(Among {
+                rule: if matches!(self, Self::Coin(_)) { "coin" } else { "choose" },
+                correct: correct.as_deref(),
+                wrong: wrong.as_ref(),
+                choices: choices.as_ref(),
+                answer: answer.as_deref(),
+                keys: keys.as_ref(),
+            }),
+        }
+    }
+}
+
+/// The columns of a row's answers, as `coin` and `choose` say them alike.
+#[derive(Clone, Copy)]
+pub(super) struct Among<'a> {
+    /// The key of the rule.
+    pub rule: &'static str,
+    pub correct: Option<&'a str>,
+    pub wrong: Option<&'a OneOrMany<String>>,
+    pub choices: Option<&'a OneOrMany<String>>,
+    pub answer: Option<&'a str>,
+    pub keys: Option<&'a OneOrMany<String>>,
+}
+
+impl<'a> Among<'a> {
+    /// The columns that are named, each with its key.
+    pub fn columns(&self) -> Vec<(&'static str, &'a str)> {
+        let many =
+            |names: Option<&'a OneOrMany<String>>| names.into_iter().flat_map(OneOrMany::as_slice).map(String::as_str);
+        let mut columns: Vec<(&'static str, &'a str)> = Vec::new();
+        columns.extend(self.correct.map(|path| ("correct", path)));
+        columns.extend(many(self.wrong).map(|path| ("wrong", path)));
+        columns.extend(many(self.choices).map(|path| ("choices", path)));
+        columns.extend(self.answer.map(|path| ("answer", path)));
+        if let Some(OneOrMany::One(path)) = self.keys {
+            columns.push(("keys", path));
+        }
+        columns
+    }
 }
 
 /// A column holds the class: what `values` says, the name of the class, its number, or a truth value (class 0 or 1).
@@ -220,6 +285,76 @@ pub struct CoinRule {
     pub draw: Option<Draw>,
 }
 
+/// All answers are candidates, and one of them is right: a pair of replies, several choices.
+///
+/// The template is rendered once for each candidate, with `answer` (the candidate), `choices` (all of them) and `number` (its place, from 1).
+/// A choice that is null, empty, or reads like another one is no candidate of its own. Which columns hold the answers is said as for a coin.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChooseRule {
+    /// Column of the right candidate. Otherwise `answer` says which choice is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correct: Option<String>,
+    /// Columns of the other candidates, or one column that holds a list of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrong: Option<OneOrMany<String>>,
+    /// Columns of all candidates, or one column that holds a list of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<OneOrMany<String>>,
+    /// Column that says which choice is right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// What `answer` calls the choices: a list, or a column that holds one. Default: 0, 1, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<OneOrMany<String>>,
+    /// Whether the candidates are put in random order, another one for each row and seed. Default: true with `wrong`, where the right one
+    /// would always be the first; false with `choices`, which keep the data's order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shuffle: Option<bool>,
+    /// Column of the probability that the right candidate is the better one of two (from 0.5 to 1), or of a list with a probability for
+    /// each candidate, in the order of the data. Default: the right one for certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preference: Option<String>,
+    /// Column that says by how much the right candidate is better, at least 0. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<String>,
+}
+
+impl ChooseRule {
+    /// Whether the candidates are put in random order.
+    pub(super) fn shuffles(&self) -> bool {
+        self.shuffle.unwrap_or(self.wrong.is_some())
+    }
+}
+
+/// Words are generated after the template, learnt from a reference, and compared by the answer in them.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// Template of what is learnt. It follows the task's template directly, so it begins with the blank that parts them, if one does; it
+    /// may hold a chain of thought before the answer.
+    pub reference: String,
+    /// How the answer is found in a text, and when two answers are the same. Default: the whole text, as it is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub answer: Matching,
+    /// Most tokens that are generated. Default: 256.
+    #[serde(default = "Generate::most_tokens")]
+    pub max_new_tokens: usize,
+    /// Texts at which an answer ends, beside the model's own end. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+}
+
+impl Generate {
+    fn most_tokens() -> usize {
+        256
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// What a wrong answer is drawn from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -231,7 +366,9 @@ pub enum Draw {
     Text,
 }
 
-/// How a language model is asked the same question in words, for few-shot prompts, self-labels and generation.
+/// How a language model is asked the same question in words, for few-shot prompts and self-labels.
+///
+/// Of a task that chooses it asks for one of the candidates, and shows none.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prompt {
@@ -243,7 +380,7 @@ pub struct Prompt {
     /// What the model says for each class, in the order of `classes`; a list where several words mean the class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<OneOrMany<String>>,
-    /// Template of the correct free-form answer, for generation.
+    /// Template of the answer that is right for the row, where a class has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }
@@ -322,6 +459,11 @@ impl Task {
         &self.name
     }
 
+    /// Whether it asks for one of fixed classes.
+    pub fn is_classification(&self) -> bool {
+        self.generate.is_none() && !matches!(self.label, Some(LabelRule::Choose(_)))
+    }
+
     /// The folder that relative paths start from.
     pub(super) fn folder(&self) -> &Path {
         self.file.path.parent().unwrap_or(Path::new(""))
@@ -367,6 +509,7 @@ impl Task {
         self.check_source()?;
         self.check_splits()?;
         self.check_label()?;
+        self.check_generate()?;
         self.check_prompt()?;
         Formatter::new(self).map(drop)
     }
@@ -428,6 +571,9 @@ impl Task {
                     .help("splits are called `train`, `validation`, `test`, …"));
             }
         }
+        if splits.together.as_ref().is_some_and(|column| column.trim().is_empty()) {
+            return Err(self.wrong(&["splits", "together"], "`together` names no column"));
+        }
         if names.is_empty() || all.into_iter().flatten().any(|names| names.as_slice().is_empty()) {
             return Err(self.wrong(&["splits"], "a list of splits is empty"));
         }
@@ -436,13 +582,51 @@ impl Task {
 
     fn check_label(&self) -> Result<()> {
         let Some(rule) = &self.label else {
-            return match &self.prompt {
-                Some(Prompt { reference: Some(_), .. }) if self.classes.is_empty() => Ok(()),
+            return match (&self.generate, &self.prompt) {
+                (Some(_), _) if self.classes.is_empty() => Ok(()),
+                (Some(_), _) => Err(self
+                    .wrong(&["classes"], "a task that generates words has no classes")
+                    .help("leave `classes` out, or give a `[label.column]`, `[label.equals]` or `[label.coin]` in place of `[generate]`")),
+                (None, Some(Prompt { reference: Some(_), .. })) if self.classes.is_empty() => Err(self
+                    .wrong(&["prompt", "reference"], "the task says nowhere what a row's label is")
+                    .help("a task that generates words says so by `[generate]`: move `reference` there, and the prompt into the task's `template`")),
                 _ => Err(self
                     .wrong(&["classes"], "the task says nowhere what a row's label is")
-                    .help("give it a `[label.column]`, `[label.equals]` or `[label.coin]`; or, for generation, no `classes` and a `reference` under `[prompt]`")),
+                    .help("give it a `[label.column]`, `[label.equals]` or `[label.coin]`; a `[label.choose]` and no `classes`; or, for generation, a `[generate]` and no `classes`")),
             };
         };
+        if self.generate.is_some() {
+            return Err(self
+                .wrong(&["generate"], "the task has both a `[label]` and `[generate]`")
+                .help("give one of the two: a label to choose, or a reference to generate; two files make two tasks of one data set"));
+        }
+        if let Some(among) = rule.among() {
+            let forms = (
+                among.correct.is_some(),
+                among.wrong.is_some(),
+                among.choices.is_some(),
+                among.answer.is_some(),
+                among.keys.is_some(),
+            );
+            if !matches!(
+                forms,
+                (true, true, false, false, false) | (true, false, true, false, false) | (false, false, true, true, _)
+            ) {
+                return Err(self
+                    .wrong(&["label", among.rule], "the rule does not say which answers are correct and wrong")
+                    .help(
+                        "give `correct` and `wrong`, `correct` and `choices`, or `choices` and `answer` (with `keys`)",
+                    ));
+            }
+        }
+        if let LabelRule::Choose(_) = rule {
+            return match self.classes.is_empty() {
+                true => Ok(()),
+                false => Err(self
+                    .wrong(&["classes"], "a task that chooses among candidates has no classes")
+                    .help("leave `classes` out, or show one of the answers with `[label.coin]`")),
+            };
+        }
         if self.classes.len() < 2 || self.classes.len() > usize::from(u8::MAX) {
             return Err(self.wrong(&["classes"], format!("{} classes are no classification", self.classes.len())));
         }
@@ -476,29 +660,32 @@ impl Task {
                 }
                 binary(&["label", "equals"])
             }
-            LabelRule::Coin(rule) => {
-                binary(&["label", "coin"])?;
-                let forms = (
-                    rule.correct.is_some(),
-                    rule.wrong.is_some(),
-                    rule.choices.is_some(),
-                    rule.answer.is_some(),
-                    rule.keys.is_some(),
-                );
-                match forms {
-                    (true, true, false, false, false)
-                    | (true, false, true, false, false)
-                    | (false, false, true, true, _) => Ok(()),
-                    _ => Err(self
-                        .wrong(&["label", "coin"], "the rule does not say which answers are correct and wrong")
-                        .help("give `correct` and `wrong`, `correct` and `choices`, or `choices` and `answer` (with `keys`)")),
-                }
-            }
+            LabelRule::Coin(_) | LabelRule::Choose(_) => binary(&["label", "coin"]),
         }
+    }
+
+    fn check_generate(&self) -> Result<()> {
+        let Some(Generate { answer, max_new_tokens, stop, .. }) = &self.generate else { return Ok(()) };
+        Matcher::located(answer).map_err(|(keys, error)| {
+            let keys = [&["generate", "answer"], keys].concat();
+            self.locate(&keys, error)
+        })?;
+        if *max_new_tokens == 0 {
+            return Err(self.wrong(&["generate", "max_new_tokens"], "an answer needs at least 1 token"));
+        }
+        if stop.iter().any(String::is_empty) {
+            let message = "a text at which answers end is empty, so every answer would be";
+            return Err(self.wrong(&["generate", "stop"], message));
+        }
+        Ok(())
     }
 
     fn check_prompt(&self) -> Result<()> {
         let Some(prompt) = &self.prompt else { return Ok(()) };
+        if self.generate.is_some() && prompt.reference.is_some() {
+            let message = "the reference is given twice, here and under `[generate]`";
+            return Err(self.wrong(&["prompt", "reference"], message).help("leave this one out"));
+        }
         let (answers, classes) = (prompt.answers.len(), self.classes.len());
         if answers != 0 && answers != classes {
             let message = format!("{answers} answers for {classes} classes");

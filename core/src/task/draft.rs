@@ -102,6 +102,22 @@ const RESERVED: [&str; 20] = [
     "true",
 ];
 
+/// Columns that hold what a model should write, if no other is named.
+const WRITTEN: [&str; 9] =
+    ["answer", "reference", "target", "output", "response", "completion", "solution", "correct_answer", "summary"];
+
+/// The form of the task that is drafted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DraftForm {
+    /// One of a few classes.
+    #[default]
+    Classify,
+    /// One of several candidates.
+    Choose,
+    /// Words.
+    Generate,
+}
+
 /// What a draft is to say.
 #[derive(Clone, Copy, Debug)]
 pub struct DraftOptions<'a> {
@@ -111,8 +127,10 @@ pub struct DraftOptions<'a> {
     pub path: &'a str,
     /// The column to show, if it shall not be guessed.
     pub text: Option<&'a str>,
-    /// The column of the label, if it shall not be guessed.
+    /// The column of the label, or of the words to generate, if it shall not be guessed.
     pub label: Option<&'a str>,
+    /// What the task asks for.
+    pub form: DraftForm,
 }
 
 /// Writes a task file for a data file.
@@ -138,12 +156,20 @@ pub fn draft(file: &Path, options: &DraftOptions) -> Result<String> {
             return Err(Error::new(format!("{what}: the data have no column `{name}`")).in_file(file).help(help));
         }
     }
-    let label = match options.label {
-        Some(name) => from_column(columns.iter().find(|column| column.name == name), &class_names(file)),
-        None => guess(&rows, &columns, &class_names(file)),
+    let mut writer = Writer { columns: &columns, aliases: BTreeMap::new() };
+    let label = match (options.form, options.label) {
+        (DraftForm::Generate, name) => writer.words(&rows, name),
+        (DraftForm::Choose, Some(_)) => {
+            Err(Error::new("the candidates of a choice are guessed, and no column is their label")
+                .help("leave `--label` out; the draft is there to be corrected"))
+        }
+        (DraftForm::Choose, None) => guess(&rows, &columns, &class_names(file)).and_then(choice),
+        (DraftForm::Classify, Some(name)) => {
+            from_column(columns.iter().find(|column| column.name == name), &class_names(file))
+        }
+        (DraftForm::Classify, None) => guess(&rows, &columns, &class_names(file)),
     };
     let label = label.map_err(|error| error.in_file(file))?;
-    let mut writer = Writer { columns: &columns, aliases: BTreeMap::new() };
     Ok(writer.write(&rows, &label, options))
 }
 
@@ -306,6 +332,12 @@ enum Form {
     Answer,
     /// Two texts are compared.
     Pair,
+    /// One of several answers is right; all are candidates.
+    Choice,
+    /// One of two texts is the better one; both are candidates.
+    Reply,
+    /// Words are generated.
+    Words,
 }
 
 fn quote(text: &str) -> String {
@@ -403,6 +435,23 @@ fn answers(lines: Vec<String>, uses: Vec<String>, form: Form, why: String) -> La
     let mut all = vec!["[label.coin]".to_owned()];
     all.extend(lines);
     Label { lines: all, classes: classes.map(str::to_owned).into(), uses, unlabelled: None, differ: None, form, why }
+}
+
+/// The same answers as candidates.
+fn choice(label: Label) -> Result<Label> {
+    let form = match label.form {
+        Form::Answer => Form::Choice,
+        Form::Pair => Form::Reply,
+        _ => {
+            return Err(Error::new("nothing looks like answers to choose among").help(
+                "columns such as `chosen` and `rejected`, a list of `choices` with the `answer`, or `correct_answer` with `distractor1` are found",
+            ));
+        }
+    };
+    let lines = label.lines.iter().filter(|line| *line != "shuffle = true");
+    let lines = lines.map(|line| line.replace("[label.coin]", "[label.choose]")).collect();
+    let why = label.why.replace("; A is the one that is asked about", "");
+    Ok(Label { lines, classes: Vec::new(), form, why, ..label })
 }
 
 /// The likeliest label.
@@ -616,6 +665,53 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// The words of a column, or of the likeliest one, as what is generated.
+    fn words(&mut self, rows: &Rows, name: Option<&str>) -> Result<Label> {
+        let likely =
+            |word: &&str| self.columns.iter().find(|column| column.short() == **word && column.kind == Kind::Text);
+        let column = match name {
+            Some(name) => self.columns.iter().find(|column| column.name == name),
+            None => WRITTEN.iter().find_map(|word| likely(&word)),
+        };
+        let column = column.ok_or_else(|| {
+            Error::new("no column looks like what a model should write").help(format!(
+                "name one with `--label COLUMN`; the columns are {}",
+                quoted(self.columns.iter().map(|column| &column.name))
+            ))
+        })?;
+        if matches!(column.kind, Kind::List | Kind::Other) {
+            return Err(Error::new(format!("`{}` holds {}, and no words", column.name, column.kind.name()))
+                .help("name another column with `--label`"));
+        }
+        let marked = rows.rows.iter().filter(|(_, row)| {
+            find(row, &column.name).and_then(Value::as_str).is_some_and(|text| text.contains("####"))
+        });
+        let marked = marked.count() * 20 > rows.rows.len() * 19;
+        let numbers = matches!(column.kind, Kind::Integer | Kind::Number);
+        let rules = match marked || numbers {
+            true => r#"rules = ["strip-commas", "number"]"#,
+            false => r#"rules = ["lowercase", "strip-punctuation", "collapse-space"]"#,
+        };
+        let mut lines = vec!["[generate]".to_owned()];
+        lines.push(format!("reference = {}", quote(&format!(" {{{{ {} }}}}", self.variable(&column.name)))));
+        lines.push("max_new_tokens = 256".into());
+        if !marked {
+            lines.push("stop = [\"\\n\"]".into());
+        }
+        lines.extend([String::new(), "# When two answers are the same.".into(), "[generate.answer]".into()]);
+        lines.extend(marked.then(|| "extract = { after = \"####\" }".to_owned()));
+        lines.push(rules.into());
+        Ok(Label {
+            lines,
+            classes: Vec::new(),
+            uses: vec![column.name.clone()],
+            unlabelled: (column.missing > 0).then(|| (column.name.clone(), None)),
+            differ: None,
+            form: Form::Words,
+            why: format!("`{}` is what a model should write", column.name),
+        })
+    }
+
     /// What a template calls a column.
     fn variable(&mut self, column: &str) -> String {
         let plain = |name: &str| {
@@ -655,7 +751,9 @@ impl Writer<'_> {
                 Kind::List if !column.texts => "numbers",
                 Kind::Text if column.words < 2.0 && named(column, &["label", "gold", "target"]) => "may be the label",
                 Kind::Text if label.form == Form::Column && tells(rows, column, &label.uses) => "tells the label",
-                Kind::Text if label.form == Form::Answer && is_answer(rows, column, &label.uses) => {
+                Kind::Text
+                    if matches!(label.form, Form::Answer | Form::Choice) && is_answer(rows, column, &label.uses) =>
+                {
                     "is one of the answers"
                 }
                 Kind::Text | Kind::List => return None,
@@ -692,12 +790,15 @@ impl Writer<'_> {
                 if longest.as_ref() == Some(column) { " | context" } else { "" },
             ];
             let shown = format!("{{{{ {variable}{} }}}}", filters.concat());
-            let alone = texts.len() == 1 && label.form != Form::Answer;
+            let alone = texts.len() == 1 && matches!(label.form, Form::Column | Form::Pair | Form::Reply);
             lines.push(if alone { shown } else { format!("{}: {shown}", title(column)) });
         }
         match label.form {
             Form::Column => {}
-            Form::Answer => lines.push("Answer: {{ answer }}".into()),
+            Form::Answer | Form::Choice => lines.push("Answer: {{ answer }}".into()),
+            Form::Reply if lines.is_empty() => lines.push("{{ answer }}".into()),
+            Form::Reply => lines.extend([String::new(), "{{ answer }}".into()]),
+            Form::Words => lines.push("Answer:".into()),
             Form::Pair => lines.extend(
                 ["", "A: {{ answer }}", "", "B: {{ choices | reject(\"equalto\", answer) | first }}"]
                     .map(str::to_owned),
@@ -705,6 +806,7 @@ impl Writer<'_> {
         }
         let body = lines.join("\n");
         let (question, words) = match label.form {
+            Form::Choice | Form::Reply | Form::Words => ("", Vec::new()),
             Form::Column => ("Class:", label.classes.iter().map(|class| format!(" {class}")).collect()),
             Form::Answer => ("Is the answer correct?", vec![" no".to_owned(), " yes".to_owned()]),
             Form::Pair => ("The better one is", vec![" B".to_owned(), " A".to_owned()]),
@@ -765,7 +867,9 @@ impl Writer<'_> {
         line(&format!("title = {}", quote(&title(name))));
         line("licence = \"not stated\" # of the data; lists show it");
         line("citation = \"not stated\" # whom to cite for the data");
-        line(&format!("classes = {}", list(&label.classes)));
+        if !label.classes.is_empty() {
+            line(&format!("classes = {}", list(&label.classes)));
+        }
         if let Some(filter) = filter {
             line(&format!("filter = {} # rows without a label are left out", quote(&filter)));
         }
@@ -789,6 +893,9 @@ impl Writer<'_> {
         line(&format!("test_from_train = {}", (count / TEST.1).clamp(1, TEST.0)));
         line("");
         label.lines.iter().for_each(|text| line(text));
+        if words.is_empty() {
+            return out;
+        }
         line("");
         line(
             "# The same as a question to a language model, and what it says for each class, in the order of `classes`.",

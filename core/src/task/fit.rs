@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::{Example, FitCounts, FitPart, OverLong, TaskData};
-use crate::Result;
+use crate::{Error, Result};
 
 /// What one model's tokenizer says of a text's length, special tokens included.
 pub trait Counter: Sync {
@@ -64,13 +64,39 @@ impl TokenCounts {
     }
 }
 
-/// The tokens of every example, part after part, in one tokenizer's count.
+/// The tokens of every example, part after part, in one tokenizer's count: of a choice those of its longest candidate; where words are
+/// generated, those of prompt and reference together.
 ///
 /// # Errors
 /// Those of the tokenizer.
 pub fn lengths(data: &TaskData, count_tokens: impl Fn(&str) -> Result<usize> + Sync) -> Result<Vec<usize>> {
-    let texts: Vec<&str> = data.parts().into_iter().flat_map(|(_, part)| part).map(|e| e.text.as_str()).collect();
-    texts.par_iter().map(|text| count_tokens(text)).collect()
+    let examples: Vec<&Example> = data.parts().into_iter().flat_map(|(_, part)| part).collect();
+    let length = |example: &&Example| {
+        let more = match &example.reference {
+            Some(reference) => bare(&count_tokens, reference)?,
+            None => 0,
+        };
+        example.texts().try_fold(0, |most, (text, _)| Ok(most.max(count_tokens(text)? + more)))
+    };
+    examples.par_iter().map(length).collect()
+}
+
+/// The tokens of a text without the special ones around it.
+fn bare(count: &impl Fn(&str) -> Result<usize>, text: &str) -> Result<usize> {
+    Ok(count(text)?.saturating_sub(count("")?))
+}
+
+/// A tokenizer for prompts that leave room for something behind them.
+struct Before<'a> {
+    count: CountTokens<'a>,
+    /// The tokens of what follows.
+    room: usize,
+}
+
+impl Counter for Before<'_> {
+    fn count(&self, text: &str) -> Result<usize> {
+        Ok(self.count.count(text)? + self.room)
+    }
 }
 
 /// What [`shorten`] did.
@@ -304,7 +330,7 @@ fn cuts_last_word(text: &str, part: &Range<usize>) -> bool {
 /// Whether the last word of some example's context may be cut.
 pub fn cuts_words(data: &TaskData) -> bool {
     let examples = data.parts().into_iter().flat_map(|(_, part)| part);
-    examples.into_iter().any(|example| cuts_last_word(&example.text, &example.context))
+    examples.into_iter().any(|example| example.texts().any(|(text, context)| cuts_last_word(text, context)))
 }
 
 /// Characters of Thai, Lao, Tibetan, Myanmar, Khmer, Chinese and Japanese, with their punctuation.
@@ -315,7 +341,8 @@ fn without_spaces(c: char) -> bool {
 
 /// Makes every example at most `limit` tokens long for every tokenizer: shortens contexts from the left or drops examples.
 ///
-/// An example that is too long without its context is dropped and counted. Prompts are left alone, since their room depends on the
+/// An example that is too long without its context is dropped and counted. Of a choice every candidate has to fit, and all keep the same
+/// context; a reference has to fit behind its text, with one token for its end. Prompts of `[prompt]` are left alone, since their room depends on the
 /// examples put before them; use [`shorten`] there. The reference's `len < max_ctx` is `limit = max_ctx - 1`. The counts are also put
 /// into the data.
 pub fn fit(
@@ -351,10 +378,70 @@ fn fit_one(
     limit: usize,
     over_long: OverLong,
 ) -> Result<(Shortened, usize)> {
-    let Example { text, context, .. } = example;
-    match over_long {
-        OverLong::Truncate => shorten(text, context, count_tokens, limit),
-        // Nothing may be shortened where the context is empty.
-        OverLong::Drop => shorten(text, &mut (0..0), count_tokens, limit),
+    if !example.candidates.is_empty() {
+        return fit_candidates(example, count_tokens, limit, over_long);
     }
+    let Example { text, context, reference, .. } = example;
+    // Nothing may be shortened where the context is empty.
+    let context = if over_long == OverLong::Truncate { context } else { &mut (0..0) };
+    let Some(reference) = reference else { return shorten(text, context, count_tokens, limit) };
+    // One more, for the token at which the answer ends.
+    let room = |count: &CountTokens| Ok::<_, Error>(bare(&|text: &str| count.count(text), reference)? + 1);
+    let before: Vec<Before> =
+        count_tokens.iter().map(|count| Ok(Before { count: *count, room: room(count)? })).collect::<Result<_>>()?;
+    let before: Vec<CountTokens> = before.iter().map(|before| before as CountTokens).collect();
+    shorten(text, context, &before, limit)
+}
+
+/// Takes as much off the left of what the candidates share as the longest of them needs, so that all show the same. What is shortened is
+/// all of them or none.
+fn fit_candidates(
+    example: &mut Example,
+    count_tokens: &[CountTokens],
+    limit: usize,
+    over_long: OverLong,
+) -> Result<(Shortened, usize)> {
+    let mut texts: Vec<(String, Range<usize>)> =
+        example.texts().map(|(text, context)| (text.to_owned(), context.clone())).collect();
+    let (mut longest, mut gone) = (0, 0);
+    loop {
+        let mut more = 0;
+        for (text, context) in &texts {
+            let (mut text, mut context) = (text.clone(), context.clone());
+            let whole = text.len();
+            let context = if over_long == OverLong::Truncate { &mut context } else { &mut (0..0) };
+            let (shortened, before) = shorten(&mut text, context, count_tokens, limit)?;
+            if gone == 0 {
+                longest = longest.max(before);
+            }
+            if shortened == Shortened::TooLong {
+                return Ok((Shortened::TooLong, longest));
+            }
+            more = more.max(whole - text.len());
+        }
+        if more == 0 {
+            break;
+        }
+        // A text may become longer in tokens where it becomes shorter in characters: looked at again.
+        texts.iter_mut().for_each(|(text, context)| cut(text, context, more));
+        gone += more;
+    }
+    if gone == 0 {
+        return Ok((Shortened::Not, longest));
+    }
+    let shared = |text: &str, context: &Range<usize>| text[context.clone()].to_owned();
+    let first = &example.candidates[0];
+    if shared(&example.text, &example.context) == shared(&first.text, &first.context) {
+        cut(&mut example.text, &mut example.context, gone);
+    }
+    for (candidate, (text, context)) in example.candidates.iter_mut().zip(texts) {
+        (candidate.text, candidate.context) = (text, context);
+    }
+    Ok((Shortened::Yes, longest))
+}
+
+/// Takes bytes off the left of a context.
+fn cut(text: &mut String, context: &mut Range<usize>, bytes: usize) {
+    text.replace_range(context.start..context.start + bytes, "");
+    context.end -= bytes;
 }

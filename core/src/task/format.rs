@@ -9,17 +9,20 @@ use minijinja::{ErrorKind, Value, machinery, value::ValueKind};
 use serde_json::Value as Json;
 
 use super::{
-    Example, PromptText, Row,
-    definition::{CoinRule, Draw, LabelRule, OneOrMany, Task, nearest, quoted, shown},
+    Candidate, Example, PromptText, Row,
+    definition::{Among, ChooseRule, CoinRule, Draw, LabelRule, OneOrMany, Task, nearest, quoted, shown},
     label::{brief, find, hidden, plain},
+    matching::Matcher,
     read::{Types, Wanted},
     rng::PythonRng,
     template::{Engine, MARKS, Program},
     uses::Uses,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, rng::Rng};
 
-/// What a coin rule adds to the columns.
+/// Why a row without an answer in its reference makes no example.
+pub(super) const NO_ANSWER: &str = "no answer in the reference";
+/// What a coin or a choice adds to the columns.
 const CHOSEN: [&str; 3] = ["answer", "choices", "number"];
 /// Longest expression, in bytes: minijinja reads a chain such as `1+1+1+…` by recursion, and a long one would overflow the stack.
 const LONGEST: usize = 4000;
@@ -32,6 +35,8 @@ pub(super) struct Formatter<'a> {
     templates: BTreeMap<&'static str, Template<'a>>,
     /// Computed columns, each after those that it needs.
     computed: Vec<(&'a str, Template<'a>)>,
+    /// Finds the answer in a reference, if words are generated.
+    matcher: Option<Matcher>,
     /// What the rows' columns of texts hold.
     types: Types,
 }
@@ -60,8 +65,14 @@ pub(super) struct Point {
     pub example: Example,
     /// Hash of the text without the answer shown.
     pub question: u128,
-    /// What must not be cut in two: a row's answers, a fact of a world in several phrases.
+    /// What must not be cut in two: a row's answers, a fact of a world in several phrases, the rows that the task keeps together.
     pub whole: u128,
+}
+
+/// The first bytes of a text's hash.
+pub(super) fn short(text: &str) -> u128 {
+    let hash = blake3::hash(text.as_bytes());
+    u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
 }
 
 /// The answers to one row's question.
@@ -70,6 +81,8 @@ struct Answers {
     /// All others, those that read like the correct one, too.
     others: Vec<String>,
     choices: Vec<String>,
+    /// The correct one's place among the choices.
+    place: usize,
 }
 
 /// Why a row makes no example.
@@ -112,16 +125,23 @@ impl<'a> Formatter<'a> {
             ("filter", task.filter.as_ref()),
             ("template", Some(&task.template)),
             ("prompt", prompt.map(|prompt| &prompt.template)),
-            ("reference", prompt.and_then(|prompt| prompt.reference.as_ref())),
+            (
+                "reference",
+                match &task.generate {
+                    Some(generate) => Some(&generate.reference),
+                    None => prompt.and_then(|prompt| prompt.reference.as_ref()),
+                },
+            ),
         ];
         let mut templates = BTreeMap::new();
         for (name, source) in sources {
             let Some(source) = source else { continue };
             let what = if name == "filter" { "an expression" } else { "a template" };
-            let explain =
-                |cause: minijinja::Error| task.wrong(keys(name), format!("not {what}: {}", detail(&cause))).help(JINJA);
+            let explain = |cause: minijinja::Error| {
+                task.wrong(keys(task, name), format!("not {what}: {}", detail(&cause))).help(JINJA)
+            };
             if longest_expression(source) > LONGEST || name == "filter" && source.len() > LONGEST {
-                return Err(task.wrong(keys(name), format!("an expression is longer than {LONGEST} characters")));
+                return Err(task.wrong(keys(task, name), format!("an expression is longer than {LONGEST} characters")));
             }
             let program =
                 if name == "filter" { engine.expression(name, source) } else { engine.template(name, source) };
@@ -132,7 +152,7 @@ impl<'a> Formatter<'a> {
             };
             let uses = uses.map_err(explain)?;
             if let Some(mismatch) = uses.mismatch() {
-                return Err(task.locate(keys(name), mismatch));
+                return Err(task.locate(keys(task, name), mismatch));
             }
             templates.insert(name, Template::new(source, program, uses, &globals));
         }
@@ -156,7 +176,11 @@ impl<'a> Formatter<'a> {
             let message = format!("`{name}` is computed from itself, by way of others or directly");
             task.wrong(&["compute", name], message)
         })?;
-        let formatter = Self { task, engine, templates, computed, types: Types::new() };
+        let matcher = match &task.generate {
+            Some(generate) => Some(Matcher::new(&generate.answer).map_err(|error| task.locate(&["generate"], error))?),
+            None => None,
+        };
+        let formatter = Self { task, engine, templates, computed, matcher, types: Types::new() };
         formatter.check_names()?;
         formatter.check_answer_is_shown()?;
         Ok(formatter)
@@ -166,7 +190,7 @@ impl<'a> Formatter<'a> {
     fn check_names(&self) -> Result<()> {
         use ErrorKind::{UnknownFilter, UnknownFunction, UnknownTest};
         let templates =
-            self.templates.iter().map(|(name, template)| (keys(name).to_vec(), *name != "filter", template));
+            self.templates.iter().map(|(name, template)| (keys(self.task, name).to_vec(), *name != "filter", template));
         let computed = self.computed.iter().map(|(name, template)| (vec!["compute", name], false, template));
         for (keys, whole, template) in templates.chain(computed) {
             let values: BTreeMap<&str, &str> =
@@ -184,16 +208,32 @@ impl<'a> Formatter<'a> {
 
     /// A text that says nothing of the drawn answer has a label that nobody can know.
     fn check_answer_is_shown(&self) -> Result<()> {
-        let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(()) };
+        let task = self.task;
+        let Some(among) = task.label.as_ref().and_then(LabelRule::among) else { return Ok(()) };
+        // The correct one is the first of them unless they are shuffled.
+        let in_order = among.wrong.is_some()
+            && match &task.label {
+                Some(LabelRule::Choose(rule)) => !rule.shuffles(),
+                Some(LabelRule::Coin(rule)) => !rule.shuffle,
+                _ => false,
+            };
         for name in ["template", "prompt"] {
             let Some(Template { used, .. }) = self.templates.get(name) else { continue };
-            if !used.contains("answer") && !used.contains("number") {
+            let shows_answer = used.contains("answer") || used.contains("number");
+            if name == "prompt" && among.rule == "choose" {
+                if shows_answer {
+                    let message = "the prompt shows one of the candidates, and asks for one of them";
+                    let help = "end it where a candidate begins; `choices` lists all of them";
+                    return Err(task.wrong(keys(task, name), message).help(help));
+                }
+            } else if !shows_answer {
                 let message = "the template shows neither `answer` nor `number`, so nothing in it tells the label";
-                return Err(self.task.wrong(keys(name), message));
+                return Err(task.wrong(keys(task, name), message));
             }
-            if rule.wrong.is_some() && !rule.shuffle && (used.contains("choices") || used.contains("number")) {
+            if in_order && (used.contains("choices") || used.contains("number")) {
                 let message = "the template lists the choices with the correct one always first";
-                return Err(self.task.wrong(keys(name), message).help("put `shuffle = true` under `[label.coin]`"));
+                let help = format!("put `shuffle = true` under `[label.{}]`", among.rule);
+                return Err(task.wrong(keys(task, name), message).help(help));
             }
         }
         Ok(())
@@ -202,7 +242,7 @@ impl<'a> Formatter<'a> {
     /// Checks that every column that the task names is there.
     pub fn check_columns(&self, columns: &[String]) -> Result<()> {
         let task = self.task;
-        let coin = matches!(task.label, Some(LabelRule::Coin(_)));
+        let among = task.label.as_ref().and_then(LabelRule::among);
         let missing = |keys: &[&str], path: &str| {
             let message = format!("the data has no column `{path}`");
             let help = match nearest(path, columns.iter().map(String::as_str)) {
@@ -231,35 +271,40 @@ impl<'a> Formatter<'a> {
             }
         }
         for (name, Template { used, .. }) in &self.templates {
-            let keys = keys(name);
-            let drawn = coin && *name != "filter";
+            let keys = keys(task, name);
+            let drawn = among.is_some() && *name != "filter";
             if let Some(path) = used.iter().find(|path| !(named(path) || drawn && CHOSEN.contains(&path.as_str()))) {
                 return missing(keys, path);
             }
         }
-        let mut rule: Vec<(&[&str], &str)> = Vec::new();
-        match &task.label {
-            None => {}
-            Some(LabelRule::Column(column)) => rule.push((&["label", "column", "name"], &column.name)),
-            Some(LabelRule::Equals(equals)) => rule.push((&["label", "equals", "name"], &equals.name)),
-            Some(LabelRule::Coin(coin)) => {
-                let one = |name: &'a Option<String>| name.iter().map(String::as_str);
-                let many = |names: &'a Option<OneOrMany<String>>| {
-                    names.iter().flat_map(OneOrMany::as_slice).map(String::as_str)
-                };
-                rule.extend(one(&coin.correct).map(|path| (&["label", "coin", "correct"][..], path)));
-                rule.extend(many(&coin.wrong).map(|path| (&["label", "coin", "wrong"][..], path)));
-                rule.extend(many(&coin.choices).map(|path| (&["label", "coin", "choices"][..], path)));
-                rule.extend(one(&coin.answer).map(|path| (&["label", "coin", "answer"][..], path)));
-                if let Some(OneOrMany::One(path)) = &coin.keys {
-                    rule.push((&["label", "coin", "keys"], path));
-                }
-            }
-        }
-        match rule.into_iter().find(|(_, path)| !named(path)) {
-            Some((keys, path)) => missing(keys, path),
+        match self.named().into_iter().find(|(_, path)| !named(path)) {
+            Some((keys, path)) => missing(&keys, path),
             None => Ok(()),
         }
+    }
+
+    /// The columns that the task names outside of templates and expressions, each with its keys in the task file.
+    fn named(&self) -> Vec<(Vec<&'static str>, &'a str)> {
+        let task = self.task;
+        let mut named: Vec<(Vec<&'static str>, &'a str)> = Vec::new();
+        match &task.label {
+            None => {}
+            Some(LabelRule::Column(column)) => named.push((vec!["label", "column", "name"], &column.name)),
+            Some(LabelRule::Equals(equals)) => named.push((vec!["label", "equals", "name"], &equals.name)),
+            Some(LabelRule::Coin(_)) => {}
+            Some(LabelRule::Choose(rule)) => {
+                let more = [("preference", &rule.preference), ("margin", &rule.margin)];
+                let more = more.into_iter().filter_map(|(key, path)| Some((key, path.as_deref()?)));
+                named.extend(more.map(|(key, path)| (vec!["label", "choose", key], path)));
+            }
+        }
+        let among = task.label.as_ref().and_then(LabelRule::among);
+        for (key, path) in among.iter().flat_map(Among::columns) {
+            named.push((vec!["label", among.map_or("", |among| among.rule), key], path));
+        }
+        named.extend(task.group.as_deref().map(|path| (vec!["group"], path)));
+        named.extend(task.splits.together.as_deref().map(|path| (vec!["splits", "together"], path)));
+        named
     }
 
     /// The same for rows whose columns of texts hold this.
@@ -279,18 +324,9 @@ impl<'a> Formatter<'a> {
             return Wanted::All;
         }
         let mut names: BTreeSet<String> = self.templates.keys().flat_map(|name| self.needed(name)).collect();
-        let rule = match &self.task.label {
-            None => Vec::new(),
-            Some(LabelRule::Column(column)) => vec![&column.name],
-            Some(LabelRule::Equals(equals)) => vec![&equals.name],
-            Some(LabelRule::Coin(coin)) => {
-                let lists =
-                    [&coin.wrong, &coin.choices, &coin.keys].into_iter().flatten().flat_map(OneOrMany::as_slice);
-                [&coin.correct, &coin.answer].into_iter().flatten().chain(lists).collect()
-            }
-        };
         let computed = self.computed.iter().map(|(name, _)| *name);
-        rule.into_iter().map(String::as_str).chain(computed).for_each(|name| self.need(name, &mut names));
+        let named = self.named().into_iter().map(|(_, path)| path);
+        named.chain(computed).for_each(|name| self.need(name, &mut names));
         Wanted::These(names)
     }
 
@@ -346,19 +382,20 @@ impl<'a> Formatter<'a> {
         if kept.is_undefined() { Err(explain(ErrorKind::UndefinedError.into())) } else { Ok(kept.is_true()) }
     }
 
-    /// The example of a row, drawing from `rng` as the reference formatters do: coin, order of the choices, wrong answer.
-    pub fn point(&self, row: &Row, index: u32, draw: Draw, rng: &mut PythonRng) -> Made<Point> {
-        let Some(LabelRule::Coin(rule)) = &self.task.label else { return self.plain(row, index) };
-        let answers = self.answers(row, rule)?;
+    /// The example of a row, drawing from `rng` as the reference formatters do: coin, order of the choices, wrong answer. Candidates are
+    /// put in an order of their own by the `seed`.
+    pub fn point(&self, row: &Row, index: u32, draw: Draw, seed: u64, rng: &mut PythonRng) -> Made<Point> {
+        let Some(LabelRule::Coin(rule)) = &self.task.label else { return self.single(row, index, seed) };
+        let answers = self.answers(row)?;
         let heads = !never_correct(rule, &answers) && rng.uniform() < 0.5;
         self.shown(row, index, rule, &answers, heads, draw, rng)
     }
 
-    /// One example with the correct and one with a wrong answer; neither if the correct one is never shown as such. A row whose label
-    /// is in a column gives its one example.
-    pub fn pair(&self, row: &Row, index: u32, draw: Draw, rng: &mut PythonRng) -> Made<Vec<Point>> {
-        let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(vec![self.plain(row, index)?]) };
-        let answers = self.answers(row, rule)?;
+    /// One example with the correct and one with a wrong answer; neither if the correct one is never shown as such. A row of which no
+    /// answer is drawn gives its one example.
+    pub fn pair(&self, row: &Row, index: u32, draw: Draw, seed: u64, rng: &mut PythonRng) -> Made<Vec<Point>> {
+        let Some(LabelRule::Coin(rule)) = &self.task.label else { return Ok(vec![self.single(row, index, seed)?]) };
+        let answers = self.answers(row)?;
         if never_correct(rule, &answers) {
             return Ok(Vec::new());
         }
@@ -399,13 +436,140 @@ impl<'a> Formatter<'a> {
         let answer = if heads { &answers.correct } else { wrong };
         let number = choices.iter().position(|choice| choice == answer).map_or(0, |place| place + 1);
         let chosen = Chosen { answer, choices: &choices, number };
-        let blank = Chosen { answer: "", choices: &answers.choices, number: 0 };
-        let mut question = self.render("template", row, Some(&blank))?.0;
-        if question.trim().is_empty() {
-            // The answer is all there is to see.
-            question = answers.choices.join("\n");
-        }
+        let (question, _) = self.question(row, &answers.choices)?;
         self.example(row, index, Some(&chosen), u8::from(heads), Some(&question))
+    }
+
+    /// A question without its answer, and its context.
+    fn question(&self, row: &Row, choices: &[String]) -> Made<(String, Range<usize>)> {
+        let (text, context) = self.render("template", row, Some(&Chosen { answer: "", choices, number: 0 }))?;
+        // Where the answer is all there is to see, the question is which.
+        Ok(if text.trim().is_empty() { (choices.join("\n"), 0..0) } else { (text, context) })
+    }
+
+    /// The one example of a row of which no answer is drawn.
+    fn single(&self, row: &Row, index: u32, seed: u64) -> Made<Point> {
+        match &self.task.label {
+            Some(LabelRule::Choose(rule)) => self.choice(row, index, rule, seed),
+            _ => self.plain(row, index),
+        }
+    }
+
+    /// The example of a row whose answers are all candidates.
+    fn choice(&self, row: &Row, index: u32, rule: &ChooseRule, seed: u64) -> Made<Point> {
+        let answers = self.answers(row)?;
+        let (mut places, preference) = self.candidates(row, rule, &answers)?;
+        if rule.shuffles() {
+            Rng::named(seed, &format!("task/candidates/{index}")).shuffle(&mut places);
+        }
+        let texts: Vec<String> = places.iter().map(|place| answers.choices[*place].clone()).collect();
+        let mut candidates = Vec::with_capacity(texts.len());
+        for (place, answer) in texts.iter().enumerate() {
+            let chosen = Chosen { answer, choices: &texts, number: place + 1 };
+            let (text, context) = self.render("template", row, Some(&chosen))?;
+            candidates.push(Candidate { text, context, answer: answer.clone() });
+        }
+        let shared = |candidate: &Candidate| candidate.text[candidate.context.clone()].to_owned();
+        if candidates.iter().any(|candidate| shared(candidate) != shared(&candidates[0])) {
+            let error = Error::new("what `context` marks is not the same for every candidate");
+            let error = error.help("mark what the candidates share, such as the question, and not the answer");
+            return Err(Trouble::Task(self.task.locate(&["template"], error)));
+        }
+        let label = places.iter().position(|place| *place == answers.place).unwrap_or_default();
+        let label = u8::try_from(label).map_err(|_| Error::new("more candidates than a label can name"))?;
+        let margin = match &rule.margin {
+            None => None,
+            Some(path) => {
+                let margin = self.decimal(row, path)?;
+                let wrong = || Error::new(format!("column `{path}` is {margin}: a margin is a number from 0 on"));
+                Some(margin).filter(|margin| *margin >= 0.0).ok_or_else(|| Trouble::Row("no margin", wrong()))?.into()
+            }
+        };
+        let (text, context) = self.question(row, &texts)?;
+        let prompt = self.prompt(row, Some(&Chosen { answer: "", choices: &texts, number: 0 }))?;
+        let preference = preference.map(|known| places.iter().map(|place| known[place] as f32).collect());
+        let question = short(&text);
+        let example = Example {
+            text,
+            context,
+            label,
+            source_row: index,
+            prompt,
+            candidates,
+            preference: preference.unwrap_or_default(),
+            margin: margin.map(|margin: f64| margin as f32),
+            ..Example::default()
+        };
+        self.point_of(row, example, question)
+    }
+
+    /// The places of the choices that are candidates, in the order of the data, and by place the probability that each is right, if the
+    /// data say so. A choice that reads like another one is that one.
+    fn candidates(
+        &self,
+        row: &Row,
+        rule: &ChooseRule,
+        answers: &Answers,
+    ) -> Made<(Vec<usize>, Option<BTreeMap<usize, f64>>)> {
+        let choices = &answers.choices;
+        let first = |text: &String| match *text == choices[answers.place] {
+            true => Some(answers.place),
+            false => choices.iter().position(|choice| choice == text),
+        };
+        let first: Vec<usize> = choices.iter().filter_map(first).collect();
+        let mut places = first.clone();
+        places.sort_unstable();
+        places.dedup();
+        if places.len() < 2 {
+            let error = Error::new("there is one candidate, and nothing to choose");
+            return Err(Trouble::Row(
+                "no other candidate",
+                error.help("each row needs another answer that reads differently"),
+            ));
+        }
+        let Some(path) = &rule.preference else { return Ok((places, None)) };
+        let odd = |message: String, help: &str| Trouble::Row("no preference", Error::new(message).help(help));
+        let given: Vec<f64> = match self.required(row, path)? {
+            Json::Array(values) => values.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect(),
+            _ => {
+                let right = self.decimal(row, path)?;
+                (0..choices.len()).map(|place| if place == answers.place { right } else { 1.0 - right }).collect()
+            }
+        };
+        let listed = || format!("column `{path}` holds {} for {} candidates", given.len(), choices.len());
+        if given.len() != choices.len() {
+            return Err(odd(listed(), "give a probability for each of them, in their order"));
+        }
+        if !self.required(row, path)?.is_array() && choices.len() != 2 {
+            let message = format!("column `{path}` is one number, and there are {} candidates", choices.len());
+            return Err(odd(message, "give a list with a probability for each of them, in their order"));
+        }
+        if !given.iter().all(|p| (0.0..=1.0).contains(p)) || (given.iter().sum::<f64>() - 1.0).abs() > 1e-3 {
+            let message =
+                format!("column `{path}` holds {given:?}, which are no probabilities of {} candidates", given.len());
+            return Err(odd(
+                message,
+                "they are between 0 and 1 and sum to 1; `[compute]` can make them of votes or scores",
+            ));
+        }
+        let mut known: BTreeMap<usize, f64> = BTreeMap::new();
+        first.iter().zip(&given).for_each(|(place, p)| *known.entry(*place).or_default() += p);
+        if known.values().any(|p| *p > known[&answers.place] + 1e-6) {
+            let message = format!("column `{path}` prefers another candidate than the right one");
+            return Err(odd(
+                message,
+                "is it the probability of the right one? If it is that of another column, compute `1 - COLUMN`",
+            ));
+        }
+        Ok((places, Some(known)))
+    }
+
+    /// A number in a column, also as a text.
+    fn decimal(&self, row: &Row, path: &str) -> Made<f64> {
+        let text = self.scalar(row, path)?;
+        let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
+        let wrong = || Error::new(format!("column `{path}` is `{}`, which is no number", brief(&text)));
+        number.ok_or_else(|| Trouble::Row("no number", wrong()))
     }
 
     fn plain(&self, row: &Row, index: u32) -> Made<Point> {
@@ -425,7 +589,7 @@ impl<'a> Formatter<'a> {
                 let value = shown(&rule.value).unwrap_or_default();
                 u8::from(plain(&self.scalar(row, &rule.name)?) == plain(&value))
             }
-            Some(LabelRule::Coin(_)) | None => 0,
+            Some(LabelRule::Coin(_) | LabelRule::Choose(_)) | None => 0,
         };
         self.example(row, index, None, label, None)
     }
@@ -439,27 +603,66 @@ impl<'a> Formatter<'a> {
         question: Option<&str>,
     ) -> Made<Point> {
         let (text, context) = self.render("template", row, chosen)?;
-        let prompt = match self.task.prompt {
+        let prompt = self.prompt(row, chosen)?;
+        let reference = match &self.matcher {
             None => None,
-            Some(ref prompt) => {
-                let (text, context) = self.render("prompt", row, chosen)?;
-                let reference = match prompt.reference {
-                    Some(_) => Some(self.render("reference", row, chosen)?.0),
-                    None => None,
-                };
-                Some(PromptText { text, context, reference })
+            Some(matcher) => {
+                let reference = self.render("reference", row, chosen)?.0;
+                if matcher.reference(&reference).failed {
+                    let error = Error::new(format!("the reference holds no answer by the rule: {}", matcher.name()));
+                    let help = format!(
+                        "it is `{}`; `[generate.answer]` says where the answer stands in it",
+                        brief(&reference)
+                    );
+                    return Err(Trouble::Row(NO_ANSWER, error.help(help)));
+                }
+                Some(reference)
             }
         };
-        let short = |text: &str| {
-            let hash = blake3::hash(text.as_bytes());
-            u128::from_le_bytes(std::array::from_fn(|i| hash.as_bytes()[i]))
-        };
         let question = short(question.unwrap_or(&text));
-        let whole = match self.task.source.world {
-            Some(_) => short(&format!("{:?} {:?}", row.get("attribute"), row.get("entity"))),
-            None => u128::from(index),
+        let example = Example { text, context, label, source_row: index, prompt, reference, ..Example::default() };
+        self.point_of(row, example, question)
+    }
+
+    /// The question to a language model, if the task has one.
+    fn prompt(&self, row: &Row, chosen: Option<&Chosen>) -> Made<Option<PromptText>> {
+        let Some(prompt) = &self.task.prompt else { return Ok(None) };
+        let (text, context) = self.render("prompt", row, chosen)?;
+        let reference = match prompt.reference {
+            Some(_) => Some(self.render("reference", row, chosen)?.0),
+            None => None,
         };
-        Ok(Point { example: Example { text, context, label, source_row: index, prompt }, question, whole })
+        Ok(Some(PromptText { text, context, reference }))
+    }
+
+    /// An example with what it belongs to.
+    fn point_of(&self, row: &Row, mut example: Example, question: u128) -> Made<Point> {
+        let belongs = |path: &String| Ok::<_, Trouble>(short(&plain(&self.scalar(row, path)?)));
+        example.group = self.task.group.as_ref().map(belongs).transpose()?.map(|hash| hash as u64);
+        let whole = match (&self.task.splits.together, &self.task.source.world) {
+            (Some(_), _) => self.together(row)?,
+            (None, Some(_)) => short(&format!("{:?} {:?}", row.get("attribute"), row.get("entity"))),
+            (None, None) => u128::from(example.source_row),
+        };
+        Ok(Point { example, question, whole })
+    }
+
+    /// What a row has in the column that keeps rows together.
+    pub fn together(&self, row: &Row) -> Made<u128> {
+        match &self.task.splits.together {
+            Some(path) => Ok(short(&plain(&self.scalar(row, path)?))),
+            None => Ok(0),
+        }
+    }
+
+    /// The column that keeps rows together, with those that it is computed from.
+    pub fn wanted_by_together(&self) -> Wanted {
+        let mut names = BTreeSet::new();
+        if self.task.source.world.is_some() {
+            return Wanted::All;
+        }
+        self.task.splits.together.iter().for_each(|name| self.need(name, &mut names));
+        Wanted::These(names)
     }
 
     /// The column, or the path into one, of a name.
@@ -512,27 +715,30 @@ impl<'a> Formatter<'a> {
         Ok(list)
     }
 
-    fn answers(&self, row: &Row, rule: &CoinRule) -> Made<Answers> {
+    fn answers(&self, row: &Row) -> Made<Answers> {
+        let Some(rule) = self.task.label.as_ref().and_then(LabelRule::among) else {
+            return Err(Error::new("the label is not about answers").into());
+        };
         let empty = |path: &str| Trouble::Row("no value", Error::new(format!("column `{path}` has no value")));
-        if let (Some(path), Some(wrong)) = (&rule.correct, &rule.wrong) {
+        if let (Some(path), Some(wrong)) = (rule.correct, rule.wrong) {
             let correct = self.scalar(row, path)?;
             if correct.trim().is_empty() {
                 return Err(empty(path));
             }
             let others: Vec<String> = self.list(row, wrong)?.into_iter().flatten().collect();
             let choices = std::iter::once(&correct).chain(&others).cloned().collect();
-            return Ok(Answers { correct, others, choices });
+            return Ok(Answers { correct, others, choices, place: 0 });
         }
-        let mut options = match &rule.choices {
+        let mut options = match rule.choices {
             Some(paths) => self.list(row, paths)?,
             None => Vec::new(),
         };
-        let path = rule.correct.as_ref().or(rule.answer.as_ref()).map_or("", String::as_str);
+        let path = rule.correct.or(rule.answer).unwrap_or_default();
         let said = self.scalar(row, path)?;
         if said.trim().is_empty() {
             return Err(empty(path));
         }
-        let keys: Vec<String> = match &rule.keys {
+        let keys: Vec<String> = match rule.keys {
             _ if rule.correct.is_some() => options.iter().map(|option| option.clone().unwrap_or_default()).collect(),
             None => (0..options.len()).map(|number| number.to_string()).collect(),
             Some(OneOrMany::Many(keys)) => keys.clone(),
@@ -545,23 +751,24 @@ impl<'a> Formatter<'a> {
         let (place, correct) = correct.ok_or_else(|| {
             let said = brief(&said);
             let message = format!("column `{path}` is `{said}`, which is none of the {} choices", options.len());
-            let called = || match &rule.keys {
+            let called = || match rule.keys {
                 None if rule.correct.is_some() => "it has to hold the text of one of them".to_owned(),
                 _ => format!("the choices are called {}", quoted(keys.iter().take(26))),
             };
             Trouble::Row("unknown answer", Error::new(message).help(hidden(path, &said).unwrap_or_else(called)))
         })?;
         let mut choices: Vec<String> = Vec::with_capacity(options.len());
-        let mut others = Vec::new();
+        let (mut others, mut among) = (Vec::new(), 0);
         for (i, option) in options.into_iter().enumerate() {
             if i == place {
+                among = choices.len();
                 choices.push(correct.clone());
             } else if let Some(option) = option {
                 choices.push(option.clone());
                 others.push(option);
             }
         }
-        Ok(Answers { correct, others, choices })
+        Ok(Answers { correct, others, choices, place: among })
     }
 
     /// What a row gives a template, and how many bytes that are.
@@ -665,10 +872,11 @@ fn in_order<'a>(mut waiting: Vec<(&'a str, Template<'a>)>) -> Result<Vec<(&'a st
 }
 
 /// Where a template stands in the task file.
-fn keys(template: &str) -> &'static [&'static str] {
+fn keys(task: &Task, template: &str) -> &'static [&'static str] {
     match template {
         "filter" => &["filter"],
         "prompt" => &["prompt", "template"],
+        "reference" if task.generate.is_some() => &["generate", "reference"],
         "reference" => &["prompt", "reference"],
         _ => &["template"],
     }

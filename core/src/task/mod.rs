@@ -10,6 +10,7 @@ mod draft;
 mod fit;
 mod format;
 mod label;
+mod matching;
 mod order;
 mod read;
 pub mod rng;
@@ -21,6 +22,8 @@ mod tests;
 #[cfg(test)]
 mod tests_bad_data;
 #[cfg(test)]
+mod tests_forms;
+#[cfg(test)]
 mod tests_library;
 #[cfg(test)]
 mod tests_readers;
@@ -30,10 +33,17 @@ mod uses;
 pub mod world;
 
 pub use self::{
-    data::{Counts, Example, FitCounts, FitPart, OverLong, PoolCounts, PromptStyle, PromptText, SourceFile, TaskData},
-    definition::{CoinRule, ColumnRule, Draw, EqualsRule, Header, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
-    draft::{DraftOptions, draft},
+    data::{
+        Candidate, Counts, Example, FitCounts, FitPart, Form, Frequent, Generation, OverLong, PoolCounts, PromptStyle,
+        PromptText, SourceFile, TaskData,
+    },
+    definition::{
+        ChooseRule, CoinRule, ColumnRule, Draw, EqualsRule, Generate, Header, LabelRule, OneOrMany, Prompt, Source,
+        Splits, Task,
+    },
+    draft::{DraftForm, DraftOptions, draft},
     fit::{CountTokens, Counter, Shortened, Tick, TokenCounts, cuts_words, fit, lengths, shorten},
+    matching::{Extract, Extracted, Matcher, Matching, Rule, Which},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PoolCounts, PromptStyle, Rows, TaskData,
-    definition::{Draw, OneOrMany, Task},
-    format::{Formatter, Odd, Point, Trouble},
+    Example, Form, Generation, PoolCounts, PromptStyle, Rows, TaskData,
+    definition::{Draw, LabelRule, OneOrMany, Task},
+    format::{Formatter, NO_ANSWER, Odd, Point, Trouble},
     rng::{NumpyRng, PythonRng},
     source::RowSource,
 };
@@ -104,8 +104,8 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
         instruction: prompt.instruction.clone(),
         answers: prompt.answers.iter().map(|words| words.as_slice().to_vec()).collect(),
     });
-    let mut data =
-        TaskData { task: task.name.clone(), class_names: task.classes.clone(), prompt, ..TaskData::default() };
+    let (form, class_names) = (form(task), task.classes.clone());
+    let mut data = TaskData { task: task.name.clone(), form, class_names, prompt, ..TaskData::default() };
     let maker = Maker { formatter: Formatter::new(task)?, task, source, options };
     let splits = &task.splits;
     let n_validation = options.n_validation;
@@ -122,19 +122,33 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
             (first, second)
         }
         _ => {
-            let ahead = if options.order == Order::Eleuther { n_validation } else { 0 };
+            // Taken ahead of the halves, the first ones may belong to rows in either.
+            let together = splits.together.is_some();
+            let ahead = if options.order == Order::Eleuther && !together { n_validation } else { 0 };
             let n_train = options.n_train.map(|n| n.saturating_add(ahead));
             let mut rows =
                 maker.rows(&splits.train, n_train.filter(|_| splits.test_from_train.is_none()), &mut data)?;
             if let Some(n) = splits.test_from_train {
                 let (there, message) = (rows.len(), "test rows are to be taken from the");
-                held_out = Some(rows.take_at_random(n).ok_or_else(|| {
+                let taken = match maker.groups(&rows)? {
+                    None => rows.take_at_random(n),
+                    Some(groups) => rows.take_groups_at_random(n, &groups),
+                };
+                let taken = taken.ok_or_else(|| {
                     task.wrong(&["splits", "test_from_train"], format!("{n} {message} {there} rows of training"))
-                })?);
+                })?;
+                if taken.len() < n {
+                    let (there, column) = (taken.len(), splits.together.as_deref().unwrap_or_default());
+                    let why = format!("rows of one `{column}` stay together");
+                    data.counts
+                        .notes
+                        .push(format!("{n} rows were asked for of `test_from_train`, there are {there}: {why}"));
+                }
+                held_out = Some(taken);
             }
             validation = maker.pool("train", rows, n_train, &mut data)?;
             let rest = validation.split_off(ahead.min(validation.len()));
-            maker.halves(rest)
+            maker.halves(rest)?
         }
     };
     let test = match held_out {
@@ -157,6 +171,16 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
             .notes
             .push(format!("{n_validation} examples were asked for of `validation`, there are {there}: {why}"));
     }
+    if let (Some(column), Some(_)) = (&splits.together, &splits.transfer) {
+        let known: BTreeSet<u128> = supervise.iter().chain(&validation).map(|point| point.whole).collect();
+        let both = transfer.iter().filter(|point| known.contains(&point.whole)).count();
+        if both > 0 {
+            let note = "the splits that the task names for the two halves part what `together` would keep";
+            data.counts
+                .notes
+                .push(format!("{both} examples of `transfer` share their `{column}` with `supervise`: {note}"));
+        }
+    }
 
     let questions = |parts: &[&Vec<Point>]| -> BTreeSet<u128> {
         parts.iter().copied().flatten().map(|point| point.question).collect()
@@ -170,9 +194,52 @@ pub(super) fn assemble(task: &Task, source: &dyn RowSource, options: &DataOption
     data.transfer = examples(transfer);
     data.validation = examples(validation);
     data.test = examples(test);
+    if let Form::Choose { .. } = data.form {
+        let of_part = |(_, part): (_, &Vec<Example>)| part.iter().map(|example| example.candidates.len()).max();
+        data.form = Form::Choose { candidates: data.parts().into_iter().filter_map(of_part).max().unwrap_or(0) };
+    }
     data.recount()?;
+    note_words(&mut data);
     data.check_classes(options)?;
     Ok(data)
+}
+
+/// The form of a task's data; how many candidates there are is known once there are examples.
+fn form(task: &Task) -> Form {
+    match (&task.generate, &task.label) {
+        (Some(generate), _) => Form::Generate(Generation {
+            answer: generate.answer.clone(),
+            max_new_tokens: generate.max_new_tokens,
+            stop: generate.stop.clone(),
+        }),
+        (None, Some(LabelRule::Choose(_))) => Form::Choose { candidates: 0 },
+        (None, _) => Form::Classify,
+    }
+}
+
+/// Notes what makes references hard to learn, or impossible to give.
+fn note_words(data: &mut TaskData) {
+    let Form::Generate(Generation { stop, .. }) = &data.form else { return };
+    let all = || data.parts().into_iter().flat_map(|(_, part)| part).filter_map(|e| Some((e, e.reference.as_ref()?)));
+    let blank = |c: Option<char>| c.is_none_or(char::is_whitespace);
+    let glued = |(example, reference): &(&Example, &String)| {
+        !blank(example.text.chars().next_back()) && !blank(reference.chars().next())
+    };
+    let mut notes = Vec::new();
+    if let Some((example, reference)) = all().find(glued) {
+        let end: String = example.text.chars().rev().take(12).collect::<Vec<_>>().into_iter().rev().collect();
+        let start: String = reference.chars().take(12).collect();
+        notes.push(format!(
+            "no blank stands between prompt and reference: `{end}{start}`; write one at the beginning of `reference` if it should"
+        ));
+    }
+    for stop in stop {
+        let count = all().filter(|(_, reference)| reference.contains(stop.as_str())).count();
+        if count > 0 {
+            notes.push(format!("{count} references hold {stop:?}, at which answers end: no model can give them whole"));
+        }
+    }
+    data.counts.notes.append(&mut notes);
 }
 
 /// Makes pools of examples.
@@ -256,11 +323,11 @@ impl Maker<'_> {
                 match self.options.order {
                     Order::Openai if points.len() >= limit => break 'enough,
                     Order::Openai | Order::Eleuther => {
-                        let point = completed.and_then(|row| formatter.point(&row, *index, draw, &mut rng));
+                        let point = completed.and_then(|row| formatter.point(&row, *index, draw, seed, &mut rng));
                         points.extend(odd.keep(point, *index, &rows)?);
                     }
                     Order::KPoints => {
-                        let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, &mut draws));
+                        let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, seed, &mut draws));
                         if let Some(pair) = odd.keep(pair, *index, &rows)? {
                             if points.len() + pair.len() > limit {
                                 break 'enough;
@@ -276,11 +343,14 @@ impl Maker<'_> {
         if self.options.order != Order::Eleuther {
             counts.drop("not asked for", numbers.len() - used);
         }
+        if points.is_empty() && odd.all(NO_ANSWER) {
+            return Err(odd.no_answer(self.task, name));
+        }
         odd.settle(self.task, name, considered, &mut counts, &mut data.counts.notes)?;
         let there = points.len();
         points.retain(|point| !point.example.text.is_empty());
         counts.drop("empty text", there - points.len());
-        if self.options.balance() == Balance::Undersample && self.task.label.is_some() {
+        if self.options.balance() == Balance::Undersample && self.task.is_classification() {
             let there = points.len();
             points = undersample(points, &self.task.classes, seed)
                 .map_err(|error| error.context(format!("the rows for `{name}` cannot be balanced")))?;
@@ -303,8 +373,31 @@ impl Maker<'_> {
         Ok(points)
     }
 
+    /// What keeps each of some rows together with others, by the rows' numbers; none if each stands alone.
+    fn groups(&self, rows: &Rows) -> Result<Option<BTreeMap<u32, u128>>> {
+        if self.task.splits.together.is_none() {
+            return Ok(None);
+        }
+        let formatter = Formatter::new(self.task)?.with_types(rows.types.clone());
+        let wanted = formatter.wanted_by_together();
+        let mut groups = BTreeMap::new();
+        rows.clone().keep(&wanted, |rows, index, row| {
+            match formatter.completed(row, &wanted).and_then(|row| formatter.together(&row)) {
+                Ok(group) => _ = groups.insert(index, group),
+                // It makes no example either, and is counted there.
+                Err(Trouble::Row(..)) => {}
+                Err(Trouble::Task(error)) => return Err(rows.at(index, error)),
+            }
+            Ok(true)
+        })?;
+        Ok(Some(groups))
+    }
+
     /// Half 1 (supervise) and half 2 (transfer, the larger by one if need be).
-    fn halves(&self, pool: Vec<Point>) -> (Vec<Point>, Vec<Point>) {
+    fn halves(&self, pool: Vec<Point>) -> Result<(Vec<Point>, Vec<Point>)> {
+        if let Some(column) = &self.task.splits.together {
+            return self.halves_of_groups(pool, column);
+        }
         if self.options.order == Order::KPoints {
             let mut places = BTreeMap::new();
             for point in &pool {
@@ -312,12 +405,47 @@ impl Maker<'_> {
                 places.entry(point.example.source_row).or_insert(next);
             }
             let half = places.len() / 2;
-            return pool.into_iter().partition(|point| places[&point.example.source_row] < half);
+            return Ok(pool.into_iter().partition(|point| places[&point.example.source_row] < half));
         }
         let n = pool.len();
         let mut mixed = permute(pool, self.options.halves_seed());
         let supervise = mixed.split_off(n.div_ceil(2));
-        (supervise, mixed)
+        Ok((supervise, mixed))
+    }
+
+    /// The halves where rows of one value of a column stay together: groups in random order fill half 2 until the next one would bring it
+    /// farther from a half. Examples are in the order that they have without groups.
+    fn halves_of_groups(&self, pool: Vec<Point>, column: &str) -> Result<(Vec<Point>, Vec<Point>)> {
+        let refused = |message: String| self.task.wrong(&["splits", "together"], message);
+        let mut sizes: BTreeMap<u128, usize> = BTreeMap::new();
+        pool.iter().for_each(|point| *sizes.entry(point.whole).or_default() += 1);
+        let n = pool.len();
+        let largest = sizes.values().copied().max().unwrap_or(0);
+        if sizes.len() == 1 {
+            return Err(refused(format!("every row has the same `{column}`, so there are no two halves"))
+                .help("name the column of the question or premise that a few rows share"));
+        }
+        if largest > n.div_ceil(2) {
+            return Err(refused(format!("{largest} of {n} rows have the same `{column}`, more than a half holds"))
+                .help("name a column that fewer rows share, or leave such rows out with `filter`"));
+        }
+        // Not by who comes first: in shuffled rows large groups do.
+        let mut groups: Vec<u128> = sizes.keys().copied().collect();
+        let seed = self.options.halves_seed();
+        Rng::named(seed, "task/together").shuffle(&mut groups);
+        let (mut transfer, mut there) = (BTreeSet::new(), 0);
+        for group in groups {
+            // Twice the distance from the half, before and after.
+            let nearer = |size: usize| (2 * size).abs_diff(n);
+            if nearer(there + sizes[&group]) <= nearer(there) || there == 0 {
+                there += sizes[&group];
+                transfer.insert(group);
+            } else {
+                break;
+            }
+        }
+        let mixed = if self.options.order == Order::KPoints { pool } else { permute(pool, seed) };
+        Ok(mixed.into_iter().partition(|point| !transfer.contains(&point.whole)))
     }
 }
 
@@ -359,6 +487,20 @@ impl OddRows {
             }
             Err(Trouble::Task(error)) => Err(rows.at(index, error)),
         }
+    }
+
+    /// Whether there are some, all for one reason.
+    fn all(&self, reason: &str) -> bool {
+        self.reasons.len() == 1 && self.reasons.contains_key(reason)
+    }
+
+    /// The error about references none of which has an answer.
+    fn no_answer(self, task: &Task, pool: &str) -> Error {
+        let (count, first) = (self.count, self.first);
+        let message =
+            format!("none of the {count} references for `{pool}` holds an answer where `answer` looks for one");
+        let help = first.as_ref().and_then(Error::remedy).unwrap_or("look at the data").to_owned();
+        task.wrong(&["generate", "answer"], message).help(format!("the first: {help}"))
     }
 
     /// Counts odd rows as dropped and notes them.

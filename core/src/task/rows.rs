@@ -1,8 +1,12 @@
 //! Rows of splits: which are meant, where they are, and how to get at them without holding all of them in memory.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
-use indexmap::IndexSet;
+use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value};
 
 use super::{
@@ -103,6 +107,29 @@ impl Rows {
         let mut taken = permute(std::mem::take(&mut self.numbers), 0);
         self.numbers = taken.split_off(n);
         Some(Self { numbers: taken, notes: Vec::new(), ..self.clone() })
+    }
+
+    /// As [`take_at_random`](Self::take_at_random), but rows of one group, by their numbers, all stay or go: as many groups as fit, in the
+    /// order of their first rows. A row without a group stands alone.
+    pub(super) fn take_groups_at_random(&mut self, n: usize, groups: &BTreeMap<u32, u128>) -> Option<Self> {
+        if n >= self.numbers.len() {
+            return None;
+        }
+        let mixed = permute(std::mem::take(&mut self.numbers), 0);
+        let alone = |number: u32| (1, u128::from(number));
+        let group = |number: &u32| groups.get(number).map_or(alone(*number), |group| (0, *group));
+        let mut sizes: IndexMap<(u8, u128), usize> = IndexMap::new();
+        mixed.iter().for_each(|number| *sizes.entry(group(number)).or_default() += 1);
+        let (mut taken, mut there) = (BTreeSet::new(), 0);
+        for (group, size) in sizes {
+            if there + size <= n {
+                there += size;
+                taken.insert(group);
+            }
+        }
+        let (test, train) = mixed.into_iter().partition(|number| taken.contains(&group(number)));
+        self.numbers = train;
+        Some(Self { numbers: test, notes: Vec::new(), ..self.clone() })
     }
 
     /// Finds out which of these columns hold nothing but numbers or truth values, where files hold texts alone.

@@ -397,29 +397,6 @@ fn other_ways_to_a_label() {
 }
 
 #[test]
-fn generation_needs_no_classes() {
-    let task = task(
-        "classes = []\ntemplate = \"{{ question }}\"\n[prompt]\ninstruction = \"Solve.\"\ntemplate = \"Q: {{ question }}\\nA:\"\nreference = \"{{ answer | split('####') | last | trim }}\"\n[label]\n",
-    );
-    // An empty `[label]` is not an absent one.
-    assert!(task.is_err());
-    let text = "name = \"sums\"\ntitle = \"T\"\nlicence = \"L\"\ncitation = \"C\"\ntemplate = \"{{ question }}\"\n[source]\npath = \"x\"\n[splits]\ntrain = \"train\"\ntest = \"test\"\n[prompt]\ninstruction = \"Solve.\"\ntemplate = \"Q: {{ question }}\\nA:\"\nreference = \"{{ answer | split('####') | last | trim }}\"\n";
-    let task = Task::parse(text, Path::new("sums.toml")).unwrap();
-    let data = read(
-        &task,
-        json!([{"question": "2 + 2", "answer": "it is\n#### 4"}, {"question": "1 + 2", "answer": "#### 3"}]),
-    )
-    .unwrap();
-    let references: Vec<_> =
-        by_row(&data).into_iter().map(|example| example.prompt.clone().unwrap().reference.unwrap()).collect();
-    assert_eq!(references, ["4", "3"]);
-    assert_eq!((data.classes(), data.prompt.as_ref().unwrap().instruction.as_deref()), (0, Some("Solve.")));
-    let folder = tempfile::tempdir().unwrap();
-    data.write(folder.path()).unwrap();
-    assert_eq!(TaskData::read(folder.path()).unwrap(), data);
-}
-
-#[test]
 fn filter_empty_texts_and_explicit_splits() {
     let task = task("filter = \"label != -1 and text is string\"\n[splits]\nsupervise = \"a\"\ntransfer = [\"b\", \"c\"]\ntest = \"d\"\n").unwrap();
     let row = |text: &str, label: i32| json!({"text": text, "label": label});
@@ -578,7 +555,7 @@ fn the_guide_is_right() {
         }
         blocks += 1;
     }
-    assert_eq!(blocks, 6);
+    assert_eq!(blocks, 7);
 }
 
 #[test]

@@ -30,7 +30,13 @@ fn folder(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
+/// The task of classes that reads the same data set.
+fn base(task: &str) -> &str {
+    ["-steps-words", "-words", "-choose"].iter().find_map(|form| task.strip_suffix(form)).unwrap_or(task)
+}
+
 fn fixture(task: &str) -> PathBuf {
+    let task = base(task);
     let name = SHARED.iter().find(|(name, _)| *name == task).map_or(task, |(_, name)| name);
     folder("tests/fixtures/tasks").join(format!("{name}.jsonl"))
 }
@@ -64,6 +70,8 @@ fn small(name: &str) -> Task {
     if let Some(n) = &mut task.splits.test_from_train {
         *n = 2;
     }
+    // Of so few rows most may belong together.
+    task.splits.together = None;
     // Splits would give the same rows again.
     if let Some(train) = &mut task.splits.train {
         *train = OneOrMany::One(train.as_slice()[0].clone());
@@ -81,6 +89,15 @@ fn every_task_makes_examples_of_its_data_sets_rows() {
                 panic!("{name} {order:?}: {error}");
             });
             let examples: Vec<&Example> = data.parts().into_iter().flat_map(|(_, part)| part).collect();
+            if base(&name) != name {
+                let form = if name.ends_with("-words") { "generate" } else { "choose" };
+                assert_eq!(data.form.name(), form, "{name}");
+                let texts = || examples.iter().flat_map(|example| example.texts().map(|(text, _)| text));
+                assert!(texts().all(|text| !text.contains("{{") && !text.contains("{%")), "{name}");
+                assert!(texts().all(|text| !text.ends_with(char::is_whitespace)), "{name}");
+                assert!(data.counts.notes.iter().all(|note| !note.contains("no blank stands")), "{name}");
+                continue;
+            }
             let labels: BTreeSet<u8> = examples.iter().map(|example| example.label).collect();
             assert_eq!(labels.len(), data.classes(), "{name} {order:?}: not every class occurs");
             // P(IK) and self-labels ask a language model, which answers with one word for each class.
@@ -136,7 +153,8 @@ fn other_formats() {
     let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/golden_task_formats.json"));
     let golden: BTreeMap<String, Value> = serde_json::from_str(text).unwrap();
     let mut shown = String::new();
-    let same = |name: &str| SHARED.iter().any(|(other, _)| *other == name) && name != "chess-move";
+    let same =
+        |name: &str| SHARED.iter().any(|(other, _)| *other == name) && name != "chess-move" || base(name) != name;
     for name in names().into_iter().filter(|name| !golden.contains_key(name) && !same(name)) {
         let data = small(&name).read_from(&Fixture(fixture(&name)), &options(Order::Openai, 0)).unwrap();
         writeln!(shown, "==== {name}").unwrap();
@@ -146,6 +164,28 @@ fn other_formats() {
             writeln!(shown, "-- row {}: {class}; context {context:?}\n{text}", example.source_row).unwrap();
             if i == 0 {
                 writeln!(shown, "-- as a prompt\n{}", example.prompt.as_ref().unwrap().text).unwrap();
+            }
+        }
+    }
+    insta::assert_snapshot!(shown);
+}
+
+/// Candidates, and what words follow; read by people, once.
+#[test]
+fn formats_of_other_forms() {
+    let mut shown = String::new();
+    let single = |name: &str| name.contains("-single-") || name.starts_with("hh-helpful");
+    for name in names().into_iter().filter(|name| base(name) != name && !single(name)) {
+        let data = small(&name).read_from(&Fixture(fixture(&name)), &options(Order::Openai, 0)).unwrap();
+        writeln!(shown, "==== {name}").unwrap();
+        let matcher = data.matcher().unwrap();
+        for example in by_row(&data).into_iter().take(3) {
+            writeln!(shown, "-- row {}: {}", example.source_row, example.label).unwrap();
+            for (text, context) in example.texts() {
+                writeln!(shown, "context {:?}\n{text}", &text[context.clone()]).unwrap();
+            }
+            if let (Some(matcher), Some(reference)) = (&matcher, &example.reference) {
+                writeln!(shown, "-> {reference}\n= {}", matcher.reference(reference).text).unwrap();
             }
         }
     }
@@ -207,8 +247,12 @@ fn computed_columns_build_on_each_other_and_reach_everything() {
 // ---- drafts ----
 
 fn drafted(file: &Path, text: Option<&str>, label: Option<&str>) -> Result<(String, TaskData)> {
+    drafted_as(DraftForm::Classify, file, text, label)
+}
+
+fn drafted_as(form: DraftForm, file: &Path, text: Option<&str>, label: Option<&str>) -> Result<(String, TaskData)> {
     let path = file.to_string_lossy();
-    let text = draft(file, &DraftOptions { name: "new", path: &path, text, label })?;
+    let text = draft(file, &DraftOptions { name: "new", path: &path, text, label, form })?;
     let task = Task::parse(&text, Path::new("new.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let data = task.read(&local(&[]), &DataOptions::default()).unwrap_or_else(|error| panic!("{error}\n{text}"));
     Ok((text, data))
@@ -266,6 +310,37 @@ fn drafts_guess_what_people_say() {
         let error = drafted(&fixture(name), None, None).unwrap_err();
         assert_eq!(error.message(), "no column looks like a label", "{name}");
         assert!(error.remedy().unwrap().contains("--label COLUMN"), "{error}");
+    }
+}
+
+#[test]
+fn drafts_of_other_forms_run() {
+    use DraftForm::{Choose, Generate};
+    let cases = [
+        (Choose, "anthropic_hh", None, "[label.choose]\ncorrect = \"chosen\"\nwrong = \"rejected\"\n"),
+        (Choose, "ecqa", None, "[label.choose]\nchoices = [\"q_op1\", \"q_op2\", \"q_op3\", \"q_op4\", \"q_op5\"]\n"),
+        (Choose, "arc", None, "keys = \"choices.label\"\n"),
+        (Generate, "gsm8k", None, "extract = { after = \"####\" }\nrules = [\"strip-commas\", \"number\"]\n"),
+        (Generate, "scan", Some("actions"), "reference = \" {{ actions }}\"\n"),
+        (Generate, "sciq", None, "reference = \" {{ correct_answer }}\"\nmax_new_tokens = 256\nstop = [\"\\n\"]\n"),
+    ];
+    for (form, name, label, expected) in cases {
+        let (text, data) =
+            drafted_as(form, &fixture(name), None, label).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(
+            text.contains(expected) && !text.contains("classes =") && !text.contains("[prompt]"),
+            "{name}:\n{text}"
+        );
+        assert_eq!(data.form.name(), if form == Choose { "choose" } else { "generate" }, "{name}");
+    }
+    let refused = [
+        (Choose, "sst2", None, "nothing looks like answers to choose among"),
+        (Choose, "ecqa", Some("q_ans"), "the candidates of a choice are guessed"),
+        (Generate, "sst2", None, "no column looks like what a model should write"),
+    ];
+    for (form, name, label, expected) in refused {
+        let error = drafted_as(form, &fixture(name), None, label).unwrap_err();
+        assert!(error.message().contains(expected) && error.remedy().is_some(), "{error}");
     }
 }
 

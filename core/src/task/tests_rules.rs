@@ -404,7 +404,9 @@ fn nothing_that_a_terminal_obeys_is_shown() {
 
 fn drafted(file: &Path) -> (String, TaskData) {
     let path = file.to_string_lossy();
-    let text = draft(file, &DraftOptions { name: "new", path: &path, text: None, label: None }).unwrap();
+    let text =
+        draft(file, &DraftOptions { name: "new", path: &path, text: None, label: None, form: DraftForm::Classify })
+            .unwrap();
     let task = Task::parse(&text, Path::new("new.toml")).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let data = task.read(&local(&[]), &DataOptions::default()).unwrap_or_else(|error| panic!("{error}\n{text}"));
     (text, data)

@@ -1,0 +1,171 @@
+//! What methods ask to be made: labels by a supervisor, and what the strong model knows of itself.
+
+use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
+use crate::{
+    Result,
+    learner::{Recipe, Sampler},
+    stage::{
+        DataRef, Job, ModelRef, Numeric, Stage, StageId, copy,
+        kinds::{
+            answers::{Answerer, Answers},
+            embeddings::Embeddings,
+            fine_tune::FineTune,
+            p_ik::{Pik, PikExamples},
+            p_ik_scores::PikScores,
+            student::{SelfLabels, StudentPik},
+            supervise::Supervise,
+        },
+    },
+    strategy::{Ask, ConfiguredSupervisor, Role, Split},
+};
+
+/// Makes what a supervisor asks for, and lets it label.
+pub(super) fn supervise(
+    supervisor: &Box<dyn ConfiguredSupervisor>,
+    [weak, strong]: [(ModelRef, Recipe); 2],
+    data: &DataRef,
+    seed: u64,
+    made: &mut Made,
+) -> Result<StageId> {
+    let mut given = Vec::new();
+    for ask in supervisor.asks() {
+        given.push(match ask {
+            Ask::Truth => None,
+            Ask::FineTuned { role, on } => {
+                let (model, recipe) = if role == Role::Weak { weak.clone() } else { strong.clone() };
+                trains(&recipe, data, on)?;
+                Some(made.push(FineTune { model, recipe, data: data.clone(), on, seed, save: false })?)
+            }
+        });
+    }
+    made.push(Supervise { supervisor: copy(supervisor)?, given, weak, strong, data: data.clone(), seed })
+}
+
+/// Makes the stages from which a student learns what it knows, and tells the student where they are.
+pub(super) struct Knowledge<'a> {
+    pub(super) strong: &'a ModelRef,
+    /// The same model as it is trained on the auxiliary task, and how.
+    pub(super) on_auxiliary: &'a ModelRef,
+    pub(super) recipe: &'a Recipe,
+    pub(super) data: &'a DataRef,
+    pub(super) seed: u64,
+}
+
+impl Knowledge<'_> {
+    pub(super) fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
+        let answers = self.answers(self.answerer(settings, auxiliary, made)?, auxiliary, made)?;
+        let examples = PikExamples {
+            answers,
+            data: auxiliary.clone(),
+            splits: settings.splits.clone(),
+            label: settings.label,
+            balance: settings.balance,
+            input: settings.input,
+            seed: self.seed,
+        };
+        let first = (settings.schedule != PikSchedule::Joint).then(|| {
+            let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
+            let recipe = Recipe { epochs, ..self.recipe.clone() };
+            made.push(Pik { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed })
+        });
+        Ok(match (settings.schedule, first.transpose()?) {
+            (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
+                StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
+            }
+            (_, start) => StudentPik::Joint {
+                examples,
+                lambda: settings.lambda,
+                batch_size: settings.batch_size,
+                once: settings.epoch_mismatch == Mismatch::Truncate,
+                warmup_fraction: settings.warmup_fraction,
+                start,
+            },
+        })
+    }
+
+    /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
+    fn answerer(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
+        Ok(match settings.answers {
+            AnswersBy::LanguageModel => Answerer::LanguageModel {
+                model: self.strong.clone(),
+                shots: settings.shots,
+                samples: settings.samples,
+                temperature: settings.temperature,
+            },
+            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? },
+        })
+    }
+
+    /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
+    pub(super) fn own_answers(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+        let answerer = match settings.answers {
+            AnswersBy::LanguageModel => self.likeliest(settings.shots),
+            AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
+        };
+        self.answers(answerer, self.data, made)
+    }
+
+    /// The pretrained strong model, which gives its likeliest answer.
+    fn likeliest(&self, shots: usize) -> Answerer {
+        Answerer::LanguageModel { model: self.strong.clone(), shots, samples: 0, temperature: 1.0 }
+    }
+
+    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+        made.push(FineTune {
+            model: self.on_auxiliary.clone(),
+            recipe: self.recipe.clone(),
+            data: auxiliary.clone(),
+            on: Split::Supervise,
+            seed: self.seed,
+            save: true,
+        })
+    }
+
+    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
+        made.push(Answers { answerer, data: data.clone(), seed: self.seed })
+    }
+
+    pub(super) fn self_labels(
+        &self,
+        settings: &config::SelfLabels,
+        p_ik: Option<(&config::Pik, &DataRef)>,
+        made: &mut Made,
+    ) -> Result<SelfLabels> {
+        let hard = settings.kind == Hardness::Hard;
+        let answerer = match (settings.source, p_ik) {
+            (SelfSource::CurrentHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: 0.0 }),
+            (SelfSource::EmaHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: settings.decay }),
+            (SelfSource::PikStageHead, Some((_, auxiliary))) => {
+                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
+            }
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
+        };
+        Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
+    }
+
+    pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {
+        made.push(Embeddings { model: self.strong.clone(), data: self.data.clone() })
+    }
+}
+
+/// The stages of some cells, as they come up.
+pub(super) struct Made<'a> {
+    pub(super) numeric: &'a Numeric,
+    pub(super) jobs: Vec<(StageId, Job)>,
+}
+
+impl Made<'_> {
+    pub(super) fn push(&mut self, stage: impl Stage + 'static) -> Result<StageId> {
+        let job = Job::new(stage)?;
+        let id = job.stage.id(self.numeric)?;
+        self.jobs.push((id.clone(), job));
+        Ok(id)
+    }
+}
+
+/// Whether a split is large enough for one step of a recipe.
+pub(super) fn trains(recipe: &Recipe, data: &DataRef, on: Split) -> Result<()> {
+    let rows = data.examples.get(on.name()).copied().unwrap_or(0);
+    Sampler::check(rows, recipe.batch_size, recipe.epochs)
+        .map_err(|error| error.context(format!("task `{}`, `{}`", data.task, on.name())))
+}

@@ -1,0 +1,217 @@
+//! Methods: `[method.NAME]`, `configs/methods.toml`, and `[sweep]`.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    knowing::{AnswersBy, Pik, SelfLabels, SelfSource, Shared},
+    model::recipe_table,
+    names::{At, check_name, check_title},
+};
+use crate::{
+    Error, Result,
+    document::{Document, Section, did_you_mean},
+    strategy::{
+        self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind,
+        LabelRefiner, Needs, Selector, StudentLoss, Supervisor,
+    },
+};
+
+/// A method: what stands between weak labels and a student.
+#[derive(Debug)]
+pub struct Method {
+    /// Name in configurations and results.
+    pub name: String,
+    /// Name in tables.
+    pub title: String,
+    /// Who labels.
+    pub supervisor: Box<dyn ConfiguredSupervisor>,
+    /// Which labels are trusted.
+    pub selector: Box<dyn ConfiguredSelector>,
+    /// How labels are refined.
+    pub refiner: Box<dyn ConfiguredRefiner>,
+    /// What the student minimises.
+    pub loss: Box<dyn ConfiguredLoss>,
+    /// How the strong model learns to know what it knows, if the method asks for that.
+    pub p_ik: Option<Pik>,
+    /// Where the strong model's own labels come from, if the method uses them.
+    pub self_labels: Option<SelfLabels>,
+    /// Training settings of this method.
+    pub train: toml::Table,
+}
+
+impl Method {
+    /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
+    pub fn uses_truth(&self, task: &str) -> bool {
+        let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
+        self.supervisor.asks().into_iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
+    }
+
+    /// Whether the strong model must answer in words.
+    pub fn asks_language_model(&self) -> bool {
+        self.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration)
+            || self.p_ik.as_ref().is_some_and(|p_ik| p_ik.answers == AnswersBy::LanguageModel)
+    }
+
+    /// What all its parts together ask of the engine.
+    pub fn needs(&self) -> Needs {
+        self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
+    }
+}
+
+/// Points at the parameter that is out of range, or at the table where it stands at its default.
+pub(super) fn invalid_at(table: &Section, invalid: &Invalid) -> Error {
+    table
+        .get(invalid.parameter)
+        .unwrap_or_else(|| table.clone())
+        .error(format!("`{}` {}", invalid.parameter, invalid.message))
+}
+
+impl Method {
+    /// Reads a method: the grid's own `[method.NAME]`, one of `configs/methods.toml`, or a loss by its own name.
+    pub(super) fn read(
+        name: &str,
+        own: Option<&Section>,
+        shelf: Option<&Document>,
+        at: &At,
+        shared: &Shared,
+    ) -> Result<Self> {
+        let on_shelf = shelf.and_then(|document| document.root().get("method"));
+        let section = own.and_then(|own| own.get(name)).or_else(|| on_shelf.as_ref().and_then(|shelf| shelf.get(name)));
+        let Some(section) = section else {
+            if strategy::find(Kind::Loss, name).is_some() {
+                return Self::assemble(name, None, Some(name), shared).map_err(|error| at.place(error));
+            }
+            let mut known: Vec<String> = Vec::new();
+            for methods in [own, on_shelf.as_ref()].into_iter().flatten() {
+                known.extend(methods.entries().into_iter().map(|(name, _)| name));
+            }
+            known.extend(strategy::of_kind(Kind::Loss).iter().map(|card| card.name.to_owned()));
+            let help = did_you_mean(name, known.iter().map(String::as_str));
+            return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
+        };
+        section.only(&["title", "supervisor", "selector", "refiner", "loss", "train", "p_ik", "self_labels"])?;
+        Self::assemble(name, Some(&section), None, shared)
+    }
+
+    fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>, shared: &Shared) -> Result<Self> {
+        let part = |key: &str| section.and_then(|section| section.get(key));
+        let title = section.map(|section| section.read_key("title")).transpose()?.flatten();
+        let mut method = Self {
+            name: name.to_owned(),
+            title: title.unwrap_or_else(|| name.to_owned()),
+            supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
+            selector: configured(Kind::Selector, part("selector"), "all", Selector::validate)?,
+            refiner: configured(Kind::Refiner, part("refiner"), "identity", LabelRefiner::validate)?,
+            loss: configured(Kind::Loss, part("loss"), loss.unwrap_or("cross-entropy"), StudentLoss::validate)?,
+            p_ik: None,
+            self_labels: None,
+            train: section.map(recipe_table).transpose()?.unwrap_or_default(),
+        };
+        let needs = method.needs();
+        // What a method spells out it gets, what its parts need it gets too; the grid's own tables say how.
+        let (p_ik, self_labels) = (part("p_ik"), part("self_labels"));
+        if needs.p_ik || p_ik.is_some() {
+            method.p_ik = Some(shared.p_ik(name, section, p_ik.as_ref())?);
+        }
+        if needs.self_labels || self_labels.is_some() {
+            method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
+        }
+        if let Some(task) = shared.without_validation.as_ref().filter(|_| needs.calibration) {
+            let of_parts = [
+                ("selector", method.selector.needs()),
+                ("refiner", method.refiner.needs()),
+                ("loss", method.loss.needs()),
+            ];
+            let asks = of_parts.into_iter().filter(|(_, needs)| needs.calibration).find_map(|(key, _)| part(key));
+            let message =
+                format!("method `{name}` needs held-out examples with their truth, and `{task}` holds none out");
+            let error = asks.as_ref().or(section).map_or_else(|| Error::new(&message), |at| at.error(&message));
+            return Err(error.help(
+                "add `[data] n_validation = 500` to the grid: so many examples of the supervisor's half, which the weak model is then not trained on",
+            ));
+        }
+        Ok(method)
+    }
+}
+
+/// `[sweep]`: a method's table → parameter → values. Each value gives one more method, `METHOD PARAMETER=VALUE`, everything else left alone.
+pub(super) fn sweeps(
+    document: &Document,
+    shelf: Option<&Document>,
+    methods: &[Method],
+    shared: &Shared,
+) -> Result<Vec<Method>> {
+    let root = document.root();
+    let mut swept: Vec<Method> = Vec::new();
+    for (name, parameters) in root.get("sweep").iter().flat_map(Section::entries) {
+        let Some(base) = methods.iter().find(|method| method.name == name) else {
+            let help = did_you_mean(&name, methods.iter().map(|method| method.name.as_str()));
+            return Err(parameters.error(format!("`{name}` is swept and not among `methods`")).help(help));
+        };
+        // Where the method is written is where its variant is.
+        let written = |document: &Document| document.root().get("method").is_some_and(|all| all.get(&name).is_some());
+        let (home, mut changes) = match shelf.filter(|shelf| !written(document) && written(shelf)) {
+            Some(shelf) => (shelf, vec![]),
+            None if written(document) => (document, vec![]),
+            // A loss by its own name.
+            None => (document, vec![format!("method.{name}.loss.type={name:?}")]),
+        };
+        for (parameter, values) in parameters.entries() {
+            for value in values.items()? {
+                let text = value.to_json();
+                let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+                let at = |error: Error| {
+                    let placed = value.error(format!("`{parameter}` = {text}: {}", error.message()));
+                    match error.remedy() {
+                        Some(help) => placed.help(help),
+                        None => placed,
+                    }
+                };
+                changes.push(format!("method.{name}.{parameter}={text}"));
+                let changed = home.clone().with_overrides(&changes).map_err(at)?;
+                changes.pop();
+                let own = changed.root().get("method");
+                let mut method = Method::read(&name, own.as_ref(), None, &At(value.clone()), shared).map_err(at)?;
+                method.name = format!("{name} {parameter}={text}");
+                method.title = format!("{}, {parameter} = {text}", base.title);
+                check_name(&method.name).and_then(|()| check_title(&method.title)).map_err(at)?;
+                if swept.iter().any(|other| other.name == method.name) {
+                    return Err(value.error(format!("`{text}` stands twice in `{parameter}`")));
+                }
+                swept.push(method);
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// A strategy from its table, or the default of its kind; places errors inside the table exactly.
+pub(super) fn configured<T>(
+    kind: Kind,
+    section: Option<Section>,
+    default: &str,
+    validate: fn(&T) -> Result<(), Invalid>,
+) -> Result<Box<T>>
+where
+    T: ?Sized,
+    Box<T>: DeserializeOwned,
+{
+    let read = |value: Value| serde_json::from_value::<Box<T>>(value).map_err(|error| Error::new(error.to_string()));
+    let Some(section) = section else {
+        return read(serde_json::json!({ "type": default }))
+            .map_err(|error| error.help(format!("is the crate with {kind} `{default}` linked into this binary?")));
+    };
+    let named =
+        section.need("type").map_err(|error| error.help(format!("write {kind} = {{ type = \"{default}\" }}")))?;
+    let name = named.text()?;
+    let Some(card) = strategy::find(kind, name) else {
+        let cards = strategy::of_kind(kind);
+        let help = did_you_mean(name, cards.iter().map(|card| card.name));
+        return Err(named.error(format!("there is no {kind} `{name}`")).help(help));
+    };
+    section.probe(card.probe)?;
+    let strategy = read(section.to_json()).map_err(|error| section.error(error.message()))?;
+    validate(&strategy).map_err(|invalid| invalid_at(&section, &invalid))?;
+    Ok(strategy)
+}

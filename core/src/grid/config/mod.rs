@@ -1,0 +1,408 @@
+//! The grid as its TOML file says it.
+
+mod data;
+mod knowing;
+mod method;
+mod model;
+mod names;
+mod published;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde_json::Value;
+
+pub use data::Data;
+pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
+pub use method::Method;
+pub use model::{ModelConfig, ModelFile, Pretrain};
+
+use self::{
+    data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
+    knowing::Shared,
+    method::sweeps,
+    model::{over_head, recipe_table},
+    names::{check_name, check_title, names, no_repetition, place},
+    published::check_published,
+};
+use super::library::{Library, is_name};
+use crate::{
+    Error, Result,
+    document::{Document, Section},
+    error::Place,
+    learner::Recipe,
+    model::{HeadConfig, HeadInit},
+    report::results::{FURTHER_WEAK, is_end},
+    stage::STORE,
+    strategy::Form,
+    task::Task,
+};
+
+/// A grid: every task with every pair, every method and every seed.
+#[derive(Debug)]
+pub struct Grid {
+    /// Name of the results folder.
+    pub name: String,
+    /// One sentence for whoever lists grids.
+    pub title: String,
+    /// Tasks, in the order of the file.
+    pub tasks: Vec<Task>,
+    /// Auxiliary tasks of P(IK), by name.
+    pub auxiliary: BTreeMap<String, Task>,
+    /// What `[task.NAME]` says of auxiliary tasks.
+    auxiliary_settings: BTreeMap<String, toml::Table>,
+    /// Weak and strong model.
+    pub pairs: Vec<Pair>,
+    /// Where the grid names its tasks and its pairs, for errors.
+    pub places: [Vec<Place>; 2],
+    /// Methods, in the order of the file.
+    pub methods: Vec<Method>,
+    /// Seeds.
+    pub seeds: Vec<u64>,
+    /// How the data of each task are read, ordered and split.
+    pub data: Vec<Data>,
+    /// Whether fine-tuned students are kept on disk.
+    pub save_students: bool,
+    /// The grid's own training settings, which go before a model's.
+    train: toml::Table,
+    /// Everything as it was resolved, for the record.
+    pub source: Value,
+}
+
+/// A weak and a strong model.
+#[derive(Debug)]
+pub struct Pair {
+    /// The supervisor's model.
+    pub weak: ModelConfig,
+    /// The student's and the ceiling's model.
+    pub strong: ModelConfig,
+}
+
+impl Grid {
+    /// Reads a grid and everything it names.
+    ///
+    /// # Errors
+    /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
+    pub fn read(document: &Document, library: &Library) -> Result<Self> {
+        let root = document.root();
+        root.only(&[
+            "grid",
+            "data",
+            "task",
+            "train",
+            "method",
+            "model",
+            "output",
+            "p_ik",
+            "self_labels",
+            "sweep",
+            "published",
+        ])?;
+        let grid = root.need("grid")?;
+        grid.only(&["name", "title", "tasks", "pairs", "methods", "seeds"])?;
+
+        let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        let name: String = grid.read_key("name")?.unwrap_or(stem);
+        check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
+        if !is_name(&name) {
+            let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
+            return Err(grid.error(message).help("set `name` in `[grid]`"));
+        }
+        if name == STORE {
+            let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
+            return Err(grid.error(message).help("set another `name` in `[grid]`"));
+        }
+        let seeds: Vec<u64> = grid.read_key("seeds")?.unwrap_or_else(|| vec![0]);
+        no_repetition(&grid, "seeds", &seeds)?;
+
+        let train = recipe_table(&root)?;
+        let output = root.get("output");
+        if let Some(output) = &output {
+            output.only(&["save_students"])?;
+        }
+        let save_students =
+            output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
+
+        let own_models = root.get("model");
+        let own_methods = root.get("method");
+        let named = names(&grid, "tasks")?;
+        let tasks = named
+            .iter()
+            .map(|(name, at)| open_task(&root, name, library, |error| at.place(error)))
+            .collect::<Result<Vec<_>>>()?;
+        let data = data_of_tasks(&root, &tasks, library)?;
+        let pairs = grid
+            .need("pairs")?
+            .items()?
+            .iter()
+            .map(|pair| {
+                pair.only(&["weak", "strong"])?;
+                let model = |role: &str| {
+                    let at = pair.need(role)?;
+                    let name = at.text()?;
+                    check_name(name).map_err(|error| place(&at, &error))?;
+                    ModelConfig::read(name, library, own_models.as_ref().and_then(|own| own.get(name)), &at)
+                };
+                Ok(Pair { weak: model("weak")?, strong: model("strong")? })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        if pairs.is_empty() {
+            return Err(grid
+                .need("pairs")?
+                .error("`pairs` is empty")
+                .help("write e.g. pairs = [{ weak = \"gpt2\", strong = \"gpt2-xl\" }]"));
+        }
+        let named_pairs: Vec<String> =
+            pairs.iter().map(|pair| format!("{} with {}", pair.weak.name, pair.strong.name)).collect();
+        no_repetition(&grid, "pairs", &named_pairs)?;
+        let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+        let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
+        let shared = Shared {
+            p_ik: root.get("p_ik"),
+            self_labels: root.get("self_labels"),
+            without_validation: without_validation.map(|(task, _)| task.name().to_owned()),
+        };
+        let named_methods = names(&grid, "methods")?;
+        let mut methods = named_methods
+            .iter()
+            .map(|(name, at)| {
+                if is_end(name) || name.starts_with(FURTHER_WEAK.trim_end()) {
+                    let message = format!("a method cannot be called `{name}`: results call the ends of the gap so");
+                    return Err(place(&at.0, &Error::new(message).help("give it another name")));
+                }
+                Method::read(name, own_methods.as_ref(), shelf.as_ref(), at, &shared)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
+        methods.extend(swept);
+        if let Some(published) = root.get("published") {
+            check_published(&published, &tasks, &methods, &pairs)?;
+        }
+        let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
+        let auxiliary_settings = auxiliary_settings(&root, &auxiliary_by_name, &tasks)?;
+        let prompted = |task: &Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
+        for method in &methods {
+            let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
+            let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
+            let evaluated = tasks.iter().filter(|_| asked);
+            let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
+            let mut silent = evaluated.chain(learnt).filter(|task| !prompted(task));
+            if let Some(task) = silent.next() {
+                let message = format!(
+                    "method `{}` asks a language model, and task `{}` does not say how",
+                    method.name,
+                    task.name()
+                );
+                return Err(grid.error(message).help(
+                    "give the task a `[prompt]` with `template` and `answers`, or use `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
+                ));
+            }
+        }
+        let grid = Self {
+            name,
+            title: grid.read_key("title")?.unwrap_or_default(),
+            tasks,
+            auxiliary: auxiliary_by_name,
+            auxiliary_settings,
+            places: [
+                named.iter().map(|(_, at)| at.0.place()).collect(),
+                grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
+            ],
+            pairs,
+            methods,
+            seeds,
+            data,
+            save_students,
+            train,
+            source: root.to_json(),
+        };
+        grid.recipes().map_err(|error| error.in_file(document.file()))?;
+        for (name, title) in grid.titles() {
+            check_title(&title)
+                .map_err(|error| error.context(format!("title of `{name}`")).in_file(document.file()))?;
+        }
+        let at =
+            |method: &Method| named_methods.iter().find(|(name, _)| *name == method.name).map(|(_, at)| at.0.place());
+        let tables = root.get("method");
+        for method in &grid.methods {
+            // The method's own table says more than its name in the list.
+            let own = tables.as_ref().and_then(|methods| methods.get(&method.name)).map(|own| own.place());
+            let place = own.or_else(|| at(method)).unwrap_or_else(|| root.place());
+            grid.check_classes(method).map_err(|error| error.or_at(&place))?;
+        }
+        Ok(grid)
+    }
+
+    /// Whether a method, with the models it is used on, can work with as many classes as the tasks have.
+    fn check_classes(&self, method: &Method) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let classes = task.classes.len();
+            let form = Form::Classes(classes);
+            let refused = |part: &str, message: String| {
+                Error::new(format!(
+                    "method `{}` cannot be used on task `{}`: {part}: {message}",
+                    method.name,
+                    task.name()
+                ))
+                .help("leave one of the two out of this grid")
+            };
+            for (part, fits) in [
+                ("the supervisor", method.supervisor.fits(form)),
+                ("the selector", method.selector.fits(form)),
+                ("the refiner", method.refiner.fits(form)),
+                ("the loss", method.loss.fits(form)),
+            ] {
+                fits.map_err(|message| refused(part, message))?;
+            }
+            let Some(p_ik) = &method.p_ik else { continue };
+            let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
+            let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);
+            let others = auxiliary.classes.len();
+            if by_stage && others != classes {
+                let message =
+                    format!("the head of `{}` has {others} classes and cannot answer for {classes}", auxiliary.name());
+                return Err(refused("the self-labels", message)
+                    .help("take an auxiliary task with as many classes, or another `self_labels.source`"));
+            }
+            let heads = [
+                (by_stage || p_ik.answers == AnswersBy::Classifier, "the auxiliary task", others),
+                (p_ik.schedule != PikSchedule::Joint, "P(IK)", 2),
+            ];
+            for pair in &self.pairs {
+                let HeadInit::Unembedding { tokens } = self.auxiliary_head(&pair.strong, index, p_ik)?.init else {
+                    continue;
+                };
+                if let Some((_, what, wanted)) = heads.iter().find(|(used, _, wanted)| *used && tokens.len() != *wanted)
+                {
+                    let message = format!(
+                        "a head of `{}` for {what} has {wanted} classes and cannot start from {} words",
+                        pair.strong.name,
+                        tokens.len()
+                    );
+                    return Err(refused("P(IK)", message).help(format!(
+                        "set `[task.{}.model.{}] head = {{ init = {{ type = \"zero\" }} }}`, or `p_ik.schedule = \"joint\"` with answers of the language model",
+                        auxiliary.name(),
+                        pair.strong.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How the data of the auxiliary task of P(IK) are read where a task (an index into [`Grid::tasks`]) is evaluated: as those of that
+    /// task, but for what `[task.AUXILIARY]` and [`Pik::n_train`] say.
+    ///
+    /// # Errors
+    /// Settings that do not parse.
+    pub fn auxiliary_data(&self, task: usize, p_ik: &Pik) -> Result<Data> {
+        // Nobody asks how far the weak model can be trusted in the auxiliary task.
+        let mut data = Data { n_train: None, n_validation: 0, ..self.data[task].clone() };
+        if let Some(own) = self.settings_of_auxiliary(task, p_ik) {
+            let said = |error: String| Error::new(error).context(format!("`[task.{}]`", p_ik.task));
+            let mut table = toml::Table::try_from(&data).map_err(|error| said(error.to_string()))?;
+            table.extend(own.clone());
+            data = table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))?;
+            data.n_validation = 0;
+        }
+        data.n_train = p_ik.n_train.or(data.n_train);
+        Ok(data)
+    }
+
+    /// How a model is trained on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    ///
+    /// # Errors
+    /// Settings out of their range.
+    pub fn auxiliary_recipe(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<Recipe> {
+        let own = self.settings_of_auxiliary(task, p_ik);
+        let here = own.and_then(|own| own.get("model")?.get(&model.name)?.get("train")?.as_table());
+        let all = own.and_then(|own| own.get("train")?.as_table());
+        self.recipe_with(model, task, [all, here].into_iter().flatten())
+    }
+
+    /// The head of a model on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn auxiliary_head(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<HeadConfig> {
+        let head = self.head(model, task)?;
+        let own = self.settings_of_auxiliary(task, p_ik);
+        match own.and_then(|own| own.get("model")?.get(&model.name)?.get("head")?.as_table()) {
+            Some(here) => over_head(&head, here, &model.name),
+            None => Ok(head),
+        }
+    }
+
+    /// `[task.AUXILIARY]`, if P(IK) is not learnt on the evaluated task itself.
+    fn settings_of_auxiliary(&self, task: usize, p_ik: &Pik) -> Option<&toml::Table> {
+        let evaluated = self.tasks[task].name();
+        let name = p_ik.task_for(evaluated);
+        self.auxiliary_settings.get(name).filter(|_| name != evaluated)
+    }
+
+    /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one, for this
+    /// task (an index into [`Grid::tasks`]) and for this model on this task, then the method's.
+    ///
+    /// # Errors
+    /// Settings out of their range.
+    pub fn recipe(&self, model: &ModelConfig, task: usize, method: Option<&Method>) -> Result<Recipe> {
+        self.recipe_with(model, task, method.map(|method| &method.train).into_iter())
+    }
+
+    fn recipe_with<'a>(
+        &'a self,
+        model: &'a ModelConfig,
+        task: usize,
+        last: impl Iterator<Item = &'a toml::Table>,
+    ) -> Result<Recipe> {
+        let mut table = model.file.train.clone();
+        let on_task = &self.data[task];
+        let nearer = [&self.train, &model.train_here, &on_task.train].into_iter();
+        let nearest = on_task.model.get(&model.name).map(|model| &model.train);
+        for settings in nearer.chain(nearest).chain(last) {
+            table.extend(settings.clone());
+        }
+        let recipe: Recipe =
+            table.try_into().map_err(|error: toml::de::Error| Error::new(error.message().to_owned()))?;
+        recipe.validate().map_err(|error| error.context(format!("training settings of `{}`", model.name)))?;
+        Ok(recipe)
+    }
+
+    /// The head of a model on a task (an index into [`Grid::tasks`]).
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn head(&self, model: &ModelConfig, task: usize) -> Result<HeadConfig> {
+        let Some(here) = self.data[task].model.get(&model.name) else { return Ok(model.file.head.clone()) };
+        over_head(&model.file.head, &here.head, &model.name)
+    }
+
+    /// Names for people of tasks, models and methods, by their names.
+    pub fn titles(&self) -> BTreeMap<String, String> {
+        let tasks = self.tasks.iter().map(|task| (task.name.clone(), task.title.clone()));
+        let models = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
+        let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
+        tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
+    }
+
+    /// Every recipe of the grid is in range.
+    fn recipes(&self) -> Result<()> {
+        for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
+            self.recipe(&pair.weak, task, None)?;
+            self.recipe(&pair.strong, task, None)?;
+            for method in &self.methods {
+                // What a method leaves as it is has been looked at.
+                if !method.train.is_empty() {
+                    self.recipe(&pair.strong, task, Some(method))?;
+                }
+                if let Some(p_ik) = method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(task, p_ik).is_some())
+                {
+                    self.auxiliary_data(task, p_ik)?;
+                    self.auxiliary_recipe(&pair.strong, task, p_ik)?;
+                    self.auxiliary_head(&pair.strong, task, p_ik)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! Where a plan looks data up: read, split and cut once, and remembered.
+
+use std::{path::Path, sync::OnceLock};
+
+use indicatif::{ProgressBar, ProgressFinish};
+use serde_json::{Value, json};
+
+use super::{config::Data, found::FoundModel, library::Library, plan::Places};
+use crate::{
+    Error, Result, learner,
+    stage::{self, Begin, DataRef, Finished, StageId, Store},
+    task::{CountTokens, DataOptions, Example, OverLong, Task, TaskData, cuts_words, fit, world::World},
+};
+
+/// A generated world, by its name.
+///
+/// # Errors
+/// No such world, or a file that does not describe one.
+pub fn open_world(library: &Library, name: &str) -> Result<World> {
+    let document = library.open("worlds", name)?;
+    World::parse(document.source_text(), document.file())
+}
+
+/// What the memory of looks is asked: `kind` of answer, everything that it depends on beside files, and the files. `None` where the files do
+/// not tell whether they have been touched.
+pub(super) fn question(kind: &str, about: &Value, files: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<String> {
+    // Another build may make something else of the same files.
+    static PROGRAM: OnceLock<Option<String>> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| stage::stamp_of([std::env::current_exe().ok()?])).as_ref()?;
+    let files = stage::stamp_of(files)?;
+    Some(format!("{kind}-{}", &stage::hash(&json!([about, files, program]))[..32]))
+}
+
+/// Where a plan looks things up.
+pub(super) struct Desk<'a> {
+    pub(super) library: &'a Library,
+    pub(super) places: &'a Places,
+    pub(super) store: &'a Store,
+}
+
+impl Desk<'_> {
+    /// What decides which data [`read`](Self::read) makes, so that nothing need be read, generated or cut again while it stands.
+    pub(super) fn question(
+        &self,
+        task: &Task,
+        options: &DataOptions,
+        cut: &Value,
+        models: [&FoundModel; 2],
+    ) -> Option<String> {
+        let files = self.places.sources.files(task).ok()?;
+        let world = task.source.world.as_ref().map(|table| {
+            let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+            self.library.open("worlds", name).map(|document| document.source_text().to_owned())
+        });
+        let world = world.transpose().ok()?;
+        question("look", &json!([task, world, options, cut, models.map(|model| &model.tokens)]), files)
+    }
+
+    /// Reads, splits and cuts the data of a task for the two models of a pair, as a stage.
+    fn read(
+        &self,
+        task: &Task,
+        options: &DataOptions,
+        over_long: OverLong,
+        max_tokens: usize,
+        models: [&FoundModel; 2],
+    ) -> Result<Finished> {
+        let Self { library, places, store } = self;
+        let mut data = match &task.source.world {
+            None => task.read(&places.sources, options)?,
+            Some(table) => {
+                let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                task.read_from(&*open_world(library, name)?.source(table, options.seed)?, options)?
+            }
+        };
+        let mut parameters = json!({
+            "data": data.fingerprint(),
+            "max_tokens": max_tokens,
+            "over_long": over_long,
+            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
+        });
+        // Once such examples were dropped; identities of other data stay what they were.
+        if over_long == OverLong::Truncate && cuts_words(&data) {
+            parameters["last_word"] = "cut".into();
+        }
+        match store.find_or_begin(&StageId::new("data", 1, &parameters))? {
+            Begin::Finished(finished) => Ok(*finished),
+            Begin::Ours(workspace) => {
+                let mut counters: Vec<CountTokens> = models.map(|model| model as CountTokens).into();
+                if models[0].reads_as(models[1]) {
+                    counters.truncate(1);
+                }
+                let bar = progress(task, options.seed, &data, counters.len());
+                let tick = || bar.iter().for_each(|bar| bar.inc(1));
+                fit(&mut data, &counters, max_tokens, over_long, &tick)?;
+                data.write(workspace.folder())?;
+                for model in &models[..counters.len()] {
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder(), &tick)?;
+                }
+                let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
+                workspace.finish(parameters, summary, "cpu")
+            }
+        }
+    }
+
+    /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
+    pub(super) fn data(
+        &self,
+        task: &Task,
+        settings: &Data,
+        models: [&FoundModel; 2],
+        seed: u64,
+        notes: &mut Vec<String>,
+    ) -> Result<DataRef> {
+        let store = self.store;
+        let max_tokens = models.iter().map(|model| model.spec.max_positions).fold(settings.max_tokens, usize::min);
+        let options = DataOptions {
+            order: settings.order,
+            seed,
+            n_train: settings.n_train,
+            n_validation: settings.n_validation,
+            n_test: settings.n_test,
+            balance: settings.balance,
+        };
+        let question = self.question(task, &options, &json!([max_tokens, settings.over_long]), models);
+        let looked = question.as_ref().and_then(|question| store.known(question));
+        let known = looked.and_then(|id| id.parse().ok()).map(|id| store.find(&id)).transpose()?.flatten();
+        let finished = match known {
+            Some(finished) => finished,
+            None => {
+                let finished = self.read(task, &options, settings.over_long, max_tokens, models)?;
+                question.iter().for_each(|question| store.learn(question, finished.manifest.id.as_str()));
+                finished
+            }
+        };
+        let summary = &finished.manifest.summary;
+        for (part, counts) in summary["counts"]["fit"]["parts"].as_object().into_iter().flatten() {
+            for (what, words) in [("shortened", "shortened to"), ("dropped", "dropped: longer than")] {
+                if let Some(n) = counts[what].as_u64().filter(|n| *n > 0) {
+                    notes.push(format!(
+                        "{} (seed {seed}, {part}): {n} examples {words} {max_tokens} tokens",
+                        task.name()
+                    ));
+                }
+            }
+        }
+        if settings.n_validation > 0 {
+            let held_out = &summary["counts"]["labels"]["validation"];
+            if let Some(class) = (0..task.classes.len()).find(|class| held_out[*class].as_u64().is_none_or(|n| n == 0))
+            {
+                return Err(Error::new(format!(
+                    "task `{}` (seed {seed}): none of the examples that `n_validation = {}` holds out is of the class `{}`",
+                    task.name(),
+                    settings.n_validation,
+                    task.classes[class]
+                ))
+                .help("raise `n_validation` in `[data]`"));
+            }
+        }
+        for note in summary["counts"]["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            let note = format!("{}: {note}", task.name());
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        let fingerprint = summary["fingerprint"].as_str().map(str::to_owned);
+        let fingerprint = fingerprint.ok_or_else(|| {
+            Error::new("the record of this data set does not say what it holds")
+                .in_file(finished.folder.join("manifest.json"))
+                .help("remove the folder, and the data are read again")
+        })?;
+        let sum =
+            |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
+        let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
+        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
+        Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
+    }
+}
+
+/// A line that shows how far texts are cut and tokenized, if somebody is there to see it and it takes long enough.
+fn progress(task: &Task, seed: u64, data: &TaskData, tokenizers: usize) -> Option<ProgressBar> {
+    /// About a second's worth.
+    const WORTH_WATCHING: usize = 2 << 20;
+    let examples = || data.parts().into_iter().flat_map(|(_, part)| part);
+    let bytes: usize = examples().flat_map(Example::texts).map(|(text, _)| text.len()).sum();
+    let title = format!("{}  seed {seed}: texts to tokens", task.name());
+    let bar = (bytes > WORTH_WATCHING).then(|| learner::bar(&title)).flatten()?;
+    // Once to cut, and once for each tokenizer to keep.
+    bar.set_length((examples().count() * (1 + tokenizers)) as u64);
+    Some(bar.with_finish(ProgressFinish::AndClear))
+}

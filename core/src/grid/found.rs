@@ -1,0 +1,178 @@
+//! Models that a grid names, opened.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use indexmap::IndexMap;
+use serde_json::{Value, json};
+
+use super::{
+    config::{self, ModelConfig},
+    desk::{open_world, question},
+    library::Library,
+    models::{ModelFolder, model_folder},
+    plan::Places,
+};
+use crate::{
+    Error, Result,
+    document::Document,
+    error::IoContext,
+    learner::{Recipe, Sampler},
+    model::{Pretrained, Spec, Tokenizer},
+    stage::{Job, ModelRef, Numeric, StageId, Store, kinds},
+    strategy::whole,
+    task::{Counter, TokenCounts, world::World},
+};
+
+/// Beyond this many parameters, weights, gradients and moments are more than the memory of any one machine.
+const LARGEST_PRETRAINED: f64 = 1e11;
+
+/// A model that has been found.
+pub(super) struct FoundModel {
+    pub(super) reference: ModelRef,
+    /// Where its files were found; none for a model that is pretrained in the run.
+    pub(super) origin: Option<ModelFolder>,
+    pub(super) tokenizer: Tokenizer,
+    /// Hash of the tokenizer's files.
+    pub(super) tokens: String,
+    /// Shared by the models with the same tokenizer.
+    pub(super) counts: Arc<TokenCounts>,
+    pub(super) spec: Spec,
+    /// What a user should know of how its files are read.
+    pub(super) notes: Vec<String>,
+}
+
+impl FoundModel {
+    fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
+        let tokens = tokenizer.fingerprint();
+        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
+    }
+
+    /// Where its tokenizer was read.
+    fn tokenizer_file(&self) -> PathBuf {
+        self.origin.as_ref().map_or_else(PathBuf::new, |origin| origin.folder.clone()).join("tokenizer.json")
+    }
+
+    /// Whether it makes the same tokens of a text as another model, and knows as many.
+    pub(super) fn reads_as(&self, other: &Self) -> bool {
+        self.tokens == other.tokens && self.spec.vocab == other.spec.vocab
+    }
+}
+
+impl Counter for FoundModel {
+    fn starts(&self, text: &str) -> Option<Vec<usize>> {
+        self.tokenizer.starts(text).ok()
+    }
+
+    fn count(&self, text: &str) -> Result<usize> {
+        let unreadable = |error: Error| {
+            error.context(format!("model `{}`", self.reference.name)).in_file(self.tokenizer_file()).or_else_help(
+                "is it the model's own tokenizer? It has no token for something in the text, and none for the unknown",
+            )
+        };
+        self.counts.get(text, |text| self.tokenizer.encode(text).map(|ids| ids.len()).map_err(unreadable))
+    }
+}
+
+pub(super) fn find_model(
+    model: &ModelConfig,
+    library: &Library,
+    places: &Places,
+    store: &Store,
+    numeric: &Numeric,
+    jobs: &mut IndexMap<StageId, Job>,
+) -> Result<FoundModel> {
+    let Some(pretrain) = &model.file.pretrain else {
+        let found = model_folder(model, places)?;
+        let pretrained = Pretrained::open(&found.folder)?;
+        let files = found.folder.read_dir().path("read the model's folder", &found.folder)?;
+        let files = files.flatten().map(|entry| entry.path());
+        let question = question("weights", &json!(found.folder), files);
+        let reference = ModelRef {
+            name: model.name.clone(),
+            weights: match question.as_ref().and_then(|question| store.known(question)) {
+                Some(fingerprint) => fingerprint,
+                None => {
+                    let fingerprint = pretrained.fingerprint()?;
+                    question.iter().for_each(|question| store.learn(question, fingerprint));
+                    fingerprint.to_owned()
+                }
+            },
+            head: model.file.head.clone(),
+        };
+        let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
+        return Ok(FoundModel { origin: Some(found), notes: pretrained.notes()?, ..model });
+    };
+    let (world, spec, tokenizer) = world_model(pretrain, library)?;
+    let recipe: Recipe = pretrain
+        .train
+        .clone()
+        .try_into()
+        .map_err(|error: toml::de::Error| Error::new(format!("`pretrain.train`: {}", error.message())))?;
+    let documents = world.tokens / world.document.max(1);
+    let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
+    recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
+    let job = Job::new(kinds::pretrain::Pretrain { world, config: spec.config.clone(), recipe, seed: pretrain.seed })?;
+    let id = job.stage.id(numeric)?;
+    let reference = ModelRef { name: model.name.clone(), weights: id.to_string(), head: model.file.head.clone() };
+    jobs.entry(id).or_insert(job);
+    Ok(FoundModel::new(reference, tokenizer, spec))
+}
+
+/// The world, the shape and the tokenizer of a model that is pretrained in the run.
+fn world_model(pretrain: &config::Pretrain, library: &Library) -> Result<(World, Spec, Tokenizer)> {
+    let mut world = open_world(library, &pretrain.world)?;
+    if let Some(tokens) = pretrain.tokens {
+        if !(world.document..=world.tokens).contains(&tokens) {
+            return Err(Error::new(format!(
+                "`pretrain.tokens` must be between {} and {}",
+                world.document, world.tokens
+            )));
+        }
+        // The text is written from its beginning, so a shorter world is a part of the longer one.
+        world.tokens = tokens;
+    }
+    let tokenizer = Tokenizer::parse(&world.tokenizer_json(), Path::new("tokenizer.json"))?;
+    let Value::Object(mut config) = whole(&pretrain.config).map_err(|error| error.context("`pretrain.config`"))? else {
+        return Err(Error::new("`pretrain.config` is not a table"));
+    };
+    config.insert("vocab_size".to_owned(), world.vocabulary_size().into());
+    let spec = Spec::from_config(&config, Path::new("pretrain.config"))?;
+    if !spec.speaks() {
+        let message = format!("a `{}` is no language model, and pretraining makes one", spec.architecture);
+        return Err(Error::new(message).help("choose a decoder, such as `model_type = \"gpt2\"`, in `pretrain.config`"));
+    }
+    if spec.max_positions < world.document {
+        let message = format!(
+            "the world's documents have {} tokens, and the model reads {} at most",
+            world.document, spec.max_positions
+        );
+        return Err(
+            Error::new(message).help("raise the positions in `pretrain.config`, or lower `document` in the world")
+        );
+    }
+    if spec.parameters() > LARGEST_PRETRAINED {
+        let message = format!("`pretrain.config` describes a model of {:.1e} parameters", spec.parameters());
+        return Err(Error::new(message).help("what is pretrained in a run fits in memory four times; make it smaller"));
+    }
+    Ok((world, spec, tokenizer))
+}
+
+/// A model's tokenizer and the longest text it reads, in tokens, by the name that grids give it.
+///
+/// # Errors
+/// No such model, or files that are missing or damaged.
+pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<(Tokenizer, usize)> {
+    let document = Document::parse("command line", &format!("model = {}", toml::Value::from(name)))?;
+    let model = ModelConfig::read(name, library, None, &document.root().need("model")?)?;
+    let find = || match &model.file.pretrain {
+        None => {
+            let pretrained = Pretrained::open(&model_folder(&model, places)?.folder)?;
+            Ok((pretrained.tokenizer().clone(), pretrained.spec().max_positions))
+        }
+        Some(pretrain) => world_model(pretrain, library).map(|(_, spec, tokenizer)| (tokenizer, spec.max_positions)),
+    };
+    find().map_err(|error: Error| error.context(format!("model `{name}`")))
+}

@@ -1,0 +1,405 @@
+//! Training a language model on answers in words with a selector, a refiner and a loss.
+//!
+//! The way of one step: [`Batch`] (answers as columns, detached) → selector → refiner, which say whose answer of each row is learnt and how much
+//! it counts → those answers after their prompts, in parts → loss per answer token → [`learn_tokens`] → sum of the parts' gradients.
+
+use std::sync::Arc;
+
+use burn::{
+    module::Module,
+    optim::GradientsAccumulator,
+    tensor::{Device, Tensor, TensorData},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    encoded::{Encoded, parts},
+    language::learn_tokens,
+    method::{Method, Table, examples, wrong_weights},
+    recipe::Recipe,
+    run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, train},
+    sampler::{Minibatch, Sampler},
+};
+use crate::{
+    Error, Result,
+    model::{Tokens, Transformer},
+    ops,
+    strategy::{Batch, ExampleId, Form, LabelRefiner, Needs, Pool, Selector, Settings, StudentLoss, math},
+};
+
+/// Over what the loss of answers in words is averaged. Rows count by their weights w in each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mean {
+    /// Over all answer tokens of a batch, Σᵢ wᵢ Σₜ lᵢₜ / Σᵢ wᵢ Tᵢ: long answers count for more.
+    #[default]
+    Tokens,
+    /// Over the tokens of each answer, then over the answers, Σᵢ wᵢ (Σₜ lᵢₜ / Tᵢ) / Σᵢ wᵢ: every answer counts the same.
+    Examples,
+    /// Over answers, each with the sum over its tokens, Σᵢ wᵢ Σₜ lᵢₜ / Σᵢ wᵢ: with cross-entropy −log p of the whole answer.
+    Answers,
+}
+
+/// How answers in words are learnt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Answering {
+    /// Over what the loss is averaged: `tokens` of the batch, `examples` (first over the tokens of each) or `answers` (sums over their tokens).
+    ///
+    /// Origin: transformers' Trainer, `tokens` (`num_items_in_batch`).
+    pub mean: Mean,
+    /// Learn the end-of-text token after every answer, without which a model does not stop.
+    ///
+    /// Origin: supervised fine-tuning with transformers (TRL), true.
+    pub end: bool,
+}
+
+impl Default for Answering {
+    fn default() -> Self {
+        Self { mean: Mean::Tokens, end: true }
+    }
+}
+
+impl Settings for Answering {}
+
+/// What a generative student learns from: answers, and what a method does with them.
+#[derive(Debug)]
+pub struct Answers {
+    /// The weak supervisor's answer to each prompt, as tokens.
+    pub weak: Vec<Vec<u32>>,
+    /// The strong model's own answers, if a strategy needs them.
+    pub own: Option<Vec<Vec<u32>>>,
+    /// Probability that the model knows each answer, if a strategy needs it.
+    pub p_ik: Option<Vec<f32>>,
+    /// The end-of-text token, which [`Answering::end`] puts after each answer that does not end in it.
+    pub end_token: Option<u32>,
+    /// How answers are learnt.
+    pub answering: Answering,
+    /// Whose answer is learnt; without one, the weak supervisor's to every prompt.
+    pub selector: Option<Box<dyn Selector>>,
+    /// What becomes of that decision; without one, nothing.
+    pub refiner: Option<Box<dyn LabelRefiner>>,
+    /// The loss.
+    pub loss: Box<dyn StudentLoss>,
+    /// Whether the last decision about every example is kept in the log.
+    pub record: bool,
+}
+
+impl Answers {
+    /// Weak answers and a loss, nothing else.
+    pub fn new(weak: Vec<Vec<u32>>, end_token: Option<u32>, loss: Box<dyn StudentLoss>) -> Self {
+        Self {
+            weak,
+            own: None,
+            p_ik: None,
+            end_token,
+            answering: Answering::default(),
+            selector: None,
+            refiner: None,
+            loss,
+            record: false,
+        }
+    }
+}
+
+/// Fine-tunes a language model on answers to prompts. Rows of `answers` belong to rows of `prompts`; the loss is taken on answer tokens alone.
+///
+/// What a micro-batch holds changes no more than last digits: decisions are made on the whole batch, and every answer's tokens are weighed by
+/// what the whole batch is averaged over.
+///
+/// # Errors
+/// Answers that do not fit the prompts or the model, a strategy that refuses words or lacks what it needs, too little data for one batch, a
+/// loss that is not finite (names step, learning rate and examples), an interruption.
+pub fn train_words(
+    model: Transformer,
+    prompts: &Encoded,
+    answers: Answers,
+    recipe: &Recipe,
+    seed: u64,
+    execution: &Execution,
+) -> Result<Trained<Transformer>> {
+    recipe.validate()?;
+    if !model.spec().causal {
+        let architecture = model.spec().architecture;
+        return Err(Error::new(format!("this `{architecture}` model reads in both directions and cannot write"))
+            .help("take a causal language model"));
+    }
+    model.lm_matrix()?;
+    let mut method = Method::new(answers.selector, answers.refiner, answers.loss, answers.record);
+    method.check_form(Form::Words)?;
+    let end = match (answers.answering.end, answers.end_token) {
+        (true, None) => {
+            return Err(Error::new("answers are to end in the end-of-text token, and the tokenizer names none")
+                .help("set `end = false`"));
+        }
+        (true, token) => token,
+        (false, _) => None,
+    };
+    let weak = Column::new("the weak answer", prompts, &answers.weak, end, &model)?;
+    let own = answers.own.map(|own| Column::new("the own answer", prompts, &own, end, &model)).transpose()?;
+    let columns: Vec<Column> = std::iter::once(weak).chain(own).collect();
+    if let Some(p_ik) = answers.p_ik.as_ref().filter(|p_ik| p_ik.len() != prompts.len()) {
+        return Err(Error::new(format!("there are {} values of P(IK) for {} prompts", p_ik.len(), prompts.len())));
+    }
+    let labels = |column: usize| vec![one_hot(column, columns.len()); prompts.len()];
+    let own = (columns.len() > 1).then(|| labels(1));
+    let given = Needs { self_labels: own.is_some(), p_ik: answers.p_ik.is_some(), student: true, ..Needs::default() };
+    let pool = Pool { ids: prompts.ids(), weak: labels(0), self_labels: own, seed, ..Pool::default() };
+    method.prepare(&pool, &given)?;
+
+    let sampler = Sampler::new(&columns[0].inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
+    let method = Arc::new(method);
+    let work = Words {
+        looks: method.needs().student,
+        columns,
+        p_ik: answers.p_ik.map(|values| Table { width: 1, values }),
+        mean: answers.answering.mean,
+        method: method.clone(),
+        device: device_of(&model),
+        micro_batch: execution.micro_batch,
+    };
+    let mut trained = train(model, work, sampler, recipe, execution)?;
+    trained.log.remarks.extend(method.remarks());
+    Ok(trained)
+}
+
+fn one_hot(column: usize, columns: usize) -> Vec<f32> {
+    (0..columns).map(|other| if other == column { 1.0 } else { 0.0 }).collect()
+}
+
+/// One answer to every prompt.
+#[derive(Debug)]
+struct Column {
+    /// Prompt and answer but for the answer's last token.
+    inputs: Encoded,
+    answers: Vec<Vec<u32>>,
+}
+
+impl Column {
+    fn new(what: &str, prompts: &Encoded, answers: &[Vec<u32>], end: Option<u32>, model: &Transformer) -> Result<Self> {
+        if answers.len() != prompts.len() {
+            let (given, needed) = (answers.len(), prompts.len());
+            return Err(Error::new(format!("{what} is there {given} times, and there are {needed} prompts")));
+        }
+        let ended = |answer: &Vec<u32>| match end {
+            Some(end) if answer.last() != Some(&end) => [answer.as_slice(), &[end]].concat(),
+            _ => answer.clone(),
+        };
+        let answers: Vec<Vec<u32>> = answers.iter().map(ended).collect();
+        let mut inputs = Vec::with_capacity(answers.len());
+        for (row, answer) in answers.iter().enumerate() {
+            let fault = |error: Error| error.context(format!("{what} of example {row}"));
+            let (last, rest) = answer.split_last().ok_or_else(|| fault(Error::new("it has no tokens")))?;
+            // What comes in is checked below, with the prompt.
+            model.spec().check_ids(&[*last]).map_err(fault)?;
+            inputs.push([prompts.row(row), rest].concat());
+        }
+        let inputs =
+            Encoded::new(inputs, model.spec()).map_err(|error| error.context(format!("{what} after its prompt")))?;
+        Ok(Self { inputs, answers })
+    }
+}
+
+/// An answer that is learnt, or looked at.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    row: u32,
+    column: usize,
+    weight: f64,
+}
+
+#[derive(Debug)]
+struct Words {
+    /// The weak answers, then own ones, if there are any.
+    columns: Vec<Column>,
+    p_ik: Option<Table>,
+    mean: Mean,
+    method: Arc<Method>,
+    /// Whether somebody wants to know what the model makes of each answer before the step.
+    looks: bool,
+    /// The plain device.
+    device: Device,
+    micro_batch: Option<usize>,
+}
+
+impl Words {
+    fn answer(&self, item: &Item) -> &[u32] {
+        &self.columns[item.column].answers[item.row as usize]
+    }
+
+    fn input(&self, item: &Item) -> &[u32] {
+        self.columns[item.column].inputs.row(item.row as usize)
+    }
+
+    /// The hidden states `[T, H]` after which the items' answer tokens stand, and those T tokens.
+    fn states(&self, model: &Transformer, items: &[Item]) -> (Tensor<2>, Vec<u32>) {
+        let sequences: Vec<&[u32]> = items.iter().map(|item| self.input(item)).collect();
+        let (mut places, mut labels, mut end) = (Vec::new(), Vec::new(), 0);
+        for item in items {
+            end += self.input(item).len() as u32;
+            let answer = self.answer(item);
+            places.extend(end - answer.len() as u32..end);
+            labels.extend_from_slice(answer);
+        }
+        (ops::lookup(model.hidden(&Tokens::packed(&sequences)), &places), labels)
+    }
+
+    /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.
+    fn look(&self, model: &Transformer, rows: &[u32]) -> Result<Vec<f32>> {
+        // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
+        let model = model.valid();
+        let (matrix, transposed) = model.lm_matrix()?;
+        let head = ops::Head { weight: matrix.val(), transposed };
+        let items: Vec<Item> = rows
+            .iter()
+            .flat_map(|&row| (0..self.columns.len()).map(move |column| Item { row, column, weight: 1.0 }))
+            .collect();
+        let mut means = Vec::with_capacity(items.len());
+        for part in parts(items.len(), self.micro_batch) {
+            let items = &items[part];
+            let (states, labels) = self.states(&model, items);
+            let said = math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0));
+            let mut said = said.as_slice();
+            for item in items {
+                let (own, rest) = said.split_at(self.answer(item).len());
+                means.push((own.iter().copied().map(f64::from).sum::<f64>() / own.len() as f64) as f32);
+                said = rest;
+            }
+        }
+        Ok(means)
+    }
+
+    /// The answers that are learnt, with their weights, in the order of the batch; and the record of the decision.
+    fn decide(&self, model: &Transformer, minibatch: &Minibatch) -> Result<(Vec<Item>, Vec<Choice>)> {
+        let (rows, at) = (&minibatch.rows, &minibatch.progress);
+        let (count, width) = (rows.len(), self.columns.len());
+        let ids: Vec<ExampleId> = rows.iter().map(|&row| ExampleId(row)).collect();
+        let label = |column: usize| {
+            let values = vec![one_hot(column, width); count].concat();
+            Tensor::<2>::from_data(TensorData::new(values, [count, width]), &self.device)
+        };
+        // What nobody asked for is not there, and not a number for whoever takes it nevertheless.
+        let means = if self.looks { self.look(model, rows)? } else { vec![f32::NAN; count * width] };
+        let means = Tensor::<2>::from_data(TensorData::new(means, [count, width]), &self.device);
+        let batch = Batch {
+            ids: &ids,
+            progress: *at,
+            weak: label(0),
+            student: means.clone().exp(),
+            embedding: Tensor::full([count, 1], f32::NAN, &self.device),
+            p_ik: self.p_ik.as_ref().map(|table| table.tensor(rows, &self.device).squeeze_dim(1)),
+            self_labels: (width > 1).then(|| label(1)),
+        };
+        let (selection, labels, choices) = self.method.decide(rows, &batch);
+        let mut weights = selection.weight;
+        if self.looks {
+            let surprise = math::rows(labels.clone() * means).neg();
+            weights = weights * self.method.weigh(surprise, at);
+        }
+        let weights = math::to_host(weights);
+        let wrong = rows.iter().zip(&weights).filter(|(_, weight)| !(weight.is_finite() && **weight >= 0.0));
+        let wrong: Vec<u32> = wrong.map(|(row, _)| *row).collect();
+        if !wrong.is_empty() {
+            return Err(wrong_weights(&wrong));
+        }
+        let labels = math::rows_to_host(labels);
+        let mut items = Vec::new();
+        for (place, (&row, shares)) in rows.iter().zip(labels.chunks_exact(width)).enumerate() {
+            if let Some(share) = shares.iter().find(|share| !(share.is_finite() && **share >= 0.0)) {
+                return Err(Error::new(format!("the refiner gave an answer to example {row} a share of {share}")));
+            }
+            let item = |(column, share): (usize, &f32)| Item {
+                row,
+                column,
+                weight: f64::from(weights[place]) * f64::from(*share),
+            };
+            items.extend(shares.iter().enumerate().map(item).filter(|item| item.weight > 0.0));
+        }
+        if items.is_empty() {
+            // The batch has loss 0 and gradients of 0, with which the optimizer takes its step.
+            items.extend(rows.first().map(|&row| Item { row, column: 0, weight: 0.0 }));
+        }
+        Ok((items, choices))
+    }
+
+    /// What each token of each item counts, so that the sum over all is the loss of the batch.
+    fn shares(&self, items: &[Item]) -> Vec<f64> {
+        let length = |item: &Item| self.answer(item).len() as f64;
+        let total: f64 = match self.mean {
+            Mean::Tokens => items.iter().map(|item| item.weight * length(item)).sum(),
+            Mean::Examples | Mean::Answers => items.iter().map(|item| item.weight).sum(),
+        };
+        let total = if total > 0.0 { total } else { 1.0 };
+        let share = |item: &Item| match self.mean {
+            Mean::Tokens | Mean::Answers => item.weight / total,
+            Mean::Examples => item.weight / (total * length(item)),
+        };
+        items.iter().map(share).collect()
+    }
+}
+
+impl Work for Words {
+    type Model = Transformer;
+
+    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
+        let at = &minibatch.progress;
+        let (items, choices) = self.decide(model, minibatch)?;
+        let shares = self.shares(&items);
+        let mut accumulator = GradientsAccumulator::new();
+        let mut columns = Vec::new();
+        for part in parts(items.len(), self.micro_batch) {
+            let (items, shares) = (&items[part.clone()], &shares[part]);
+            let (states, labels) = self.states(model, items);
+            let weights: Vec<f32> = items
+                .iter()
+                .zip(shares)
+                .flat_map(|(item, share)| std::iter::repeat_n(*share as f32, self.answer(item).len()))
+                .collect();
+            let weights = Tensor::<1>::from_floats(weights.as_slice(), &self.device);
+            let mut of_tokens = None;
+            let learnt = learn_tokens(model, states, &labels, |tokens| {
+                let losses = self.method.loss().tokens(tokens, at);
+                let losses =
+                    losses.ok_or_else(|| Error::new("the loss has no form for words, though it says it fits"))?;
+                of_tokens = Some(losses.clone().inner());
+                Ok(ops::total(losses * weights))
+            })?;
+            accumulator.accumulate(model, learnt.grads);
+            let losses = of_tokens.unwrap_or_else(|| learnt.loss.clone()).unsqueeze_dim::<2>(1);
+            columns.push(Tensor::cat(vec![losses, learnt.numbers.narrow(1, 0, 2)], 1));
+        }
+        // Everything that the host looks at, in one transfer: loss, log p of the label, log p of the likeliest.
+        let table = math::rows_to_host(Tensor::cat(columns, 0));
+        let (loss, accuracy) = self.check(&items, &shares, &table)?;
+        let tokens = items.iter().map(|item| self.input(item).len()).sum();
+        Ok(Step { grads: accumulator.grads(), loss, accuracy: Some(accuracy), tokens, choices })
+    }
+}
+
+impl Words {
+    /// The loss of the batch, and the part of its answer tokens that the model would say.
+    fn check(&self, items: &[Item], shares: &[f64], table: &[f32]) -> Result<(f64, f64)> {
+        let (mut loss, mut right, mut not_finite) = (0.0, 0, Vec::new());
+        let mut tokens = table.chunks_exact(3);
+        for (item, share) in items.iter().zip(shares) {
+            let of_item = tokens.by_ref().take(self.answer(item).len());
+            let (mut sum, mut finite) = (0.0, true);
+            for token in of_item {
+                sum += f64::from(token[0]);
+                finite &= token[0].is_finite();
+                right += usize::from(token[1] >= token[2]);
+            }
+            loss += share * sum;
+            if !finite && !not_finite.contains(&item.row) {
+                not_finite.push(item.row);
+            }
+        }
+        if !not_finite.is_empty() {
+            return Err(
+                Error::not_finite(format!("the loss is not finite for {}", examples(&not_finite))).help(DIVERGED)
+            );
+        }
+        Ok((loss, right as f64 / (table.len() / 3).max(1) as f64))
+    }
+}

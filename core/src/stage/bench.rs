@@ -1,0 +1,277 @@
+//! What a stage works with: the store, the device, and the models and data that it names.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    any_path,
+    identity::{Numeric, StageId},
+    predictions::Predictions,
+    store::{Finished, Store},
+    tokens,
+};
+use crate::{
+    Error, Result,
+    error::IoContext,
+    learner::{self, Encoded, Execution, Objective, Recipe, Trained},
+    model::{Classifier, HeadConfig, Pretrained},
+    rng,
+    strategy::{Labels, Settings, Split},
+    task::{Example, TaskData},
+};
+
+/// Where and how a stage runs. What of this its result depends on is [`numeric`](Place::numeric).
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device, without gradients.
+    pub device: Device,
+    /// Its name in results.
+    pub name: String,
+    /// Micro-batches, progress, interruption.
+    pub execution: Execution,
+}
+
+impl Place {
+    /// What enters identities.
+    pub fn numeric(&self) -> Numeric {
+        Numeric::new(&self.name, self.execution.micro_batch)
+    }
+}
+
+/// Where the files of models are that no stage makes, by the fingerprint of their weights. It enters no identity.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Folders(BTreeMap<String, Folder>);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Folder(#[serde(with = "any_path")] PathBuf);
+
+impl Folders {
+    /// Remembers where weights are.
+    pub fn insert(&mut self, weights: &str, folder: &Path) {
+        self.0.insert(weights.to_owned(), Folder(folder.to_owned()));
+    }
+}
+
+/// A model as a stage uses it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Its name in results.
+    pub name: String,
+    /// What its weights are: the hash of its files, or the identity of the stage that pretrains it.
+    pub weights: String,
+    /// Classification head.
+    pub head: HeadConfig,
+}
+
+impl ModelRef {
+    pub(super) fn identity(&self) -> Result<Value> {
+        Ok(json!({ "weights": self.weights, "head": self.head.identity()? }))
+    }
+}
+
+/// A task's data as a stage uses them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DataRef {
+    /// Name of the task.
+    pub task: String,
+    /// The stage that holds them.
+    pub stage: StageId,
+    /// Hash of their content: texts, labels, splits.
+    pub fingerprint: String,
+    /// Longest text in tokens.
+    pub max_tokens: usize,
+    /// Number of examples of each split.
+    pub examples: BTreeMap<String, usize>,
+}
+
+impl DataRef {
+    /// The examples.
+    ///
+    /// # Errors
+    /// Data that are missing or damaged.
+    pub fn read(&self, store: &Store) -> Result<TaskData> {
+        TaskData::read(&store.take(&self.stage)?.folder)
+    }
+}
+
+/// One split of a task's data.
+pub fn part(data: &TaskData, split: Split) -> &[Example] {
+    match split {
+        Split::Supervise => &data.supervise,
+        Split::Transfer => &data.transfer,
+        Split::Test => &data.test,
+        Split::Validation => &data.validation,
+    }
+}
+
+/// Ground truth of a split, one-hot.
+pub(super) fn truth(data: &TaskData, split: Split) -> Labels {
+    let one_hot = |label: u8| (0..data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
+    part(data, split).iter().map(|example| one_hot(example.label)).collect()
+}
+
+/// Where a stage is done.
+#[derive(Clone, Debug)]
+pub struct Bench<'a> {
+    /// Where finished stages are.
+    pub store: &'a Store,
+    /// The device, and how it is used.
+    pub place: Place,
+    folders: &'a Folders,
+}
+
+impl<'a> Bench<'a> {
+    /// A bench in a store, with the models of some folders.
+    pub fn new(store: &'a Store, place: Place, folders: &'a Folders) -> Self {
+        Self { store, place, folders }
+    }
+
+    /// The same, working in another manner.
+    pub(super) fn with(&self, execution: Execution) -> Self {
+        let Place { device, name, .. } = self.place.clone();
+        Self { place: Place { device, name, execution }, ..*self }
+    }
+
+    /// What of the place enters identities.
+    pub fn numeric(&self) -> Numeric {
+        self.place.numeric()
+    }
+
+    /// A stage that this one names.
+    ///
+    /// Its bytes were looked at before this one began.
+    pub(super) fn stage(&self, id: &StageId) -> Result<Finished> {
+        match self.store.find(id)? {
+            Some(finished) => Ok(finished),
+            None => self.store.take(id),
+        }
+    }
+
+    /// A model that a stage names, be it found in a folder or made by another stage.
+    pub(super) fn model(&self, model: &ModelRef) -> Result<Pretrained> {
+        match (self.folders.0.get(&model.weights), StageId::recognise(&model.weights)) {
+            (Some(folder), _) => Pretrained::open(&folder.0),
+            (None, Some(stage)) => self.model_of(&stage),
+            (None, None) => Err(Error::new(format!("nobody says where the files of model `{}` are", model.name))),
+        }
+    }
+
+    /// The model that a stage left behind.
+    pub(super) fn model_of(&self, stage: &StageId) -> Result<Pretrained> {
+        Pretrained::open(&self.stage(stage)?.folder.join(MODEL))
+    }
+
+    /// What trains and predicts on a task's data.
+    pub(super) fn trainer(&'a self, data: &DataRef, seed: u64) -> Result<Trainer<'a>> {
+        let folder = self.stage(&data.stage)?.folder;
+        Ok(Trainer { data: TaskData::read(&folder)?, folder, bench: self, seed })
+    }
+}
+
+/// Folder of a stage with the model that it made, as transformers reads it.
+pub(super) const MODEL: &str = "model";
+
+/// Trains classifiers on one task, and predicts with them.
+pub(super) struct Trainer<'a> {
+    pub(super) data: TaskData,
+    /// The data's stage, which holds their token ids.
+    folder: PathBuf,
+    bench: &'a Bench<'a>,
+    seed: u64,
+}
+
+impl Trainer<'_> {
+    pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
+        let rows = tokens::read(&self.data, model.tokenizer(), Some(&self.folder), split)?;
+        Encoded::new(rows, model.spec()).map_err(|error| error.context(format!("the {} split", split.name())))
+    }
+
+    /// Ground truth, one-hot.
+    pub(super) fn truth(&self, split: Split) -> Labels {
+        truth(&self.data, split)
+    }
+
+    /// A model with a fresh head: every method of a cell starts from the same one. With `start`, the stage's backbone and P(IK) head.
+    pub(super) fn classifier(
+        &self,
+        model: &ModelRef,
+        pretrained: &Pretrained,
+        classes: usize,
+        start: Option<&StageId>,
+    ) -> Result<Classifier> {
+        let device = self.bench.place.device.clone().autodiff();
+        let (backbone, p_ik) = match start {
+            None => (pretrained.load(&device)?, None),
+            Some(stage) => {
+                let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
+                let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
+                (known.backbone, Some(head))
+            }
+        };
+        let head_seed = rng::derive(self.seed, "head");
+        let classifier = Classifier::new(backbone, &model.head, classes, head_seed, Some(pretrained.tokenizer()))?;
+        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
+    }
+
+    /// Trains a classifier; every method of a cell sees the same order.
+    pub(super) fn train_on(
+        &self,
+        classifier: Classifier,
+        data: &Encoded,
+        recipe: &Recipe,
+        objective: Objective,
+    ) -> Result<Trained<Classifier>> {
+        let order_seed = rng::derive(self.seed, "order");
+        learner::train_classifier(classifier, data, objective, recipe, order_seed, &self.bench.place.execution)
+    }
+
+    /// Predicts one split into its file.
+    pub(super) fn predict(
+        &self,
+        model: &Pretrained,
+        classifier: &Classifier,
+        split: Split,
+        folder: &Path,
+    ) -> Result<()> {
+        let data = self.encode(model, split)?;
+        let predicted = learner::predict(classifier, &data, &self.bench.place.execution)?;
+        Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
+    }
+}
+
+/// What a manifest says of a training: its last loss, what the stage adds, and remarks if there are any.
+pub(super) fn summary_of<M>(trained: &Trained<M>, mut more: Value) -> Value {
+    more["loss"] = json!(trained.final_loss());
+    add_remarks(&mut more, &trained.log.remarks);
+    more
+}
+
+/// Key of a manifest's summary: sentences that the user should know.
+pub const REMARKS: &str = "remarks";
+
+pub(super) fn add_remarks(summary: &mut Value, remarks: &[String]) {
+    if !remarks.is_empty() {
+        summary[REMARKS] = json!(remarks);
+    }
+}
+
+/// `log.csv`: what happened step by step.
+pub(super) fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
+    let path = folder.join("log.csv");
+    let fail = |error: csv::Error| Error::new(format!("cannot write the log of training: {error}")).in_file(&path);
+    let mut writer = csv::Writer::from_path(&path).map_err(fail)?;
+    writer.write_record(["step", "loss", "accuracy", "learning_rate"]).map_err(fail)?;
+    for step in &trained.log.steps {
+        let accuracy = step.accuracy.map_or_else(String::new, |accuracy| accuracy.to_string());
+        let cells = [step.step.to_string(), step.loss.to_string(), accuracy, step.learning_rate.to_string()];
+        writer.write_record(cells).map_err(fail)?;
+    }
+    writer.flush().path("write the log of training", path)
+}

@@ -1,0 +1,241 @@
+//! What the strong model answers, and which answers are right (Selective W2SG, section 3, stage 1).
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    Error, Result,
+    error::IoContext,
+    learner::{self, Encoded},
+    model::Classifier,
+    rng::Rng,
+    stage::{
+        DataRef, ModelRef, Predictions, Stage, StageId,
+        asking::{Answers as Words, Asker},
+        bench::{Bench, part},
+        store::{Finished, write_atomically},
+    },
+    strategy::Split,
+};
+
+/// Who answers for the strong model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum Answerer {
+    /// The pretrained model itself, by the probabilities that its language-model head gives to the task's answers.
+    LanguageModel {
+        /// The model.
+        model: ModelRef,
+        /// Answered examples before each question.
+        shots: usize,
+        /// Answers drawn for each question; 0 takes the likeliest.
+        samples: usize,
+        /// Temperature of the draws.
+        temperature: f64,
+    },
+    /// The strong model fine-tuned on the auxiliary task's ground truth, for models without a language-model head.
+    Classifier {
+        /// The stage that fine-tunes and keeps it.
+        stage: StageId,
+    },
+}
+
+/// What the strong model is asked about: no strategy needs its answers to a validation split.
+const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
+
+/// Lets the strong model answer the examples of a task, and notes which answers are right.
+///
+/// Files: `SPLIT.csv` has class probabilities; `known-SPLIT.csv` the share of drawn answers that are right.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answers {
+    /// Who answers.
+    pub answerer: Answerer,
+    /// The questions.
+    pub data: DataRef,
+    /// Seed of the examples shown and of the answers drawn.
+    pub seed: u64,
+}
+
+#[typetag::serde(name = "answers")]
+impl Stage for Answers {
+    fn parameters(&self) -> Result<Value> {
+        let answerer = match &self.answerer {
+            Answerer::LanguageModel { model, shots, samples, temperature } => json!({
+                "by": "language-model", "weights": model.weights, "shots": shots, "samples": samples,
+                "temperature": temperature,
+            }),
+            Answerer::Classifier { stage } => json!({ "by": "classifier", "stage": stage }),
+        };
+        Ok(json!({
+            "answerer": answerer,
+            "data": self.data.fingerprint,
+            "max_tokens": self.data.max_tokens,
+            "seed": self.seed,
+        }))
+    }
+
+    fn title(&self) -> String {
+        format!("answers  {}  seed {}", self.data.task, self.seed)
+    }
+
+    fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        match &self.answerer {
+            Answerer::LanguageModel { model, shots, samples, temperature } => {
+                self.ask(model, *shots, (*samples, *temperature), bench, folder)
+            }
+            Answerer::Classifier { stage } => self.classify(stage, bench, folder),
+        }
+    }
+}
+
+impl Answers {
+    fn classify(&self, stage: &StageId, bench: &Bench, folder: &Path) -> Result<Value> {
+        let pretrained = bench.model_of(stage)?;
+        let classifier = Classifier::load(&pretrained, &bench.place.device)?;
+        let trainer = bench.trainer(&self.data, self.seed)?;
+        if classifier.classes() != trainer.data.classes() {
+            return Err(Error::new(format!(
+                "the auxiliary task has {} classes and this one {}: its head cannot answer here",
+                classifier.classes(),
+                trainer.data.classes()
+            ))
+            .help("take an auxiliary task with as many classes"));
+        }
+        let mut known = serde_json::Map::new();
+        for split in ASKED {
+            trainer.predict(&pretrained, &classifier, split, folder)?;
+            let rows = Predictions::read(&folder.join(Predictions::file(split)))?.into_rows();
+            let right: Vec<f32> = rows
+                .iter()
+                .zip(part(&trainer.data, split))
+                .map(|(row, example)| f32::from(learner::argmax(row) == usize::from(example.label)))
+                .collect();
+            write_known(folder, split, &right)?;
+            known.insert(split.name().to_owned(), mean(&right).into());
+        }
+        Ok(json!({ "known": known }))
+    }
+
+    fn ask(
+        &self,
+        model: &ModelRef,
+        shots: usize,
+        (samples, temperature): (usize, f64),
+        bench: &Bench,
+        folder: &Path,
+    ) -> Result<Value> {
+        let data = &self.data.read(bench.store)?;
+        let pretrained = bench.model(model)?;
+        let backbone = pretrained.load(&bench.place.device)?;
+        let answers = Words::of(data, pretrained.tokenizer())?;
+        let asker = Asker::new(data, &answers, pretrained.tokenizer(), shots, self.data.max_tokens, self.seed)?;
+        let tokens: Vec<Vec<u32>> = answers.tokens.clone();
+        let mut known = serde_json::Map::new();
+        let mut hasher = blake3::Hasher::new();
+        let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
+        for split in ASKED {
+            let examples = part(data, split);
+            let mut rows = Vec::with_capacity(examples.len());
+            for example in examples {
+                let prompt = asker.prompt(example)?;
+                hasher.update(prompt.text.as_bytes()).update(&[0]);
+                shortened += usize::from(prompt.shortened);
+                cut += usize::from(prompt.shots < asker.shots.len());
+                rows.push(pretrained.tokenizer().encode(&prompt.text)?);
+            }
+            let prompts = Encoded::new(rows, pretrained.spec())?;
+            let scores = learner::score(&backbone, &prompts, &tokens, &bench.place.execution)?;
+            let mut probabilities = Vec::with_capacity(scores.len());
+            let mut right = Vec::with_capacity(scores.len());
+            for (row, (scores, example)) in scores.iter().zip(examples).enumerate() {
+                mass.push(scores.iter().map(|score| score.exp()).sum::<f32>());
+                let mut classes = vec![0.0; data.classes()];
+                for (share, class) in softmax(scores, 1.0).iter().zip(&answers.classes) {
+                    classes[*class] += share;
+                }
+                probabilities.push(classes);
+                let draws: Vec<usize> = if samples == 0 {
+                    vec![learner::argmax(scores)]
+                } else {
+                    let shares = softmax(scores, temperature as f32);
+                    let mut rng = Rng::named(self.seed, &format!("answers/{}/{row}", split.name()));
+                    (0..samples).map(|_| draw(&shares, rng.uniform() as f32)).collect()
+                };
+                let hits = draws.iter().filter(|&&answer| answers.is_right(answer, example)).count();
+                right.push(hits as f32 / draws.len() as f32);
+            }
+            Predictions::new(probabilities)?.write(&folder.join(Predictions::file(split)))?;
+            write_known(folder, split, &right)?;
+            known.insert(split.name().to_owned(), mean(&right).into());
+        }
+        Ok(json!({
+            "known": known,
+            "answers": answers.texts,
+            "shots": asker.shots,
+            "prompt_hash": hasher.finalize().to_hex().to_string(),
+            "shortened": shortened,
+            "fewer_shots": cut,
+            "probability_of_the_answers": mean(&mass),
+        }))
+    }
+}
+
+
+/// Rows of the supervise split that were shown as answered before the questions of an [`Answers`]. A classifier is shown none.
+pub(super) fn shots(answers: &Finished) -> Result<Vec<usize>> {
+    if answers.manifest.parameters["answerer"]["by"] == "classifier" {
+        return Ok(Vec::new());
+    }
+    serde_json::from_value(answers.manifest.summary["shots"].clone()).map_err(|error| {
+        Error::new(format!("the record of these answers does not say which examples were shown: {error}"))
+            .in_file(answers.file("manifest.json"))
+            .help("remove the folder, and the answers are made again")
+    })
+}
+
+/// Name of the file that says what was known of a split.
+pub fn known_file(split: Split) -> String {
+    format!("known-{}.csv", split.name())
+}
+
+fn write_known(folder: &Path, split: Split, known: &[f32]) -> Result<()> {
+    let lines: String = known.iter().map(|share| format!("{share}\n")).collect();
+    write_atomically(&folder.join(known_file(split)), format!("known\n{lines}").as_bytes())
+}
+
+/// The share of right answers to each example of a split, as an [`Answers`] wrote them.
+///
+/// # Errors
+/// A file that is missing or not of that form.
+pub fn read_known(folder: &Path, split: Split) -> Result<Vec<f32>> {
+    let path = folder.join(known_file(split));
+    let text = std::fs::read_to_string(&path).path("read what is known", &path)?;
+    let wrong = |line: &str| Error::new(format!("`{line}` is no share of right answers")).in_file(&path);
+    text.lines().skip(1).map(|line| line.parse().map_err(|_| wrong(line))).collect()
+}
+
+/// Softmax of scores at a temperature.
+fn softmax(scores: &[f32], temperature: f32) -> Vec<f32> {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = scores.iter().map(|score| ((score - largest) / temperature).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+/// The place in a distribution at which a number in [0, 1) falls.
+fn draw(shares: &[f32], at: f32) -> usize {
+    let mut sum = 0.0;
+    for (place, share) in shares.iter().enumerate() {
+        sum += share;
+        if at < sum {
+            return place;
+        }
+    }
+    shares.len() - 1
+}
+
+pub(super) fn mean(values: &[f32]) -> f64 {
+    values.iter().copied().map(f64::from).sum::<f64>() / values.len().max(1) as f64
+}

@@ -1,0 +1,139 @@
+//! Fine-tunes a model on ground truth: the weak model, and the ceiling.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    Result,
+    error::IoContext,
+    learner::{Objective, Recipe},
+    stage::{
+        DataRef, ModelRef, Stage,
+        bench::{Bench, MODEL, part, summary_of, write_log},
+        job::default_strategy,
+        store::Finished,
+        StageId,
+    },
+    strategy::{ConfiguredLoss, Kind, Settings, Split},
+};
+
+/// Fine-tunes a model on ground truth and labels what it was not trained on: the weak model, and the ceiling.
+///
+/// Files: `SPLIT.csv` has class probabilities; `model/` where the model is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FineTune {
+    /// The model.
+    pub model: ModelRef,
+    /// Training settings.
+    pub recipe: Recipe,
+    /// The task's data.
+    pub data: DataRef,
+    /// What it is trained on.
+    pub on: Split,
+    /// Seed of the cell.
+    pub seed: u64,
+    /// Whether the fine-tuned model is kept.
+    #[serde(default)]
+    pub save: bool,
+}
+
+/// What a fine-tuned model labels, where there is any: the student's examples, the test, and what was held out; not those that the weak
+/// model was trained on itself.
+const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
+
+#[typetag::serde(name = "fine-tune")]
+impl Stage for FineTune {
+    fn parameters(&self) -> Result<Value> {
+        let mut parameters = json!({
+            "model": self.model.identity()?,
+            "recipe": self.recipe.identity()?,
+            "data": self.data.fingerprint,
+            "max_tokens": self.data.max_tokens,
+            "on": self.on,
+            "seed": self.seed,
+        });
+        if self.save {
+            parameters["save"] = true.into();
+        }
+        Ok(parameters)
+    }
+
+    fn title(&self) -> String {
+        format!("fine-tune  {}  {}  seed {}", self.data.task, self.model.name, self.seed)
+    }
+
+    fn batch(&self) -> usize {
+        self.recipe.batch_size
+    }
+
+    fn model(&self) -> Option<&ModelRef> {
+        Some(&self.model)
+    }
+
+    fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        if let Some(twin) = self.twin(bench)? {
+            return copied(&twin, folder);
+        }
+        let trainer = bench.trainer(&self.data, self.seed)?;
+        let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
+        let objective = Objective::new(trainer.truth(self.on), cross_entropy);
+        let model = bench.model(&self.model)?;
+        let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), None)?;
+        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective)?;
+        write_log(&trained, folder)?;
+        for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
+            trainer.predict(&model, &trained.model, split, folder)?;
+        }
+        if self.save {
+            trained.model.save(&folder.join(MODEL), model.tokenizer())?;
+        }
+        Ok(summary_of(&trained, json!({})))
+    }
+}
+
+impl FineTune {
+    /// The same training, done for a pair whose other model has another limit of tokens: the limit is in its identity, and where it cut no
+    /// text it changed nothing.
+    fn twin(&self, bench: &Bench) -> Result<Option<Finished>> {
+        let but_limit = |mut parameters: Value| {
+            parameters.as_object_mut().map(|parameters| parameters.remove("max_tokens"));
+            parameters
+        };
+        let stage: &dyn Stage = self;
+        let wanted = but_limit(stage.whole_parameters(&bench.numeric())?);
+        let root = bench.store.root();
+        let mut others: Vec<StageId> = std::fs::read_dir(root)
+            .path("read the results folder", root)?
+            .flatten()
+            .filter_map(|entry| StageId::recognise(&entry.file_name().to_string_lossy()))
+            .filter(|id| id.as_str().starts_with(stage.kind()))
+            .collect();
+        others.sort();
+        for id in others {
+            // What is damaged or being moved is no twin, and no reason to fail.
+            let Ok(Some(twin)) = bench.store.find(&id) else { continue };
+            let parameters = &twin.manifest.parameters;
+            // The identity holds the version too.
+            if but_limit(parameters.clone()) == wanted && StageId::new(stage.kind(), self.version(), parameters) == id {
+                return Ok(Some(twin));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Copies what a stage left behind; gives its summary, which says so.
+fn copied(stage: &Finished, folder: &Path) -> Result<Value> {
+    for name in stage.manifest.files.keys() {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).path("create a folder for a stage", parent)?;
+        }
+        std::fs::copy(stage.file(name), &path).path("copy a file of a stage", &path)?;
+    }
+    let mut summary = stage.manifest.summary.clone();
+    summary["copied_from"] = json!(stage.manifest.id);
+    Ok(summary)
+}

@@ -1,0 +1,45 @@
+//! What a trained P(IK) model says of a task's examples.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    Result,
+    model::Classifier,
+    stage::{DataRef, Stage, StageId, bench::Bench},
+    strategy::Split,
+};
+
+/// What a trained P(IK) model says of a task's examples.
+///
+/// Files: `transfer.csv` and `test.csv` hold `[P(IDK), P(IK)]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PikScores {
+    /// The stage that trains it.
+    pub p_ik: StageId,
+    /// The examples.
+    pub data: DataRef,
+}
+
+#[typetag::serde(name = "p-ik-scores")]
+impl Stage for PikScores {
+    fn parameters(&self) -> Result<Value> {
+        Ok(json!({ "p_ik": self.p_ik, "data": self.data.fingerprint, "max_tokens": self.data.max_tokens }))
+    }
+
+    fn title(&self) -> String {
+        format!("p-ik-scores  {}", self.data.task)
+    }
+
+    fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        let pretrained = bench.model_of(&self.p_ik)?;
+        let classifier = Classifier::load(&pretrained, &bench.place.device)?;
+        let trainer = bench.trainer(&self.data, 0)?;
+        for split in [Split::Transfer, Split::Test] {
+            trainer.predict(&pretrained, &classifier, split, folder)?;
+        }
+        Ok(json!({}))
+    }
+}

@@ -1,0 +1,261 @@
+//! Fine-tunes the strong model on weak labels.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{embeddings::read_embeddings, p_ik::PikExamples};
+use crate::{
+    Result,
+    learner::{self, Knowing, Objective, OwnLabels, Recipe},
+    stage::{
+        DECISIONS, DataRef, ModelRef, Predictions, Stage, StageId,
+        bench::{Bench, MODEL, part, summary_of, write_log},
+        decisions::write_decisions,
+        job::{copy, strategy_identity, strategy_name},
+    },
+    strategy::{Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, Kind, Settings, Split},
+};
+
+/// Fine-tunes the strong model on weak labels.
+///
+/// Files: `test.csv` has class probabilities, [`DECISIONS`] what the method decided about each example, [`P_IK_TEST`] whether the model knows;
+/// `model/` where the model is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Student {
+    /// The strong model.
+    pub model: ModelRef,
+    /// Training settings.
+    pub recipe: Recipe,
+    /// The task's data.
+    pub data: DataRef,
+    /// The stage that holds the weak labels.
+    pub supervision: StageId,
+    /// Which labels are trusted.
+    pub selector: Box<dyn ConfiguredSelector>,
+    /// How labels are refined.
+    pub refiner: Box<dyn ConfiguredRefiner>,
+    /// What is minimised.
+    pub loss: Box<dyn ConfiguredLoss>,
+    /// The strong model's own labels, if the method uses them.
+    #[serde(default)]
+    pub self_labels: Option<SelfLabels>,
+    /// Whether the model knows, if the method uses it.
+    #[serde(default)]
+    pub p_ik: Option<StudentPik>,
+    /// The stage that holds embeddings of the pretrained strong model, if the method uses them.
+    #[serde(default)]
+    pub embeddings: Option<StageId>,
+    /// Whether the method is a control that sees ground truth.
+    #[serde(default)]
+    pub truth: bool,
+    /// Whether the method learns from the validation split how far weak labels can be trusted.
+    #[serde(default)]
+    pub calibration: bool,
+    /// Seed of the cell.
+    pub seed: u64,
+    /// Whether the fine-tuned model is kept.
+    pub save: bool,
+}
+
+/// Where a student's self-labels come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum SelfLabels {
+    /// The model's answers before training.
+    Answers {
+        /// The stage that holds them.
+        stage: StageId,
+        /// 1 for the likeliest class instead of the probabilities.
+        hard: bool,
+    },
+    /// The student's own head while it trains.
+    CurrentHead {
+        /// 1 for the likeliest class instead of the probabilities.
+        hard: bool,
+        /// Decay per step of the head's moving average; 0 is the head itself.
+        decay: f64,
+    },
+}
+
+/// Where a student's P(IK) comes from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum StudentPik {
+    /// A second head, trained along.
+    Joint {
+        /// What it learns from.
+        examples: PikExamples,
+        /// λ.
+        lambda: f64,
+        /// Examples per step.
+        batch_size: usize,
+        /// Whether its examples are seen once only.
+        once: bool,
+        /// Part of the steps in which nothing counts as known.
+        warmup_fraction: f64,
+        /// A P(IK) model that backbone and head start from.
+        start: Option<StageId>,
+    },
+    /// A P(IK) model that stays as it is.
+    Frozen {
+        /// The stage that holds what it says of the student's examples.
+        scores: StageId,
+    },
+}
+
+impl StudentPik {
+    fn identity(&self) -> Value {
+        match self {
+            StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start } => json!({
+                "from": "joint",
+                "examples": examples.identity(),
+                "lambda": lambda,
+                "batch_size": batch_size,
+                "once": once,
+                "warmup_fraction": warmup_fraction,
+                "start": start,
+            }),
+            StudentPik::Frozen { scores } => json!({ "from": "frozen", "scores": scores }),
+        }
+    }
+}
+
+#[typetag::serde(name = "student")]
+impl Stage for Student {
+    fn parameters(&self) -> Result<Value> {
+                let mut parameters = json!({
+                    "model": self.model.identity()?,
+                    "recipe": self.recipe.identity()?,
+                    "data": self.data.fingerprint,
+                    "max_tokens": self.data.max_tokens,
+                    "supervision": self.supervision,
+                    "selector": strategy_identity(Kind::Selector, &self.selector)?,
+                    "refiner": strategy_identity(Kind::Refiner, &self.refiner)?,
+                    "loss": strategy_identity(Kind::Loss, &self.loss)?,
+                    "seed": self.seed,
+                });
+                // What a method does not use is not among them: results from before it existed stay valid.
+                if let Some(own) = &self.self_labels {
+                    parameters["self_labels"] = json!(own);
+                }
+                if let Some(p_ik) = &self.p_ik {
+                    parameters["p_ik"] = p_ik.identity();
+                }
+                if let Some(embeddings) = &self.embeddings {
+                    parameters["embeddings"] = json!(embeddings);
+                }
+                if self.save {
+                    parameters["save"] = true.into();
+                }
+        Ok(parameters)
+    }
+
+    fn title(&self) -> String {
+        format!("student  {}  seed {}", self.data.task, self.seed)
+    }
+
+    fn version(&self) -> u32 {
+        match &self.p_ik {
+            // 2: the examples of P(IK) come in an order of their own, no more in the student's.
+            Some(StudentPik::Joint { lambda, .. }) if *lambda != 0.0 => 2,
+            _ => 1,
+        }
+    }
+
+    fn batch(&self) -> usize {
+        let beside = match &self.p_ik {
+            Some(StudentPik::Joint { batch_size, .. }) => *batch_size,
+            _ => 0,
+        };
+        self.recipe.batch_size.max(beside)
+    }
+
+    fn model(&self) -> Option<&ModelRef> {
+        Some(&self.model)
+    }
+
+    fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        let supervision = bench.stage(&self.supervision)?;
+        let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
+        let trainer = bench.trainer(&self.data, self.seed)?;
+        let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&self.loss)?);
+        objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&self.selector)?);
+        objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
+        objective.record = self.decides();
+        let model = bench.model(&self.model)?;
+        let mut summary = json!({});
+        objective.self_labels = match &self.self_labels {
+            None => None,
+            Some(SelfLabels::CurrentHead { hard, decay }) => Some(OwnLabels::Current { hard: *hard, decay: *decay }),
+            Some(SelfLabels::Answers { stage, hard }) => {
+                let answers = bench.stage(stage)?.file(&Predictions::file(Split::Transfer));
+                let rows = Predictions::read(&answers)?.into_rows();
+                Some(OwnLabels::Given(if *hard { rows.iter().map(|row| one_hot(row)).collect() } else { rows }))
+            }
+        };
+        let mut start = None;
+        objective.p_ik = match &self.p_ik {
+            None => None,
+            Some(StudentPik::Frozen { scores }) => {
+                let scores = bench.stage(scores)?.file(&Predictions::file(Split::Transfer));
+                Some(Knowing::Given(Predictions::read(&scores)?.rows().iter().map(|row| row[1]).collect()))
+            }
+            Some(StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start: from }) => {
+                start = from.as_ref();
+                let (data, labels, counts) = examples.read(bench, &model)?;
+                summary["p_ik"] = counts;
+                let (lambda, batch_size, once, warmup_fraction) = (*lambda, *batch_size, *once, *warmup_fraction);
+                Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction })
+            }
+        };
+        if let Some(stage) = &self.embeddings {
+            objective.embeddings = Some(read_embeddings(&bench.stage(stage)?)?);
+        }
+        let truth = |split| part(&trainer.data, split).iter().map(|example| example.label).collect();
+        if self.truth {
+            objective.truth = Some(truth(Split::Transfer));
+        }
+        if self.calibration {
+            let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Validation)))?.into_rows();
+            objective.calibration = Some(Calibration { weak, truth: truth(Split::Validation) });
+        }
+        let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), start)?;
+        let trained = trainer.train_on(classifier, &trainer.encode(&model, Split::Transfer)?, &self.recipe, objective)?;
+        write_log(&trained, folder)?;
+        trainer.predict(&model, &trained.model, Split::Test, folder)?;
+        if trained.model.p_ik.is_some() {
+            let data = trainer.encode(&model, Split::Test)?;
+            let p_ik = learner::predict_p_ik(&trained.model, &data, &bench.place.execution)?;
+            Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
+        } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
+            let scores = bench.stage(scores)?.file(&Predictions::file(Split::Test));
+            Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
+        }
+        if self.decides() {
+            write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
+        }
+        if self.save {
+            trained.model.save(&folder.join(MODEL), model.tokenizer())?;
+        }
+        Ok(summary_of(&trained, summary))
+    }
+}
+
+impl Student {
+    /// Whether the method may do anything but train on every weak label as it is.
+    fn decides(&self) -> bool {
+        let plain = strategy_name(&self.selector) == "all" && strategy_name(&self.refiner) == "identity";
+        !plain || self.p_ik.is_some() || self.self_labels.is_some()
+    }
+}
+
+/// File of a student with `[P(IDK), P(IK)]` of the test split.
+pub const P_IK_TEST: &str = "p-ik-test.csv";
+
+/// 1 for the first of the largest values.
+fn one_hot(row: &[f32]) -> Vec<f32> {
+    let best = learner::argmax(row);
+    (0..row.len()).map(|class| f32::from(class == best)).collect()
+}
