@@ -37,7 +37,13 @@ pub enum Role {
 
 static ROLE: OnceLock<Role> = OnceLock::new();
 /// Where a run records failures.
-static RECORD: OnceLock<CString> = OnceLock::new();
+static RECORD: OnceLock<Record> = OnceLock::new();
+
+/// A file of lines and the folder that it is in, as the system wants them.
+struct Record {
+    folder: CString,
+    file: CString,
+}
 
 /// Prepares for the end of this process.
 pub fn prepare(role: Role) {
@@ -53,11 +59,15 @@ pub fn prepare(role: Role) {
     alloc::refuse_for_a_test(if role == Role::Stage { "stage" } else { "command" });
 }
 
-/// Names the file of lines to which a run that ends without memory adds a record.
+/// Names the file of lines to which a run that ends without memory adds a record; its folder is made if need be.
 pub fn record_in(path: &Path) {
     #[cfg(unix)]
-    if let Ok(path) = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())) {
-        let _ = RECORD.set(path);
+    {
+        let c_string = |path: &Path| CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok();
+        if let Some((folder, file)) = path.parent().and_then(c_string).zip(c_string(path)) {
+            // Only the first call counts.
+            let _ = RECORD.set(Record { folder, file });
+        }
     }
     #[cfg(not(unix))]
     let _ = path;
@@ -90,6 +100,35 @@ impl std::fmt::Write for Line {
     }
 }
 
+/// Adds to the file of a run's failures, if there is one, that memory did not suffice; the message holds nothing that JSON would escape.
+/// This needs no memory, and may be called in a signal handler.
+#[cfg(unix)]
+fn enter(message: std::fmt::Arguments) {
+    let Some(Record { folder, file }) = RECORD.get() else { return };
+    let (mut line, help) = (Line::new(), error::OUT_OF_MEMORY);
+    let _ = writeln!(
+        line,
+        "{{\"stage\":null,\"what\":\"the run\",\"kind\":\"out-of-memory\",\"message\":\"{message}\",\"help\":\"{help}\",\
+         \"attempts\":1,\"log\":null}}"
+    );
+    // SAFETY: the paths end with a nul; `mkdir` and `open` may be called in a signal handler, and the file is closed with the process.
+    let file = unsafe {
+        // There may be one.
+        libc::mkdir(folder.as_ptr(), 0o755);
+        libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT, 0o644)
+    };
+    line.send(file);
+}
+
+/// Adds to the file of a run's failures, if there is one, that a command ends for want of memory without having aborted.
+pub fn enter_want_of_memory() {
+    #[cfg(unix)]
+    match alloc::refused() {
+        Some(size) => enter(format_args!("out of memory: {size} bytes could not be had")),
+        None => enter(format_args!("out of memory")),
+    }
+}
+
 /// An abort after memory was refused is an abort for want of memory; any other takes its usual course when this returns.
 #[cfg(unix)]
 extern "C" fn on_abort(_signal: c_int) {
@@ -110,16 +149,7 @@ extern "C" fn on_abort(_signal: c_int) {
         }
         role => {
             let _ = writeln!(text, "\n  × {message}\n  help: {help}");
-            if let Some(path) = RECORD.get() {
-                let _ = writeln!(
-                    record,
-                    "{{\"stage\":null,\"what\":\"the run\",\"kind\":\"out-of-memory\",\"message\":\"{message}\",\"help\":\"{help}\",\
-                     \"attempts\":1,\"log\":null}}"
-                );
-                // SAFETY: the path ends with a nul; `open` may be called in a signal handler, and the file is closed with the process.
-                let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT, 0o644) };
-                record.send(file);
-            }
+            enter(message);
             match role {
                 Some(Role::Command(code)) => (*code).into(),
                 _ => 1,
@@ -194,7 +224,7 @@ pub fn watch_panics(
 }
 
 /// Ends the process without waiting for any of its threads.
-fn end(code: i32) -> ! {
+pub fn end(code: i32) -> ! {
     #[cfg(unix)]
     // SAFETY: ends the process at once.
     unsafe {

@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     Error, Result,
     document::Document,
-    error::panic_message,
+    error::{ErrorKind, panic_message},
     grid::{Library, embedded_grid},
     last_words::{self, Role},
 };
@@ -220,12 +220,20 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
     };
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(code)) => code,
+        Ok(Err(error)) if error.kind() == ErrorKind::OutOfMemory => {
+            last_words::enter_want_of_memory();
+            show::error(&error);
+            ExitCode::from(FAILED)
+        }
         Ok(Err(error)) => {
             show::error(&error);
             ExitCode::from(REFUSED)
         }
         Err(panic) => {
-            let (_, message, help) = last_words::classify(panic_message(panic.as_ref()));
+            let (kind, message, help) = last_words::classify(panic_message(panic.as_ref()));
+            if kind == ErrorKind::OutOfMemory {
+                last_words::enter_want_of_memory();
+            }
             let help = help.unwrap_or("this is a fault in w2s: please report it, with the lines above");
             show::error(&Error::new(message).help(help));
             ExitCode::from(FAILED)

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Error, Result, device,
     error::ErrorKind,
-    grid::{self, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    grid::{self, Cell, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
     last_words,
     report::Table,
     stage::{Finished, Job, Numeric, STORE, StageId, Store},
@@ -95,6 +95,9 @@ fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared>
     let store = if to_look { Store::open_to_look(root)? } else { Store::open(root)? };
     let store = store.telling(|notice| say!("note: {notice}"));
     let folder = results.join(&grid.name);
+    if !to_look {
+        last_words::record_in(&Failures::file_in(&folder));
+    }
     match results::Books::check(&folder) {
         Err(error) if to_look && is_about_access(&error) => {
             say!("note: {}: a run needs another folder, `--results DIR`", error.message());
@@ -153,11 +156,13 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
 fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) {
     plan.notes.iter().for_each(|note| say!("note: {note}"));
     println!("{}", headline(plan, finished, pending));
+    let mut uses: BTreeMap<&StageId, usize> = BTreeMap::new();
+    plan.cells.iter().flat_map(Cell::stages).for_each(|id| *uses.entry(id).or_default() += 1);
     let concerned = |id: &StageId| finished.contains_key(id) || pending.contains_key(id);
     for (id, label) in plan.labels().iter().filter(|(id, _)| concerned(id)) {
         let state = if pending.contains_key(id) { "to do" } else { "done " };
-        let uses = plan.cells.iter().filter(|cell| cell.stages().contains(&id)).count();
-        let shared = if uses > 1 { format!("  for {uses} cells") } else { String::new() };
+        let shared =
+            uses.get(id).filter(|uses| **uses > 1).map_or_else(String::new, |uses| format!("  for {uses} cells"));
         println!("  {state}  {label}{shared}");
     }
 }
@@ -179,7 +184,6 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     say!("{}", headline(&plan, &finished, &pending));
     let mut books = results::Books::open(&plan, &folder, finished)?;
     let mut failures = Failures::open(&folder, |id| pending.contains_key(id))?;
-    last_words::record_in(failures.path());
     interruption.at_work();
 
     let mut begun = false;

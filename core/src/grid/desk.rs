@@ -2,13 +2,14 @@
 
 use std::{path::Path, sync::OnceLock};
 
+use indicatif::{ProgressBar, ProgressFinish};
 use serde_json::{Value, json};
 
 use super::{config::Data, found::FoundModel, library::Library, plan::Places};
 use crate::{
-    Error, Result,
+    Error, Result, learner,
     stage::{self, Begin, DataRef, Finished, StageId, Store},
-    task::{CountTokens, DataOptions, OverLong, Task, cuts_words, fit, world::World},
+    task::{CountTokens, DataOptions, Example, OverLong, Task, TaskData, cuts_words, fit, world::World},
 };
 
 /// A generated world, by its name.
@@ -89,10 +90,12 @@ impl Desk<'_> {
                 if models[0].reads_as(models[1]) {
                     counters.truncate(1);
                 }
-                fit(&mut data, &counters, max_tokens, over_long)?;
+                let bar = progress(task, options.seed, &data, counters.len());
+                let tick = || bar.iter().for_each(|bar| bar.inc(1));
+                fit(&mut data, &counters, max_tokens, over_long, &tick)?;
                 data.write(workspace.folder())?;
                 for model in &models[..counters.len()] {
-                    stage::tokens::write(&data, &model.tokenizer, workspace.folder())?;
+                    stage::tokens::write(&data, &model.tokenizer, workspace.folder(), &tick)?;
                 }
                 let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
                 workspace.finish(parameters, summary, "cpu")
@@ -172,4 +175,17 @@ impl Desk<'_> {
         let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
         Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
     }
+}
+
+/// A line that shows how far texts are cut and tokenized, if somebody is there to see it and it takes long enough.
+fn progress(task: &Task, seed: u64, data: &TaskData, tokenizers: usize) -> Option<ProgressBar> {
+    /// About a second's worth.
+    const WORTH_WATCHING: usize = 2 << 20;
+    let examples = || data.parts().into_iter().flat_map(|(_, part)| part);
+    let bytes: usize = examples().flat_map(Example::texts).map(|(text, _)| text.len()).sum();
+    let title = format!("{}  seed {seed}: texts to tokens", task.name());
+    let bar = (bytes > WORTH_WATCHING).then(|| learner::bar(&title)).flatten()?;
+    // Once to cut, and once for each tokenizer to keep.
+    bar.set_length((examples().count() * (1 + tokenizers)) as u64);
+    Some(bar.with_finish(ProgressFinish::AndClear))
 }

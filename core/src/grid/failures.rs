@@ -47,12 +47,17 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Where they are recorded in a grid's folder of results.
+    pub fn file_in(folder: &Path) -> PathBuf {
+        folder.join(FAILURES)
+    }
+
     /// Reads what failed in earlier runs and `is_open` still. A line that is no record is left behind, as are failures of a run itself.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub fn open(folder: &Path, is_open: impl Fn(&StageId) -> bool) -> Result<Self> {
-        let path = folder.join(FAILURES);
+        let path = Self::file_in(folder);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
         let records = records.filter_map(|record| Some((record.stage.clone()?, record)));

@@ -431,6 +431,8 @@ fn was_interrupted(status: &ExitStatus, stop: &AtomicBool) -> bool {
 
 /// Exit code of a stage's process that was interrupted.
 const INTERRUPTED: i32 = 130;
+/// How long a stage may take to end in order when its parent is gone.
+const ORPHANED: Duration = Duration::from_millis(200);
 
 /// What to say of a process that ended without a word.
 fn died(status: &ExitStatus, log: &Path) -> (ErrorKind, String, Option<String>) {
@@ -544,6 +546,9 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
         // Nothing more is ever written: the end of the input is the end of the parent.
         let _ = io::stdin().read_to_end(&mut Vec::new());
         orphaned.store(true, Ordering::SeqCst);
+        // A step of a large model would keep its memory and the processor for long; what is left behind is swept by the next run.
+        std::thread::sleep(ORPHANED);
+        last_words::end(INTERRUPTED);
     })?;
     // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());

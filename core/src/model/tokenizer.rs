@@ -129,10 +129,13 @@ impl Tokenizer {
     /// Where each token of a text begins, in bytes of the text; a special token that is put around it begins at 0.
     ///
     /// # Errors
-    /// The tokenizer cannot represent the text.
+    /// The tokenizer cannot represent the text, or the model does not know a token of it.
     pub fn starts(&self, text: &str) -> Result<Vec<usize>> {
         attempt(|| match self.inner.encode(text, true) {
-            Ok(encoding) => Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect()),
+            Ok(encoding) => {
+                self.know(encoding.get_ids())?;
+                Ok(encoding.get_offsets().iter().map(|(start, _)| *start).collect())
+            }
             Err(cause) => Err(Error::new(cause.to_string())),
         })
     }

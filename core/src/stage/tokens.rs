@@ -5,7 +5,13 @@ use std::{fs, path::Path};
 use rayon::prelude::*;
 
 use super::part;
-use crate::{Error, Result, error::IoContext, model::Tokenizer, strategy::Split, task::TaskData};
+use crate::{
+    Error, Result,
+    error::IoContext,
+    model::Tokenizer,
+    strategy::Split,
+    task::{TaskData, Tick},
+};
 
 const SPLITS: [Split; 4] = [Split::Supervise, Split::Transfer, Split::Validation, Split::Test];
 
@@ -14,13 +20,13 @@ fn file(tokenizer: &Tokenizer, split: Split) -> String {
     format!("tokens-{}-{}.bin", &tokenizer.fingerprint()[..16], split.name())
 }
 
-/// Writes the token ids of every split into a stage's folder.
+/// Writes the token ids of every split into a stage's folder; `tick` is told of every example.
 ///
 /// # Errors
 /// A text that the tokenizer cannot represent, or a file that cannot be written.
-pub fn write(data: &TaskData, tokenizer: &Tokenizer, folder: &Path) -> Result<()> {
+pub fn write(data: &TaskData, tokenizer: &Tokenizer, folder: &Path, tick: Tick) -> Result<()> {
     for split in SPLITS {
-        let rows = encode(data, tokenizer, split)?;
+        let rows = encode(data, tokenizer, split, tick)?;
         let count = |n: usize| u32::try_from(n).map_err(|_| Error::new("a split of more than 4294967295 tokens"));
         let mut words = vec![count(rows.len())?];
         for row in &rows {
@@ -40,7 +46,7 @@ pub fn write(data: &TaskData, tokenizer: &Tokenizer, folder: &Path) -> Result<()
 /// A text that the tokenizer cannot represent, or a file that is damaged.
 pub fn read(data: &TaskData, tokenizer: &Tokenizer, folder: Option<&Path>, split: Split) -> Result<Vec<Vec<u32>>> {
     let path = folder.map(|folder| folder.join(file(tokenizer, split))).filter(|path| path.is_file());
-    let Some(path) = path else { return encode(data, tokenizer, split) };
+    let Some(path) = path else { return encode(data, tokenizer, split, &|| ()) };
     let bytes = fs::read(&path).path("read token ids", &path)?;
     let rows = decode(&bytes).filter(|rows| rows.len() == part(data, split).len());
     rows.ok_or_else(|| {
@@ -58,8 +64,8 @@ fn decode(bytes: &[u8]) -> Option<Vec<Vec<u32>>> {
     whole.then(|| lengths.iter().map(|length| words.by_ref().take(*length).collect()).collect())
 }
 
-fn encode(data: &TaskData, tokenizer: &Tokenizer, split: Split) -> Result<Vec<Vec<u32>>> {
-    let texts = part(data, split).par_iter().map(|example| example.text.as_str());
+fn encode(data: &TaskData, tokenizer: &Tokenizer, split: Split, tick: Tick) -> Result<Vec<Vec<u32>>> {
+    let texts = part(data, split).par_iter().map(|example| example.text.as_str()).inspect(|_| tick());
     tokenizer.encode_all(texts).map_err(|error| error.context(format!("the {} split", split.name())))
 }
 

@@ -320,7 +320,7 @@ pub struct FitPart {
     pub shortened: usize,
     /// Examples dropped: over-long, with a context that could not help or was not to be shortened.
     pub dropped: usize,
-    /// Most tokens of an example before, with the tokenizer that needs most.
+    /// Most tokens of an example before, with the tokenizer that needs most; of a text of more than a mebibyte, about.
     pub longest: usize,
 }
 

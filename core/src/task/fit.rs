@@ -38,6 +38,8 @@ impl<F: Fn(&str) -> Result<usize> + Sync> Counter for F {
 
 /// One of several tokenizers that a text must fit.
 pub type CountTokens<'a> = &'a dyn Counter;
+/// Is told that one more example is done: whoever waits for many long texts wants to see it.
+pub type Tick<'a> = &'a (dyn Fn() + Sync);
 
 /// How many tokens one tokenizer makes of texts that were counted before.
 ///
@@ -110,27 +112,36 @@ pub enum Shortened {
 
 /// A longer word is an address, or a text without spaces, and may be cut.
 const LONGEST_WORD: usize = 32;
-/// Texts of more bytes are counted in pieces: a tokenizer needs a hundred times a text's memory.
+/// A text is counted in pieces of so many bytes if it is more than four: a tokenizer needs a hundred times a text's memory.
 const PIECE: usize = 1 << 18;
+/// Where a text has more bytes than this for each token that may stay, where its tokens begin is asked at once, which counts them too.
+const SHORT_TOKEN: usize = 6;
 
 /// Takes as few words off the left of `context` as make every tokenizer count at most `limit` tokens; keeps the last word. A last word
 /// that may be [cut](cuts_last_word) loses as few characters as need be, and keeps the last.
 ///
-/// Returns also the most tokens that any tokenizer counted at first. Words are what white space separates, characters are grapheme
-/// clusters (Unicode Standard Annex 29).
+/// Returns also the most tokens that any tokenizer counted at first; of a text of more than a mebibyte, about. Words are what white space
+/// separates, characters are grapheme clusters (Unicode Standard Annex 29).
 pub fn shorten(
     text: &mut String,
     context: &mut Range<usize>,
     count_tokens: &[CountTokens],
     limit: usize,
 ) -> Result<(Shortened, usize)> {
-    let before =
-        count_tokens.iter().try_fold(0, |most, count| Ok::<_, Error>(most.max(count_in_pieces(*count, text)?)))?;
+    let (mut before, mut starts) = (0, Vec::with_capacity(count_tokens.len()));
+    for count in count_tokens {
+        let searched = before > limit || text.len() > SHORT_TOKEN * limit;
+        let asked = searched && context.start < context.end && text.len() <= end_that_may_fit(limit);
+        let found = if asked { count.starts(text) } else { None };
+        let tokens = found.as_ref().map_or_else(|| count_in_pieces(*count, text, limit), |starts| Ok(starts.len()))?;
+        before = before.max(tokens);
+        starts.push(found);
+    }
     if before <= limit {
         return Ok((Shortened::Not, before));
     }
     let place = {
-        let search = Search { text, context: context.clone(), count_tokens, limit };
+        let search = Search { text, context: context.clone(), count_tokens, starts, limit };
         let words = word_starts(text, context);
         match search.first_that_fits(&words)? {
             None if cuts_last_word(text, context) => {
@@ -145,8 +156,16 @@ pub fn shorten(
     Ok((Shortened::Yes, before))
 }
 
-/// The tokens of a text; of one that is very long, the sum over pieces of it, which is off by a few tokens at most.
-fn count_in_pieces(count: CountTokens, text: &str) -> Result<usize> {
+/// How many bytes of a text's end are looked at first where it is longer.
+fn end_that_may_fit(limit: usize) -> usize {
+    4096.max(8 * limit)
+}
+
+/// The tokens of a text. Of one that is very long, pieces of it are counted: a few, which stand for all, where they alone are more than
+/// `limit`, else all of them, whose sum is off by a few tokens at most.
+fn count_in_pieces(count: CountTokens, text: &str, limit: usize) -> Result<usize> {
+    /// More than the cuts between a few pieces add.
+    const OF_CUTS: usize = 100;
     if text.len() <= 4 * PIECE {
         return count.count(text);
     }
@@ -161,8 +180,13 @@ fn count_in_pieces(count: CountTokens, text: &str) -> Result<usize> {
         rest = after;
     }
     pieces.push(rest);
-    let counts: Vec<usize> = pieces.par_iter().map(|piece| count.count(piece)).collect::<Result<_>>()?;
-    Ok(counts.iter().sum())
+    let sum = |pieces: &[&str]| -> Result<usize> { pieces.par_iter().map(|piece| count.count(piece)).sum() };
+    let few: Vec<&str> = (0..4).map(|i| pieces[i * (pieces.len() - 1) / 3]).collect();
+    let (tokens, bytes) = (sum(&few)?, few.iter().map(|piece| piece.len()).sum::<usize>());
+    if tokens > limit + OF_CUTS {
+        return Ok((tokens as f64 * text.len() as f64 / bytes as f64).round() as usize);
+    }
+    sum(&pieces)
 }
 
 /// Looks for the longest end of a context that fits.
@@ -170,6 +194,8 @@ struct Search<'a> {
     text: &'a str,
     context: Range<usize>,
     count_tokens: &'a [CountTokens<'a>],
+    /// Where each tokenizer's tokens begin in the whole text, as far as it was asked.
+    starts: Vec<Option<Vec<usize>>>,
     limit: usize,
 }
 
@@ -206,7 +232,7 @@ impl Search<'_> {
 
     /// The first place that is not clearly too early: of a very long context only the end can stay.
     fn clearly_too_long(&self, places: &[usize]) -> Result<usize> {
-        let mut width = 4096.max(8 * self.limit);
+        let mut width = end_that_may_fit(self.limit);
         let mut fitted = true;
         while let Some(from) = self.context.end.checked_sub(width).filter(|from| *from > self.context.start) {
             let inside = places.partition_point(|place| *place < from);
@@ -229,7 +255,7 @@ impl Search<'_> {
     fn fits_at(&self, place: usize) -> Result<bool> {
         let text = self.from(place);
         for count in self.count_tokens {
-            if count_in_pieces(*count, &text)? > self.limit {
+            if count_in_pieces(*count, &text, self.limit)? > self.limit {
                 return Ok(false);
             }
         }
@@ -240,8 +266,9 @@ impl Search<'_> {
     fn starts(&self, place: usize) -> Vec<Vec<usize>> {
         let (text, gone) = (self.from(place), place - self.context.start);
         let whole = |start: usize| if start < self.context.start { start } else { start + gone };
-        let starts = self.count_tokens.iter().filter_map(|count| count.starts(&text));
-        starts.map(|starts| starts.into_iter().map(whole).collect()).collect()
+        let ask = |count: &CountTokens| Some(count.starts(&text)?.into_iter().map(whole).collect());
+        let known = self.starts.iter().zip(self.count_tokens);
+        known.filter_map(|(starts, count)| starts.clone().or_else(|| ask(count))).collect()
     }
 
     /// About how many tokens are left without the context's part before a place.
@@ -318,12 +345,18 @@ fn without_spaces(c: char) -> bool {
 /// context; a reference has to fit behind its text, with one token for its end. Prompts of `[prompt]` are left alone, since their room depends on the
 /// examples put before them; use [`shorten`] there. The reference's `len < max_ctx` is `limit = max_ctx - 1`. The counts are also put
 /// into the data.
-pub fn fit(data: &mut TaskData, count_tokens: &[CountTokens], limit: usize, over_long: OverLong) -> Result<FitCounts> {
+pub fn fit(
+    data: &mut TaskData,
+    count_tokens: &[CountTokens],
+    limit: usize,
+    over_long: OverLong,
+    tick: Tick,
+) -> Result<FitCounts> {
     let mut counts = FitCounts { limit, ..FitCounts::default() };
     for (name, examples) in data.parts_mut() {
         let done: Vec<(Shortened, usize)> = examples
             .par_iter_mut()
-            .map(|example| fit_one(example, count_tokens, limit, over_long))
+            .map(|example| fit_one(example, count_tokens, limit, over_long).inspect(|_| tick()))
             .collect::<Result<_>>()?;
         let part = FitPart {
             shortened: done.iter().filter(|(shortened, _)| *shortened == Shortened::Yes).count(),

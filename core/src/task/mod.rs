@@ -42,7 +42,7 @@ pub use self::{
         Splits, Task,
     },
     draft::{DraftForm, DraftOptions, draft},
-    fit::{CountTokens, Counter, Shortened, TokenCounts, cuts_words, fit, lengths, shorten},
+    fit::{CountTokens, Counter, Shortened, Tick, TokenCounts, cuts_words, fit, lengths, shorten},
     matching::{Extract, Extracted, Matcher, Matching, Rule, Which},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},

@@ -642,7 +642,7 @@ fn passage(words: &str) -> TaskData {
 fn the_context_is_shortened_from_the_left_for_the_tokenizer_that_needs_most() {
     let mut data = passage("one two three four five six");
     let before = data.fingerprint();
-    let counts = fit(&mut data, &[&words, &characters], 39, OverLong::Truncate).unwrap();
+    let counts = fit(&mut data, &[&words, &characters], 39, OverLong::Truncate, &|| ()).unwrap();
     let example = by_row(&data)[0];
     assert_eq!(example.text, "Passage: five six\nQuestion: so what");
     assert_eq!(&example.text[example.context.clone()], "five six");
@@ -652,7 +652,7 @@ fn the_context_is_shortened_from_the_left_for_the_tokenizer_that_needs_most() {
     assert_ne!(data.fingerprint(), before);
     // "Passage: four five six\nQuestion: so what" has 40 characters.
     let mut data = passage("one two three four five six");
-    fit(&mut data, &[&characters], 40, OverLong::Truncate).unwrap();
+    fit(&mut data, &[&characters], 40, OverLong::Truncate, &|| ()).unwrap();
     assert_eq!(by_row(&data)[0].text, "Passage: four five six\nQuestion: so what");
 }
 
@@ -664,7 +664,7 @@ fn what_cannot_be_shortened_is_dropped_and_counted() {
     let source = memory([("train", rows.clone()), ("validation", rows)]);
     let mut data = shipped("boolq").read_from(&source, &DataOptions::default()).unwrap();
     assert!(!cuts_words(&data));
-    let counts = fit(&mut data, &[&characters], 30, OverLong::Truncate).unwrap();
+    let counts = fit(&mut data, &[&characters], 30, OverLong::Truncate, &|| ()).unwrap();
     assert_eq!((counts.parts["test"].dropped, counts.parts["test"].shortened, data.test.len()), (1, 0, 9));
     assert_eq!((data.supervise.len() + data.transfer.len(), data.counts.labels["test"].as_slice()), (9, &[5, 4][..]));
 }
@@ -675,13 +675,13 @@ fn drop_drops_for_all_tokenizers_and_an_empty_part_is_an_error() {
         .map(|i| json!({"text": if i < 3 { "many words are in here" } else { "few words" }, "label": i % 2}))
         .collect();
     let mut data = read(&task("").unwrap(), rows).unwrap();
-    let counts = fit(&mut data, &[&words, &words], 4, OverLong::Drop).unwrap();
+    let counts = fit(&mut data, &[&words, &words], 4, OverLong::Drop, &|| ()).unwrap();
     assert_eq!(counts.parts["test"], FitPart { shortened: 0, dropped: 3, longest: 5 });
     assert_eq!(data.test.len(), 7);
     assert_eq!(data.counts.labels["test"].iter().sum::<usize>(), 7);
     let fails = |_: &str| -> Result<usize> { Err(Error::new("no tokens")) };
-    assert_eq!(fit(&mut data, &[&fails], 1, OverLong::Drop).unwrap_err().message(), "no tokens");
-    let error = message(fit(&mut data, &[&words], 1, OverLong::Drop).unwrap_err());
+    assert_eq!(fit(&mut data, &[&fails], 1, OverLong::Drop, &|| ()).unwrap_err().message(), "no tokens");
+    let error = message(fit(&mut data, &[&words], 1, OverLong::Drop, &|| ()).unwrap_err());
     assert!(error.contains("no example is left in `supervise`"), "{error}");
 }
 
@@ -697,8 +697,8 @@ fn texts_are_counted_once_and_fit_as_before() {
     };
     for limit in [39, 40, 60] {
         let (mut one, mut other) = (passage("one two three four five six"), passage("one two three four five six"));
-        let plain = fit(&mut one, &[&characters], limit, OverLong::Truncate).unwrap();
-        assert_eq!(fit(&mut other, &[&remembered], limit, OverLong::Truncate).unwrap(), plain);
+        let plain = fit(&mut one, &[&characters], limit, OverLong::Truncate, &|| ()).unwrap();
+        assert_eq!(fit(&mut other, &[&remembered], limit, OverLong::Truncate, &|| ()).unwrap(), plain);
         assert_eq!(one, other);
     }
     let mut asked = asked.into_inner().unwrap();
@@ -883,15 +883,26 @@ fn a_long_text_is_counted_once_and_its_end_a_few_times() {
 
 #[test]
 fn a_text_of_many_megabytes_is_counted_in_pieces() {
-    let largest = std::sync::atomic::AtomicUsize::new(0);
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    let (largest, all) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let counter = |text: &str| -> Result<usize> {
-        largest.fetch_max(text.len(), std::sync::atomic::Ordering::Relaxed);
+        largest.fetch_max(text.len(), Relaxed);
+        all.fetch_add(text.len(), Relaxed);
         words(text)
     };
     let (mut text, mut context) = ("word ".repeat(800_000), 0..4_000_000);
     let (done, before) = shorten(&mut text, &mut context, &[&counter], 100).unwrap();
-    assert_eq!((done, before, text.len()), (Shortened::Yes, 800_000, 500));
-    assert!(largest.load(std::sync::atomic::Ordering::Relaxed) < 300_000);
+    assert_eq!((done, text.len()), (Shortened::Yes, 500));
+    // A few pieces stand for all.
+    assert!(before.abs_diff(800_000) < 10, "{before}");
+    assert!(largest.load(Relaxed) < 300_000 && all.load(Relaxed) < 1_200_000, "{all:?}");
+    // But where they hold too little to say that it is too long, all of it is counted.
+    let (mut text, mut context) = (format!("{}{}", " ".repeat(1_500_000), "a b ".repeat(100)), 0..1_500_400);
+    text.push_str(&" ".repeat(4_000_000));
+    let (done, before) = shorten(&mut text, &mut context, &[&counter], 150).unwrap();
+    assert_eq!((done, before), (Shortened::Yes, 200));
+    let again = shorten(&mut text, &mut context, &[&counter], 150).unwrap();
+    assert_eq!(again, (Shortened::Not, 150));
     // Where it is not the context that is long, it is not looked for in there.
     let mut text = format!("a b {}", "word ".repeat(800_000));
     assert_eq!(shorten(&mut text, &mut (0..3), &[&counter], 100).unwrap().0, Shortened::TooLong);

@@ -191,13 +191,13 @@ fn a_prompt_leaves_room_for_its_reference() {
     let words = |text: &str| Ok(2 + text.split_whitespace().count());
     let mut data = read(&words_task("").unwrap(), &train).unwrap();
     // Seven words and two special tokens of the prompt, three words of the reference, and one token for its end.
-    let counts = fit(&mut data.clone(), &[&words], 13, OverLong::Truncate).unwrap();
+    let counts = fit(&mut data.clone(), &[&words], 13, OverLong::Truncate, &|| ()).unwrap();
     assert_eq!((counts.parts["test"].shortened, counts.parts["test"].longest), (0, 13));
-    fit(&mut data, &[&words], 11, OverLong::Truncate).unwrap();
+    fit(&mut data, &[&words], 11, OverLong::Truncate, &|| ()).unwrap();
     assert!(data.test.iter().all(|example| example.text == "three four five six\nA:"
         && example.reference.as_deref() == Some(" seven eight nine")));
     assert_eq!(lengths(&data, words).unwrap()[0], 10);
-    assert!(fit(&mut data, &[&words], 7, OverLong::Truncate).is_err());
+    assert!(fit(&mut data, &[&words], 7, OverLong::Truncate, &|| ()).is_err());
 }
 
 #[test]
@@ -332,7 +332,7 @@ fn candidates_are_shortened_alike() {
     let words = |text: &str| Ok(text.split_whitespace().count());
     let mut data = read(&task, &train).unwrap();
     assert_eq!(lengths(&data, words).unwrap()[0], 9);
-    let counts = fit(&mut data, &[&words], 6, OverLong::Truncate).unwrap();
+    let counts = fit(&mut data, &[&words], 6, OverLong::Truncate, &|| ()).unwrap();
     assert_eq!((counts.parts["test"].shortened, counts.parts["test"].longest), (6, 9));
     for example in &data.test {
         let texts: Vec<&str> = example.texts().map(|(text, _)| text).collect();
@@ -341,7 +341,7 @@ fn candidates_are_shortened_alike() {
         assert_eq!(example.text, "four five: ");
     }
     assert_eq!(stored(&data).unwrap().test, data.test);
-    let dropped = fit(&mut data.clone(), &[&words], 5, OverLong::Drop).unwrap_err();
+    let dropped = fit(&mut data.clone(), &[&words], 5, OverLong::Drop, &|| ()).unwrap_err();
     assert!(dropped.message().contains("no example is left"), "{dropped}");
     let mut bad = data.clone();
     bad.test[0].candidates.truncate(1);
