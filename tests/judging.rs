@@ -113,7 +113,7 @@ fn the_open_questions_of_a_judge_change_its_judgement() {
         "agrees.folds=3",
         "agrees.loss=difference",
         "agrees.balance=undersample",
-        "agrees.balance=weight",
+        "agrees.balance=none",
         "agrees.init=student",
         "agrees.train.epochs=5",
     ] {
