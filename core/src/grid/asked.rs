@@ -7,7 +7,7 @@ use crate::{
     Result,
     learner::{Recipe, Sampler},
     stage::{
-        DataRef, Job, ModelRef, Numeric, Stage, StageId, copy,
+        DataRef, Job, ModelRef, Numeric, Stage, StageId,
         kinds::{
             answers::{Answerer, Answers},
             embeddings::Embeddings,
@@ -25,7 +25,7 @@ use crate::{
 
 /// Makes what a supervisor asks for, and lets it label.
 pub(super) fn supervise(
-    supervisor: &Box<dyn ConfiguredSupervisor>,
+    supervisor: Box<dyn ConfiguredSupervisor>,
     [weak, strong]: [(ModelRef, Recipe); 2],
     data: &DataRef,
     seed: u64,
@@ -42,7 +42,7 @@ pub(super) fn supervise(
             }
         });
     }
-    made.push(Supervise { supervisor: copy(supervisor)?, given, weak, strong, data: data.clone(), seed })
+    made.push(Supervise { supervisor, given, weak, strong, data: data.clone(), seed })
 }
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.

@@ -241,7 +241,7 @@ impl Plan {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(vacant) => {
                     let pair = [(weak.clone(), weak_recipe.clone()), (strong.clone(), strong_recipe.clone())];
-                    vacant.insert(supervise(&method.supervisor, pair, &data, seed, &mut made)?).clone()
+                    vacant.insert(supervise(copy(&method.supervisor)?, pair, &data, seed, &mut made)?).clone()
                 }
             };
             let columns = match &method.agrees {
