@@ -366,7 +366,9 @@ fn draw(panel: &Panel, (wide, high): (f64, f64)) -> Scene {
         .with_x_tick_format(TickFormat::Auto);
     layout.show_legend = false;
     if !panel.subtitle.is_empty() {
-        layout = layout.with_subtitle(&panel.subtitle).with_subtitle_size(11);
+        // The plotting library breaks no lines: what is too long becomes smaller.
+        let size = (8..=11).rev().find(|size| width(&panel.subtitle, *size) <= wide).unwrap_or(8);
+        layout = layout.with_subtitle(&panel.subtitle).with_subtitle_size(size);
     }
     if panel.x.step > 0.0 {
         layout = layout.with_x_tick_step(panel.x.step);
@@ -431,6 +433,18 @@ mod tests {
             assert!(first.contains(part), "{part}\n{first}");
         }
         assert_eq!(first.matches("<clipPath").count(), first.matches("kuva-clip-").count() / 2);
+    }
+
+    #[test]
+    fn what_is_written_under_a_title_fits_the_panel() {
+        let size = |subtitle: &str| {
+            let mut sheet = sheet();
+            sheet.panels.iter_mut().for_each(|panel| panel.subtitle = subtitle.into());
+            let text = svg(&sheet);
+            let tag = text.split('<').find(|tag| tag.ends_with(&format!(">{subtitle}"))).unwrap().to_owned();
+            tag.split("font-size=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        };
+        assert_eq!([size("two items"), size("long ".repeat(10).trim_end()), size("long ".repeat(30).trim_end())], ["11", "10", "8"]);
     }
 
     #[test]

@@ -202,7 +202,8 @@ impl Stage for Student {
     }
 
     fn title(&self) -> String {
-        format!("student  {}  seed {}", self.data.task, self.seed)
+        let kept = if self.save { " (kept)" } else { "" };
+        format!("student{kept}  {}  seed {}", self.data.task, self.seed)
     }
 
     fn version(&self) -> u32 {
