@@ -458,6 +458,37 @@ fn mistakes_end_before_anything_runs() {
     let blocked = blocked.join("results").to_str().unwrap().to_owned();
     let mistake = |name, grid: &str, says| Mistake { name, grid: grid.to_owned(), arguments: vec![], says };
     let mistakes = [
+        mistake("no phase", &with("[method.finetune]\nphases = []"), &["`phases` is empty", "phases = [{}, {"]),
+        mistake(
+            "a phase of what no phase has",
+            &with("[method.finetune]\nphases = [{ supervisor = { type = \"fine-tuned\" } }]"),
+            &["unknown key `supervisor`"],
+        ),
+        mistake(
+            "a phase out of range",
+            &with("[method.finetune]\nphases = [{}, { train = { epochs = 0 } }]"),
+            &["`epochs` must be at least 1"],
+        ),
+        mistake(
+            "a column that nobody makes",
+            &with("[method.finetune]\nselector = { type = \"judged\", column = \"agree\" }"),
+            &["reads the column `agree`", "did you mean `agrees`?"],
+        ),
+        mistake(
+            "one fold",
+            &with("[agrees]\nfolds = 1\n[method.finetune]\nselector = { type = \"judged\" }"),
+            &["`folds = 1`", "write 0 for one judge"],
+        ),
+        mistake(
+            "a judge's training out of range",
+            &with("[method.finetune]\nselector = { type = \"judged\" }\nagrees = { train = { batch_size = 0 } }"),
+            &["`batch_size`"],
+        ),
+        mistake(
+            "a judge of another kind",
+            &with("[agrees]\nloss = \"hinge\"\n[method.finetune]\nselector = { type = \"judged\" }"),
+            &["hinge", "cross-entropy"],
+        ),
         mistake(
             "unknown method",
             &grid("\"gce\"", "\"gcee\""),
@@ -723,7 +754,7 @@ fn mistakes_end_before_anything_runs() {
         mistake(
             "a method for two classes on three",
             &grid("tiny-home", "three"),
-            &["`aux-confidence` cannot be used on task `three`", "task has 3; `variant", ":7:24"],
+            &["`aux-confidence` cannot be used on task `three`", "task has 3 classes; `variant", ":7:24"],
         ),
         mistake(
             "self-labels of a head with other classes",

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 use w2s_core::{
     document::Document,
-    grid::{Grid, Library},
+    grid::{Grid, Library, Method},
     model::Pooling,
     task::world::World,
 };
@@ -48,7 +48,7 @@ fn the_nearest_setting_of_training_counts() {
     let mine = grid.methods.iter().find(|method| method.name == "mine");
     assert!(mine.is_some());
     let epochs = |task| {
-        [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine)]
+        [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine.map(Method::last))]
             .map(|(model, method)| grid.recipe(model, task, method).unwrap().epochs)
     };
     assert_eq!([epochs(0), epochs(1)], [[5, 2, 7], [4, 3, 7]]);

@@ -13,6 +13,7 @@ mod conformance;
 mod floors;
 mod golden_losses;
 mod hub;
+mod judging;
 mod outputs;
 mod plugin_file;
 mod registry;

@@ -14,7 +14,7 @@ use w2s_core::{
     document::Document,
     grid::{Grid, Library, Places, Plan},
     learner::Execution,
-    stage::{Numeric, Place, Store},
+    stage::{Bench, Numeric, Place, Store},
     task::Sources,
 };
 
@@ -73,10 +73,14 @@ pub fn plan_for(grid: &Path, changes: &[&str], folder: &Path, numeric: Numeric) 
     Ok((Plan::make(Grid::read(&document, &library)?, &library, &places, &store, numeric)?, store))
 }
 
+/// Where the stages of a plan are done in this process.
+pub fn bench<'a>(plan: &'a Plan, store: &'a Store) -> Bench<'a> {
+    plan.bench(store, Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() })
+}
+
 /// Every stage in this process, inputs first.
 pub fn run_here(plan: &Plan, store: &Store) {
-    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
-    let bench = plan.bench(store, place);
+    let bench = bench(plan, store);
     for job in plan.jobs.values() {
         job.stage.make(&bench).unwrap();
     }

@@ -539,7 +539,8 @@ fn text(report: &Report) -> String {
         out.push(String::new());
     }
     for (number, example) in report.examples.iter().enumerate() {
-        out.push(format!("example {} of `supervise`: {}", number + 1, example.label));
+        let label: String = example.label.chars().take(80).collect();
+        out.push(format!("example {} of `supervise`: {label}", number + 1));
         out.append(&mut example.lines());
     }
     if let Some(prompt) = report.examples.first().and_then(|example| example.prompt.as_ref()) {

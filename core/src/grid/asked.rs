@@ -1,18 +1,22 @@
 //! What methods ask to be made: labels by a supervisor, and what the strong model knows of itself.
 
+use std::collections::BTreeMap;
+
 use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
 use crate::{
     Result,
     learner::{Recipe, Sampler},
     stage::{
-        DataRef, Job, ModelRef, Numeric, Stage, StageId, copy,
+        DataRef, Job, ModelRef, Numeric, Stage, StageId,
         kinds::{
             answers::{Answerer, Answers},
             embeddings::Embeddings,
             fine_tune::FineTune,
+            judge::Judge,
+            label::Label,
             p_ik::{Pik, PikExamples},
             p_ik_scores::PikScores,
-            student::{SelfLabels, StudentPik},
+            student::{Phase, SelfLabels, Student, StudentPik},
             supervise::Supervise,
         },
     },
@@ -21,7 +25,7 @@ use crate::{
 
 /// Makes what a supervisor asks for, and lets it label.
 pub(super) fn supervise(
-    supervisor: &Box<dyn ConfiguredSupervisor>,
+    supervisor: Box<dyn ConfiguredSupervisor>,
     [weak, strong]: [(ModelRef, Recipe); 2],
     data: &DataRef,
     seed: u64,
@@ -38,7 +42,7 @@ pub(super) fn supervise(
             }
         });
     }
-    made.push(Supervise { supervisor: copy(supervisor)?, given, weak, strong, data: data.clone(), seed })
+    made.push(Supervise { supervisor, given, weak, strong, data: data.clone(), seed })
 }
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
@@ -141,6 +145,42 @@ impl Knowledge<'_> {
             (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
         };
         Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
+    }
+
+    /// A judge of the weak labels, and the plain student whose labels they are compared with.
+    pub(super) fn judge(
+        &self,
+        agrees: &config::Agrees,
+        recipe: Recipe,
+        plain: &Recipe,
+        supervision: &StageId,
+        made: &mut Made,
+    ) -> Result<StageId> {
+        let student = made.push(Student {
+            model: self.strong.clone(),
+            phases: vec![Phase::plain(plain)?],
+            data: self.data.clone(),
+            supervision: supervision.clone(),
+            self_labels: None,
+            p_ik: None,
+            embeddings: None,
+            columns: BTreeMap::new(),
+            truth: false,
+            calibration: false,
+            seed: self.seed,
+            save: true,
+        })?;
+        let own = made.push(Label { by: student.clone(), data: self.data.clone() })?;
+        made.push(Judge {
+            model: self.strong.clone(),
+            recipe,
+            data: self.data.clone(),
+            weak: supervision.clone(),
+            student,
+            own,
+            settings: agrees.settings(),
+            seed: self.seed,
+        })
     }
 
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {

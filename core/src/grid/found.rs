@@ -32,7 +32,9 @@ const LARGEST_PRETRAINED: f64 = 1e11;
 /// A model that has been found.
 pub(super) struct FoundModel {
     pub(super) reference: ModelRef,
-    /// Where its files were found; none for a model that is pretrained in the run.
+    /// Where its files are; none for a model that is pretrained in the run.
+    folder: PathBuf,
+    /// How they were found; none for a model that is pretrained in the run.
     pub(super) origin: Option<ModelFolder>,
     pub(super) tokenizer: Tokenizer,
     /// Hash of the tokenizer's files.
@@ -47,12 +49,16 @@ pub(super) struct FoundModel {
 impl FoundModel {
     fn new(reference: ModelRef, tokenizer: Tokenizer, spec: Spec) -> Self {
         let tokens = tokenizer.fingerprint();
-        Self { reference, origin: None, tokenizer, tokens, counts: Arc::default(), spec, notes: Vec::new() }
-    }
-
-    /// Where its tokenizer was read.
-    fn tokenizer_file(&self) -> PathBuf {
-        self.origin.as_ref().map_or_else(PathBuf::new, |origin| origin.folder.clone()).join("tokenizer.json")
+        Self {
+            reference,
+            folder: PathBuf::new(),
+            origin: None,
+            tokenizer,
+            tokens,
+            counts: Arc::default(),
+            spec,
+            notes: Vec::new(),
+        }
     }
 
     /// Whether it makes the same tokens of a text as another model, and knows as many.
@@ -68,7 +74,7 @@ impl Counter for FoundModel {
 
     fn count(&self, text: &str) -> Result<usize> {
         let unreadable = |error: Error| {
-            error.context(format!("model `{}`", self.reference.name)).in_file(self.tokenizer_file()).or_else_help(
+            error.context(format!("model `{}`", self.reference.name)).in_file(self.folder.join("tokenizer.json")).or_else_help(
                 "is it the model's own tokenizer? It has no token for something in the text, and none for the unknown",
             )
         };
@@ -103,7 +109,12 @@ pub(super) fn find_model(
             head: model.file.head.clone(),
         };
         let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
-        return Ok(FoundModel { origin: Some(found), notes: pretrained.notes()?, ..model });
+        return Ok(FoundModel {
+            folder: found.folder.clone(),
+            origin: Some(found),
+            notes: pretrained.notes()?,
+            ..model
+        });
     };
     let (world, spec, tokenizer) = world_model(pretrain, library)?;
     let recipe: Recipe = pretrain

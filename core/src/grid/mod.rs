@@ -11,7 +11,7 @@ mod plan;
 pub mod results;
 mod run;
 
-pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Pretrain};
+pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Phase, Pretrain};
 pub use desk::open_world;
 pub use failures::Failures;
 pub use found::find_tokenizer;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{
     asked::{Knowledge, Made, supervise, trains},
-    config::{AnswersBy, Grid, ModelConfig},
+    config::{self, AGREES, AnswersBy, Grid, ModelConfig},
     desk::Desk,
     found::{FoundModel, find_model},
     library::Library,
@@ -22,7 +22,7 @@ use crate::{
         self, Bench, DataRef, Finished, Folders, Job, ModelRef, Numeric, Place, StageId, Store, copy,
         kinds::{
             fine_tune::FineTune,
-            student::{SelfLabels, Student},
+            student::{Phase, SelfLabels, Student},
         },
     },
     strategy::{Split, whole},
@@ -241,23 +241,33 @@ impl Plan {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(vacant) => {
                     let pair = [(weak.clone(), weak_recipe.clone()), (strong.clone(), strong_recipe.clone())];
-                    vacant.insert(supervise(&method.supervisor, pair, &data, seed, &mut made)?).clone()
+                    vacant.insert(supervise(copy(&method.supervisor)?, pair, &data, seed, &mut made)?).clone()
                 }
             };
-            let recipe = grid.recipe(strong_config, task, Some(method))?;
-            trains(&recipe, &data, Split::Transfer)
-                .map_err(|error| error.context(format!("method `{}`", method.name)))?;
+            let columns = match &method.agrees {
+                None => BTreeMap::new(),
+                Some(agrees) => {
+                    let recipe = grid.judge_recipe(strong_config, task, agrees)?;
+                    let judge = knowledge.judge(agrees, recipe, &strong_recipe, &supervision, &mut made)?;
+                    BTreeMap::from([(AGREES.to_owned(), judge)])
+                }
+            };
+            let phase = |phase: &config::Phase| {
+                let recipe = grid.recipe(strong_config, task, Some(phase))?;
+                trains(&recipe, &data, Split::Transfer)
+                    .map_err(|error| error.context(format!("method `{}`", method.name)))?;
+                let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
+                Ok(Phase { recipe, selector, refiner, loss: copy(&phase.loss)? })
+            };
             let student = made.push(Student {
                 model: strong.clone(),
-                recipe,
+                phases: method.phases.iter().map(phase).collect::<Result<_>>()?,
                 data: data.clone(),
                 supervision: supervision.clone(),
-                selector: copy(&method.selector)?,
-                refiner: copy(&method.refiner)?,
-                loss: copy(&method.loss)?,
                 self_labels,
                 p_ik,
                 embeddings,
+                columns,
                 truth: needs.truth,
                 calibration: needs.calibration,
                 seed,

@@ -1,6 +1,7 @@
 //! Training a classifier on soft labels with a selector, a refiner and a loss.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     sync::{
         Arc, Mutex,
@@ -44,6 +45,8 @@ pub struct Objective {
     pub calibration: Option<Calibration>,
     /// Embeddings of the pretrained strong model, one row per example, if a strategy needs them.
     pub embeddings: Option<Vec<Vec<f32>>>,
+    /// Numbers of each example, by the names that strategies ask for.
+    pub columns: BTreeMap<String, Vec<f32>>,
     /// Whose label is trusted; without one, the weak label of every row.
     pub selector: Option<Box<dyn Selector>>,
     /// How selected labels are refined; without one, not at all.
@@ -100,6 +103,7 @@ impl Objective {
             truth: None,
             calibration: None,
             embeddings: None,
+            columns: BTreeMap::new(),
             selector: None,
             refiner: None,
             loss,
@@ -123,6 +127,10 @@ impl Objective {
             if own.first().map(Vec::len) != self.labels.first().map(Vec::len) {
                 return Err(Error::new("self-labels and labels have different numbers of classes"));
             }
+        }
+        if let Some((name, column)) = self.columns.iter().find(|(_, column)| column.len() != data.len()) {
+            let (given, needed) = (column.len(), data.len());
+            return Err(Error::new(format!("the column `{name}` has {given} values for {needed} examples")));
         }
         Ok(())
     }
@@ -151,6 +159,7 @@ impl Objective {
             },
             truth: self.truth.take(),
             calibration: self.calibration.take(),
+            columns: std::mem::take(&mut self.columns),
             seed,
         }
     }
@@ -199,9 +208,19 @@ pub fn train_classifier(
     objective.check(data)?;
     let given = objective.given();
     let pool = objective.pool(data, seed);
-    let mut method = Method::new(objective.selector, objective.refiner, objective.loss, objective.record);
+    let record = objective.record;
+    let mut method = Method::new(objective.selector, objective.refiner, objective.loss, record);
     method.prepare(&pool, &given)?;
-    let sampler = Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
+    let chosen = method.chosen(&pool)?;
+    let sampler = match &chosen {
+        None => Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?,
+        Some(rows) => {
+            let lengths: Vec<usize> = rows.iter().map(|&row| data.row(row as usize).len()).collect();
+            Sampler::new(&lengths, recipe.batch_size, recipe.epochs, recipe.order, seed)
+                .map_err(|error| error.context(format!("the selector keeps {} of {}", rows.len(), data.len())))?
+                .among(rows)
+        }
+    };
     // With a fixed backbone every example has one embedding, computed once.
     let fixed = match is_frozen(&model.backbone) {
         true => Some(Table::new(&embed(&model, data, execution)?)),
@@ -240,6 +259,19 @@ pub fn train_classifier(
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
     trained.log.remarks.extend(method.remarks());
+    if let Some(chosen) = chosen.filter(|_| record) {
+        let left_out = |row: &u32| chosen.binary_search(row).is_err();
+        let none = |row: u32| Choice {
+            row,
+            own: false,
+            weight: 0.0,
+            p_ik: None,
+            self_label: None,
+            refined: pool.weak[row as usize].clone(),
+        };
+        let rows = (0..data.len() as u32).filter(left_out);
+        trained.log.choices.extend(rows.map(|row| (row, none(row))));
+    }
     Ok(trained)
 }
 

@@ -51,6 +51,11 @@ impl Encoded {
         (0..self.rows.len() as u32).map(ExampleId).collect()
     }
 
+    /// Some of the examples, as a set of their own.
+    pub fn part(&self, rows: &[usize]) -> Self {
+        Self { rows: rows.iter().map(|&row| self.rows[row].clone()).collect() }
+    }
+
     /// Some rows as one batch.
     pub fn tokens(&self, rows: &[u32]) -> Tokens {
         let rows: Vec<&[u32]> = rows.iter().map(|&row| self.row(row as usize)).collect();

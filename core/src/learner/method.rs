@@ -59,6 +59,14 @@ impl Method {
 
     /// Checks that what the parts need is `given`, and lets them look at the whole data set.
     pub(super) fn prepare(&mut self, pool: &Pool, given: &Needs) -> Result<()> {
+        let columns = [
+            self.loss.columns(),
+            self.selector.as_ref().map(|selector| selector.columns()).unwrap_or_default(),
+            self.refiner.as_ref().map(|refiner| refiner.columns()).unwrap_or_default(),
+        ];
+        if let Some(name) = columns.concat().iter().find(|name| !pool.columns.contains_key(*name)) {
+            return Err(Error::new(format!("the method reads the column `{name}`, which was not provided")));
+        }
         met("loss", &self.loss.needs(), given)?;
         self.selector.as_ref().map_or(Ok(()), |selector| met("selector", &selector.needs(), given))?;
         self.refiner.as_ref().map_or(Ok(()), |refiner| met("refiner", &refiner.needs(), given))?;
@@ -71,6 +79,19 @@ impl Method {
             refiner.prepare(pool).map_err(refused("the refiner"))?;
         }
         Ok(())
+    }
+
+    /// The examples that the selector trains on, if it leaves some out.
+    pub(super) fn chosen(&self, pool: &Pool) -> Result<Option<Vec<u32>>> {
+        let Some(flags) = self.selector.as_ref().and_then(|selector| selector.choose(pool)) else { return Ok(None) };
+        if flags.len() != pool.ids.len() {
+            return Err(Error::new(format!(
+                "the selector decides about {} examples, and there are {}",
+                flags.len(),
+                pool.ids.len()
+            )));
+        }
+        Ok(Some((0..).zip(flags).filter(|(_, chosen)| *chosen).map(|(row, _)| row).collect()))
     }
 
     /// The loss.

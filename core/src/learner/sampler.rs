@@ -102,6 +102,12 @@ impl Sampler {
         Ok(())
     }
 
+    /// The same order among some rows of a larger data set, where it was drawn up for as many.
+    pub(super) fn among(mut self, rows: &[u32]) -> Self {
+        self.order.iter_mut().for_each(|place| *place = rows[*place as usize]);
+        self
+    }
+
     /// Number of optimizer steps.
     pub fn steps(&self) -> usize {
         self.order.len() / self.batch

@@ -84,8 +84,8 @@ impl Kernel<1> for CrossEntropy {
 /// Numbers per token, in the order of [`token_statistics`](super::token_statistics).
 pub(super) const STATISTICS: usize = 5;
 
-/// Elements of the logits that are there at once: 256 MiB.
-const LOGITS: usize = 64 * 1024 * 1024;
+/// Elements of the logits that are there at once: 128 MiB. A vocabulary of up to 65,536 tokens is cut as its whole product would be.
+const LOGITS: usize = 32 * 1024 * 1024;
 
 /// The rows of one part of `rows` whose logits are there at once.
 pub(super) fn part(rows: usize, sizes: (usize, usize)) -> usize {

@@ -220,15 +220,17 @@ impl Trainer<'_> {
         Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
     }
 
-    /// Trains a classifier; every method of a cell sees the same order.
+    /// Trains a classifier; every method of a cell sees the same order. Phases after the first draw from streams of their own.
     pub(super) fn train_on(
         &self,
         classifier: Classifier,
         data: &Encoded,
         recipe: &Recipe,
         objective: Objective,
+        phase: usize,
     ) -> Result<Trained<Classifier>> {
-        let order_seed = rng::derive(self.seed, "order");
+        let stream = if phase == 0 { "order".to_owned() } else { format!("phase-{phase}/order") };
+        let order_seed = rng::derive(self.seed, &stream);
         learner::train_classifier(classifier, data, objective, recipe, order_seed, &self.bench.place.execution)
     }
 
@@ -262,9 +264,9 @@ pub(super) fn add_remarks(summary: &mut Value, remarks: &[String]) {
     }
 }
 
-/// `log.csv`: what happened step by step.
-pub(super) fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
-    let path = folder.join("log.csv");
+/// `log.csv`, and `log-2.csv` and so on of later phases: what happened step by step.
+pub(super) fn write_log<M>(trained: &Trained<M>, phase: usize, folder: &Path) -> Result<()> {
+    let path = folder.join(if phase == 0 { "log.csv".to_owned() } else { format!("log-{}.csv", phase + 1) });
     let fail = |error: csv::Error| Error::new(format!("cannot write the log of training: {error}")).in_file(&path);
     let mut writer = csv::Writer::from_path(&path).map_err(fail)?;
     writer.write_record(["step", "loss", "accuracy", "learning_rate"]).map_err(fail)?;
@@ -274,4 +276,18 @@ pub(super) fn write_log<M>(trained: &Trained<M>, folder: &Path) -> Result<()> {
         writer.write_record(cells).map_err(fail)?;
     }
     writer.flush().path("write the log of training", path)
+}
+
+/// Copies what a stage left behind; gives its summary, which says so.
+pub(super) fn copied(stage: &Finished, folder: &Path, wanted: impl Fn(&str) -> bool) -> Result<Value> {
+    for name in stage.manifest.files.keys().filter(|name| wanted(name)) {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).path("create a folder for a stage", parent)?;
+        }
+        std::fs::copy(stage.file(name), &path).path("copy a file of a stage", &path)?;
+    }
+    let mut summary = stage.manifest.summary.clone();
+    summary["copied_from"] = json!(stage.manifest.id);
+    Ok(summary)
 }

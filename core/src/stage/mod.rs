@@ -21,6 +21,7 @@ pub use inventory::{Entry, Quarantined};
 pub use job::{Job, Stage, copy, strategy_name};
 pub use kinds::{
     answers::{known_file, read_known},
+    judge::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
     p_ik::{KnownLabel, PikBalance, PikInput},
     student::P_IK_TEST,
 };

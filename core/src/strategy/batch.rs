@@ -1,5 +1,7 @@
 //! What a strategy sees of one training batch.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 
 /// Row of an example within its split; stable for one data set and seed.
@@ -104,6 +106,8 @@ pub struct Pool {
     pub truth: Option<Vec<u8>>,
     /// The validation split with its truth, when [`Needs::calibration`] asked for it.
     pub calibration: Option<Calibration>,
+    /// Numbers of each example, by the names that the strategies of a method [asked](super::Selector::columns) for.
+    pub columns: BTreeMap<String, Vec<f32>>,
     /// Seed of this stage, for a strategy that draws at random.
     pub seed: u64,
 }

@@ -11,6 +11,7 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
+use super::form::SILENT;
 use super::{
     Ask, Batch, Calibration, Card, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor,
     ExampleId, Form, Given, Invalid, Kind, Labels, Memory, Needs, Pool, Progress, Selection, Selector, Split,
@@ -334,7 +335,7 @@ fn numbers(tensor: Tensor<2>) -> Vec<Vec<f32>> {
 }
 
 /// A data set with what a strategy asked for, and nothing else.
-fn pool(labels: &Labels, needs: &Needs) -> Pool {
+fn pool(labels: &Labels, needs: &Needs, columns: &[String]) -> Pool {
     let (rows, classes) = (labels.len(), labels.first().map_or(2, Vec::len));
     let truth = |from: usize| (0..rows).map(|row| (unit(row + from) * classes as f32) as u8).collect::<Vec<u8>>();
     Pool {
@@ -348,6 +349,7 @@ fn pool(labels: &Labels, needs: &Needs) -> Pool {
         }),
         truth: needs.truth.then(|| truth(7000)),
         calibration: needs.calibration.then(|| Calibration { weak: labels.clone(), truth: truth(8000) }),
+        columns: columns.iter().map(|name| (name.clone(), (0..rows).map(|row| unit(row + 9000)).collect())).collect(),
         seed: 7,
     }
 }
@@ -359,7 +361,10 @@ macro_rules! prepared {
         let needs = strategy.needs();
         let labels: &Labels = $labels;
         let classes = labels.first().map_or(2, Vec::len);
-        match strategy.fits(Form::Classes(classes)).and_then(|()| strategy.prepare(&pool(labels, &needs))) {
+        match strategy
+            .fits(Form::Classes(classes))
+            .and_then(|()| strategy.prepare(&pool(labels, &needs, &strategy.columns())))
+        {
             Ok(()) => Some(strategy),
             Err(_) if classes > 2 => None,
             Err(message) => return Err(format!("an ordinary data set of two classes is refused: {message}")),
@@ -486,7 +491,7 @@ fn on_words(table: &Table, rows: usize) -> Result<Option<Box<dyn ConfiguredLoss>
         return Ok(None);
     }
     let labels: Labels = vec![one_hot(0, 2); rows];
-    let pool = pool(&labels, &loss.needs());
+    let pool = pool(&labels, &loss.needs(), &loss.columns());
     loss.prepare(&pool).map_err(|message| format!("ordinary answers are refused: {message}"))?;
     Ok(Some(loss))
 }
@@ -538,8 +543,10 @@ fn loss_says_what_it_does_on_words(_: &Card, table: &Table) -> Outcome {
         let Some(loss) = on_words(table, labels.len())? else {
             let loss: Box<dyn ConfiguredLoss> = parsed(table)?;
             let tokens = TokenView::of(tensor(&sample.logits, &Device::flex()), &labels);
-            return ensure(loss.tokens(&tokens, &moments()[1]).is_none(), || {
-                "has a loss for tokens, and `fits` refuses words".to_owned()
+            // Other configurations of the same loss may fit, and this one then has a reason of its own.
+            let forgotten = loss.fits(Form::Words).is_err_and(|why| why.ends_with(SILENT));
+            return ensure(!forgotten || loss.tokens(&tokens, &moments()[1]).is_none(), || {
+                "has a loss for tokens that is never used: let words pass in `fits`".to_owned()
             });
         };
         for at in moments() {
@@ -654,7 +661,7 @@ fn selector_selects_answers(_: &Card, table: &Table) -> Outcome {
         return Ok(());
     }
     let needs = selector.needs();
-    selector.prepare(&pool(&vec![one_hot(0, 2); 8], &needs))?;
+    selector.prepare(&pool(&vec![one_hot(0, 2); 8], &needs, &selector.columns()))?;
     on_answers(&needs, |batch| selection_is_sound(&*selector, batch))
 }
 
@@ -664,7 +671,7 @@ fn refiner_chooses_answers(_: &Card, table: &Table) -> Outcome {
         return Ok(());
     }
     let needs = Needs { self_labels: true, ..refiner.needs() };
-    refiner.prepare(&pool(&vec![one_hot(0, 2); 8], &needs))?;
+    refiner.prepare(&pool(&vec![one_hot(0, 2); 8], &needs, &refiner.columns()))?;
     on_answers(&needs, |batch| {
         let mut selection = Selection::weak(batch);
         selection.own = math::rank(selection.own).lower_scalar(batch.len() as f64 / 2.0).float();
@@ -917,6 +924,15 @@ mod tests {
             Some(tokens.cross_entropy().mean().expand([tokens.len()]))
         });
         assert!(failing(crowd).contains(&"words"));
+        let unused = broken!(Loss ConfiguredLoss "test-unused" Unused, impl StudentLoss for Unused {
+            fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
+                math::cross_entropy(targets, logits)
+            }
+            fn tokens(&self, tokens: &TokenView, _at: &Progress) -> Option<Tensor<1>> {
+                Some(tokens.cross_entropy())
+            }
+        });
+        assert_eq!(failing(unused), ["words"]);
         let bare = broken!(Loss ConfiguredLoss "test-bare" Bare, impl StudentLoss for Bare {
             fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
                 math::cross_entropy(targets, logits)

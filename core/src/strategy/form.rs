@@ -46,6 +46,9 @@ pub fn two_classes(form: Form, remedy: &str) -> Result<(), String> {
     }
 }
 
+/// Why a strategy is not for words that says nothing about them.
+pub(super) const SILENT: &str = "it does not say what it does there";
+
 /// What a strategy that makes no sense of words answers in `fits`: `why` is a sentence without its full stop, and the remedy, if there is one.
 ///
 /// # Errors

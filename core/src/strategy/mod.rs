@@ -84,6 +84,11 @@ macro_rules! promises {
         fn needs(&self) -> Needs {
             Needs::default()
         }
+
+        /// Names of the columns that it reads: numbers of each example in [`Pool::columns`], made by stages of their own.
+        fn columns(&self) -> Vec<String> {
+            Vec::new()
+        }
     };
     (checked) => {
         /// Refuses tasks that it cannot be used on, before anything runs. Any number of classes and of candidates fits, unless overridden, and
@@ -92,7 +97,7 @@ macro_rules! promises {
         /// # Errors
         /// A sentence for the user; [`two_classes`] and [`no_words`] have some.
         fn fits(&self, form: Form) -> Result<(), String> {
-            no_words(form, "it does not say what it does there")
+            no_words(form, form::SILENT)
         }
 
         /// Refuses parameters outside their range, before anything runs.
@@ -150,6 +155,12 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
 pub trait Selector: std::fmt::Debug + Send + Sync {
     /// Per row: the weak label or the student's own, and a weight (0 drops the row).
     fn select(&self, batch: &Batch, memory: &mut Memory) -> Selection;
+
+    /// The examples that are trained on, decided once before training: one flag for each of the pool, or all of them. What is left out here
+    /// takes no part in any step, so that training is shorter; a weight of 0 in [`select`](Selector::select) leaves its step as it is.
+    fn choose(&self, _pool: &Pool) -> Option<Vec<bool>> {
+        None
+    }
 
     promises!(trained);
     promises!(checked);

@@ -16,7 +16,7 @@ use super::{
     matching::{Matcher, Matching},
     order::{Balance, DataOptions, Order},
 };
-use crate::{Error, Result, error::IoContext};
+use crate::{Error, Result, error::IoContext, strategy};
 
 /// From this many examples on, a part with a single class is a mistake and not chance.
 const ONE_CLASS: usize = 32;
@@ -347,12 +347,12 @@ impl TaskData {
         self.form.is_classify()
     }
 
-    /// How many numbers a model gives for an example: the classes, the most candidates of an example, none where it gives words.
-    pub fn options(&self) -> usize {
+    /// What a strategy is asked about.
+    pub fn asks(&self) -> strategy::Form {
         match &self.form {
-            Form::Classify => self.classes(),
-            Form::Choose { candidates } => *candidates,
-            Form::Generate(_) => 0,
+            Form::Classify => strategy::Form::Classes(self.classes()),
+            Form::Choose { candidates } => strategy::Form::Candidates(*candidates),
+            Form::Generate(_) => strategy::Form::Words,
         }
     }
 
@@ -381,7 +381,7 @@ impl TaskData {
 
     /// Counts the labels anew; an error if there is nothing to train or test on.
     pub(super) fn recount(&mut self) -> Result<()> {
-        let options = self.options();
+        let options = self.asks().choices().unwrap_or(0);
         let matcher = self.matcher()?;
         let mut labels = BTreeMap::new();
         let mut references = BTreeMap::new();

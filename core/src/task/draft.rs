@@ -668,10 +668,10 @@ impl Writer<'_> {
     /// The words of a column, or of the likeliest one, as what is generated.
     fn words(&mut self, rows: &Rows, name: Option<&str>) -> Result<Label> {
         let likely =
-            |word: &&str| self.columns.iter().find(|column| column.short() == **word && column.kind == Kind::Text);
+            |word: &str| self.columns.iter().find(|column| column.short() == word && column.kind == Kind::Text);
         let column = match name {
             Some(name) => self.columns.iter().find(|column| column.name == name),
-            None => WRITTEN.iter().find_map(|word| likely(&word)),
+            None => WRITTEN.iter().find_map(|word| likely(word)),
         };
         let column = column.ok_or_else(|| {
             Error::new("no column looks like what a model should write").help(format!(

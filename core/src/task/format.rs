@@ -85,6 +85,17 @@ struct Answers {
     place: usize,
 }
 
+impl Answers {
+    /// For each choice the place of the one that stands for it: the first that reads the same, or the correct one.
+    fn stands_for(&self) -> Vec<usize> {
+        let place = |choice: &String| match *choice == self.correct {
+            true => self.place,
+            false => self.choices.iter().position(|other| other == choice).unwrap_or_default(),
+        };
+        self.choices.iter().map(place).collect()
+    }
+}
+
 /// Why a row makes no example.
 pub(super) enum Trouble {
     /// There is something odd about this row; others may be fine. The reason in two words, and the error.
@@ -458,7 +469,20 @@ impl<'a> Formatter<'a> {
     /// The example of a row whose answers are all candidates.
     fn choice(&self, row: &Row, index: u32, rule: &ChooseRule, seed: u64) -> Made<Point> {
         let answers = self.answers(row)?;
-        let (mut places, preference) = self.candidates(row, rule, &answers)?;
+        let stands_for = answers.stands_for();
+        let mut places: Vec<usize> = stands_for.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        if places.len() < 2 {
+            let error = Error::new("there is one candidate, and nothing to choose");
+            let error = error.help("each row needs another answer that reads differently");
+            return Err(Trouble::Row("no other candidate", error));
+        }
+        if places.len() > usize::from(u8::MAX) {
+            let error =
+                Error::new(format!("there are {} candidates, more than the 255 that a row may have", places.len()));
+            return Err(Trouble::Row("too many candidates", error));
+        }
+        let preference = rule.preference.as_ref().map(|path| self.preference(row, path, &answers, &stands_for));
+        let preference = preference.transpose()?;
         if rule.shuffles() {
             Rng::named(seed, &format!("task/candidates/{index}")).shuffle(&mut places);
         }
@@ -503,65 +527,40 @@ impl<'a> Formatter<'a> {
         self.point_of(row, example, question)
     }
 
-    /// The places of the choices that are candidates, in the order of the data, and by place the probability that each is right, if the
-    /// data say so. A choice that reads like another one is that one.
-    fn candidates(
-        &self,
-        row: &Row,
-        rule: &ChooseRule,
-        answers: &Answers,
-    ) -> Made<(Vec<usize>, Option<BTreeMap<usize, f64>>)> {
-        let choices = &answers.choices;
-        let first = |text: &String| match *text == choices[answers.place] {
-            true => Some(answers.place),
-            false => choices.iter().position(|choice| choice == text),
-        };
-        let first: Vec<usize> = choices.iter().filter_map(first).collect();
-        let mut places = first.clone();
-        places.sort_unstable();
-        places.dedup();
-        if places.len() < 2 {
-            let error = Error::new("there is one candidate, and nothing to choose");
-            return Err(Trouble::Row(
-                "no other candidate",
-                error.help("each row needs another answer that reads differently"),
-            ));
-        }
-        let Some(path) = &rule.preference else { return Ok((places, None)) };
+    /// The probability that each choice is the right one, as a column says it; what is said of choices that read alike adds up at the place
+    /// that stands for them.
+    fn preference(&self, row: &Row, path: &str, answers: &Answers, stands_for: &[usize]) -> Made<BTreeMap<usize, f64>> {
         let odd = |message: String, help: &str| Trouble::Row("no preference", Error::new(message).help(help));
+        let n = answers.choices.len();
         let given: Vec<f64> = match self.required(row, path)? {
             Json::Array(values) => values.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect(),
-            _ => {
+            _ if n == 2 => {
                 let right = self.decimal(row, path)?;
-                (0..choices.len()).map(|place| if place == answers.place { right } else { 1.0 - right }).collect()
+                (0..n).map(|place| if place == answers.place { right } else { 1.0 - right }).collect()
+            }
+            _ => {
+                let message = format!("column `{path}` is one number, and there are {n} candidates");
+                return Err(odd(message, "give a list with a probability for each of them, in their order"));
             }
         };
-        let listed = || format!("column `{path}` holds {} for {} candidates", given.len(), choices.len());
-        if given.len() != choices.len() {
-            return Err(odd(listed(), "give a probability for each of them, in their order"));
+        if given.len() != n {
+            let message = format!("column `{path}` holds {} for {n} candidates", given.len());
+            return Err(odd(message, "give a probability for each of them, in their order"));
         }
-        if !self.required(row, path)?.is_array() && choices.len() != 2 {
-            let message = format!("column `{path}` is one number, and there are {} candidates", choices.len());
-            return Err(odd(message, "give a list with a probability for each of them, in their order"));
-        }
-        if !given.iter().all(|p| (0.0..=1.0).contains(p)) || (given.iter().sum::<f64>() - 1.0).abs() > 1e-3 {
-            let message =
-                format!("column `{path}` holds {given:?}, which are no probabilities of {} candidates", given.len());
-            return Err(odd(
-                message,
-                "they are between 0 and 1 and sum to 1; `[compute]` can make them of votes or scores",
-            ));
+        let total: f64 = given.iter().sum();
+        if !given.iter().all(|p| (0.0..=1.0).contains(p)) || (total - 1.0).abs() > 1e-3 {
+            let message = format!("column `{path}` holds {given:?}, which are no probabilities of {n} candidates");
+            let help = "they are between 0 and 1 and sum to 1; `[compute]` can make them of votes or scores";
+            return Err(odd(message, help));
         }
         let mut known: BTreeMap<usize, f64> = BTreeMap::new();
-        first.iter().zip(&given).for_each(|(place, p)| *known.entry(*place).or_default() += p);
+        stands_for.iter().zip(&given).for_each(|(place, p)| *known.entry(*place).or_default() += p / total);
         if known.values().any(|p| *p > known[&answers.place] + 1e-6) {
             let message = format!("column `{path}` prefers another candidate than the right one");
-            return Err(odd(
-                message,
-                "is it the probability of the right one? If it is that of another column, compute `1 - COLUMN`",
-            ));
+            let help = "is it the probability of the right one? If it is that of another column, compute `1 - COLUMN`";
+            return Err(odd(message, help));
         }
-        Ok((places, Some(known)))
+        Ok(known)
     }
 
     /// A number in a column, also as a text.

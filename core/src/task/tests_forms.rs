@@ -8,7 +8,7 @@ use super::{
     tests::{by_row, memory, options, task},
     *,
 };
-use crate::Error;
+use crate::{Error, strategy};
 
 fn read(task: &Task, train: &Value) -> Result<TaskData> {
     task.read_from(&memory([("train", train.clone()), ("test", train.clone())]), &DataOptions::default())
@@ -135,7 +135,7 @@ fn words_have_a_prompt_a_reference_and_rules() {
     assert_eq!((first.text.as_str(), first.reference.as_deref()), ("0 + 1?\nA:", Some(" it is\n#### 1")));
     let Form::Generate(generation) = &data.form else { panic!("{:?}", data.form) };
     assert_eq!((generation.max_new_tokens, &generation.stop[..]), (256, &["Q:".to_owned()][..]));
-    assert_eq!((data.classes(), data.options(), data.form.name()), (0, 0, "generate"));
+    assert_eq!((data.classes(), data.asks(), data.form.name()), (0, strategy::Form::Words, "generate"));
     let said = &data.counts.references["test"];
     assert_eq!((said.examples, said.distinct, said.answer.as_str(), said.count), (8, 3, "1", 3));
     let matcher = data.matcher().unwrap().unwrap();
@@ -236,7 +236,10 @@ const PAIR: &str = "classes = []\ntemplate = \"{{ q | context }} {{ answer }}\"\
 fn pairs_are_candidates_on_either_side() {
     let task = task(&format!("{PAIR}preference = \"p\"\nmargin = \"m\"\n")).unwrap();
     let data = read(&task, &pairs(200)).unwrap();
-    assert_eq!((&data.form, data.options(), data.classes()), (&Form::Choose { candidates: 2 }, 2, 0));
+    assert_eq!(
+        (&data.form, data.asks(), data.classes()),
+        (&Form::Choose { candidates: 2 }, strategy::Form::Candidates(2), 0)
+    );
     for example in by_row(&data) {
         let i = example.source_row;
         let right = &example.candidates[usize::from(example.label)];

@@ -173,6 +173,7 @@ pub enum Hardness {
 pub(super) struct Shared<'a> {
     pub(super) p_ik: Option<Section<'a>>,
     pub(super) self_labels: Option<Section<'a>>,
+    pub(super) agrees: Option<Section<'a>>,
     /// A task of which nothing is held out.
     pub(super) without_validation: Option<String>,
 }

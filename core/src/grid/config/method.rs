@@ -1,9 +1,12 @@
 //! Methods: `[method.NAME]`, `configs/methods.toml`, and `[sweep]`.
 
+use std::collections::BTreeSet;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    judging::{AGREES, Agrees},
     knowing::{AnswersBy, Pik, SelfLabels, SelfSource, Shared},
     model::recipe_table,
     names::{At, check_name, check_title},
@@ -26,18 +29,46 @@ pub struct Method {
     pub title: String,
     /// Who labels.
     pub supervisor: Box<dyn ConfiguredSupervisor>,
+    /// What the student is trained on one after the other, at least one.
+    pub phases: Vec<Phase>,
+    /// How the strong model learns to know what it knows, if the method asks for that.
+    pub p_ik: Option<Pik>,
+    /// Where the strong model's own labels come from, if the method uses them.
+    pub self_labels: Option<SelfLabels>,
+    /// How labels are judged by where the student agrees with them, if the method reads the column [`AGREES`].
+    pub agrees: Option<Agrees>,
+}
+
+/// One training of a method's student: an entry of `phases`, over what the method says of all of them.
+#[derive(Debug)]
+pub struct Phase {
     /// Which labels are trusted.
     pub selector: Box<dyn ConfiguredSelector>,
     /// How labels are refined.
     pub refiner: Box<dyn ConfiguredRefiner>,
     /// What the student minimises.
     pub loss: Box<dyn ConfiguredLoss>,
-    /// How the strong model learns to know what it knows, if the method asks for that.
-    pub p_ik: Option<Pik>,
-    /// Where the strong model's own labels come from, if the method uses them.
-    pub self_labels: Option<SelfLabels>,
-    /// Training settings of this method.
+    /// Training settings.
     pub train: toml::Table,
+}
+
+impl Phase {
+    /// Reads an entry of `phases`, or the method alone.
+    fn read(method: Option<&Section>, entry: Option<&Section>, loss: &str) -> Result<Self> {
+        let part = |key: &str| [entry, method].into_iter().flatten().find_map(|section: &Section| section.get(key));
+        let mut train = method.map(recipe_table).transpose()?.unwrap_or_default();
+        train.extend(entry.map(recipe_table).transpose()?.unwrap_or_default());
+        Ok(Self {
+            selector: configured(Kind::Selector, part("selector"), "all", Selector::validate)?,
+            refiner: configured(Kind::Refiner, part("refiner"), "identity", LabelRefiner::validate)?,
+            loss: configured(Kind::Loss, part("loss"), loss, StudentLoss::validate)?,
+            train,
+        })
+    }
+
+    fn needs(&self) -> Needs {
+        self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
+    }
 }
 
 impl Method {
@@ -55,7 +86,18 @@ impl Method {
 
     /// What all its parts together ask of the engine.
     pub fn needs(&self) -> Needs {
-        self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
+        self.phases.iter().map(Phase::needs).fold(Needs::default(), Needs::and)
+    }
+
+    /// The columns that its parts read.
+    pub fn columns(&self) -> BTreeSet<String> {
+        let of = |phase: &Phase| [phase.selector.columns(), phase.refiner.columns(), phase.loss.columns()].concat();
+        self.phases.iter().flat_map(of).collect()
+    }
+
+    /// The phase that the student ends with, which results name.
+    pub fn last(&self) -> &Phase {
+        &self.phases[self.phases.len() - 1]
     }
 }
 
@@ -90,7 +132,18 @@ impl Method {
             let help = did_you_mean(name, known.iter().map(String::as_str));
             return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
         };
-        section.only(&["title", "supervisor", "selector", "refiner", "loss", "train", "p_ik", "self_labels"])?;
+        section.only(&[
+            "title",
+            "supervisor",
+            "selector",
+            "refiner",
+            "loss",
+            "train",
+            "p_ik",
+            "self_labels",
+            "phases",
+            "agrees",
+        ])?;
         Self::assemble(name, Some(&section), None, shared)
     }
 
@@ -101,12 +154,10 @@ impl Method {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
-            selector: configured(Kind::Selector, part("selector"), "all", Selector::validate)?,
-            refiner: configured(Kind::Refiner, part("refiner"), "identity", LabelRefiner::validate)?,
-            loss: configured(Kind::Loss, part("loss"), loss.unwrap_or("cross-entropy"), StudentLoss::validate)?,
+            phases: phases(section, loss.unwrap_or("cross-entropy"))?,
             p_ik: None,
             self_labels: None,
-            train: section.map(recipe_table).transpose()?.unwrap_or_default(),
+            agrees: None,
         };
         let needs = method.needs();
         // What a method spells out it gets, what its parts need it gets too; the grid's own tables say how.
@@ -117,13 +168,23 @@ impl Method {
         if needs.self_labels || self_labels.is_some() {
             method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
         }
+        let columns = method.columns();
+        if let Some(unknown) = columns.iter().find(|name| *name != AGREES) {
+            let error =
+                Error::new(format!("method `{name}` reads the column `{unknown}`, and there is none of that name"));
+            let error = section.map_or(error.clone(), |section| section.error(error.message()));
+            return Err(error.help(did_you_mean(unknown, [AGREES])));
+        }
+        let agrees = part("agrees");
+        if columns.contains(AGREES) || agrees.is_some() {
+            method.agrees = Some(shared.agrees(agrees.as_ref())?);
+        }
         if let Some(task) = shared.without_validation.as_ref().filter(|_| needs.calibration) {
-            let of_parts = [
-                ("selector", method.selector.needs()),
-                ("refiner", method.refiner.needs()),
-                ("loss", method.loss.needs()),
-            ];
-            let asks = of_parts.into_iter().filter(|(_, needs)| needs.calibration).find_map(|(key, _)| part(key));
+            let of_phase = |phase: &Phase| {
+                [("selector", phase.selector.needs()), ("refiner", phase.refiner.needs()), ("loss", phase.loss.needs())]
+            };
+            let of_parts = method.phases.iter().flat_map(of_phase);
+            let asks = of_parts.filter(|(_, needs)| needs.calibration).find_map(|(key, _)| part(key));
             let message =
                 format!("method `{name}` needs held-out examples with their truth, and `{task}` holds none out");
             let error = asks.as_ref().or(section).map_or_else(|| Error::new(&message), |at| at.error(&message));
@@ -133,6 +194,24 @@ impl Method {
         }
         Ok(method)
     }
+}
+
+/// The phases of a method: its entries of `phases`, each over the method's own table, or the method alone.
+fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
+    let Some(list) = method.and_then(|method| method.get("phases")) else {
+        return Ok(vec![Phase::read(method, None, loss)?]);
+    };
+    let entries = list.items()?;
+    if entries.is_empty() {
+        return Err(list
+            .error("`phases` is empty: the student would not be trained")
+            .help("leave it out for one phase, or write phases = [{}, { selector = { type = \"judged\" } }]"));
+    }
+    let read = |entry: &Section| {
+        entry.only(&["selector", "refiner", "loss", "train"])?;
+        Phase::read(method, Some(entry), loss)
+    };
+    entries.iter().map(read).collect()
 }
 
 /// `[sweep]`: a method's table → parameter → values. Each value gives one more method, `METHOD PARAMETER=VALUE`, everything else left alone.

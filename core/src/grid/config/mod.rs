@@ -1,6 +1,7 @@
 //! The grid as its TOML file says it.
 
 mod data;
+mod judging;
 mod knowing;
 mod method;
 mod model;
@@ -12,8 +13,9 @@ use std::{collections::BTreeMap, path::Path};
 use serde_json::Value;
 
 pub use data::Data;
+pub use judging::{AGREES, Agrees};
 pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
-pub use method::Method;
+pub use method::{Method, Phase};
 pub use model::{ModelConfig, ModelFile, Pretrain};
 
 use self::{
@@ -94,6 +96,7 @@ impl Grid {
             "output",
             "p_ik",
             "self_labels",
+            "agrees",
             "sweep",
             "published",
         ])?;
@@ -159,6 +162,7 @@ impl Grid {
         let shared = Shared {
             p_ik: root.get("p_ik"),
             self_labels: root.get("self_labels"),
+            agrees: root.get("agrees"),
             without_validation: without_validation.map(|(task, _)| task.name().to_owned()),
         };
         let named_methods = names(&grid, "methods")?;
@@ -245,13 +249,15 @@ impl Grid {
                 ))
                 .help("leave one of the two out of this grid")
             };
-            for (part, fits) in [
-                ("the supervisor", method.supervisor.fits(form)),
-                ("the selector", method.selector.fits(form)),
-                ("the refiner", method.refiner.fits(form)),
-                ("the loss", method.loss.fits(form)),
-            ] {
-                fits.map_err(|message| refused(part, message))?;
+            method.supervisor.fits(form).map_err(|message| refused("the supervisor", message))?;
+            for phase in &method.phases {
+                for (part, fits) in [
+                    ("the selector", phase.selector.fits(form)),
+                    ("the refiner", phase.refiner.fits(form)),
+                    ("the loss", phase.loss.fits(form)),
+                ] {
+                    fits.map_err(|message| refused(part, message))?;
+                }
             }
             let Some(p_ik) = &method.p_ik else { continue };
             let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
@@ -340,12 +346,20 @@ impl Grid {
     }
 
     /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one, for this
-    /// task (an index into [`Grid::tasks`]) and for this model on this task, then the method's.
+    /// task (an index into [`Grid::tasks`]) and for this model on this task, then the phase's of a method.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn recipe(&self, model: &ModelConfig, task: usize, method: Option<&Method>) -> Result<Recipe> {
-        self.recipe_with(model, task, method.map(|method| &method.train).into_iter())
+    pub fn recipe(&self, model: &ModelConfig, task: usize, phase: Option<&Phase>) -> Result<Recipe> {
+        self.recipe_with(model, task, phase.map(|phase| &phase.train).into_iter())
+    }
+
+    /// How the judge of a method's labels is trained: as the strong model is here, but for what `agrees.train` says.
+    ///
+    /// # Errors
+    /// Settings out of their range.
+    pub fn judge_recipe(&self, model: &ModelConfig, task: usize, agrees: &Agrees) -> Result<Recipe> {
+        self.recipe_with(model, task, std::iter::once(&agrees.train))
     }
 
     fn recipe_with<'a>(
@@ -392,8 +406,11 @@ impl Grid {
             self.recipe(&pair.strong, task, None)?;
             for method in &self.methods {
                 // What a method leaves as it is has been looked at.
-                if !method.train.is_empty() {
-                    self.recipe(&pair.strong, task, Some(method))?;
+                for phase in method.phases.iter().filter(|phase| !phase.train.is_empty()) {
+                    self.recipe(&pair.strong, task, Some(phase))?;
+                }
+                if let Some(agrees) = &method.agrees {
+                    self.judge_recipe(&pair.strong, task, agrees)?;
                 }
                 if let Some(p_ik) = method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(task, p_ik).is_some())
                 {

@@ -182,7 +182,6 @@ impl Answers {
     }
 }
 
-
 /// Rows of the supervise split that were shown as answered before the questions of an [`Answers`]. A classifier is shown none.
 pub(super) fn shots(answers: &Finished) -> Result<Vec<usize>> {
     if answers.manifest.parameters["answerer"]["by"] == "classifier" {

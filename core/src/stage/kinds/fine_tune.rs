@@ -10,11 +10,10 @@ use crate::{
     error::IoContext,
     learner::{Objective, Recipe},
     stage::{
-        DataRef, ModelRef, Stage,
-        bench::{Bench, MODEL, part, summary_of, write_log},
+        DataRef, ModelRef, Stage, StageId,
+        bench::{Bench, MODEL, copied, part, summary_of, write_log},
         job::default_strategy,
         store::Finished,
-        StageId,
     },
     strategy::{ConfiguredLoss, Kind, Settings, Split},
 };
@@ -74,15 +73,15 @@ impl Stage for FineTune {
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         if let Some(twin) = self.twin(bench)? {
-            return copied(&twin, folder);
+            return copied(&twin, folder, |_| true);
         }
         let trainer = bench.trainer(&self.data, self.seed)?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let objective = Objective::new(trainer.truth(self.on), cross_entropy);
         let model = bench.model(&self.model)?;
         let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), None)?;
-        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective)?;
-        write_log(&trained, folder)?;
+        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective, 0)?;
+        write_log(&trained, 0, folder)?;
         for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
             trainer.predict(&model, &trained.model, split, folder)?;
         }
@@ -122,18 +121,4 @@ impl FineTune {
         }
         Ok(None)
     }
-}
-
-/// Copies what a stage left behind; gives its summary, which says so.
-fn copied(stage: &Finished, folder: &Path) -> Result<Value> {
-    for name in stage.manifest.files.keys() {
-        let path = folder.join(name);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).path("create a folder for a stage", parent)?;
-        }
-        std::fs::copy(stage.file(name), &path).path("copy a file of a stage", &path)?;
-    }
-    let mut summary = stage.manifest.summary.clone();
-    summary["copied_from"] = json!(stage.manifest.id);
-    Ok(summary)
 }

@@ -21,7 +21,6 @@ use crate::{
     strategy::{ConfiguredLoss, Kind, Settings, Split},
 };
 
-
 /// What the label of an example of P(IK) is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -193,8 +192,8 @@ impl Stage for Pik {
         let (data, labels, summary) = self.examples.read(bench, &pretrained)?;
         let loss: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let classifier = trainer.classifier(&self.model, &pretrained, 2, None)?;
-        let trained = trainer.train_on(classifier, &data, &self.recipe, Objective::new(labels, loss))?;
-        write_log(&trained, folder)?;
+        let trained = trainer.train_on(classifier, &data, &self.recipe, Objective::new(labels, loss), 0)?;
+        write_log(&trained, 0, folder)?;
         trainer.predict(&pretrained, &trained.model, Split::Test, folder)?;
         trained.model.save(&folder.join(MODEL), pretrained.tokenizer())?;
         Ok(summary_of(&trained, json!({ "p_ik": summary })))

@@ -5,11 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::label::label;
 use crate::{
     Result,
-    model::Classifier,
     stage::{DataRef, Stage, StageId, bench::Bench},
-    strategy::Split,
 };
 
 /// What a trained P(IK) model says of a task's examples.
@@ -34,12 +33,6 @@ impl Stage for PikScores {
     }
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
-        let pretrained = bench.model_of(&self.p_ik)?;
-        let classifier = Classifier::load(&pretrained, &bench.place.device)?;
-        let trainer = bench.trainer(&self.data, 0)?;
-        for split in [Split::Transfer, Split::Test] {
-            trainer.predict(&pretrained, &classifier, split, folder)?;
-        }
-        Ok(json!({}))
+        label(&self.p_ik, &self.data, bench, folder)
     }
 }

@@ -64,7 +64,7 @@ impl Stage for Pretrain {
             rng::derive(self.seed, "pretrain/order"),
             &bench.place.execution,
         )?;
-        write_log(&trained, folder)?;
+        write_log(&trained, 0, folder)?;
         trained.model.save(&folder.join(MODEL), &tokenizer)?;
         Ok(summary_of(&trained, json!({})))
     }

@@ -1,19 +1,21 @@
 //! Fine-tunes the strong model on weak labels.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{embeddings::read_embeddings, p_ik::PikExamples};
 use crate::{
-    Result,
+    Error, Result,
     learner::{self, Knowing, Objective, OwnLabels, Recipe},
+    model::Pretrained,
     stage::{
         DECISIONS, DataRef, ModelRef, Predictions, Stage, StageId,
-        bench::{Bench, MODEL, part, summary_of, write_log},
+        bench::{Bench, MODEL, Trainer, add_remarks, copied, part, write_log},
         decisions::write_decisions,
-        job::{copy, strategy_identity, strategy_name},
+        job::{copy, default_strategy, strategy_identity, strategy_name},
+        store::Finished,
     },
     strategy::{Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, Kind, Settings, Split},
 };
@@ -26,18 +28,12 @@ use crate::{
 pub struct Student {
     /// The strong model.
     pub model: ModelRef,
-    /// Training settings.
-    pub recipe: Recipe,
+    /// What it is trained on one after the other, at least one.
+    pub phases: Vec<Phase>,
     /// The task's data.
     pub data: DataRef,
     /// The stage that holds the weak labels.
     pub supervision: StageId,
-    /// Which labels are trusted.
-    pub selector: Box<dyn ConfiguredSelector>,
-    /// How labels are refined.
-    pub refiner: Box<dyn ConfiguredRefiner>,
-    /// What is minimised.
-    pub loss: Box<dyn ConfiguredLoss>,
     /// The strong model's own labels, if the method uses them.
     #[serde(default)]
     pub self_labels: Option<SelfLabels>,
@@ -47,6 +43,9 @@ pub struct Student {
     /// The stage that holds embeddings of the pretrained strong model, if the method uses them.
     #[serde(default)]
     pub embeddings: Option<StageId>,
+    /// The stages that hold numbers of each example, by the names under which strategies ask for them.
+    #[serde(default)]
+    pub columns: BTreeMap<String, StageId>,
     /// Whether the method is a control that sees ground truth.
     #[serde(default)]
     pub truth: bool,
@@ -57,6 +56,48 @@ pub struct Student {
     pub seed: u64,
     /// Whether the fine-tuned model is kept.
     pub save: bool,
+}
+
+/// One training of a student. The next one goes on with the model, with an optimizer and an order of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Phase {
+    /// Training settings.
+    pub recipe: Recipe,
+    /// Which labels are trusted.
+    pub selector: Box<dyn ConfiguredSelector>,
+    /// How labels are refined.
+    pub refiner: Box<dyn ConfiguredRefiner>,
+    /// What is minimised.
+    pub loss: Box<dyn ConfiguredLoss>,
+}
+
+impl Phase {
+    /// Every weak label as it is, with cross-entropy.
+    ///
+    /// # Errors
+    /// A binary without these strategies.
+    pub fn plain(recipe: &Recipe) -> Result<Self> {
+        Ok(Self {
+            recipe: recipe.clone(),
+            selector: default_strategy(Kind::Selector, "all")?,
+            refiner: default_strategy(Kind::Refiner, "identity")?,
+            loss: default_strategy(Kind::Loss, "cross-entropy")?,
+        })
+    }
+
+    fn identity(&self) -> Result<Value> {
+        Ok(json!({
+            "recipe": self.recipe.identity()?,
+            "selector": strategy_identity(Kind::Selector, &self.selector)?,
+            "refiner": strategy_identity(Kind::Refiner, &self.refiner)?,
+            "loss": strategy_identity(Kind::Loss, &self.loss)?,
+        }))
+    }
+
+    /// Whether it may do anything but train on every weak label as it is.
+    fn decides(&self) -> bool {
+        strategy_name(&self.selector) != "all" || strategy_name(&self.refiner) != "identity"
+    }
 }
 
 /// Where a student's self-labels come from.
@@ -125,30 +166,38 @@ impl StudentPik {
 #[typetag::serde(name = "student")]
 impl Stage for Student {
     fn parameters(&self) -> Result<Value> {
-                let mut parameters = json!({
-                    "model": self.model.identity()?,
-                    "recipe": self.recipe.identity()?,
-                    "data": self.data.fingerprint,
-                    "max_tokens": self.data.max_tokens,
-                    "supervision": self.supervision,
-                    "selector": strategy_identity(Kind::Selector, &self.selector)?,
-                    "refiner": strategy_identity(Kind::Refiner, &self.refiner)?,
-                    "loss": strategy_identity(Kind::Loss, &self.loss)?,
-                    "seed": self.seed,
-                });
-                // What a method does not use is not among them: results from before it existed stay valid.
-                if let Some(own) = &self.self_labels {
-                    parameters["self_labels"] = json!(own);
+        let mut parameters = json!({
+            "model": self.model.identity()?,
+            "data": self.data.fingerprint,
+            "max_tokens": self.data.max_tokens,
+            "supervision": self.supervision,
+            "seed": self.seed,
+        });
+        match self.phases.as_slice() {
+            // As it was when there was but one.
+            [only] => {
+                if let (Value::Object(all), Value::Object(phase)) = (&mut parameters, only.identity()?) {
+                    all.extend(phase);
                 }
-                if let Some(p_ik) = &self.p_ik {
-                    parameters["p_ik"] = p_ik.identity();
-                }
-                if let Some(embeddings) = &self.embeddings {
-                    parameters["embeddings"] = json!(embeddings);
-                }
-                if self.save {
-                    parameters["save"] = true.into();
-                }
+            }
+            phases => parameters["phases"] = phases.iter().map(Phase::identity).collect::<Result<_>>()?,
+        }
+        // What a method does not use is not among them: results from before it existed stay valid.
+        if let Some(own) = &self.self_labels {
+            parameters["self_labels"] = json!(own);
+        }
+        if let Some(p_ik) = &self.p_ik {
+            parameters["p_ik"] = p_ik.identity();
+        }
+        if let Some(embeddings) = &self.embeddings {
+            parameters["embeddings"] = json!(embeddings);
+        }
+        if !self.columns.is_empty() {
+            parameters["columns"] = json!(self.columns);
+        }
+        if self.save {
+            parameters["save"] = true.into();
+        }
         Ok(parameters)
     }
 
@@ -169,7 +218,7 @@ impl Stage for Student {
             Some(StudentPik::Joint { batch_size, .. }) => *batch_size,
             _ => 0,
         };
-        self.recipe.batch_size.max(beside)
+        self.phases.iter().map(|phase| phase.recipe.batch_size).fold(beside, usize::max)
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -177,15 +226,82 @@ impl Stage for Student {
     }
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        if let Some(saved) = self.saved(bench)? {
+            return copied(&saved, folder, |name| !name.starts_with(MODEL));
+        }
+        let trainer = bench.trainer(&self.data, self.seed)?;
+        let model = bench.model(&self.model)?;
+        let examples = trainer.encode(&model, Split::Transfer)?;
+        let start = match &self.p_ik {
+            Some(StudentPik::Joint { start, .. }) => start.as_ref(),
+            _ => None,
+        };
+        let mut classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), start)?;
+        let mut summary = json!({});
+        let mut remarks = Vec::new();
+        for (number, phase) in self.phases.iter().enumerate() {
+            let objective = self.objective(phase, bench, &trainer, &model, &mut summary)?;
+            let in_phase =
+                |error: Error| if number > 0 { error.context(format!("phase {}", number + 1)) } else { error };
+            let trained =
+                trainer.train_on(classifier, &examples, &phase.recipe, objective, number).map_err(in_phase)?;
+            write_log(&trained, number, folder)?;
+            if self.decides(phase) {
+                write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
+            }
+            summary["loss"] = json!(trained.final_loss());
+            remarks.extend(trained.log.remarks);
+            classifier = trained.model;
+        }
+        add_remarks(&mut summary, &remarks);
+        trainer.predict(&model, &classifier, Split::Test, folder)?;
+        if classifier.p_ik.is_some() {
+            let data = trainer.encode(&model, Split::Test)?;
+            let p_ik = learner::predict_p_ik(&classifier, &data, &bench.place.execution)?;
+            Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
+        } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
+            let scores = bench.stage(scores)?.file(&Predictions::file(Split::Test));
+            Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
+        }
+        if self.save {
+            classifier.save(&folder.join(MODEL), model.tokenizer())?;
+        }
+        Ok(summary)
+    }
+}
+
+impl Student {
+    /// The same student with its model kept, if there is one: then nothing need be trained.
+    fn saved(&self, bench: &Bench) -> Result<Option<Finished>> {
+        let stage: &dyn Stage = self;
+        let mut parameters = stage.whole_parameters(&bench.numeric())?;
+        if self.save {
+            return Ok(None);
+        }
+        parameters["save"] = true.into();
+        bench.store.find(&StageId::new(stage.kind(), self.version(), &parameters))
+    }
+
+    /// Whether a phase may do anything but train on every weak label as it is.
+    fn decides(&self, phase: &Phase) -> bool {
+        phase.decides() || self.p_ik.is_some() || self.self_labels.is_some()
+    }
+
+    /// What a phase learns from.
+    fn objective(
+        &self,
+        phase: &Phase,
+        bench: &Bench,
+        trainer: &Trainer,
+        model: &Pretrained,
+        summary: &mut Value,
+    ) -> Result<Objective> {
         let supervision = bench.stage(&self.supervision)?;
         let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
-        let trainer = bench.trainer(&self.data, self.seed)?;
-        let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&self.loss)?);
-        objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&self.selector)?);
-        objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&self.refiner)?);
-        objective.record = self.decides();
-        let model = bench.model(&self.model)?;
-        let mut summary = json!({});
+        let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&phase.loss)?);
+        objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&phase.selector)?);
+        objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&phase.refiner)?);
+        objective.record = self.decides(phase);
         objective.self_labels = match &self.self_labels {
             None => None,
             Some(SelfLabels::CurrentHead { hard, decay }) => Some(OwnLabels::Current { hard: *hard, decay: *decay }),
@@ -195,16 +311,16 @@ impl Stage for Student {
                 Some(OwnLabels::Given(if *hard { rows.iter().map(|row| one_hot(row)).collect() } else { rows }))
             }
         };
-        let mut start = None;
+        // Probability of the second of two answers: that it is so.
+        let second = |stage: &StageId| -> Result<Vec<f32>> {
+            let file = bench.stage(stage)?.file(&Predictions::file(Split::Transfer));
+            Ok(Predictions::read(&file)?.rows().iter().map(|row| row[1]).collect())
+        };
         objective.p_ik = match &self.p_ik {
             None => None,
-            Some(StudentPik::Frozen { scores }) => {
-                let scores = bench.stage(scores)?.file(&Predictions::file(Split::Transfer));
-                Some(Knowing::Given(Predictions::read(&scores)?.rows().iter().map(|row| row[1]).collect()))
-            }
-            Some(StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start: from }) => {
-                start = from.as_ref();
-                let (data, labels, counts) = examples.read(bench, &model)?;
+            Some(StudentPik::Frozen { scores }) => Some(Knowing::Given(second(scores)?)),
+            Some(StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, .. }) => {
+                let (data, labels, counts) = examples.read(bench, model)?;
                 summary["p_ik"] = counts;
                 let (lambda, batch_size, once, warmup_fraction) = (*lambda, *batch_size, *once, *warmup_fraction);
                 Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction })
@@ -212,6 +328,9 @@ impl Stage for Student {
         };
         if let Some(stage) = &self.embeddings {
             objective.embeddings = Some(read_embeddings(&bench.stage(stage)?)?);
+        }
+        for (name, stage) in &self.columns {
+            objective.columns.insert(name.clone(), second(stage)?);
         }
         let truth = |split| part(&trainer.data, split).iter().map(|example| example.label).collect();
         if self.truth {
@@ -221,33 +340,7 @@ impl Stage for Student {
             let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Validation)))?.into_rows();
             objective.calibration = Some(Calibration { weak, truth: truth(Split::Validation) });
         }
-        let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), start)?;
-        let trained = trainer.train_on(classifier, &trainer.encode(&model, Split::Transfer)?, &self.recipe, objective)?;
-        write_log(&trained, folder)?;
-        trainer.predict(&model, &trained.model, Split::Test, folder)?;
-        if trained.model.p_ik.is_some() {
-            let data = trainer.encode(&model, Split::Test)?;
-            let p_ik = learner::predict_p_ik(&trained.model, &data, &bench.place.execution)?;
-            Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
-        } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
-            let scores = bench.stage(scores)?.file(&Predictions::file(Split::Test));
-            Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
-        }
-        if self.decides() {
-            write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
-        }
-        if self.save {
-            trained.model.save(&folder.join(MODEL), model.tokenizer())?;
-        }
-        Ok(summary_of(&trained, summary))
-    }
-}
-
-impl Student {
-    /// Whether the method may do anything but train on every weak label as it is.
-    fn decides(&self) -> bool {
-        let plain = strategy_name(&self.selector) == "all" && strategy_name(&self.refiner) == "identity";
-        !plain || self.p_ik.is_some() || self.self_labels.is_some()
+        Ok(objective)
     }
 }
 

@@ -68,7 +68,8 @@ impl Stage for Supervise {
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         let data = self.data.read(bench.store)?;
-        let answers = self.given.iter().map(|stage| self.answer(stage.as_ref(), &data, bench)).collect::<Result<_>>()?;
+        let answers =
+            self.given.iter().map(|stage| self.answer(stage.as_ref(), &data, bench)).collect::<Result<_>>()?;
         let given = Given { answers, seed: rng::derive(self.seed, "supervisor") };
         let refused = |message: String| Error::new(message).context("the supervisor");
         let labels = self.supervisor.supervise(&given).map_err(refused)?;

@@ -1,0 +1,59 @@
+//! `agrees` of a method or a grid: a judge of labels, trained on where the student agrees with them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    knowing::{Shared, over},
+    model::recipe_table,
+};
+use crate::{
+    Result,
+    document::Section,
+    stage::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
+};
+
+/// Name of the column.
+pub const AGREES: &str = "agrees";
+
+/// `agrees` of a method or a grid (multi-capabilities W2SG, section 4): how a judge of labels is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Agrees {
+    /// See [`JudgeSettings::folds`].
+    pub folds: usize,
+    /// See [`JudgeSettings::loss`].
+    pub loss: JudgeLoss,
+    /// See [`JudgeSettings::balance`].
+    pub balance: JudgeBalance,
+    /// See [`JudgeSettings::init`].
+    pub init: JudgeInit,
+    /// Training settings of the judge, over those of the strong model.
+    pub train: toml::Table,
+}
+
+impl Agrees {
+    /// What enters the judge's identity.
+    pub fn settings(&self) -> JudgeSettings {
+        let Self { folds, loss, balance, init, .. } = *self;
+        JudgeSettings { folds, loss, balance, init }
+    }
+}
+
+impl Shared<'_> {
+    /// A method's table over the grid's.
+    pub(super) fn agrees(&self, own: Option<&Section>) -> Result<Agrees> {
+        let tables = [self.agrees.as_ref(), own];
+        for table in tables.into_iter().flatten() {
+            recipe_table(table)?;
+        }
+        let (settings, at): (Agrees, _) = over(tables)?;
+        match at.filter(|_| settings.folds == 1) {
+            Some(at) => {
+                Err(at.get("folds").unwrap_or(at).error("`folds = 1` would leave a judge nothing to learn from").help(
+                    "write 0 for one judge that judges what it was trained on, as the paper reads, or at least 2",
+                ))
+            }
+            None => Ok(settings),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use w2s_core::register;
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Selection, Selector, math};
+
+/// Trains on the examples whose weak label a judge believes, and on no others.
+///
+/// The judge is a column: by default `agrees`, the strong model trained to tell answers on which weak model and student agree from the
+/// student's others. Fewer examples make a shorter training. With `at_random` as many examples are drawn at random: the control of equal size.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Judged {
+    /// Name of the column. Origin: original.
+    pub column: String,
+    /// An example stays if the judge's probability is above this. Origin: the paper takes what the judge calls 1.
+    pub threshold: f64,
+    /// As many examples, drawn at random. Origin: the paper's control "random".
+    pub at_random: bool,
+}
+
+impl Default for Judged {
+    fn default() -> Self {
+        Self { column: "agrees".to_owned(), threshold: 0.5, at_random: false }
+    }
+}
+
+impl Selector for Judged {
+    fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
+        Selection::weak(batch)
+    }
+
+    fn choose(&self, pool: &Pool) -> Option<Vec<bool>> {
+        let stays: Vec<bool> = pool.columns.get(&self.column)?.iter().map(|p| f64::from(*p) > self.threshold).collect();
+        if !self.at_random {
+            return Some(stays);
+        }
+        let count = stays.iter().filter(|stays| **stays).count();
+        let drawn = math::choose(pool.seed, pool.ids.iter().map(|id| id.0), count);
+        Some(pool.ids.iter().map(|id| drawn.contains(&id.0)).collect())
+    }
+
+    fn columns(&self) -> Vec<String> {
+        vec![self.column.clone()]
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        Invalid::unless_within("threshold", self.threshold, 0.0, 1.0)
+    }
+}
+
+register!(selector "judged" for Judged, paper = "multi-capabilities W2SG, Section 4: selection by a reward model");
+
+#[cfg(test)]
+mod tests {
+    use w2s_core::strategy::ExampleId;
+
+    use super::*;
+
+    #[test]
+    fn what_the_judge_believes_stays_and_the_control_is_as_large() {
+        let column: Vec<f32> = (0..100).map(|row| row as f32 / 100.0).collect();
+        let pool = |seed| Pool {
+            ids: (0..100).map(ExampleId).collect(),
+            columns: [("agrees".to_owned(), column.clone())].into(),
+            seed,
+            ..Pool::default()
+        };
+        let stays = |judged: &Judged, seed| judged.choose(&pool(seed)).unwrap();
+        let judged = Judged { threshold: 0.7, ..Judged::default() };
+        assert_eq!(stays(&judged, 0), (0..100).map(|row| row > 70).collect::<Vec<_>>());
+        let control = Judged { at_random: true, ..judged.clone() };
+        assert_eq!(stays(&control, 0).iter().filter(|stays| **stays).count(), 29);
+        assert_ne!(stays(&control, 0), stays(&judged, 0));
+        assert_ne!(stays(&control, 0), stays(&control, 1));
+        assert_eq!(stays(&control, 1), stays(&control, 1));
+    }
+}
