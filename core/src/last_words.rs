@@ -104,7 +104,12 @@ impl std::fmt::Write for Line {
 /// This needs no memory, and may be called in a signal handler.
 #[cfg(unix)]
 fn enter(message: std::fmt::Arguments) {
+    /// Several threads may find at once that there is no memory.
+    static ENTERED: AtomicBool = AtomicBool::new(false);
     let Some(Record { folder, file }) = RECORD.get() else { return };
+    if ENTERED.swap(true, Ordering::SeqCst) {
+        return;
+    }
     let (mut line, help) = (Line::new(), error::OUT_OF_MEMORY);
     let _ = writeln!(
         line,
