@@ -444,7 +444,10 @@ mod tests {
             let tag = text.split('<').find(|tag| tag.ends_with(&format!(">{subtitle}"))).unwrap().to_owned();
             tag.split("font-size=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
         };
-        assert_eq!([size("two items"), size("long ".repeat(10).trim_end()), size("long ".repeat(30).trim_end())], ["11", "10", "8"]);
+        assert_eq!(
+            [size("two items"), size("long ".repeat(10).trim_end()), size("long ".repeat(30).trim_end())],
+            ["11", "10", "8"]
+        );
     }
 
     #[test]
