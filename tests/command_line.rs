@@ -485,6 +485,16 @@ fn mistakes_end_before_anything_runs() {
             &["`batch_size`"],
         ),
         mistake(
+            "more folds than examples",
+            &with("[agrees]\nfolds = 1000\n[method.finetune]\nselector = { type = \"judged\" }"),
+            &["cannot be judged in 1000 folds", "lower `folds`"],
+        ),
+        mistake(
+            "a judge that takes no step",
+            &with("[agrees]\ntrain = { batch_size = 5000 }\n[method.finetune]\nselector = { type = \"judged\" }"),
+            &["the judge, `agrees`", "do not fill one batch of 5000"],
+        ),
+        mistake(
             "a judge of another kind",
             &with("[agrees]\nloss = \"hinge\"\n[method.finetune]\nselector = { type = \"judged\" }"),
             &["hinge", "cross-entropy"],

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
 use crate::{
-    Result,
+    Error, Result,
     learner::{Recipe, Sampler},
     stage::{
         DataRef, Job, ModelRef, Numeric, Stage, StageId,
@@ -156,6 +156,15 @@ impl Knowledge<'_> {
         supervision: &StageId,
         made: &mut Made,
     ) -> Result<StageId> {
+        let rows = self.data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
+        if agrees.folds > rows {
+            return Err(Error::new(format!(
+                "task `{}`: {rows} examples cannot be judged in {} folds",
+                self.data.task, agrees.folds
+            ))
+            .help("lower `folds` in `agrees`; 5 or 10 are usual"));
+        }
+        trains(&recipe, self.data, Split::Transfer).map_err(|error| error.context("the judge, `agrees`"))?;
         let student = made.push(Student {
             model: self.strong.clone(),
             phases: vec![Phase::plain(plain)?],

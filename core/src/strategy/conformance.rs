@@ -707,6 +707,12 @@ fn selector_selects(_: &Card, table: &Table) -> Outcome {
         let Some(selector) = prepared!(table, ConfiguredSelector, &labels) else { continue };
         let check = |batch: &Batch, _: &str| selection_is_sound(&*selector, batch);
         on_batches(&selector.needs(), check, classes)?;
+        let pool = pool(&labels, &selector.needs(), &selector.columns());
+        let chosen = selector.choose(&pool);
+        ensure(chosen.as_ref().is_none_or(|chosen| chosen.len() == labels.len()), || {
+            format!("`choose` decides about {:?} of {} examples", chosen.as_ref().map(Vec::len), labels.len())
+        })?;
+        ensure(selector.choose(&pool) == chosen, || "`choose` chooses one thing and then another".to_owned())?;
     }
     Ok(())
 }
