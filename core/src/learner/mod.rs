@@ -40,4 +40,4 @@ pub use recipe::{Decayed, Optimizer, Recipe};
 pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};
-pub use words::{Answering, Answers, Mean, train_words};
+pub use words::{Answering, Mean, Texts, train_words};
