@@ -15,6 +15,7 @@
 mod answers;
 mod classify;
 mod encoded;
+mod generate;
 mod language;
 mod method;
 mod optimizer;
@@ -27,12 +28,15 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_generate;
+#[cfg(test)]
 mod tests_words;
 mod words;
 
 pub use answers::score;
 pub use classify::{Knowing, Objective, OwnLabels, argmax, train_classifier};
 pub use encoded::Encoded;
+pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};

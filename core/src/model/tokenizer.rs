@@ -197,6 +197,16 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Id of the token that the files beside `tokenizer.json` name as the end of texts (`eos_token`), if they do.
+    pub fn end(&self) -> Option<u32> {
+        let named = |bytes: &[u8]| {
+            let values: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+            let token = values.get("eos_token")?;
+            self.id(token.as_str().or_else(|| token.get("content")?.as_str())?)
+        };
+        self.files().skip(1).find_map(|(_, bytes)| named(bytes))
+    }
+
     /// The one token that a word is, e.g. a verbaliser such as ` Yes`.
     ///
     /// # Errors
