@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Ask, Given, Role, Split, Supervision, Supervisor};
+use w2s_core::strategy::{Ask, Form, Given, Role, Split, Supervision, Supervisor};
 
 /// The weak model, fine-tuned on ground truth of the other half of the data.
 ///
@@ -18,6 +18,10 @@ impl Supervisor for FineTuned {
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
         Ok(given.answers[0].clone())
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

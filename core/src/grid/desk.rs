@@ -9,6 +9,7 @@ use super::{config::Data, found::FoundModel, library::Library, plan::Places};
 use crate::{
     Error, Result, learner,
     stage::{self, Begin, DataRef, Finished, StageId, Store},
+    strategy::Form,
     task::{CountTokens, DataOptions, Example, OverLong, Task, TaskData, cuts_words, fit, world::World},
 };
 
@@ -169,11 +170,18 @@ impl Desk<'_> {
                 .in_file(finished.folder.join("manifest.json"))
                 .help("remove the folder, and the data are read again")
         })?;
+        let counts = &summary["counts"];
         let sum =
             |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
-        let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
-        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
-        Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
+        let in_words = |part: &str| counts["references"][part]["examples"].as_u64().unwrap_or(0) as usize;
+        let labels = counts["labels"].as_object().into_iter().flatten();
+        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels).max(in_words(part)))).collect();
+        let form = match task.form() {
+            Form::Candidates(_) => Form::Candidates(counts["labels"]["test"].as_array().map_or(0, Vec::len)),
+            known => known,
+        };
+        let (stage, task) = (finished.manifest.id, task.name().to_owned());
+        Ok(DataRef { task, stage, fingerprint, max_tokens, form, examples })
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
             student::{Phase, SelfLabels, Student},
         },
     },
-    strategy::{Split, whole},
+    strategy::{Form, Split, whole},
     task::Sources,
 };
 
@@ -177,10 +177,21 @@ impl Plan {
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
         let classes = grid.tasks[task].classes.len();
+        if let Form::Candidates(_) = data.form {
+            grid.methods.iter().try_for_each(|method| grid.check_form(method, task, data.form))?;
+        }
         let here = |model: &FoundModel, config: &ModelConfig| -> Result<ModelRef> {
+            let outputs = match data.form {
+                Form::Classes(classes) => classes,
+                Form::Candidates(_) => 1,
+                Form::Words => {
+                    let writing = Some(model.writing(&grid.words)?);
+                    return Ok(ModelRef { writing, ..model.reference.clone() });
+                }
+            };
             let head = grid.head(config, task)?;
             let place = || format!("head of `{}` on `{}`", config.name, grid.tasks[task].name());
-            head.check(classes, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
+            head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
             Ok(ModelRef { head, ..model.reference.clone() })
         };
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);

@@ -9,10 +9,7 @@ use super::{
     encoded::Encoded,
     run::{DIVERGED, Execution, guard, interrupted},
 };
-use crate::{
-    Error, Result,
-    model::Classifier,
-};
+use crate::{Error, Result, model::Classifier};
 
 /// Predictions for one split, in the split's order.
 #[derive(Clone, Debug, PartialEq)]

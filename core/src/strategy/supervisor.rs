@@ -27,7 +27,8 @@ impl Split {
     }
 }
 
-/// Soft labels of one split, one row of K probabilities per example.
+/// Soft labels of one split, one row of K probabilities per example. On words they are shares of what was given as answers: K is how many a
+/// supervisor [asked](super::Supervisor::asks) for, and the same answer is in the same place.
 pub type Labels = Vec<Vec<f32>>;
 
 /// Which model of the pair.
@@ -60,6 +61,15 @@ impl Supervision {
             Split::Transfer => &self.transfer,
             Split::Test => &self.test,
             Split::Validation => &self.validation,
+        }
+    }
+
+    /// The same, to be changed; of [`Split::Supervise`], which has none, those of the transfer split.
+    pub(crate) fn of_mut(&mut self, split: Split) -> &mut Labels {
+        match split {
+            Split::Supervise | Split::Transfer => &mut self.transfer,
+            Split::Test => &mut self.test,
+            Split::Validation => &mut self.validation,
         }
     }
 

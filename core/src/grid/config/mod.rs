@@ -31,11 +31,11 @@ use crate::{
     Error, Result,
     document::{Document, Section},
     error::Place,
-    learner::Recipe,
+    learner::{Answering, Recipe},
     model::{HeadConfig, HeadInit},
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
-    strategy::Form,
+    strategy::{Form, whole},
     task::Task,
 };
 
@@ -64,6 +64,8 @@ pub struct Grid {
     pub data: Vec<Data>,
     /// Whether fine-tuned students are kept on disk.
     pub save_students: bool,
+    /// How answers in words are learnt.
+    pub words: Answering,
     /// The grid's own training settings, which go before a model's.
     train: toml::Table,
     /// Everything as it was resolved, for the record.
@@ -98,6 +100,7 @@ impl Grid {
             "self_labels",
             "agrees",
             "sweep",
+            "words",
             "published",
         ])?;
         let grid = root.need("grid")?;
@@ -124,6 +127,8 @@ impl Grid {
         }
         let save_students =
             output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
+
+        let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
 
         let own_models = root.get("model");
         let own_methods = root.get("method");
@@ -189,7 +194,9 @@ impl Grid {
             let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
             let evaluated = tasks.iter().filter(|_| asked);
             let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
-            let mut silent = evaluated.chain(learnt).filter(|task| !prompted(task));
+            // Where words are asked for, the text itself asks.
+            let silent = |task: &&Task| !prompted(task) && task.form() != Form::Words;
+            let mut silent = evaluated.chain(learnt).filter(silent);
             if let Some(task) = silent.next() {
                 let message = format!(
                     "method `{}` asks a language model, and task `{}` does not say how",
@@ -216,6 +223,7 @@ impl Grid {
             seeds,
             data,
             save_students,
+            words,
             train,
             source: root.to_json(),
         };
@@ -231,34 +239,65 @@ impl Grid {
             // The method's own table says more than its name in the list.
             let own = tables.as_ref().and_then(|methods| methods.get(&method.name)).map(|own| own.place());
             let place = own.or_else(|| at(method)).unwrap_or_else(|| root.place());
-            grid.check_classes(method).map_err(|error| error.or_at(&place))?;
+            grid.check_forms(method).map_err(|error| error.or_at(&place))?;
         }
         Ok(grid)
     }
 
-    /// Whether a method, with the models it is used on, can work with as many classes as the tasks have.
-    fn check_classes(&self, method: &Method) -> Result<()> {
-        for (index, task) in self.tasks.iter().enumerate() {
-            let classes = task.classes.len();
-            let form = Form::Classes(classes);
-            let refused = |part: &str, message: String| {
-                Error::new(format!(
-                    "method `{}` cannot be used on task `{}`: {part}: {message}",
-                    method.name,
-                    task.name()
-                ))
-                .help("leave one of the two out of this grid")
-            };
-            method.supervisor.fits(form).map_err(|message| refused("the supervisor", message))?;
-            for phase in &method.phases {
-                for (part, fits) in [
-                    ("the selector", phase.selector.fits(form)),
-                    ("the refiner", phase.refiner.fits(form)),
-                    ("the loss", phase.loss.fits(form)),
-                ] {
-                    fits.map_err(|message| refused(part, message))?;
-                }
+    /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this.
+    ///
+    /// # Errors
+    /// One of its parts refuses, or gets what it needs in no such task.
+    pub fn check_form(&self, method: &Method, task: usize, form: Form) -> Result<()> {
+        let fault = |part: &str, message: &str| self.unfit(method, task, part, message);
+        method.supervisor.fits(form).map_err(|message| fault("the supervisor", &message))?;
+        for phase in &method.phases {
+            for (part, fits) in [
+                ("the selector", phase.selector.fits(form)),
+                ("the refiner", phase.refiner.fits(form)),
+                ("the loss", phase.loss.fits(form)),
+            ] {
+                fits.map_err(|message| fault(part, &message))?;
             }
+        }
+        if matches!(form, Form::Classes(_)) {
+            return Ok(());
+        }
+        if method.p_ik.is_some() {
+            return Err(fault("P(IK)", &format!("it is learnt of classes, and this task has {form}")));
+        }
+        let Some(own) = &method.self_labels else { return Ok(()) };
+        let right = match form {
+            Form::Words => SelfSource::PrecomputedGeneration,
+            Form::Classes(_) | Form::Candidates(_) => SelfSource::CurrentHead,
+        };
+        match own.source == right {
+            true => Ok(()),
+            false => {
+                let message = format!("on {form} a student's own answers do not come from there");
+                let name = whole(&right).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+                Err(fault("the self-labels", &message).help(format!("set `self_labels.source = \"{name}\"`")))
+            }
+        }
+    }
+
+    /// The error about a part of a method that a task is not for.
+    fn unfit(&self, method: &Method, task: usize, part: &str, message: &str) -> Error {
+        let task = self.tasks[task].name();
+        Error::new(format!("method `{}` cannot be used on task `{task}`: {part}: {message}", method.name))
+            .help("leave one of the two out of this grid")
+    }
+
+    /// Whether a method, with the models it is used on, can work with what the tasks ask for; of choices this is said where their examples
+    /// are known.
+    fn check_forms(&self, method: &Method) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let form = task.form();
+            if !matches!(form, Form::Candidates(_)) {
+                self.check_form(method, index, form)?;
+            }
+            let classes = task.classes.len();
+            let refused = |part: &str, message: String| self.unfit(method, index, part, &message);
             let Some(p_ik) = &method.p_ik else { continue };
             let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
             let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);

@@ -8,19 +8,20 @@ use serde_json::{Value, json};
 use crate::{
     Result,
     error::IoContext,
-    learner::{Objective, Recipe},
+    learner::Recipe,
     stage::{
-        DataRef, ModelRef, Stage, StageId,
-        bench::{Bench, MODEL, copied, part, summary_of, write_log},
+        DataRef, Labels, ModelRef, Stage, StageId,
+        bench::{Bench, copied, part, summary_of, write_log},
         job::default_strategy,
         store::Finished,
+        trainer::Lesson,
     },
     strategy::{ConfiguredLoss, Kind, Settings, Split},
 };
 
 /// Fine-tunes a model on ground truth and labels what it was not trained on: the weak model, and the ceiling.
 ///
-/// Files: `SPLIT.csv` has class probabilities; `model/` where the model is kept.
+/// Files: [`Labels`] of each split; `model/` where the model is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FineTune {
     /// The model.
@@ -77,16 +78,17 @@ impl Stage for FineTune {
         }
         let trainer = bench.trainer(&self.data, self.seed)?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
-        let objective = Objective::new(trainer.truth(self.on), cross_entropy);
+        let lesson = Lesson::new(Labels::true_of(&trainer.data, self.on)?, cross_entropy);
         let model = bench.model(&self.model)?;
-        let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), None)?;
-        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective, 0)?;
+        let fresh = trainer.fresh(&self.model, &model, None)?;
+        let examples = trainer.encode(&model, self.on)?;
+        let trained = trainer.train(fresh, model.tokenizer(), &examples, &self.recipe, lesson, 0)?;
         write_log(&trained, 0, folder)?;
         for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
-            trainer.predict(&model, &trained.model, split, folder)?;
+            trainer.answer_into(&model, &trained.model, split, folder)?;
         }
         if self.save {
-            trained.model.save(&folder.join(MODEL), model.tokenizer())?;
+            trained.model.save(folder, model.tokenizer())?;
         }
         Ok(summary_of(&trained, json!({})))
     }
