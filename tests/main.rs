@@ -11,6 +11,7 @@ mod command_line;
 mod configs;
 mod conformance;
 mod floors;
+mod forms;
 mod golden_losses;
 mod hub;
 mod judging;

@@ -181,7 +181,8 @@ impl Desk<'_> {
             known => known,
         };
         let (stage, task) = (finished.manifest.id, task.name().to_owned());
-        Ok(DataRef { task, stage, fingerprint, max_tokens, form, examples })
+        let fewer = counts["fewer"].as_u64().unwrap_or(0) as usize;
+        Ok(DataRef { task, stage, fingerprint, max_tokens, form, fewer, examples })
     }
 }
 

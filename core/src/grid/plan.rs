@@ -178,7 +178,7 @@ impl Plan {
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
         let classes = grid.tasks[task].classes.len();
         if let Form::Candidates(_) = data.form {
-            grid.methods.iter().try_for_each(|method| grid.check_form(method, task, data.form))?;
+            grid.methods.iter().try_for_each(|method| grid.check_form(method, task, data.form, data.fewer))?;
         }
         let here = |model: &FoundModel, config: &ModelConfig| -> Result<ModelRef> {
             let outputs = match data.form {

@@ -12,11 +12,11 @@ use std::{
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 
 use super::{
-    encoded::{Encoded, parts},
+    encoded::{ABSENT, Encoded, parts},
     method::{Method, Table, examples, left_out, wrong_weights},
     predict::embed,
     recipe::Recipe,
@@ -27,7 +27,7 @@ use crate::{
     Error, Result,
     model::Classifier,
     ops, rng,
-    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Needs, Pool, Progress, Selector, StudentLoss, math},
+    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math},
 };
 
 /// What a student learns from: labels, and what a method does with them.
@@ -592,6 +592,25 @@ impl Classification {
         let loss = if total > 0.0 { sum / total } else { 0.0 };
         Ok((loss, agree as f64 / minibatch.rows.len() as f64))
     }
+}
+
+/// Whether a loss is the same with a candidate that is not there as without it: of one that spreads probability over all places it is not.
+pub fn passes_over_absent(loss: &dyn StudentLoss) -> bool {
+    let device = &Device::flex();
+    let at = Progress { step: 1, total_steps: 2, epoch: 0, epochs: 1 };
+    let losses = |absent: bool| {
+        let rows = |values: [[f32; 3]; 4], beyond: f32| {
+            let width = 3 + usize::from(absent);
+            let row = |row: [f32; 3]| row.into_iter().chain(absent.then_some(beyond)).collect::<Vec<f32>>();
+            Tensor::<2>::from_data(TensorData::new(values.map(row).concat(), [4, width]), device)
+        };
+        let logits = rows([[0.3, -0.8, 0.1], [1.2, 0.4, -0.5], [-0.2, 0.9, 0.6], [0.7, -0.1, 1.1]], ABSENT);
+        let labels = rows([[0.2, 0.5, 0.3], [0.7, 0.2, 0.1], [1.0, 0.0, 0.0], [0.1, 0.3, 0.6]], 0.0);
+        let targets = loss.targets(logits.clone(), labels, &at, &mut Memory::default());
+        math::to_host(loss.loss(logits, targets, &at))
+    };
+    let near = |(with, without): (&f32, &f32)| (with - without).abs() <= 1e-4 * (1.0 + without.abs());
+    losses(true).iter().zip(&losses(false)).all(near)
 }
 
 /// First of the largest values.

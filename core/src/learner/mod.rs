@@ -34,7 +34,7 @@ mod tests_words;
 mod words;
 
 pub use answers::score;
-pub use classify::{Knowing, Objective, OwnLabels, argmax, train_classifier};
+pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
 pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};

@@ -314,7 +314,7 @@ fn what_cannot_be_learnt_is_refused_before_training() {
         },
         &["own answer", "example 0", "no tokens"],
     );
-    expect(Answers { p_ik: Some(vec![0.5]), ..answers(4) }, &["1 values of P(IK) for 4 prompts"]);
+    expect(Answers { p_ik: Some(vec![0.5]), ..answers(4) }, &["1 values of P(IK) for 4 examples"]);
     expect(
         Answers { selector: Some(Box::new(ByNumber(|_| (0.0, 1.0)))), ..answers(4) },
         &["selector needs self-labels"],

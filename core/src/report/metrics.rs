@@ -758,6 +758,39 @@ mod tests {
     }
 
     #[test]
+    fn words_are_compared_item_by_item() {
+        let found = |text: &str| Extracted { text: text.to_owned(), rule: String::new(), failed: text.is_empty() };
+        let truth = ["4", "4", "5", "6", "7"].map(found);
+        // Right, right, both wrong alike, both without an answer, wrong differently.
+        let own = ["4", "4", "9", "", "1"].map(found);
+        let weak = ["4", "3", "9", "", "2"].map(found);
+        let answers: Vec<(&Extracted, bool)> = own.iter().map(|own| (own, own.failed)).collect();
+        let weak: Vec<&Extracted> = weak.iter().collect();
+        let measures = measure_words(&answers, Some(&weak), &truth).unwrap();
+        let value = |name: &str| measures.iter().find(|m| m.metric == name).unwrap().value.unwrap();
+        for (name, expected) in [
+            (ACCURACY, 0.4),
+            (MAJORITY_RATE, 0.4),
+            ("no_answer", 0.2),
+            ("cut_short", 0.2),
+            ("agreement", 0.4),
+            ("agreement_weak_right", 1.0),
+            ("agreement_weak_wrong", 0.25),
+            ("both_right", 0.2),
+            ("same_error", 0.2),
+            ("only_method_right", 0.2),
+            ("only_weak_right", 0.0),
+            ("different_errors", 0.4),
+        ] {
+            assert_eq!(value(name), expected, "{name}");
+        }
+        // (1 / 5 - 0.04) / 5, and its root.
+        assert!((value(GAIN_SE) - 0.032_f64.sqrt()).abs() < 1e-12);
+        assert!(measures.iter().all(|measure| find(measure.metric).is_some()));
+        assert!(measure_words(&answers[..4], None, &truth).is_err() && measure_words(&[], None, &[]).is_err());
+    }
+
+    #[test]
     fn a_cell_gets_every_metric_once_in_order() {
         let rows = [vec![0.5, 0.5], vec![0.1, 0.9]];
         let predictions = Predictions::new(&rows, &[0, 1]).unwrap();
@@ -765,7 +798,9 @@ mod tests {
         let names: Vec<_> = measures.iter().map(|m| m.metric).collect();
         // PGR needs the ceiling too, which is measured elsewhere.
         let pgr = METRICS.iter().position(|m| m.name == PGR).unwrap();
-        assert_eq!(names, METRICS.map(|m| m.name)[..pgr]);
+        let of_words = ["no_answer", "cut_short"];
+        let all: Vec<_> = METRICS[..pgr].iter().map(|m| m.name).filter(|name| !of_words.contains(name)).collect();
+        assert_eq!(names, all);
         // No confident error and no weak error: no value, not a made-up one.
         for name in ["agreement_weak_wrong", "car_given_incorrect"] {
             let measure = measures.iter().find(|m| m.metric == name).unwrap();

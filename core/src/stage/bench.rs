@@ -104,6 +104,9 @@ pub struct DataRef {
     pub max_tokens: usize,
     /// What the task asks for.
     pub form: Form,
+    /// Examples with fewer candidates than others.
+    #[serde(default)]
+    pub fewer: usize,
     /// Number of examples of each split.
     pub examples: BTreeMap<String, usize>,
 }

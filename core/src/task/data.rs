@@ -244,6 +244,9 @@ pub struct Counts {
     /// By part, where words are generated: what the references say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, Frequent>,
+    /// Examples that have fewer candidates to choose among than others have.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fewer: usize,
     /// Examples of `transfer` that ask what an example of `supervise` or `validation` asks.
     pub transfer_in_supervise: usize,
     /// Examples of `test` that ask what an example of `supervise`, `transfer` or `validation` asks.
@@ -403,6 +406,8 @@ impl TaskData {
                 references.insert(name.to_owned(), Frequent::of(examples, matcher));
             }
         }
+        let fewer = |example: &&Example| !example.candidates.is_empty() && example.candidates.len() < options;
+        self.counts.fewer = self.parts().into_iter().flat_map(|(_, part)| part).filter(fewer).count();
         self.counts.labels = labels;
         self.counts.references = references;
         Ok(())
@@ -415,7 +420,13 @@ impl TaskData {
             && let dropped @ 1.. = fit.parts.values().map(|part| part.dropped).sum::<usize>()
         {
             let why = format!("{dropped} are longer than {} tokens without their context", fit.limit);
-            return Error::new(format!("{message}: {why}")).help("raise `max_tokens`, or shorten the template");
+            return Error::new(format!("{message}: {why}")).help(match &self.form {
+                Form::Generate(generation) => format!(
+                    "an answer may have {} tokens: lower `max_new_tokens` in the task, raise `max_tokens`, or shorten the template",
+                    generation.max_new_tokens
+                ),
+                Form::Classify | Form::Choose { .. } => "raise `max_tokens`, or shorten the template".to_owned(),
+            });
         }
         let became = |(pool, counts): (&String, &PoolCounts)| {
             let dropped = counts.dropped.iter().map(|(why, count)| format!("{count} by {why}, "));
@@ -538,6 +549,10 @@ impl TaskData {
         }
         Ok(data)
     }
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 fn write_line(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {

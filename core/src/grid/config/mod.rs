@@ -31,7 +31,7 @@ use crate::{
     Error, Result,
     document::{Document, Section},
     error::Place,
-    learner::{Answering, Recipe},
+    learner::{Answering, Recipe, passes_over_absent},
     model::{HeadConfig, HeadInit},
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
@@ -244,11 +244,12 @@ impl Grid {
         Ok(grid)
     }
 
-    /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this.
+    /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this; `fewer` of its examples have fewer candidates
+    /// than others.
     ///
     /// # Errors
     /// One of its parts refuses, or gets what it needs in no such task.
-    pub fn check_form(&self, method: &Method, task: usize, form: Form) -> Result<()> {
+    pub fn check_form(&self, method: &Method, task: usize, form: Form, fewer: usize) -> Result<()> {
         let fault = |part: &str, message: &str| self.unfit(method, task, part, message);
         method.supervisor.fits(form).map_err(|message| fault("the supervisor", &message))?;
         for phase in &method.phases {
@@ -258,6 +259,16 @@ impl Grid {
                 ("the loss", phase.loss.fits(form)),
             ] {
                 fits.map_err(|message| fault(part, &message))?;
+            }
+        }
+        if let (Form::Candidates(most), 1..) = (form, fewer) {
+            let spreads = |phase: &Phase| !passes_over_absent(&*phase.loss);
+            if method.phases.iter().any(spreads) {
+                let message = format!(
+                    "it gives probability to every place, and {fewer} examples have fewer than {most} candidates"
+                );
+                return Err(fault("the loss", &message)
+                    .help("take a loss that gives what is not there none, or keep rows with as many candidates (`filter` in the task)"));
             }
         }
         if matches!(form, Form::Classes(_)) {
@@ -294,7 +305,7 @@ impl Grid {
         for (index, task) in self.tasks.iter().enumerate() {
             let form = task.form();
             if !matches!(form, Form::Candidates(_)) {
-                self.check_form(method, index, form)?;
+                self.check_form(method, index, form, 0)?;
             }
             let classes = task.classes.len();
             let refused = |part: &str, message: String| self.unfit(method, index, part, &message);
