@@ -174,12 +174,12 @@ fn what_a_form_is_not_for_is_refused_before_anything_runs() {
         plan.map(|_| ()).unwrap_err().to_string()
     };
     for (changes, parts) in [
-        (["method.finetune.loss.type=js", ""], ["finetune", "the loss", "words"]),
+        (["method.finetune.loss.type=aux-confidence", ""], ["finetune", "the loss", "words"]),
         (["method.finetune.refiner.type=graph-smoothing", ""], ["finetune", "the refiner", "words"]),
         (["method.finetune.selector.type=confidence", ""], ["finetune", "the selector", "words"]),
         (["method.finetune.supervisor.type=noisy-truth", ""], ["finetune", "the supervisor", "words"]),
         (["method.agreement.self_labels.source=current-head", ""], ["agreement", "the self-labels", "words"]),
-        (["words.mean=lines", ""], ["mean", "tokens", "lines"]),
+        (["words.mean=lines", ""], ["unknown variant", "lines", "tokens"]),
         (["words.ends=true", ""], ["ends", "end", "words"]),
     ] {
         let changes: Vec<&str> = changes.into_iter().filter(|change| !change.is_empty()).collect();

@@ -27,7 +27,9 @@ use crate::{
     Error, Result,
     model::Classifier,
     ops, rng,
-    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math},
+    strategy::{
+        Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math,
+    },
 };
 
 /// What a student learns from: labels, and what a method does with them.

@@ -128,7 +128,7 @@ pub enum Ending {
 pub struct Written {
     /// All tokens that were written: those of the stop string, or the end-of-text token, are among them.
     pub tokens: Vec<u32>,
-    /// The text of these tokens by themselves, without special ones, up to the first stop string.
+    /// What these tokens add to the prompt's text, without special ones, up to the first stop string; it may begin with a space.
     pub text: String,
     /// Why it ended.
     pub ending: Ending,
@@ -310,7 +310,8 @@ impl Writer<'_> {
         if !end && !full && self.decoding.stop.is_empty() {
             return Ok(false);
         }
-        let mut text = self.tokenizer.decode(if end { before } else { &written.tokens })?;
+        let said = if end { before } else { &written.tokens };
+        let mut text = self.tokenizer.decode_after(self.prompts.row(draft.prompt), said)?;
         let stop = self.decoding.stop.iter().filter_map(|stop| text.find(stop.as_str())).min();
         written.ending = match (end, stop) {
             (true, _) => Ending::EndOfText,

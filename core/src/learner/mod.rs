@@ -33,7 +33,7 @@ mod tests_generate;
 mod tests_words;
 mod words;
 
-pub use answers::score;
+pub use answers::{log_p, score};
 pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
 pub use generate::{Decoding, Ending, Written, generate};

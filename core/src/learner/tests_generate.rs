@@ -34,7 +34,7 @@ fn golden(name: &str) -> Value {
 }
 
 /// Words `t0`, `t1` ..., which a text has spaces between.
-fn words(count: usize) -> Tokenizer {
+pub(super) fn words(count: usize) -> Tokenizer {
     Tokenizer::parse(&word_file(count).to_string(), Path::new("tokenizer.json")).unwrap()
 }
 
@@ -113,7 +113,7 @@ fn every_family_writes_what_transformers_writes() {
             assert_eq!(found.tokens, ids(&row["tokens"]), "{name}");
             assert_eq!(found.ending, Ending::Length);
             let named: Vec<String> = found.tokens.iter().map(|id| format!("t{id}")).collect();
-            assert_eq!(found.text, named.join(" "));
+            assert_eq!(found.text, format!(" {}", named.join(" ")));
             assert_eq!(found.log_p.len(), 7);
             for (found, expected) in found.log_p.iter().zip(floats(&row["log_p"])) {
                 assert!((found - expected).abs() < 1e-5, "{name}: {found} instead of {expected}");
@@ -233,6 +233,23 @@ fn log_probabilities_are_those_that_answers_are_scored_with() {
         let score = f64::from(scores[row][row]);
         assert!((written[0].total() - score).abs() < 1e-4, "{} instead of {score}", written[0].total());
     }
+    // Token by token, and whatever is asked at once.
+    let all = log_p(&model, &prompts, &answers, &Execution::default()).unwrap();
+    for (found, written) in all.iter().zip(&written) {
+        assert_eq!(found.len(), written[0].log_p.len());
+        assert!(found.iter().zip(&written[0].log_p).all(|(found, log_p)| (found - log_p).abs() < 1e-5));
+    }
+    assert_eq!(log_p(&model, &prompts, &answers, &at_once(2)).unwrap(), all);
+    let said = |answers: &[Vec<u32>]| log_p(&model, &prompts, answers, &at_once(2)).unwrap_err().to_string();
+    assert_eq!(said(&answers[1..]), "there are 4 answers to 5 prompts");
+    let wrong = |row: usize, answer: &[u32]| {
+        let mut answers = answers.clone();
+        answers[row] = answer.to_vec();
+        said(&answers)
+    };
+    assert_eq!(wrong(1, &[]), "the answer to prompt 1: it has no tokens");
+    assert!(wrong(2, &[24]).starts_with("the answer to prompt 2: token id 24 is outside"));
+    assert!(wrong(0, &[3; 40]).starts_with("an answer after its prompt: example 0: "));
 }
 
 #[test]
@@ -248,19 +265,19 @@ fn stop_strings_cut_wherever_they_come() {
     let whole = write(&[]);
     for (row, plain) in whole.iter().enumerate() {
         // From the middle of the fourth token into the sixth.
-        let words: Vec<&str> = plain.text.split(' ').collect();
+        let words: Vec<&str> = plain.text.trim_start().split(' ').collect();
         let stop = format!("{} {} t", &words[3][1..], words[4]);
         let start = plain.text.find(&stop).unwrap();
         let found = &write(&["no such text", &stop])[row];
         assert_eq!((found.ending, found.text.as_str()), (Ending::Stop, &plain.text[..start]));
         // Tokens as far as the one that ended it, which are those that would be there without the string.
-        let seen = plain.text[..start + stop.len()].split(' ').count();
+        let seen = plain.text.trim_start()[..start - 1 + stop.len()].split(' ').count();
         assert_eq!((&found.tokens[..], &found.log_p[..]), (&plain.tokens[..seen], &plain.log_p[..seen]));
         // The first of several in the text, not in the list.
         let first = words[3..=4].iter().filter_map(|word| plain.text.find(word)).min().unwrap();
         assert_eq!(write(&[words[4], words[3]])[row].text, plain.text[..first]);
     }
-    assert!(write(&["t"]).iter().all(|written| written.text.is_empty() && written.tokens.len() == 1));
+    assert!(write(&[" t"]).iter().all(|written| written.text.is_empty() && written.tokens.len() == 1));
 }
 
 #[test]
@@ -377,8 +394,44 @@ fn the_end_of_texts_is_what_the_files_say() {
     assert_eq!(ends(json!({}), None, Some(json!({ "eos_token": { "content": "t8" } }))), Ok(vec![8]));
     assert_eq!(ends(config(), None, tokenizer()), Ok(vec![5]));
     assert_eq!(ends(config(), Some(r#"{ "eos_token_id": [7, 2, 7, 99] }"#), tokenizer()), Ok(vec![2, 7]));
+    // The one that is learnt comes first.
+    assert_eq!(ends(config(), Some(r#"{ "eos_token_id": [7, 9, 2] }"#), tokenizer()), Ok(vec![9, 2, 7]));
     assert_eq!(ends(config(), Some("{}"), tokenizer()), Ok(vec![5]));
     let wrong = "`eos_token_id` = \"t5\" must be a token id, or a list of them".to_owned();
     assert_eq!(ends(json!({ "eos_token_id": "t5" }), None, None), Err(wrong));
     assert!(ends(json!({}), Some("[1"), None).unwrap_err().starts_with("`generation_config.json` is no JSON object"));
+}
+
+#[test]
+fn a_text_goes_on_after_its_prompt() {
+    let same = |tokenizer: &Tokenizer, prompt: &str, text: &str, ids: &[u32]| {
+        let prompt = tokenizer.encode(prompt).unwrap();
+        assert_eq!(tokenizer.encode_after(&prompt, text).unwrap(), ids, "{text}");
+        assert_eq!(tokenizer.decode_after(&prompt, ids).unwrap(), text);
+    };
+    // As Llama's: a space is put before every text, and taken away from it.
+    let vocab = json!({ "<unk>": 0, "\u{2581}the": 1, "\u{2581}cat": 2, "\u{2581}sat": 3, "\u{2581}": 4, "s": 5, "\u{2581}cats": 6 });
+    let file = json!({
+        "version": "1.0", "added_tokens": [{ "id": 0, "content": "<unk>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true }],
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "\u{2581}" },
+            { "type": "Replace", "pattern": { "String": " " }, "content": "\u{2581}" } ] },
+        "pre_tokenizer": { "type": "Split", "pattern": { "String": "\u{2581}" }, "behavior": "MergedWithNext", "invert": false },
+        "decoder": { "type": "Sequence", "decoders": [
+            { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " }, { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 } ] },
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" }
+    });
+    let spaced = Tokenizer::parse(&file.to_string(), Path::new("tokenizer.json")).unwrap();
+    same(&spaced, "the cat", " sat", &[3]);
+    same(&spaced, "the cat the cat the cat", " sat the", &[3, 1]);
+    same(&spaced, "", "the cat", &[1, 2]);
+    assert_eq!(spaced.encode_bare(" sat").unwrap(), [4, 3]);
+    // A beginning that would change the prompt's last token is read by itself.
+    assert_eq!(spaced.encode("the cats").unwrap(), [1, 6]);
+    assert_eq!(spaced.encode_after(&[1, 2], "s").unwrap(), spaced.encode_bare("s").unwrap());
+    // Words with spaces between them.
+    same(&words(9), "t1 t2", " t3 t4", &[3, 4]);
+    assert_eq!(words(9).encode_after(&[1, 2], "t3").unwrap(), [3]);
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     tests::{distance, numbers},
+    tests_generate::words,
     *,
 };
 use crate::{
@@ -189,6 +190,16 @@ fn answers_are_learnt_and_then_the_model_stops() {
     let prompt = Encoded::new(vec![vec![15]], &spec()).unwrap();
     let scores = score(&trained.model, &prompt, &said, &Execution::default()).unwrap();
     assert!(scores[0][4] > (0.5_f32).ln(), "{scores:?}");
+
+    // What was learnt is written, by the trained model as it is.
+    let decoding = Decoding { max_new_tokens: 6, ..Decoding::default() };
+    let (prompts, execution) = (prompts(16), Execution::default());
+    let written = generate(&trained.model, &words(24), &[END], &prompts, &decoding, 0, &execution).unwrap();
+    for (written, answer) in written.iter().map(|written| &written[0]).zip(weak(&prompts)) {
+        let text: String = answer.iter().map(|id| format!(" t{id}")).collect();
+        assert_eq!((&written.text, written.ending), (&text, Ending::EndOfText));
+        assert_eq!(written.tokens, [answer.as_slice(), &[END]].concat());
+    }
 
     let again = train(answers(16), &recipe, &Execution::default()).unwrap();
     assert_eq!(numbers(&again.model), numbers(&trained.model));

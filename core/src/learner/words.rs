@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    answers::{asking, before},
     classify::{Knowing, Objective, OwnLabels},
     encoded::{Encoded, parts},
     language::learn_tokens,
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{Tokens, Transformer},
+    model::{Transformer, can_write},
     ops,
     strategy::{Batch, ExampleId, Form, Needs, Settings, math},
 };
@@ -95,11 +96,7 @@ pub fn train_words(
     execution: &Execution,
 ) -> Result<Trained<Transformer>> {
     recipe.validate()?;
-    if !model.spec().causal {
-        let architecture = model.spec().architecture;
-        return Err(Error::new(format!("this `{architecture}` model reads in both directions and cannot write"))
-            .help("take a causal language model"));
-    }
+    can_write(model.spec())?;
     model.lm_matrix()?;
     let width = texts.answers.len();
     objective.check(prompts, width..=width)?;
@@ -191,10 +188,7 @@ impl Column {
         let mut inputs = Vec::with_capacity(answers.len());
         for (row, answer) in answers.iter().enumerate() {
             let fault = |error: Error| error.context(format!("{what} of example {row}"));
-            let (last, rest) = answer.split_last().ok_or_else(|| fault(Error::new("it has no tokens")))?;
-            // What comes in is checked below, with the prompt.
-            model.spec().check_ids(&[*last]).map_err(fault)?;
-            inputs.push([prompts.row(row), rest].concat());
+            inputs.push(asking(prompts.row(row), answer, model.spec()).map_err(fault)?);
         }
         let inputs =
             Encoded::new(inputs, model.spec()).map_err(|error| error.context(format!("{what} after its prompt")))?;
@@ -237,15 +231,7 @@ impl Words {
 
     /// The hidden states `[T, H]` after which the items' answer tokens stand, and those T tokens.
     fn states(&self, model: &Transformer, items: &[Item]) -> (Tensor<2>, Vec<u32>) {
-        let sequences: Vec<&[u32]> = items.iter().map(|item| self.input(item)).collect();
-        let (mut places, mut labels, mut end) = (Vec::new(), Vec::new(), 0);
-        for item in items {
-            end += self.input(item).len() as u32;
-            let answer = self.answer(item);
-            places.extend(end - answer.len() as u32..end);
-            labels.extend_from_slice(answer);
-        }
-        (ops::lookup(model.hidden(&Tokens::packed(&sequences)), &places), labels)
+        before(model, items.iter().map(|item| (self.input(item), self.answer(item))))
     }
 
     /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.

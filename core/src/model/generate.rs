@@ -242,7 +242,10 @@ impl Past<'_> {
 
 impl Pretrained {
     /// The tokens with which its texts end: `eos_token_id` of `generation_config.json`, else of `config.json`, else the tokenizer's
-    /// `eos_token`; in ascending order, none where no file names one. Answers depend on them.
+    /// `eos_token`; none where no file names one. The first is the one to put after answers that are learnt: the tokenizer's, if it is among
+    /// them. The others follow in ascending order.
+    ///
+    /// Answers depend on them, and [`fingerprint`](Self::fingerprint) does not hold them: they belong into the identity of what writes.
     ///
     /// Source: `GenerationConfig.from_pretrained` of transformers, which has the same order but for the tokenizer.
     ///
@@ -276,6 +279,9 @@ impl Pretrained {
             one => [id(one)?].into(),
         };
         // One outside the vocabulary is never written.
-        Ok(ids.into_iter().filter(|id| (*id as usize) < self.spec().vocab).collect())
+        let mut ids: Vec<u32> = ids.into_iter().filter(|id| (*id as usize) < self.spec().vocab).collect();
+        let first = self.tokenizer().end();
+        ids.sort_by_key(|id| Some(*id) != first);
+        Ok(ids)
     }
 }

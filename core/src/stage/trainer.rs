@@ -140,8 +140,8 @@ impl<'a> Trainer<'a> {
                 Ok(trained.map(Answerer::Chooses))
             }
             Answerer::Writes(model, writing) => {
-                let tokens = |text: &String| tokenizer.encode_bare(text);
-                let column = |texts: &Vec<String>| texts.iter().map(tokens).collect::<Result<Vec<_>>>();
+                let tokens = |(row, text): (usize, &String)| tokenizer.encode_after(data.row(row), text);
+                let column = |texts: &Vec<String>| texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>>>();
                 let texts = Texts {
                     answers: lesson.texts.iter().map(column).collect::<Result<_>>()?,
                     end_token: writing.ends.first().copied(),
