@@ -179,8 +179,8 @@ fn what_a_form_is_not_for_is_refused_before_anything_runs() {
         (["method.finetune.selector.type=confidence", ""], ["finetune", "the selector", "words"]),
         (["method.finetune.supervisor.type=noisy-truth", ""], ["finetune", "the supervisor", "words"]),
         (["method.agreement.self_labels.source=current-head", ""], ["agreement", "the self-labels", "words"]),
-        (["words.mean=lines", ""], ["unknown variant", "lines", "tokens"]),
-        (["words.ends=true", ""], ["ends", "end", "words"]),
+        (["words.mean=lines", ""], ["unknown variant", "lines", ""]),
+        (["words.ends=true", ""], ["unknown key", "ends", ""]),
     ] {
         let changes: Vec<&str> = changes.into_iter().filter(|change| !change.is_empty()).collect();
         let said = refused(&changes);
