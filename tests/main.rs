@@ -18,6 +18,7 @@ mod outputs;
 mod plugin_file;
 mod registry;
 mod stress;
+mod supervisors;
 mod support;
 mod task_command;
 mod trajectories;

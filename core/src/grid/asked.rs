@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
+use super::{
+    config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource},
+    desk::Desk,
+};
 use crate::{
     Error, Result,
     learner::{Recipe, Sampler},
@@ -21,28 +24,50 @@ use crate::{
         },
     },
     strategy::{Ask, ConfiguredSupervisor, Role, Split},
+    task::Task,
 };
 
-/// Makes what a supervisor asks for, and lets it label.
-pub(super) fn supervise(
-    supervisor: Box<dyn ConfiguredSupervisor>,
-    [weak, strong]: [(ModelRef, Recipe); 2],
-    data: &DataRef,
-    seed: u64,
-    made: &mut Made,
-) -> Result<StageId> {
-    let mut given = Vec::new();
-    for ask in supervisor.asks() {
-        given.push(match ask {
-            Ask::Truth => None,
-            Ask::FineTuned { role, on } => {
-                let (model, recipe) = if role == Role::Weak { weak.clone() } else { strong.clone() };
-                trains(&recipe, data, on)?;
-                Some(made.push(FineTune { model, recipe, data: data.clone(), on, seed, save: false })?)
-            }
-        });
+/// What a supervisor of a cell can ask for.
+pub(super) struct Labelling<'a> {
+    /// The pair's models as they are used on the task, and how each is trained.
+    pub(super) weak: (ModelRef, Recipe),
+    pub(super) strong: (ModelRef, Recipe),
+    pub(super) task: &'a Task,
+    pub(super) data: &'a DataRef,
+    pub(super) seed: u64,
+    /// Where files are read.
+    pub(super) desk: &'a Desk<'a>,
+}
+
+impl Labelling<'_> {
+    /// Makes what a supervisor asks for, and lets it label.
+    pub(super) fn supervise(&self, supervisor: Box<dyn ConfiguredSupervisor>, made: &mut Made) -> Result<StageId> {
+        let given = supervisor.asks().iter().map(|ask| self.answer(ask, made)).collect::<Result<_>>()?;
+        let (weak, strong) = (self.weak.clone(), self.strong.clone());
+        made.push(Supervise { supervisor, given, weak, strong, data: self.data.clone(), seed: self.seed })
     }
-    made.push(Supervise { supervisor, given, weak, strong, data: data.clone(), seed })
+
+    /// The stage that answers; none for ground truth.
+    fn answer(&self, ask: &Ask, made: &mut Made) -> Result<Option<StageId>> {
+        let (data, seed) = (self.data.clone(), self.seed);
+        Ok(Some(match ask {
+            Ask::Truth => return Ok(None),
+            Ask::FineTuned { role, on } => {
+                let (model, recipe) = self.model(role)?;
+                trains(&recipe, &data, *on)?;
+                made.push(FineTune { model, recipe, data, on: *on, seed, save: false })?
+            }
+            Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
+        }))
+    }
+
+    fn model(&self, role: &Role) -> Result<(ModelRef, Recipe)> {
+        match role {
+            Role::Weak => Ok(self.weak.clone()),
+            Role::Strong => Ok(self.strong.clone()),
+            Role::Named(name) => Err(Error::new(format!("there is no model `{name}`"))),
+        }
+    }
 }
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{config::Data, found::FoundModel, library::Library, plan::Places};
 use crate::{
     Error, Result, learner,
-    stage::{self, Begin, DataRef, Finished, StageId, Store},
-    task::{CountTokens, DataOptions, Example, OverLong, Task, TaskData, cuts_words, fit, world::World},
+    stage::{self, Begin, DataRef, Finished, Predictions, StageId, Store},
+    strategy::Split,
+    task::{CountTokens, DataOptions, Example, LabelFile, OverLong, Task, TaskData, cuts_words, fit, world::World},
 };
 
 /// A generated world, by its name.
@@ -174,6 +175,28 @@ impl Desk<'_> {
         let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
         let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
         Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
+    }
+}
+
+impl Desk<'_> {
+    /// The labels of a task's examples that stand in a file, as a stage. `{task}` and `{seed}` in its path are those of the cell; labels of
+    /// `others` than the task's examples are let pass or refused.
+    pub(super) fn labels(&self, path: &str, others: bool, task: &Task, data: &DataRef, seed: u64) -> Result<StageId> {
+        const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
+        let path = path.replace("{task}", task.name()).replace("{seed}", &seed.to_string());
+        let file = LabelFile::read(Path::new(&path), &task.classes)?;
+        // Looked at every time: what is refused today must not pass because an equal file passed once.
+        let labels = file.of(&data.read(self.store)?, LABELLED.map(Split::name), others)?;
+        let parameters = json!({ "file": file.blake3(), "data": data.fingerprint });
+        match self.store.find_or_begin(&StageId::new("labels", 1, &parameters))? {
+            Begin::Finished(finished) => Ok(finished.manifest.id),
+            Begin::Ours(workspace) => {
+                for (split, labels) in LABELLED.into_iter().zip(labels).filter(|(_, labels)| !labels.is_empty()) {
+                    Predictions::new(labels)?.write(&workspace.folder().join(Predictions::file(split)))?;
+                }
+                Ok(workspace.finish(parameters, json!({}), "cpu")?.manifest.id)
+            }
+        }
     }
 }
 

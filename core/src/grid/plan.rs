@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde_json::json;
 
 use super::{
-    asked::{Knowledge, Made, supervise, trains},
+    asked::{Knowledge, Labelling, Made, trains},
     config::{self, AGREES, AnswersBy, Grid, ModelConfig},
     desk::Desk,
     found::{FoundModel, find_model},
@@ -198,6 +198,14 @@ impl Plan {
         })?;
         // Methods share supervisors; what a stage is called is found out once.
         let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
+        let labelling = Labelling {
+            weak: (weak, weak_recipe),
+            strong: (strong.clone(), strong_recipe.clone()),
+            task: &grid.tasks[task],
+            data: &data,
+            seed,
+            desk: &desk,
+        };
         for (index, method) in grid.methods.iter().enumerate() {
             let (on_auxiliary, recipe) = match &method.p_ik {
                 Some(p_ik) => (
@@ -240,8 +248,7 @@ impl Plan {
             let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(vacant) => {
-                    let pair = [(weak.clone(), weak_recipe.clone()), (strong.clone(), strong_recipe.clone())];
-                    vacant.insert(supervise(copy(&method.supervisor)?, pair, &data, seed, &mut made)?).clone()
+                    vacant.insert(labelling.supervise(copy(&method.supervisor)?, &mut made)?).clone()
                 }
             };
             let columns = match &method.agrees {

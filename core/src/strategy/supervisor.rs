@@ -30,14 +30,27 @@ impl Split {
 /// Soft labels of one split, one row of K probabilities per example.
 pub type Labels = Vec<Vec<f32>>;
 
-/// Which model of the pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+/// Which model.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The pair's weak model.
     Weak,
     /// The pair's strong model.
     Strong,
+    /// A model by its name: `[model.NAME]` of the grid, or `configs/models/NAME.toml`.
+    Named(String),
+}
+
+impl Role {
+    /// The model that a configuration means by a word: `weak` and `strong` are the pair's, any other is a name.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "weak" => Role::Weak,
+            "strong" => Role::Strong,
+            name => Role::Named(name.to_owned()),
+        }
+    }
 }
 
 /// Labels of the splits that the student and the tests see.
@@ -74,15 +87,22 @@ impl Supervision {
 }
 
 /// What a supervisor asks the engine to make before it labels. Every answer has labels for the transfer, the test and the validation split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Ask {
-    /// Soft labels of a model of the pair, fine-tuned on the ground truth of a split with the grid's recipe.
+    /// Soft labels of a model, fine-tuned on the ground truth of a split with the grid's recipe.
     FineTuned {
         /// Which model.
         role: Role,
         /// What it is trained on: [`Split::Supervise`], or [`Split::Transfer`], which results then say.
         on: Split,
+    },
+    /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
+    File {
+        /// Where it is. `{task}` and `{seed}` stand for those of the cell.
+        path: String,
+        /// Whether the file may have labels for examples that the task does not use.
+        others: bool,
     },
     /// Ground truth as one-hot labels; results then say that it reached the student.
     Truth,
@@ -90,8 +110,14 @@ pub enum Ask {
 
 impl Ask {
     /// Whether ground truth of the student's examples is in the answer.
-    pub fn uses_truth_of_transfer(self) -> bool {
+    pub fn uses_truth_of_transfer(&self) -> bool {
         matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })
+    }
+
+    /// Whether the answer depends on more than the supervisor's own parameters, the pair and the data. What it is then has to enter the
+    /// identity of the labels that are made of it.
+    pub fn reaches_out(&self) -> bool {
+        matches!(self, Ask::File { .. } | Ask::FineTuned { role: Role::Named(_), .. })
     }
 }
 

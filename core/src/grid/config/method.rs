@@ -75,7 +75,7 @@ impl Method {
     /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
     pub fn uses_truth(&self, task: &str) -> bool {
         let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
-        self.supervisor.asks().into_iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
+        self.supervisor.asks().iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
     }
 
     /// Whether the strong model must answer in words.
