@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use w2s_core::{
     Error,
     grid::{Cell, Plan},
-    stage::{Predictions, Store},
+    stage::{Predictions, StageId, Store},
     strategy::Split,
     task::TaskData,
 };
@@ -48,6 +48,49 @@ fn label_file(data: &TaskData) -> String {
         })
     });
     format!("id,label,confidence\n{}", lines.collect::<String>())
+}
+
+/// Stages of a kind.
+fn stages(plan: &Plan, kind: &str) -> usize {
+    plan.jobs.values().filter(|job| job.stage.kind() == kind).count()
+}
+
+/// The mean of some stages' labels of a split.
+fn mean_of(store: &Store, ids: &[&StageId], split: Split) -> Rows {
+    let read = |id: &&StageId| {
+        Predictions::read(&store.find(id).unwrap().unwrap().file(&Predictions::file(split))).unwrap().into_rows()
+    };
+    let all: Vec<Rows> = ids.iter().map(read).collect();
+    let mean = |row: usize, class: usize| {
+        (all.iter().map(|rows| f64::from(rows[row][class])).sum::<f64>() / all.len() as f64) as f32
+    };
+    (0..all[0].len()).map(|row| (0..all[0][row].len()).map(|class| mean(row, class)).collect()).collect()
+}
+
+#[test]
+fn copies_have_seeds_of_their_own_and_the_first_is_the_weak_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let by = [("one", "{ type = \"fine-tuned\" }"), ("three", "{ type = \"fine-tuned\", copies = 3 }")];
+    let (plan, store) = grid(&by, "", folder.path()).unwrap();
+    let (alone, _) = grid(&by[..1], "", folder.path()).unwrap();
+    assert_eq!(cell(&plan, "one").id(), cell(&alone, "one").id());
+    // The weak model, two more, and the ceiling.
+    assert_eq!(stages(&plan, "fine-tune"), 4);
+    support::run_here(&plan, &store);
+    let ids: Vec<&StageId> = plan.jobs[&cell(&plan, "three").supervision]
+        .reads
+        .iter()
+        .filter(|id| id.as_str().starts_with("fine-tune"))
+        .collect();
+    assert_eq!(ids.len(), 3);
+    assert_eq!(labels(&store, cell(&plan, "one"), Split::Transfer), mean_of(&store, &ids[..1], Split::Transfer));
+    for split in [Split::Transfer, Split::Test] {
+        assert_eq!(labels(&store, cell(&plan, "three"), split), mean_of(&store, &ids, split));
+        assert_ne!(mean_of(&store, &ids[..1], split), mean_of(&store, &ids[1..2], split));
+        assert_ne!(mean_of(&store, &ids[2..], split), mean_of(&store, &ids[1..2], split));
+    }
+    let none = grid(&[("none", "{ type = \"fine-tuned\", copies = 0 }")], "", folder.path()).unwrap_err();
+    assert!(none.message().contains("`copies` must be between 1 and 1000, not 0"), "{none}");
 }
 
 #[test]

@@ -81,7 +81,7 @@ impl MixedTruth {
 
 impl Supervisor for MixedTruth {
     fn asks(&self) -> Vec<Ask> {
-        vec![Ask::FineTuned { role: Role::Weak, on: Split::Supervise }, Ask::Truth]
+        vec![Ask::fine_tuned(Role::Weak, Split::Supervise), Ask::Truth]
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {

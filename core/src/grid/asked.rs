@@ -52,10 +52,10 @@ impl Labelling<'_> {
         let (data, seed) = (self.data.clone(), self.seed);
         Ok(Some(match ask {
             Ask::Truth => return Ok(None),
-            Ask::FineTuned { role, on } => {
+            Ask::FineTuned { role, on, copy } => {
                 let (model, recipe) = self.model(role)?;
                 trains(&recipe, &data, *on)?;
-                made.push(FineTune { model, recipe, data, on: *on, seed, save: false })?
+                made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy })?
             }
             Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
         }))
@@ -147,6 +147,7 @@ impl Knowledge<'_> {
             on: Split::Supervise,
             seed: self.seed,
             save: true,
+            copy: 0,
         })
     }
 

@@ -195,6 +195,7 @@ impl Plan {
             on: grid.data[task].ceiling_split,
             seed,
             save: false,
+            copy: 0,
         })?;
         // Methods share supervisors; what a stage is called is found out once.
         let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();

@@ -1109,7 +1109,7 @@ mod tests {
         assert_eq!(failing(refiner), ["labels"]);
         let greedy = broken!(Supervisor ConfiguredSupervisor "test-greedy" Greedy, impl Supervisor for Greedy {
             fn asks(&self) -> Vec<Ask> {
-                vec![Ask::FineTuned { role: Role::Weak, on: Split::Validation }]
+                vec![Ask::fine_tuned(Role::Weak, Split::Validation)]
             }
 
             fn supervise(&self, given: &Given) -> Result<Supervision, String> {

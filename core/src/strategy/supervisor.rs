@@ -76,6 +76,22 @@ impl Supervision {
         }
     }
 
+    /// The mean of several, example by example; empty of none.
+    pub fn mean(all: &[Self]) -> Self {
+        let Some(first) = all.first() else { return Self::default() };
+        let rows = |split: Split, row: usize| all.iter().map(move |one| one.of(split)[row].iter().copied());
+        first.map(|split, labels| {
+            let mean = |(row, label): (usize, &Vec<f32>)| {
+                let mut sums = vec![0.0; label.len()];
+                for shares in rows(split, row) {
+                    sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += f64::from(share));
+                }
+                sums.into_iter().map(|sum: f64| (sum / all.len() as f64) as f32).collect()
+            };
+            labels.iter().enumerate().map(mean).collect()
+        })
+    }
+
     /// The same done to the labels of every split.
     pub fn map(&self, mut change: impl FnMut(Split, &Labels) -> Labels) -> Self {
         Self {
@@ -96,6 +112,8 @@ pub enum Ask {
         role: Role,
         /// What it is trained on: [`Split::Supervise`], or [`Split::Transfer`], which results then say.
         on: Split,
+        /// Which of several such models, from 0: each has a seed of its own, and 0 has the cell's.
+        copy: usize,
     },
     /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
     File {
@@ -109,6 +127,11 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// One model, fine-tuned on the ground truth of a split.
+    pub fn fine_tuned(role: Role, on: Split) -> Self {
+        Ask::FineTuned { role, on, copy: 0 }
+    }
+
     /// Whether ground truth of the student's examples is in the answer.
     pub fn uses_truth_of_transfer(&self) -> bool {
         matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })

@@ -9,6 +9,7 @@ use crate::{
     Result,
     error::IoContext,
     learner::{Objective, Recipe},
+    rng,
     stage::{
         DataRef, ModelRef, Stage, StageId,
         bench::{Bench, MODEL, copied, part, summary_of, write_log},
@@ -36,6 +37,9 @@ pub struct FineTune {
     /// Whether the fine-tuned model is kept.
     #[serde(default)]
     pub save: bool,
+    /// Which of several such models, from 0: each of the others draws from a seed of its own.
+    #[serde(default)]
+    pub copy: usize,
 }
 
 /// What a fine-tuned model labels, where there is any: the student's examples, the test, and what was held out; not those that the weak
@@ -56,11 +60,15 @@ impl Stage for FineTune {
         if self.save {
             parameters["save"] = true.into();
         }
+        if self.copy > 0 {
+            parameters["copy"] = self.copy.into();
+        }
         Ok(parameters)
     }
 
     fn title(&self) -> String {
-        format!("fine-tune  {}  {}  seed {}", self.data.task, self.model.name, self.seed)
+        let copy = if self.copy > 0 { format!("  copy {}", self.copy) } else { String::new() };
+        format!("fine-tune  {}  {}  seed {}{copy}", self.data.task, self.model.name, self.seed)
     }
 
     fn batch(&self) -> usize {
@@ -75,7 +83,7 @@ impl Stage for FineTune {
         if let Some(twin) = self.twin(bench)? {
             return copied(&twin, folder, |_| true);
         }
-        let trainer = bench.trainer(&self.data, self.seed)?;
+        let trainer = bench.trainer(&self.data, self.own_seed())?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let objective = Objective::new(trainer.truth(self.on), cross_entropy);
         let model = bench.model(&self.model)?;
@@ -93,6 +101,14 @@ impl Stage for FineTune {
 }
 
 impl FineTune {
+    /// The seed that it draws from.
+    fn own_seed(&self) -> u64 {
+        match self.copy {
+            0 => self.seed,
+            copy => rng::derive(self.seed, &format!("copy-{copy}")),
+        }
+    }
+
     /// The same training, done for a pair whose other model has another limit of tokens: the limit is in its identity, and where it cut no
     /// text it changed nothing.
     fn twin(&self, bench: &Bench) -> Result<Option<Finished>> {
