@@ -94,6 +94,56 @@ fn copies_have_seeds_of_their_own_and_the_first_is_the_weak_model() {
 }
 
 #[test]
+fn members_are_copies_bags_and_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let by = [
+        ("copies", "{ type = \"fine-tuned\", copies = 2 }"),
+        ("same", "{ type = \"ensemble\", copies = 2 }"),
+        ("bagged", "{ type = \"ensemble\", copies = 2, rows = \"bagged\", combine = \"majority\" }"),
+        ("mixed", "{ type = \"ensemble\", copies = 1, models = [\"weak\", \"tiny-reader\"] }"),
+    ];
+    let (plan, store) = grid(&by, "", folder.path()).unwrap();
+    let (plain, _) = grid(&by[..1], "", folder.path()).unwrap();
+    assert_eq!(cell(&plan, "copies").id(), cell(&plain, "copies").id(), "a further model moves no identity");
+    // Two copies, two bags, the named model, the ceiling.
+    assert_eq!(stages(&plan, "fine-tune"), 6);
+    support::run_here(&plan, &store);
+    let of = |method: &str| -> Vec<&StageId> {
+        let reads = &plan.jobs[&cell(&plan, method).supervision].reads;
+        reads.iter().filter(|id| id.as_str().starts_with("fine-tune")).collect()
+    };
+    assert_eq!(of("copies"), of("same"));
+    assert_eq!(labels(&store, cell(&plan, "mixed"), Split::Test), mean_of(&store, &of("mixed"), Split::Test));
+    assert_eq!(of("mixed")[0], of("copies")[0]);
+    let bags = of("bagged");
+    assert_ne!(mean_of(&store, &bags[..1], Split::Test), mean_of(&store, &of("same")[..1], Split::Test));
+    assert_ne!(mean_of(&store, &bags[..1], Split::Test), mean_of(&store, &bags[1..], Split::Test));
+    assert!(labels(&store, cell(&plan, "bagged"), Split::Test).iter().all(|label| label.contains(&1.0)));
+
+    // The weights of a named model are in the identity of the labels, whatever it is called.
+    let named = |model: &str| {
+        let more = format!("[model.other]\n{}\n", model);
+        let by = [("named", "{ type = \"ensemble\", copies = 1, models = [\"other\"] }")];
+        grid(&by, &more, folder.path()).map(|(plan, _)| cell(&plan, "named").supervision.clone())
+    };
+    let pretrain = fs::read_to_string(folder.path().join("models/tiny-weak.toml")).unwrap();
+    let pretrain = pretrain.lines().skip_while(|line| !line.starts_with("[pretrain]")).collect::<Vec<_>>().join("\n");
+    let pretrain = pretrain.replace("[pretrain", "[model.other.pretrain");
+    let first = named(&pretrain).unwrap();
+    assert_eq!(first, named(&pretrain).unwrap());
+    assert_ne!(
+        first,
+        named(&pretrain.replacen("[model.other.pretrain]", "[model.other.pretrain]\nseed = 9", 1)).unwrap()
+    );
+    let unknown =
+        grid(&[("mine", "{ type = \"ensemble\", models = [\"tiny-weka\"] }")], "", folder.path()).unwrap_err();
+    assert!(unknown.remedy().unwrap().contains("tiny-weak") && unknown.place().is_some(), "{unknown}");
+    let twice =
+        grid(&[("mine", "{ type = \"ensemble\", models = [\"weak\", \"weak\"] }")], "", folder.path()).unwrap_err();
+    assert!(twice.message().contains("must not name `weak` twice"), "{twice}");
+}
+
+#[test]
 fn a_file_labels_by_the_names_of_examples() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, store) = grid(&[("plain", "{ type = \"fine-tuned\" }")], "", folder.path()).unwrap();
@@ -141,7 +191,7 @@ fn a_file_labels_by_the_names_of_examples() {
         (
             "short.csv",
             lines[..lines.len() - 1].join("\n"),
-            "1 of the 60 examples of the test split have no label".to_owned(),
+            "1 of the 30 examples of the test split have no label".to_owned(),
         ),
         (
             "class.csv",

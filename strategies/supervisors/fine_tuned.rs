@@ -23,7 +23,8 @@ impl Default for FineTuned {
 
 impl Supervisor for FineTuned {
     fn asks(&self) -> Vec<Ask> {
-        (0..self.copies).map(|copy| Ask::FineTuned { role: Role::Weak, on: Split::Supervise, copy }).collect()
+        let weak = |copy| Ask::FineTuned { role: Role::Weak, on: Split::Supervise, copy, bagged: false };
+        (0..self.copies).map(weak).collect()
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {

@@ -32,6 +32,8 @@ pub(super) struct Labelling<'a> {
     /// The pair's models as they are used on the task, and how each is trained.
     pub(super) weak: (ModelRef, Recipe),
     pub(super) strong: (ModelRef, Recipe),
+    /// The same of the models that supervisors name.
+    pub(super) named: BTreeMap<String, (ModelRef, Recipe)>,
     pub(super) task: &'a Task,
     pub(super) data: &'a DataRef,
     pub(super) seed: u64,
@@ -52,10 +54,10 @@ impl Labelling<'_> {
         let (data, seed) = (self.data.clone(), self.seed);
         Ok(Some(match ask {
             Ask::Truth => return Ok(None),
-            Ask::FineTuned { role, on, copy } => {
+            Ask::FineTuned { role, on, copy, bagged } => {
                 let (model, recipe) = self.model(role)?;
                 trains(&recipe, &data, *on)?;
-                made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy })?
+                made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy, bagged: *bagged })?
             }
             Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
         }))
@@ -65,7 +67,9 @@ impl Labelling<'_> {
         match role {
             Role::Weak => Ok(self.weak.clone()),
             Role::Strong => Ok(self.strong.clone()),
-            Role::Named(name) => Err(Error::new(format!("there is no model `{name}`"))),
+            Role::Named(name) => {
+                self.named.get(name).cloned().ok_or_else(|| Error::new(format!("there is no model `{name}`")))
+            }
         }
     }
 }
@@ -148,6 +152,7 @@ impl Knowledge<'_> {
             seed: self.seed,
             save: true,
             copy: 0,
+            bagged: false,
         })
     }
 

@@ -107,22 +107,25 @@ impl Plan {
         let mut plan = Self { grid, cells, jobs, models, folders, store: store_folder, notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
+        let mut wanted = Vec::new();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
-            for model in [&pair.weak, &pair.strong] {
-                if !models.contains_key(&model.name) {
-                    let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
-                        .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
-                    if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
-                        found.counts = other.counts.clone();
-                    }
-                    if let Some(origin) = found.origin.take() {
-                        plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
-                        plan.folders.insert(&found.reference.weights, &origin.folder);
-                        plan.models.insert(model.name.clone(), origin);
-                    }
-                    plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
-                    models.insert(model.name.clone(), found);
+            wanted.extend([(&pair.weak, place.clone()), (&pair.strong, place)]);
+        }
+        wanted.extend(plan.grid.further.iter().map(|(model, place)| (model, place.clone())));
+        for (model, place) in wanted {
+            if !models.contains_key(&model.name) {
+                let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
+                    .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
+                if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
+                    found.counts = other.counts.clone();
                 }
+                if let Some(origin) = found.origin.take() {
+                    plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
+                    plan.folders.insert(&found.reference.weights, &origin.folder);
+                    plan.models.insert(model.name.clone(), origin);
+                }
+                plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
+                models.insert(model.name.clone(), found);
             }
         }
         for (task, place) in of_tasks.iter().enumerate() {
@@ -160,9 +163,13 @@ impl Plan {
             .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
         }
         let desk = Desk { library, places, store };
+        let named: Vec<&ModelConfig> = self.grid.named();
+        // Texts are cut so that whoever is asked can read them.
+        let mut readers = vec![weak, strong];
+        readers.extend(named.iter().map(|model| &models[&model.name]));
         let data = {
             let Grid { data, tasks, .. } = &self.grid;
-            desk.data(&tasks[task], &data[task], [weak, strong], seed, &mut self.notes)?
+            desk.data(&tasks[task], &data[task], &readers, seed, &mut self.notes)?
         };
         let mut auxiliary = BTreeMap::new();
         for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
@@ -171,7 +178,7 @@ impl Plan {
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
                 let settings = self.grid.auxiliary_data(task, p_ik)?;
                 let task = &self.grid.auxiliary[name];
-                vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
+                vacant.insert(desk.data(task, &settings, &[weak, strong], seed, &mut self.notes)?);
             }
         }
         let grid = &self.grid;
@@ -196,10 +203,16 @@ impl Plan {
             seed,
             save: false,
             copy: 0,
+            bagged: false,
         })?;
         // Methods share supervisors; what a stage is called is found out once.
         let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
+        let named = named.into_iter().map(|config| {
+            let used = (here(&models[&config.name], config)?, grid.recipe(config, task, None)?);
+            Ok((config.name.clone(), used))
+        });
         let labelling = Labelling {
+            named: named.collect::<Result<_>>()?,
             weak: (weak, weak_recipe),
             strong: (strong.clone(), strong_recipe.clone()),
             task: &grid.tasks[task],

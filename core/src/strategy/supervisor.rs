@@ -112,8 +112,10 @@ pub enum Ask {
         role: Role,
         /// What it is trained on: [`Split::Supervise`], or [`Split::Transfer`], which results then say.
         on: Split,
-        /// Which of several such models, from 0: each has a seed of its own, and 0 has the cell's.
+        /// Which of several such models, from 0, which has the cell's seed: each other has its own seed and order of rows.
         copy: usize,
+        /// Whether it is trained on as many rows drawn from the split with replacement, from that seed.
+        bagged: bool,
     },
     /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
     File {
@@ -129,7 +131,7 @@ pub enum Ask {
 impl Ask {
     /// One model, fine-tuned on the ground truth of a split.
     pub fn fine_tuned(role: Role, on: Split) -> Self {
-        Ask::FineTuned { role, on, copy: 0 }
+        Ask::FineTuned { role, on, copy: 0, bagged: false }
     }
 
     /// Whether ground truth of the student's examples is in the answer.
@@ -137,10 +139,26 @@ impl Ask {
         matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })
     }
 
+    /// The model that answers, if one does.
+    pub fn model(&self) -> Option<&Role> {
+        match self {
+            Ask::FineTuned { role, .. } => Some(role),
+            Ask::File { .. } | Ask::Truth => None,
+        }
+    }
+
+    /// Names of the models that it wants beside the pair's.
+    pub fn named(&self) -> Vec<&str> {
+        match self.model() {
+            Some(Role::Named(name)) => vec![name],
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether the answer depends on more than the supervisor's own parameters, the pair and the data. What it is then has to enter the
     /// identity of the labels that are made of it.
     pub fn reaches_out(&self) -> bool {
-        matches!(self, Ask::File { .. } | Ask::FineTuned { role: Role::Named(_), .. })
+        matches!(self, Ask::File { .. }) || !self.named().is_empty()
     }
 }
 

@@ -8,7 +8,10 @@ mod model;
 mod names;
 mod published;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -22,7 +25,7 @@ use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
     knowing::Shared,
     method::sweeps,
-    model::{over_head, recipe_table},
+    model::{further_models, over_head, recipe_table},
     names::{check_name, check_title, names, no_repetition, place},
     published::check_published,
 };
@@ -35,7 +38,7 @@ use crate::{
     model::{HeadConfig, HeadInit},
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
-    strategy::Form,
+    strategy::{Ask, Form},
     task::Task,
 };
 
@@ -54,6 +57,8 @@ pub struct Grid {
     auxiliary_settings: BTreeMap<String, toml::Table>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
+    /// Models that supervisors name and no pair has, and where that is.
+    pub further: Vec<(ModelConfig, Place)>,
     /// Where the grid names its tasks and its pairs, for errors.
     pub places: [Vec<Place>; 2],
     /// Methods, in the order of the file.
@@ -178,6 +183,7 @@ impl Grid {
             .collect::<Result<Vec<_>>>()?;
         let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
         methods.extend(swept);
+        let further = further_models(&root, &methods, &pairs, library)?;
         if let Some(published) = root.get("published") {
             check_published(&published, &tasks, &methods, &pairs)?;
         }
@@ -212,6 +218,7 @@ impl Grid {
                 grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
             ],
             pairs,
+            further,
             methods,
             seeds,
             data,
@@ -234,6 +241,18 @@ impl Grid {
             grid.check_classes(method).map_err(|error| error.or_at(&place))?;
         }
         Ok(grid)
+    }
+
+    /// The models that supervisors name, be they of a pair or not.
+    pub fn named(&self) -> Vec<&ModelConfig> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let all: BTreeMap<&str, &ModelConfig> = pairs
+            .chain(self.further.iter().map(|(model, _)| model))
+            .map(|model| (model.name.as_str(), model))
+            .collect();
+        let asks: Vec<Ask> = self.methods.iter().flat_map(|method| method.supervisor.asks()).collect();
+        let names: BTreeSet<&str> = asks.iter().flat_map(Ask::named).collect();
+        names.into_iter().filter_map(|name| all.get(name).copied()).collect()
     }
 
     /// Whether a method, with the models it is used on, can work with as many classes as the tasks have.
@@ -394,6 +413,7 @@ impl Grid {
     pub fn titles(&self) -> BTreeMap<String, String> {
         let tasks = self.tasks.iter().map(|task| (task.name.clone(), task.title.clone()));
         let models = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let models = models.chain(self.further.iter().map(|(model, _)| model));
         let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
         let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
         tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
@@ -401,6 +421,11 @@ impl Grid {
 
     /// Every recipe of the grid is in range.
     fn recipes(&self) -> Result<()> {
+        for ((model, place), task) in
+            self.further.iter().flat_map(|further| (0..self.tasks.len()).map(move |task| (further, task)))
+        {
+            self.recipe(model, task, None).map_err(|error| error.or_at(place))?;
+        }
         for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
             self.recipe(&pair.weak, task, None)?;
             self.recipe(&pair.strong, task, None)?;

@@ -9,7 +9,7 @@ use crate::{
     Result,
     error::IoContext,
     learner::{Objective, Recipe},
-    rng,
+    rng::{self, Rng},
     stage::{
         DataRef, ModelRef, Stage, StageId,
         bench::{Bench, MODEL, copied, part, summary_of, write_log},
@@ -40,6 +40,9 @@ pub struct FineTune {
     /// Which of several such models, from 0: each of the others draws from a seed of its own.
     #[serde(default)]
     pub copy: usize,
+    /// Whether it is trained on as many rows drawn from the split with replacement.
+    #[serde(default)]
+    pub bagged: bool,
 }
 
 /// What a fine-tuned model labels, where there is any: the student's examples, the test, and what was held out; not those that the weak
@@ -63,12 +66,16 @@ impl Stage for FineTune {
         if self.copy > 0 {
             parameters["copy"] = self.copy.into();
         }
+        if self.bagged {
+            parameters["bagged"] = true.into();
+        }
         Ok(parameters)
     }
 
     fn title(&self) -> String {
         let copy = if self.copy > 0 { format!("  copy {}", self.copy) } else { String::new() };
-        format!("fine-tune  {}  {}  seed {}{copy}", self.data.task, self.model.name, self.seed)
+        let bagged = if self.bagged { "  bagged" } else { "" };
+        format!("fine-tune  {}  {}  seed {}{copy}{bagged}", self.data.task, self.model.name, self.seed)
     }
 
     fn batch(&self) -> usize {
@@ -85,10 +92,14 @@ impl Stage for FineTune {
         }
         let trainer = bench.trainer(&self.data, self.own_seed())?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
-        let objective = Objective::new(trainer.truth(self.on), cross_entropy);
         let model = bench.model(&self.model)?;
         let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), None)?;
-        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective, 0)?;
+        let (mut examples, mut truth) = (trainer.encode(&model, self.on)?, trainer.truth(self.on));
+        if let Some(rows) = self.rows(truth.len()) {
+            (examples, truth) = (examples.part(&rows), rows.iter().map(|row| truth[*row].clone()).collect());
+        }
+        let objective = Objective::new(truth, cross_entropy);
+        let trained = trainer.train_on(classifier, &examples, &self.recipe, objective, 0)?;
         write_log(&trained, 0, folder)?;
         for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
             trainer.predict(&model, &trained.model, split, folder)?;
@@ -101,6 +112,18 @@ impl Stage for FineTune {
 }
 
 impl FineTune {
+    /// The rows that it is trained on, where these are not all in their order. A head may start from zeros and a recipe may keep the order of the
+    /// data; copies would then be one model.
+    fn rows(&self, n: usize) -> Option<Vec<usize>> {
+        let mut rng = Rng::named(self.own_seed(), "rows");
+        if self.bagged {
+            return Some((0..n).map(|_| rng.below(n)).collect());
+        }
+        let mut rows: Vec<usize> = (0..n).collect();
+        rng.shuffle(&mut rows);
+        (self.copy > 0).then_some(rows)
+    }
+
     /// The seed that it draws from.
     fn own_seed(&self) -> u64 {
         match self.copy {
