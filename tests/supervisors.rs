@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use w2s_core::{
     Error,
     grid::{Cell, Plan},
-    stage::{Predictions, StageId, Store},
+    stage::{Predictions, Stage, StageId, Store, kinds::teach::Teach},
     strategy::Split,
     task::TaskData,
 };
@@ -141,6 +141,90 @@ fn members_are_copies_bags_and_models() {
     let twice =
         grid(&[("mine", "{ type = \"ensemble\", models = [\"weak\", \"weak\"] }")], "", folder.path()).unwrap_err();
     assert!(twice.message().contains("must not name `weak` twice"), "{twice}");
+}
+
+#[test]
+fn a_chain_hands_labels_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let by = [
+        ("plain", "{ type = \"fine-tuned\" }"),
+        ("once", "{ type = \"chain\" }"),
+        ("twice", "{ type = \"chain\", through = [\"strong\", \"weak\"], gap_from = \"last-link\" }"),
+        ("same", "{ type = \"chain\", rows = \"same\" }"),
+        ("named", "{ type = \"chain\", through = [\"tiny-reader\"] }"),
+    ];
+    let (plan, store) = grid(&by, "[data]\nn_validation = 8\n", folder.path()).unwrap();
+    // Weak model and ceiling; two links of `twice`, the first of which is the one of `once`; those of `same` and `named`.
+    assert_eq!((stages(&plan, "fine-tune"), stages(&plan, "teach")), (2, 4));
+    assert!(plan.grid.methods.iter().all(|method| !method.uses_truth("tiny-home")));
+    support::run_here(&plan, &store);
+    let weak = cell(&plan, "plain");
+    let link = |method: &str, number: usize| {
+        let reads = &plan.jobs[&cell(&plan, method).supervision].reads;
+        reads.iter().filter(|id| id.as_str().starts_with("teach")).nth(number).unwrap()
+    };
+    for (method, split) in
+        [("once", Split::Transfer), ("once", Split::Validation), ("twice", Split::Test), ("same", Split::Transfer)]
+    {
+        let said = labels(&store, cell(&plan, method), split);
+        assert_eq!(said, mean_of(&store, &[link(method, 0)], split), "{method}");
+        assert_ne!(said, labels(&store, weak, split), "{method}");
+    }
+    // The gap begins at the weak model unless something else is said.
+    assert_eq!(labels(&store, cell(&plan, "once"), Split::Test), labels(&store, weak, Split::Test));
+    assert_ne!(labels(&store, cell(&plan, "twice"), Split::Test), labels(&store, weak, Split::Test));
+    assert_ne!(
+        labels(&store, cell(&plan, "once"), Split::Transfer),
+        labels(&store, cell(&plan, "same"), Split::Transfer)
+    );
+
+    let wrong = |by: &str, more: &str| grid(&[("mine", by)], more, folder.path()).unwrap_err();
+    let none = wrong("{ type = \"chain\", through = [] }", "");
+    assert!(none.message().contains("`through` must name at least one model"), "{none}");
+    // 120 examples make halves of 60.
+    let large = wrong("{ type = \"chain\" }", "[model.tiny-hasty]\ntrain = { batch_size = 80 }\n");
+    assert!(large.message().contains("a link of a chain"), "{large}");
+}
+
+/// What a link says of a row must not depend on the label that it was given there: nobody labels what he was trained on.
+#[test]
+fn no_link_labels_what_it_was_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, store) = grid(&[("plain", "{ type = \"fine-tuned\" }")], "", folder.path()).unwrap();
+    let data = plan.cells[0].data.clone();
+    let text = label_file(&data.read(&store).unwrap());
+    // Two files that differ in the label of one example of the transfer split.
+    let line = text.lines().nth(1).unwrap();
+    let other = line.replace("0.75", "1");
+    let said = |text: &str, halves: bool| {
+        fs::write(folder.path().join("labels.csv"), text).unwrap();
+        let path = folder.path().join("labels.csv").to_string_lossy().replace('\\', "/");
+        let by = format!("{{ type = \"file\", path = {path:?} }}");
+        let (plan, store) = grid(&[("people", &by)], "", folder.path()).unwrap();
+        let cell = cell(&plan, "people");
+        let Some(ceiling) = plan.jobs.get(&cell.ceiling) else { panic!("no ceiling") };
+        let ceiling = serde_json::to_value(&ceiling.stage).unwrap();
+        let teach = Teach {
+            model: serde_json::from_value(ceiling["model"].clone()).unwrap(),
+            recipe: serde_json::from_value(ceiling["recipe"].clone()).unwrap(),
+            data: data.clone(),
+            labels: plan.jobs[&cell.supervision].reads.iter().find(|id| id.as_str().starts_with("labels")).cloned(),
+            halves,
+            seed: 0,
+        };
+        let teach: Box<dyn Stage> = Box::new(teach);
+        plan.jobs.values().filter(|job| job.stage.kind() == "pretrain").for_each(|job| {
+            job.stage.make(&support::bench(&plan, &store)).unwrap();
+        });
+        let made = teach.make(&support::bench(&plan, &store)).unwrap();
+        Predictions::read(&made.file(&Predictions::file(Split::Transfer))).unwrap().into_rows()
+    };
+    let changed = text.replace(line, &other);
+    let (one, two) = (said(&text, true), said(&changed, true));
+    // The half of that example is labelled by the model that did not see it; the other half by the one that did.
+    assert_eq!(one[0], two[0]);
+    assert_eq!(one.iter().zip(&two).filter(|(one, two)| one != two).count(), one.len() / 2);
+    assert_ne!(said(&text, false)[0], said(&changed, false)[0]);
 }
 
 #[test]

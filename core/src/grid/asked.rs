@@ -21,6 +21,7 @@ use crate::{
             p_ik_scores::PikScores,
             student::{Phase, SelfLabels, Student, StudentPik},
             supervise::Supervise,
+            teach::Teach,
         },
     },
     strategy::{Ask, ConfiguredSupervisor, Role, Split},
@@ -58,6 +59,15 @@ impl Labelling<'_> {
                 let (model, recipe) = self.model(role)?;
                 trains(&recipe, &data, *on)?;
                 made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy, bagged: *bagged })?
+            }
+            Ask::Taught { by, role, halves } => {
+                let (model, recipe) = self.model(role)?;
+                let labels = self.answer(by, made)?;
+                let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
+                let rows = if *halves { rows / 2 } else { rows };
+                Sampler::check(rows, recipe.batch_size, recipe.epochs)
+                    .map_err(|error| error.context(format!("task `{}`, a link of a chain", data.task)))?;
+                made.push(Teach { model, recipe, data, labels, halves: *halves, seed })?
             }
             Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
         }))

@@ -794,8 +794,10 @@ fn answer(ask: &Ask, place: usize, classes: usize, held_out: usize) -> Supervisi
 fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
     let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
     for ask in supervisor.asks() {
-        if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
-            return Err(format!("fine-tunes a model on the {} split", split.name()));
+        for ask in ask.all() {
+            if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
+                return Err(format!("fine-tunes a model on the {} split", split.name()));
+            }
         }
     }
     ensure(supervisor.asks() == supervisor.asks(), || "asks for one thing and then for another".to_owned())?;

@@ -117,6 +117,16 @@ pub enum Ask {
         /// Whether it is trained on as many rows drawn from the split with replacement, from that seed.
         bagged: bool,
     },
+    /// Soft labels of a model that is fine-tuned on the labels that another answer has for the transfer split: a link of a chain.
+    Taught {
+        /// Whose labels it learns.
+        by: Box<Ask>,
+        /// Which model.
+        role: Role,
+        /// Whether two of them are trained, on one half of the split each, so that none labels what it was trained on; on other splits their
+        /// mean counts. Else one is trained on the whole split, and labels it.
+        halves: bool,
+    },
     /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
     File {
         /// Where it is. `{task}` and `{seed}` stand for those of the cell.
@@ -136,29 +146,45 @@ impl Ask {
 
     /// Whether ground truth of the student's examples is in the answer.
     pub fn uses_truth_of_transfer(&self) -> bool {
-        matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })
+        match self {
+            Ask::Truth => true,
+            Ask::FineTuned { on, .. } => *on == Split::Transfer,
+            Ask::Taught { by, .. } => by.uses_truth_of_transfer(),
+            Ask::File { .. } => false,
+        }
     }
 
     /// The model that answers, if one does.
     pub fn model(&self) -> Option<&Role> {
         match self {
-            Ask::FineTuned { role, .. } => Some(role),
+            Ask::FineTuned { role, .. } | Ask::Taught { role, .. } => Some(role),
             Ask::File { .. } | Ask::Truth => None,
         }
     }
 
+    /// It, and those that must be answered before it.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |ask| match ask {
+            Ask::Taught { by, .. } => Some(by),
+            _ => None,
+        })
+    }
+
     /// Names of the models that it wants beside the pair's.
     pub fn named(&self) -> Vec<&str> {
-        match self.model() {
-            Some(Role::Named(name)) => vec![name],
-            _ => Vec::new(),
+        fn name(ask: &Ask) -> Option<&str> {
+            match ask.model() {
+                Some(Role::Named(name)) => Some(name),
+                _ => None,
+            }
         }
+        self.all().filter_map(name).collect()
     }
 
     /// Whether the answer depends on more than the supervisor's own parameters, the pair and the data. What it is then has to enter the
     /// identity of the labels that are made of it.
     pub fn reaches_out(&self) -> bool {
-        matches!(self, Ask::File { .. }) || !self.named().is_empty()
+        self.all().any(|ask| matches!(ask, Ask::File { .. })) || !self.named().is_empty()
     }
 }
 
