@@ -228,10 +228,60 @@ fn no_link_labels_what_it_was_trained_on() {
 }
 
 #[test]
+fn a_language_model_labels_by_its_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let by = [
+        ("five", "{ type = \"prompted\", shots = 2 }"),
+        ("none", "{ type = \"prompted\", shots = 0 }"),
+        ("reader", "{ type = \"prompted\", model = \"tiny-reader\", shots = 0 }"),
+    ];
+    let (plan, store) = grid(&by, "[data]\nn_validation = 8\n", folder.path()).unwrap();
+    // Nobody is fine-tuned but the ceiling.
+    assert_eq!((stages(&plan, "fine-tune"), stages(&plan, "answers")), (1, 3));
+    assert!(plan.grid.methods.iter().all(|method| !method.uses_truth("tiny-home")));
+    support::run_here(&plan, &store);
+    let said = |method: &str, split| labels(&store, cell(&plan, method), split);
+    let data = plan.cells[0].data.read(&store).unwrap();
+    assert_eq!(said("five", Split::Validation).len(), data.validation.len());
+    assert_ne!(said("five", Split::Transfer), said("none", Split::Transfer));
+    // Who has read the world answers right without being taught the task.
+    let rows = said("reader", Split::Test);
+    let right = rows.iter().zip(&data.test).filter(|(row, example)| u8::from(row[1] > row[0]) == example.label).count();
+    assert!(right * 4 > data.test.len() * 3, "{right} of {}", data.test.len());
+
+    let silent = fs::read_to_string(folder.path().join("tasks/tiny-home.toml")).unwrap();
+    let silent = silent.split("[prompt]").next().unwrap().to_owned();
+    let refused = |more: &str| {
+        let other = folder.path().join("other");
+        fs::create_dir_all(&other).unwrap();
+        support::tiny_copy(&other);
+        fs::write(other.join("tasks/silent.toml"), silent.replace("tiny-home", "silent")).unwrap();
+        let text = format!(
+            "[grid]\nname = \"asked\"\ntasks = [\"silent\"]\npairs = [{{ weak = \"tiny-weak\", strong = \"tiny-hasty\" }}]\n\
+             methods = [\"mine\"]\n[train]\nbatch_size = 16\n[method.mine]\nsupervisor = {more}\n"
+        );
+        fs::write(other.join("asked.toml"), text).unwrap();
+        support::plan(&other.join("asked.toml"), &[], &other).unwrap_err()
+    };
+    let error = refused("{ type = \"prompted\" }");
+    assert!(error.message().contains("asks a language model, and task `silent` does not say how"), "{error}");
+    assert!(error.remedy().is_some() && error.place().is_some(), "{error}");
+}
+
+#[test]
 fn a_file_labels_by_the_names_of_examples() {
     let folder = tempfile::tempdir().unwrap();
     let (plain, store) = grid(&[("plain", "{ type = \"fine-tuned\" }")], "", folder.path()).unwrap();
     let data = plain.cells[0].data.read(&store).unwrap();
+    // What the command writes is what the file refers to.
+    support::tiny_copy(&folder.path().join("configs"));
+    let written = support::w2s_in(folder.path()).args(["task", "ids", "tiny-home"]).output().unwrap();
+    let written = support::text(&written);
+    let names: Vec<&str> = written.lines().skip(1).filter_map(|line| line.split(',').next()).collect();
+    let known: Vec<String> = data.parts().into_iter().flat_map(|(name, part)| data.ids(name, part)).collect();
+    assert_eq!(names, known, "{written}");
+    assert!(written.starts_with("id,split,text\n"), "{written}");
+
     let path = |name: &str| folder.path().join(name).to_string_lossy().replace('\\', "/");
     let by = |name: &str, more: &str| format!("{{ type = \"file\", path = \"{}\"{more} }}", path(name));
     let text = label_file(&data);

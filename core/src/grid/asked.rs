@@ -69,6 +69,11 @@ impl Labelling<'_> {
                     .map_err(|error| error.context(format!("task `{}`, a link of a chain", data.task)))?;
                 made.push(Teach { model, recipe, data, labels, halves: *halves, seed })?
             }
+            Ask::Prompted { role, shots } => {
+                let answerer = likeliest(&self.model(role)?.0, *shots);
+                let validation = data.examples.get(Split::Validation.name()).is_some_and(|rows| *rows > 0);
+                made.push(Answers { answerer, data, seed, validation })?
+            }
             Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
         }))
     }
@@ -142,15 +147,10 @@ impl Knowledge<'_> {
     /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
     pub(super) fn own_answers(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let answerer = match settings.answers {
-            AnswersBy::LanguageModel => self.likeliest(settings.shots),
+            AnswersBy::LanguageModel => likeliest(self.strong, settings.shots),
             AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
         };
         self.answers(answerer, self.data, made)
-    }
-
-    /// The pretrained strong model, which gives its likeliest answer.
-    fn likeliest(&self, shots: usize) -> Answerer {
-        Answerer::LanguageModel { model: self.strong.clone(), shots, samples: 0, temperature: 1.0 }
     }
 
     fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
@@ -167,7 +167,7 @@ impl Knowledge<'_> {
     }
 
     fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
-        made.push(Answers { answerer, data: data.clone(), seed: self.seed })
+        made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false })
     }
 
     pub(super) fn self_labels(
@@ -183,7 +183,7 @@ impl Knowledge<'_> {
             (SelfSource::PikStageHead, Some((_, auxiliary))) => {
                 Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => likeliest(self.strong, settings.shots),
         };
         Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
     }
@@ -236,6 +236,11 @@ impl Knowledge<'_> {
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {
         made.push(Embeddings { model: self.strong.clone(), data: self.data.clone() })
     }
+}
+
+/// A pretrained model, which gives its likeliest answer.
+fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
+    Answerer::LanguageModel { model: model.clone(), shots, samples: 0, temperature: 1.0 }
 }
 
 /// The stages of some cells, as they come up.

@@ -25,7 +25,7 @@ use crate::{
             student::{Phase, SelfLabels, Student},
         },
     },
-    strategy::{Split, whole},
+    strategy::{Role, Split, whole},
     task::Sources,
 };
 
@@ -161,6 +161,22 @@ impl Plan {
                 method.name, strong.reference.name
             ))
             .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
+        }
+        for method in &self.grid.methods {
+            for role in method.prompted() {
+                let model = match &role {
+                    Role::Weak => weak,
+                    Role::Strong => strong,
+                    Role::Named(name) => &models[name],
+                };
+                if !model.spec.speaks() {
+                    return Err(Error::new(format!(
+                        "method `{}` asks `{}` in words, and that is no language model",
+                        method.name, model.reference.name
+                    ))
+                    .help("let a decoder answer, or use another supervisor than `prompted`"));
+                }
+            }
         }
         let desk = Desk { library, places, store };
         let named: Vec<&ModelConfig> = self.grid.named();

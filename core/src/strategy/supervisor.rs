@@ -127,6 +127,14 @@ pub enum Ask {
         /// mean counts. Else one is trained on the whole split, and labels it.
         halves: bool,
     },
+    /// Soft labels of a pretrained language model that is not fine-tuned: the probabilities it gives to the words that the task has for each
+    /// class, after examples of the supervisor's half with their answers.
+    Prompted {
+        /// Which model.
+        role: Role,
+        /// How many answered examples it is shown, the same before each question.
+        shots: usize,
+    },
     /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
     File {
         /// Where it is. `{task}` and `{seed}` stand for those of the cell.
@@ -150,14 +158,14 @@ impl Ask {
             Ask::Truth => true,
             Ask::FineTuned { on, .. } => *on == Split::Transfer,
             Ask::Taught { by, .. } => by.uses_truth_of_transfer(),
-            Ask::File { .. } => false,
+            Ask::File { .. } | Ask::Prompted { .. } => false,
         }
     }
 
     /// The model that answers, if one does.
     pub fn model(&self) -> Option<&Role> {
         match self {
-            Ask::FineTuned { role, .. } | Ask::Taught { role, .. } => Some(role),
+            Ask::FineTuned { role, .. } | Ask::Taught { role, .. } | Ask::Prompted { role, .. } => Some(role),
             Ask::File { .. } | Ask::Truth => None,
         }
     }
@@ -181,10 +189,10 @@ impl Ask {
         self.all().filter_map(name).collect()
     }
 
-    /// Whether the answer depends on more than the supervisor's own parameters, the pair and the data. What it is then has to enter the
-    /// identity of the labels that are made of it.
-    pub fn reaches_out(&self) -> bool {
-        self.all().any(|ask| matches!(ask, Ask::File { .. })) || !self.named().is_empty()
+    /// Whether the stage that answers enters the identity of the labels that are made of it. Ground truth and models of the pair, fine-tuned on it,
+    /// do not: they follow from the supervisor's parameters, the pair and the data, and were there before anything else could be asked for.
+    pub fn is_named(&self) -> bool {
+        !matches!(self, Ask::Truth | Ask::FineTuned { role: Role::Weak | Role::Strong, .. })
     }
 }
 

@@ -193,7 +193,7 @@ impl Grid {
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
             let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
-            let evaluated = tasks.iter().filter(|_| asked);
+            let evaluated = tasks.iter().filter(|_| asked || !method.prompted().is_empty());
             let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
             let mut silent = evaluated.chain(learnt).filter(|task| !prompted(task));
             if let Some(task) = silent.next() {
@@ -203,7 +203,7 @@ impl Grid {
                     task.name()
                 );
                 return Err(grid.error(message).help(
-                    "give the task a `[prompt]` with `template` and `answers`, or use `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
+                    "give the task a `[prompt]` with `template` and `answers`, or use another supervisor than `prompted`, `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
                 ));
             }
         }

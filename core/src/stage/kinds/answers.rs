@@ -42,7 +42,7 @@ pub enum Answerer {
     },
 }
 
-/// What the strong model is asked about: no strategy needs its answers to a validation split.
+/// What the strong model is asked about; the validation split only where somebody needs that.
 const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
 
 /// Lets the strong model answer the examples of a task, and notes which answers are right.
@@ -56,6 +56,9 @@ pub struct Answers {
     pub data: DataRef,
     /// Seed of the examples shown and of the answers drawn.
     pub seed: u64,
+    /// Whether the language model is asked about the validation split, too.
+    #[serde(default)]
+    pub validation: bool,
 }
 
 #[typetag::serde(name = "answers")]
@@ -68,12 +71,16 @@ impl Stage for Answers {
             }),
             Answerer::Classifier { stage } => json!({ "by": "classifier", "stage": stage }),
         };
-        Ok(json!({
+        let mut parameters = json!({
             "answerer": answerer,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "seed": self.seed,
-        }))
+        });
+        if self.validation {
+            parameters["validation"] = true.into();
+        }
+        Ok(parameters)
     }
 
     fn title(&self) -> String {
@@ -135,7 +142,7 @@ impl Answers {
         let mut known = serde_json::Map::new();
         let mut hasher = blake3::Hasher::new();
         let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
-        for split in ASKED {
+        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
             let examples = part(data, split);
             let mut rows = Vec::with_capacity(examples.len());
             for example in examples {

@@ -41,7 +41,7 @@ const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
 
 #[typetag::serde(name = "supervise")]
 impl Stage for Supervise {
-    /// What it is given follows from the supervisor, the two models and the data; but for what it asks for beyond them.
+    /// What it is given follows from the supervisor, the two models and the data; what does not, or came later, is named.
     fn parameters(&self) -> Result<Value> {
         let mut parameters = json!({
             "supervisor": strategy_identity(Kind::Supervisor, &self.supervisor)?,
@@ -51,7 +51,7 @@ impl Stage for Supervise {
             "max_tokens": self.data.max_tokens,
             "seed": self.seed,
         });
-        if self.supervisor.asks().iter().any(Ask::reaches_out) {
+        if self.supervisor.asks().iter().any(Ask::is_named) {
             parameters["given"] = json!(self.given);
         }
         Ok(parameters)
