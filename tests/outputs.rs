@@ -29,6 +29,10 @@ fn with(kind: Kind, name: &str) -> &'static str {
         (Kind::Selector, "lm-confidence") => ", threshold = 0.5",
         (Kind::Selector, "p-ik" | "random-own") => ", gamma = 0.4",
         (Kind::Selector, "window") => ", radius = 0.4",
+        (Kind::Supervisor, "chain") => ", through = [\"strong\", \"tiny-reader\"]",
+        (Kind::Supervisor, "ensemble") => ", copies = 2, rows = \"bagged\"",
+        (Kind::Supervisor, "file") => ", path = \"tests/fixtures/tiny/labels.csv\", others = \"ignore\"",
+        (Kind::Supervisor, "prompted") => ", shots = 2",
         _ => "",
     }
 }

@@ -81,7 +81,7 @@ impl MixedTruth {
 
 impl Supervisor for MixedTruth {
     fn asks(&self) -> Vec<Ask> {
-        vec![Ask::FineTuned { role: Role::Weak, on: Split::Supervise }, Ask::Truth]
+        vec![Ask::fine_tuned(Role::Weak, Split::Supervise), Ask::Truth]
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
@@ -92,7 +92,9 @@ impl Supervisor for MixedTruth {
     fn fits(&self, form: Form) -> Result<(), String> {
         match self.labels {
             Label::Truth => Ok(()),
-            Label::Random => no_words(form, "there is no list of answers to draw from, as `labels = \"random\"` wants it"),
+            Label::Random => {
+                no_words(form, "there is no list of answers to draw from, as `labels = \"random\"` wants it")
+            }
         }
     }
 

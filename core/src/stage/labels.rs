@@ -117,6 +117,36 @@ impl Labels {
         self.len() == 0
     }
 
+    /// Those of some of the examples.
+    #[must_use]
+    pub(super) fn part(&self, rows: &[usize]) -> Self {
+        match self {
+            Self::Soft(all) => Self::Soft(rows.iter().map(|row| all[*row].clone()).collect()),
+            Self::Texts(all) => Self::Texts(rows.iter().map(|row| all[*row].clone()).collect()),
+        }
+    }
+
+    /// These, and others behind them.
+    pub(super) fn then(self, others: Self) -> Self {
+        match (self, others) {
+            (Self::Soft(first), Self::Soft(second)) => Self::Soft([first, second].concat()),
+            (Self::Texts(first), Self::Texts(second)) => Self::Texts([first, second].concat()),
+            (first, _) => first,
+        }
+    }
+
+    /// The mean of two, example by example; of answers in words, of which there is none, the first.
+    pub(super) fn mean(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Soft(one), Self::Soft(other)) => {
+                let mean = |(one, other): (f32, f32)| ((f64::from(one) + f64::from(other)) / 2.0) as f32;
+                let row = |(one, other): (Vec<f32>, Vec<f32>)| one.into_iter().zip(other).map(mean).collect();
+                Self::Soft(one.into_iter().zip(other).map(row).collect())
+            }
+            (first, _) => first,
+        }
+    }
+
     /// Which examples are answered right. Of equally likely classes the first is meant.
     pub fn right(&self, truth: &Truth) -> Vec<bool> {
         match (self, truth) {

@@ -175,15 +175,25 @@ impl<'a> Trainer<'a> {
 
     /// Lets a model answer one split.
     pub(super) fn answer(&self, model: &Pretrained, answerer: &Answerer, split: Split) -> Result<Labels> {
-        let data = self.encode(model, split)?;
+        self.answer_to(&self.encode(model, split)?, model.tokenizer(), answerer, split)
+    }
+
+    /// Lets a model answer some examples of a split.
+    pub(super) fn answer_to(
+        &self,
+        data: &Encoded,
+        tokenizer: &Tokenizer,
+        answerer: &Answerer,
+        split: Split,
+    ) -> Result<Labels> {
         match answerer {
             Answerer::Chooses(classifier) => {
-                let predicted = learner::predict(classifier, &data, &self.bench.place.execution)?;
+                let predicted = learner::predict(classifier, data, &self.bench.place.execution)?;
                 Ok(Labels::Soft(predicted.probabilities))
             }
-            Answerer::Writes(transformer, writing) => {
-                let writer = Writer { model: transformer, tokenizer: model.tokenizer(), ends: &writing.ends };
-                self.write(&writer, &data, None, split).map(Labels::Texts)
+            Answerer::Writes(model, writing) => {
+                let writer = Writer { model, tokenizer, ends: &writing.ends };
+                self.write(&writer, data, None, split).map(Labels::Texts)
             }
         }
     }

@@ -218,10 +218,11 @@ pub trait ConfiguredSupervisor: Supervisor {}
 /// its doc comment is the card's text, and each field's doc comment ends in a line `Origin: …` that says where the default is from.
 /// `version = 2` marks a change of behaviour (old results are kept apart), `changed = [field = "value"]` one that only configurations with
 /// that value see; `later = ["field"]` names parameters that were added
-/// after results existed, so that their defaults leave old identities as they are.
+/// after results existed, so that their defaults leave old identities as they are; `aside = ["field"]` those on which results do not depend by
+/// themselves, such as where a file is; they enter no identity.
 #[macro_export]
 macro_rules! register {
-    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(,)?) => {
+    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(, aside = [$($aside:expr),*])? $(,)?) => {
         $crate::register!(@configured $kind $name $type);
         $crate::strategy::__private::inventory::submit! {
             $crate::strategy::Card {
@@ -231,6 +232,7 @@ macro_rules! register {
                 version: { #[allow(unused_mut, unused_assignments)] let mut version = 1u32; $(version = $version;)? version },
                 changed: &[$($((stringify!($choice), stringify!($value))),*)?],
                 later: &[$($($later),*)?],
+                aside: &[$($($aside),*)?],
                 file: file!(),
                 line: line!(),
                 schema: $crate::strategy::__private::schema::<$type>,

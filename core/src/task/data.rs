@@ -116,6 +116,18 @@ impl Example {
         alone.into_iter().chain(self.candidates.iter().map(|candidate| (candidate.text.as_str(), &candidate.context)))
     }
 
+    /// What tells its text from other texts of the same row. What may be shortened has no part in it.
+    fn digits(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (text, context) in self.texts() {
+            for part in [text.get(..context.start), text.get(context.end..)] {
+                let part = part.unwrap_or_default();
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..8].to_owned()
+    }
+
     /// What is wrong with a stored example of a task of this form.
     fn check(&self, form: &Form, classes: usize) -> Result<(), String> {
         let Self { text, context, label, prompt, candidates, preference, margin, reference, .. } = self;
@@ -374,6 +386,13 @@ impl TaskData {
     pub fn parts(&self) -> [(&'static str, &Vec<Example>); 4] {
         let Self { supervise, transfer, validation, test, .. } = self;
         [("supervise", supervise), ("transfer", transfer), ("validation", validation), ("test", test)]
+    }
+
+    /// Names by which people and files call the examples of a part: the split of the source that its rows come from, the row's number in it, from
+    /// 0, and 8 digits for its text, of which a seed may have chosen one of several. A text that was shortened keeps its name.
+    pub fn ids(&self, part: &str, examples: &[Example]) -> Vec<String> {
+        let pool = if self.counts.pools.contains_key(part) || part == "test" { part } else { "train" };
+        examples.iter().map(|example| format!("{pool}-{}-{}", example.source_row, example.digits())).collect()
     }
 
     /// The parts with their names, in fixed order.

@@ -8,7 +8,10 @@ mod model;
 mod names;
 mod published;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -22,7 +25,7 @@ use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
     knowing::Shared,
     method::sweeps,
-    model::{over_head, recipe_table},
+    model::{further_models, over_head, recipe_table},
     names::{check_name, check_title, names, no_repetition, place},
     published::check_published,
 };
@@ -35,7 +38,7 @@ use crate::{
     model::{HeadConfig, HeadInit},
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
-    strategy::{Form, whole},
+    strategy::{Ask, Form, whole},
     task::Task,
 };
 
@@ -54,6 +57,8 @@ pub struct Grid {
     auxiliary_settings: BTreeMap<String, toml::Table>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
+    /// Models that supervisors name and no pair has, and where that is.
+    pub further: Vec<(ModelConfig, Place)>,
     /// Where the grid names its tasks and its pairs, for errors.
     pub places: [Vec<Place>; 2],
     /// Methods, in the order of the file.
@@ -183,6 +188,7 @@ impl Grid {
             .collect::<Result<Vec<_>>>()?;
         let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
         methods.extend(swept);
+        let further = further_models(&root, &methods, &pairs, library)?;
         if let Some(published) = root.get("published") {
             check_published(&published, &tasks, &methods, &pairs)?;
         }
@@ -192,7 +198,7 @@ impl Grid {
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
             let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
-            let evaluated = tasks.iter().filter(|_| asked);
+            let evaluated = tasks.iter().filter(|_| asked || !method.prompted().is_empty());
             let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
             // Where words are asked for, the text itself asks.
             let silent = |task: &&Task| !prompted(task) && task.form() != Form::Words;
@@ -204,7 +210,7 @@ impl Grid {
                     task.name()
                 );
                 return Err(grid.error(message).help(
-                    "give the task a `[prompt]` with `template` and `answers`, or use `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
+                    "give the task a `[prompt]` with `template` and `answers`, or use another supervisor than `prompted`, `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
                 ));
             }
         }
@@ -219,6 +225,7 @@ impl Grid {
                 grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
             ],
             pairs,
+            further,
             methods,
             seeds,
             data,
@@ -242,6 +249,18 @@ impl Grid {
             grid.check_forms(method).map_err(|error| error.or_at(&place))?;
         }
         Ok(grid)
+    }
+
+    /// The models that supervisors name, be they of a pair or not.
+    pub fn named(&self) -> Vec<&ModelConfig> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let all: BTreeMap<&str, &ModelConfig> = pairs
+            .chain(self.further.iter().map(|(model, _)| model))
+            .map(|model| (model.name.as_str(), model))
+            .collect();
+        let asks: Vec<Ask> = self.methods.iter().flat_map(|method| method.supervisor.asks()).collect();
+        let names: BTreeSet<&str> = asks.iter().flat_map(Ask::named).collect();
+        names.into_iter().filter_map(|name| all.get(name).copied()).collect()
     }
 
     /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this; `fewer` of its examples have fewer candidates
@@ -444,6 +463,7 @@ impl Grid {
     pub fn titles(&self) -> BTreeMap<String, String> {
         let tasks = self.tasks.iter().map(|task| (task.name.clone(), task.title.clone()));
         let models = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let models = models.chain(self.further.iter().map(|(model, _)| model));
         let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
         let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
         tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
@@ -451,6 +471,11 @@ impl Grid {
 
     /// Every recipe of the grid is in range.
     fn recipes(&self) -> Result<()> {
+        for ((model, place), task) in
+            self.further.iter().flat_map(|further| (0..self.tasks.len()).map(move |task| (further, task)))
+        {
+            self.recipe(model, task, None).map_err(|error| error.or_at(place))?;
+        }
         for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
             self.recipe(&pair.weak, task, None)?;
             self.recipe(&pair.strong, task, None)?;

@@ -50,7 +50,7 @@ fn ends(model: &ModelRef) -> Result<Vec<u32>> {
     ends.ok_or_else(|| Error::new(format!("nobody says how model `{}` is to write", model.name)))
 }
 
-/// What the strong model is asked about: no strategy needs its answers to a validation split.
+/// What the strong model is asked about; the validation split only where somebody needs that.
 const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
 
 /// Lets the strong model answer the examples of a task, and notes which answers are right.
@@ -64,6 +64,9 @@ pub struct Answers {
     pub data: DataRef,
     /// Seed of the examples shown and of the answers drawn.
     pub seed: u64,
+    /// Whether the language model is asked about the validation split, too.
+    #[serde(default)]
+    pub validation: bool,
 }
 
 #[typetag::serde(name = "answers")]
@@ -85,6 +88,9 @@ impl Stage for Answers {
         if let Answerer::LanguageModel { model: ModelRef { writing: Some(writing), .. }, .. } = &self.answerer {
             // How answers are learnt is nothing to a model that is asked as it is.
             parameters["ends"] = json!(writing.ends);
+        }
+        if self.validation {
+            parameters["validation"] = true.into();
         }
         Ok(parameters)
     }
@@ -148,7 +154,7 @@ impl Answers {
         let mut known = serde_json::Map::new();
         let mut hasher = blake3::Hasher::new();
         let (mut shortened, mut fewer) = (0, 0);
-        for split in ASKED {
+        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
             let mut rows = Vec::new();
             for example in part(&trainer.data, split) {
                 let prompt = asker.prompt(example)?;
@@ -201,7 +207,7 @@ impl Answers {
         let mut known = serde_json::Map::new();
         let mut hasher = blake3::Hasher::new();
         let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
-        for split in ASKED {
+        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
             let examples = part(data, split);
             let mut rows = Vec::with_capacity(examples.len());
             for example in examples {

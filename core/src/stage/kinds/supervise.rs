@@ -15,7 +15,7 @@ use crate::{
         job::strategy_identity,
         labels::over_answers,
     },
-    strategy::{ConfiguredSupervisor, Given, Kind, Settings, Split, Supervision},
+    strategy::{Ask, ConfiguredSupervisor, Given, Kind, Settings, Split, Supervision},
     task::TaskData,
 };
 
@@ -43,16 +43,20 @@ const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
 
 #[typetag::serde(name = "supervise")]
 impl Stage for Supervise {
-    /// What it is given follows from the supervisor, the two models and the data.
+    /// What it is given follows from the supervisor, the two models and the data; what does not, or came later, is named.
     fn parameters(&self) -> Result<Value> {
-        Ok(json!({
+        let mut parameters = json!({
             "supervisor": strategy_identity(Kind::Supervisor, &self.supervisor)?,
             "weak": { "model": self.weak.0.identity()?, "recipe": self.weak.1.identity()? },
             "strong": { "model": self.strong.0.identity()?, "recipe": self.strong.1.identity()? },
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "seed": self.seed,
-        }))
+        });
+        if self.supervisor.asks().iter().any(Ask::is_named) {
+            parameters["given"] = json!(self.given);
+        }
+        Ok(parameters)
     }
 
     fn title(&self) -> String {
