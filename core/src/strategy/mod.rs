@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
-pub use form::{Form, no_words, two_classes};
+pub use form::{Form, no_words, only_classes, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
 pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
@@ -95,7 +95,7 @@ macro_rules! promises {
         /// words do not: what a strategy does there it says by letting them pass.
         ///
         /// # Errors
-        /// A sentence for the user; [`two_classes`] and [`no_words`] have some.
+        /// A sentence for the user; [`two_classes`], [`no_words`] and [`only_classes`] have some.
         fn fits(&self, form: Form) -> Result<(), String> {
             no_words(form, form::SILENT)
         }
