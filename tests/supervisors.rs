@@ -14,14 +14,14 @@ use crate::support;
 
 type Rows = Vec<Vec<f32>>;
 
-/// A tiny grid whose methods differ in their supervisors.
+/// A tiny grid whose methods differ in their supervisors. Its training has several steps: after the first step of Adam only signs would show.
 fn grid(supervisors: &[(&str, &str)], more: &str, folder: &Path) -> Result<(Plan, Store), Error> {
     support::tiny_copy(folder);
     let names: Vec<String> = supervisors.iter().map(|(name, _)| format!("{name:?}")).collect();
     let methods = supervisors.iter().map(|(name, by)| format!("[method.{name}]\nsupervisor = {by}\n"));
     let text = format!(
         "[grid]\nname = \"asked\"\ntasks = [\"tiny-home\"]\npairs = [{{ weak = \"tiny-weak\", strong = \"tiny-hasty\" }}]\n\
-         methods = [{}]\nseeds = [0]\n[train]\nepochs = 1\nbatch_size = 16\n{more}\n{}",
+         methods = [{}]\nseeds = [0]\n[train]\nepochs = 3\nbatch_size = 8\n{more}\n{}",
         names.join(", "),
         methods.collect::<String>()
     );
@@ -181,8 +181,8 @@ fn a_chain_hands_labels_on() {
     let wrong = |by: &str, more: &str| grid(&[("mine", by)], more, folder.path()).unwrap_err();
     let none = wrong("{ type = \"chain\", through = [] }", "");
     assert!(none.message().contains("`through` must name at least one model"), "{none}");
-    // 120 examples make halves of 60.
-    let large = wrong("{ type = \"chain\" }", "[model.tiny-hasty]\ntrain = { batch_size = 80 }\n");
+    // 60 examples make halves of 30.
+    let large = wrong("{ type = \"chain\" }", "[model.tiny-hasty]\ntrain = { batch_size = 40 }\n");
     assert!(large.message().contains("a link of a chain"), "{large}");
 }
 
@@ -247,7 +247,7 @@ fn a_language_model_labels_by_its_words() {
     // Who has read the world answers right without being taught the task.
     let rows = said("reader", Split::Test);
     let right = rows.iter().zip(&data.test).filter(|(row, example)| u8::from(row[1] > row[0]) == example.label).count();
-    assert!(right * 4 > data.test.len() * 3, "{right} of {}", data.test.len());
+    assert!(right * 5 > data.test.len() * 3, "{right} of {}", data.test.len());
 
     let silent = fs::read_to_string(folder.path().join("tasks/tiny-home.toml")).unwrap();
     let silent = silent.split("[prompt]").next().unwrap().to_owned();

@@ -116,11 +116,14 @@ impl Example {
         alone.into_iter().chain(self.candidates.iter().map(|candidate| (candidate.text.as_str(), &candidate.context)))
     }
 
-    /// What tells its text from other texts of the same row. What may be shortened has no part in it.
+    /// What tells its text from other texts of the same row. Of what may be shortened from the left only the end has a part in it.
     fn digits(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (text, context) in self.texts() {
-            for part in [text.get(..context.start), text.get(context.end..)] {
+            const END: usize = 32;
+            let shortened = text.get(context.clone()).unwrap_or_default();
+            let end = shortened.char_indices().rev().take(END).last().map_or("", |(at, _)| &shortened[at..]);
+            for part in [text.get(..context.start), Some(end), text.get(context.end..)] {
                 let part = part.unwrap_or_default();
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
