@@ -127,7 +127,12 @@ fn members_are_copies_bags_and_models() {
         grid(&by, &more, folder.path()).map(|(plan, _)| cell(&plan, "named").supervision.clone())
     };
     let pretrain = fs::read_to_string(folder.path().join("models/tiny-weak.toml")).unwrap();
-    let pretrain = pretrain.lines().skip_while(|line| !line.starts_with("[pretrain]")).collect::<Vec<_>>().join("\n");
+    let pretrain = pretrain
+        .lines()
+        .skip_while(|line| !line.starts_with("[pretrain]"))
+        .take_while(|line| !line.starts_with("[train]"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let pretrain = pretrain.replace("[pretrain", "[model.other.pretrain");
     let first = named(&pretrain).unwrap();
     assert_eq!(first, named(&pretrain).unwrap());
@@ -181,8 +186,8 @@ fn a_chain_hands_labels_on() {
     let wrong = |by: &str, more: &str| grid(&[("mine", by)], more, folder.path()).unwrap_err();
     let none = wrong("{ type = \"chain\", through = [] }", "");
     assert!(none.message().contains("`through` must name at least one model"), "{none}");
-    // 60 examples make halves of 30.
-    let large = wrong("{ type = \"chain\" }", "[model.tiny-hasty]\ntrain = { batch_size = 40 }\n");
+    // 60 examples make halves of 30, which three epochs make 90 of.
+    let large = wrong("{ type = \"chain\" }", "[model.tiny-hasty]\ntrain = { batch_size = 100 }\n");
     assert!(large.message().contains("a link of a chain"), "{large}");
 }
 
