@@ -233,13 +233,14 @@ fn log_probabilities_are_those_that_answers_are_scored_with() {
         let score = f64::from(scores[row][row]);
         assert!((written[0].total() - score).abs() < 1e-4, "{} instead of {score}", written[0].total());
     }
-    // Token by token, and whatever is asked at once.
+    // Token by token, and whatever is asked at once but for last digits, as with all predictions.
     let all = log_p(&model, &prompts, &answers, &Execution::default()).unwrap();
     for (found, written) in all.iter().zip(&written) {
         assert_eq!(found.len(), written[0].log_p.len());
         assert!(found.iter().zip(&written[0].log_p).all(|(found, log_p)| (found - log_p).abs() < 1e-5));
     }
-    assert_eq!(log_p(&model, &prompts, &answers, &at_once(2)).unwrap(), all);
+    let parts = log_p(&model, &prompts, &answers, &at_once(2)).unwrap();
+    assert!(parts.concat().iter().zip(all.concat()).all(|(part, whole)| (part - whole).abs() < 1e-6), "{parts:?}");
     let said = |answers: &[Vec<u32>]| log_p(&model, &prompts, answers, &at_once(2)).unwrap_err().to_string();
     assert_eq!(said(&answers[1..]), "there are 4 answers to 5 prompts");
     let wrong = |row: usize, answer: &[u32]| {
