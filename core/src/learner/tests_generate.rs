@@ -250,7 +250,7 @@ fn log_probabilities_are_those_that_answers_are_scored_with() {
     };
     assert_eq!(wrong(1, &[]), "the answer to prompt 1: it has no tokens");
     assert!(wrong(2, &[24]).starts_with("the answer to prompt 2: token id 24 is outside"));
-    assert!(wrong(0, &[3; 40]).starts_with("an answer after its prompt: example 0: "));
+    assert!(wrong(0, &[3; 41]).starts_with("an answer after its prompt: example 0: "));
 }
 
 #[test]
