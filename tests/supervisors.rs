@@ -308,7 +308,7 @@ fn a_file_labels_by_the_names_of_examples() {
 
     support::run_here(&at, &store);
     let expected = |part: &[w2s_core::task::Example]| -> Rows {
-        let right = |place: usize| if place % 3 == 0 { 0.25 } else { 0.75 };
+        let right = |place: usize| if place.is_multiple_of(3) { 0.25 } else { 0.75 };
         let of = |(place, example): (usize, &w2s_core::task::Example)| match example.label {
             0 => vec![right(place), 1.0 - right(place)],
             _ => vec![1.0 - right(place), right(place)],

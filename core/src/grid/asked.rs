@@ -121,7 +121,7 @@ impl Knowledge<'_> {
                 StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
             }
             (_, start) => StudentPik::Joint {
-                examples,
+                examples: Box::new(examples),
                 lambda: settings.lambda,
                 batch_size: settings.batch_size,
                 once: settings.epoch_mismatch == Mismatch::Truncate,

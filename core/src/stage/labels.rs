@@ -312,7 +312,7 @@ mod tests {
         assert_eq!(labels[1], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]]);
         assert_eq!(labels[2], [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
         let soft = Labels::Soft(vec![vec![0.25, 0.75]]);
-        assert_eq!(over_answers(&[soft.clone()]).unwrap(), [[[0.25, 0.75]]]);
+        assert_eq!(over_answers(&[soft]).unwrap(), [[[0.25, 0.75]]]);
         let truth = Truth::Texts(match texts(&["a", "c", ""]) {
             Labels::Texts(answers) => answers.into_iter().map(|answer| answer.answer).collect(),
             Labels::Soft(_) => unreachable!(),

@@ -30,6 +30,7 @@ pub(super) struct Trainer<'a> {
 
 /// A model that answers the questions of a task.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and its weights are larger by far")]
 pub(super) enum Answerer {
     /// Gives every class, or every candidate, a probability.
     Chooses(Classifier),

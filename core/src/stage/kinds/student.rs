@@ -129,7 +129,7 @@ pub enum StudentPik {
     /// A second head, trained along.
     Joint {
         /// What it learns from.
-        examples: PikExamples,
+        examples: Box<PikExamples>,
         /// λ.
         lambda: f64,
         /// Examples per step.
