@@ -55,6 +55,11 @@ fn words_are_taught_written_judged_and_measured() {
             assert_eq!(value(&rows, method, "agreement"), Some(share(&own, &weak)), "{method}");
         }
     }
+    // An animal's home is asked for in two ways, and known if both are answered right.
+    let groups: std::collections::BTreeSet<u64> = data.test.iter().map(|example| example.group.unwrap()).collect();
+    let whole = rows.iter().find(|row| row.method == "ceiling" && row.metric == "group_accuracy").unwrap();
+    assert_eq!(whole.n, groups.len() as u64);
+    assert!(groups.len() < data.test.len() && whole.value <= value(&rows, "ceiling", "accuracy"), "{whole:?}");
     // It learns something: never a method, but the ends of the gap.
     assert!(value(&rows, "ceiling", "accuracy") > value(&rows, "weak", "accuracy"));
 

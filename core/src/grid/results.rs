@@ -90,6 +90,8 @@ struct Writing {
 struct Truths {
     transfer: Truth,
     test: Truth,
+    /// Which items of the test belong together, if the task says so.
+    groups: Option<Vec<u64>>,
 }
 
 /// One entry of the results: a weak model, a student or a ceiling, with one seed.
@@ -474,11 +476,12 @@ impl Books {
         if !self.truths.contains_key(fingerprint) {
             let data = TaskData::read(&plan.store.join(cell.data.stage.as_str()))?;
             let of = |split| Truth::of(&data, split);
-            let truth = Truths { transfer: of(Split::Transfer)?, test: of(Split::Test)? };
+            let groups = data.test.iter().map(|example| example.group).collect();
+            let truth = Truths { transfer: of(Split::Transfer)?, test: of(Split::Test)?, groups };
             self.truths.insert(fingerprint.clone(), truth);
         }
         let (weak, ceiling) = (self.end(&cell.supervision)?, self.end(&cell.ceiling)?);
-        let truth = &self.truths[fingerprint].test;
+        let Truths { test: truth, groups, .. } = &self.truths[fingerprint];
         let entry = &self.entries[place];
         let own = self.labels(entry.stage(plan), Split::Test)?;
         let mut measures = measure(&own, weak.as_deref().filter(|_| role != Role::Weak), truth)?;
@@ -491,6 +494,9 @@ impl Books {
             let value = weak.as_ref().zip(ceiling.as_ref());
             let value = value.and_then(|(weak, ceiling)| metrics::pgr(rate(weak), rate(&own), rate(ceiling)));
             measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
+        }
+        if let Some(whole) = groups.as_ref().and_then(|groups| metrics::group_accuracy(&own.right(truth), groups)) {
+            measures.push(Measure { metric: metrics::GROUP_ACCURACY, value: Some(whole.value), n: whole.n });
         }
         let row = blank(plan, entry, &self.supervisors, Some(&self.finished[entry.stage(plan)]));
         let mut rows: Vec<ResultRow> = measures.iter().map(|measure| row.with(measure)).collect();
