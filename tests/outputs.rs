@@ -33,8 +33,41 @@ fn with(kind: Kind, name: &str) -> &'static str {
     }
 }
 
-/// Supervisors whose outputs are not pinned here: tests/supervisors.rs holds them against what they are made of.
+/// Supervisors that the second grid has, or that need a file, which tests/supervisors.rs writes.
 const ELSEWHERE: [&str; 4] = ["chain", "ensemble", "file", "prompted"];
+
+/// What came later than the first grid: supervisors that ask for more than one model, and answers in words.
+const FURTHER: &str = r#"
+[grid]
+name = "further"
+tasks = ["tiny-home", "tiny-home-words"]
+pairs = [{ weak = "tiny-weak", strong = "tiny-hasty" }]
+methods = ["bagged", "chained", "prompted", "own", "judged"]
+seeds = [0]
+[train]
+epochs = 10
+batch_size = 8
+[model.tiny-weak.train]
+learning_rate = 1e-2
+[model.tiny-hasty.train]
+learning_rate = 4e-3
+[agrees]
+balance = "weight"
+train = { epochs = 5 }
+[method.bagged]
+supervisor = { type = "ensemble", copies = 2, rows = "bagged" }
+[method.chained]
+supervisor = { type = "chain" }
+[method.prompted]
+supervisor = { type = "prompted", model = "strong", shots = 2 }
+[method.own]
+selector = { type = "agreement" }
+self_labels = { source = "precomputed-generation", shots = 2 }
+[method.judged]
+supervisor = { type = "mixed-truth", share = 0.5 }
+selector = { type = "judged", threshold = 0.3 }
+phases = [{ selector = { type = "all" } }, {}]
+"#;
 
 /// A grid with every strategy that comes with w2s, one at a time.
 fn grid() -> String {
@@ -68,6 +101,14 @@ fn numbers(file: &Path) -> Vec<f64> {
         return bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect();
     }
     let text = String::from_utf8(bytes).unwrap();
+    if file.extension().is_some_and(|extension| extension == "jsonl") {
+        let answer = |line: &str| -> Vec<f64> {
+            let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+            let letters = answer["raw"].as_str().unwrap().bytes().map(|byte| f64::from(byte) / 100.0);
+            letters.chain(answer["log_p"].as_f64()).collect()
+        };
+        return text.lines().flat_map(answer).collect();
+    }
     // Numbers of rows and steps say nothing and outweigh everything.
     let counted = text.starts_with("row,") || text.starts_with("step,");
     let cells = text.lines().skip(1).flat_map(|line| line.split(',').skip(usize::from(counted)));
@@ -87,13 +128,15 @@ fn golden(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
 }
 
-fn plan(store: &Store) -> Plan {
+fn plans(store: &Store) -> [Plan; 2] {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/outputs.toml");
-    let document = Document::parse(&path, &grid()).unwrap();
-    let library = Library::beside(&path);
-    let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
-    let grid = Grid::read(&document, &library).unwrap();
-    Plan::make(grid, &library, &places, store, Numeric::default()).unwrap()
+    [grid(), FURTHER.to_owned()].map(|text| {
+        let document = Document::parse(&path, &text).unwrap();
+        let library = Library::beside(&path);
+        let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };
+        let grid = Grid::read(&document, &library).unwrap();
+        Plan::make(grid, &library, &places, store, Numeric::default()).unwrap()
+    })
 }
 
 /// A key that is added to any settings must leave identities alone while it stands at its default: it goes into `Settings::later`, or into the
@@ -101,23 +144,24 @@ fn plan(store: &Store) -> Plan {
 #[test]
 fn what_enters_identities_stays() {
     let folder = tempfile::tempdir().unwrap();
-    let plan = plan(&Store::open(folder.path()).unwrap());
+    let plans = plans(&Store::open(folder.path()).unwrap());
     let line = |name: &str, value: &serde_json::Value| format!("{name}  {}", canonical(value));
     let mut lines = vec![
         line("recipe", &Recipe::default().identity().unwrap()),
         line("head", &HeadConfig::default().identity().unwrap()),
     ];
     let mut kinds = BTreeSet::new();
-    for job in plan.jobs.values() {
-        // Each kind once, and the student of each way to know.
-        let parameters = job.stage.whole_parameters(&plan.numeric).unwrap();
+    for job in plans.iter().flat_map(|plan| plan.jobs.values()) {
+        // Each kind once, on classes and on words, and the student of each way to know.
+        let parameters = job.stage.whole_parameters(&Numeric::default()).unwrap();
         let p_ik = match (&parameters["p_ik"]["from"], &parameters["p_ik"]["start"]) {
             (from, _) if from == "frozen" => " frozen",
             (from, start) if from == "joint" && start.is_null() => " joint",
             (from, _) if from == "joint" => " started",
             _ => "",
         };
-        let name = format!("{}{p_ik}", job.stage.kind());
+        let words = parameters["model"].get("writing").is_some() || parameters.get("ends").is_some();
+        let name = format!("{}{p_ik}{}", job.stage.kind(), if words { " words" } else { "" });
         if kinds.insert(name.clone()) {
             lines.push(line(&name, &parameters));
         }
@@ -138,10 +182,16 @@ fn what_enters_identities_stays() {
 fn outputs_stay_under_their_identities() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
-    let plan = plan(&store);
+    let plans = plans(&store);
+    let mut seen = BTreeSet::new();
     let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
     let mut lines = Vec::new();
-    for ((id, label), job) in plan.labels().into_iter().zip(plan.jobs.values()) {
+    let stages =
+        plans.iter().flat_map(|plan| plan.labels().into_iter().zip(plan.jobs.values()).map(move |of| (plan, of)));
+    for (plan, ((id, label), job)) in stages {
+        if !seen.insert(id.clone()) {
+            continue;
+        }
         let stage =
             job.stage.make(&plan.bench(&store, place.clone())).unwrap_or_else(|error| panic!("{label}: {error}"));
         for name in stage.manifest.files.keys().filter(|name| !name.contains('/')) {

@@ -320,6 +320,7 @@ fn what_cannot_be_learnt_is_refused_before_training() {
     expect(
         Answers {
             own: Some(vec![vec![]; 4]),
+            end_token: None,
             answering: Answering { end: false, ..Answering::default() },
             ..answers(4)
         },

@@ -70,7 +70,7 @@ impl Settings for Answering {}
 pub struct Texts {
     /// M answers to each of N prompts, as tokens: `answers[m][n]`.
     pub answers: Vec<Vec<Vec<u32>>>,
-    /// The end-of-text token, which [`Answering::end`] puts after each answer that does not end in it.
+    /// The end-of-text token, which [`Answering::end`] puts after each answer that does not end in it; an empty answer is it in any case.
     pub end_token: Option<u32>,
     /// How answers are learnt.
     pub answering: Answering,
@@ -129,7 +129,7 @@ pub fn train_words(
         (true, token) => token,
         (false, _) => None,
     };
-    let column = |(number, answers): (usize, &Vec<Vec<u32>>)| Column::new(number, prompts, answers, end, &model);
+    let column = |(number, answers): (usize, &Vec<Vec<u32>>)| Column::new(number, prompts, answers, (end, texts.end_token), &model);
     let columns: Vec<Column> = texts.answers.iter().enumerate().map(column).collect::<Result<_>>()?;
     method.prepare(&pool, &given)?;
     let chosen = method.chosen(&pool)?;
@@ -168,7 +168,7 @@ impl Column {
         number: usize,
         prompts: &Encoded,
         answers: &[Vec<u32>],
-        end: Option<u32>,
+        (end, end_token): (Option<u32>, Option<u32>),
         model: &Transformer,
     ) -> Result<Self> {
         let what = match number {
@@ -182,6 +182,8 @@ impl Column {
         }
         let ended = |answer: &Vec<u32>| match end {
             Some(end) if answer.last() != Some(&end) => [answer.as_slice(), &[end]].concat(),
+            // Of an answer in which nothing was written its end alone can be learnt.
+            _ if answer.is_empty() => end_token.into_iter().collect(),
             _ => answer.clone(),
         };
         let answers: Vec<Vec<u32>> = answers.iter().map(ended).collect();
