@@ -15,6 +15,9 @@ use crate::{
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 /// What changes how a text is read, where a repository has it.
 const BESIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// What says how texts end, before `config.json` does; downloaded with the rest, and not missed where somebody has the rest already: what ends
+/// a text is part of the identity of what writes.
+const ENDS: &str = "generation_config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -153,7 +156,12 @@ fn download(hub: &dyn Hub, repo: &Repo) -> Result<ModelFolder> {
         ));
     };
     let config = fetch("config.json")?;
-    NEEDED[1..].iter().chain(&BESIDE).filter(|file| has(file)).try_for_each(|file| fetch(file).map(drop))?;
+    NEEDED[1..]
+        .iter()
+        .chain(&BESIDE)
+        .chain(&[ENDS])
+        .filter(|file| has(file))
+        .try_for_each(|file| fetch(file).map(drop))?;
     let weights_at = fetch(weights)?;
     if weights == INDEX {
         for file in shards(&weights_at)? {
@@ -262,6 +270,7 @@ mod tests {
         let names = [
             "config.json",
             "tokenizer.json",
+            ENDS,
             INDEX,
             "model-1.safetensors",
             "model-2.safetensors",
@@ -282,7 +291,7 @@ mod tests {
             let remote = Remote { cache: root.path().into(), files: names.into(), fetched: Arc::clone(&fetched) };
             let found = model_folder(&model("main"), &places(root.path(), Some(remote))).unwrap();
             assert_eq!(found.commit.as_deref(), Some(COMMIT));
-            let expected: Vec<&str> = names[..5].iter().copied().filter(|name| !have.contains(name)).collect();
+            let expected: Vec<&str> = names[..6].iter().copied().filter(|name| !have.contains(name)).collect();
             assert_eq!(*fetched.lock().unwrap(), expected, "{have:?}");
         }
         // What is known to be in the repository is not left out without a word.

@@ -97,7 +97,6 @@ pub fn train_words(
 ) -> Result<Trained<Transformer>> {
     recipe.validate()?;
     can_write(model.spec())?;
-    model.lm_matrix()?;
     let width = texts.answers.len();
     objective.check(prompts, width..=width)?;
     let given = Needs { embeddings: false, ..objective.given() };
