@@ -13,6 +13,7 @@ mod predictions;
 mod remembered;
 mod store;
 pub mod tokens;
+mod training;
 
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, part};
 pub use decisions::{DECISIONS, read_decisions};
