@@ -20,5 +20,6 @@ mod registry;
 mod stress;
 mod support;
 mod task_command;
+mod terminal;
 mod trajectories;
 mod validation;
