@@ -33,11 +33,17 @@ fn with(kind: Kind, name: &str) -> &'static str {
     }
 }
 
+/// Supervisors whose outputs are not pinned here: tests/supervisors.rs holds them against what they are made of.
+const ELSEWHERE: [&str; 4] = ["chain", "ensemble", "file", "prompted"];
+
 /// A grid with every strategy that comes with w2s, one at a time.
 fn grid() -> String {
     let mut methods = String::new();
     let mut names = vec!["joint".to_owned(), "frozen".to_owned(), "own-head".to_owned(), "encoder".to_owned()];
     for card in all().into_iter().filter(|card| card.source().starts_with("strategies/")) {
+        if card.kind == Kind::Supervisor && ELSEWHERE.contains(&card.name) {
+            continue;
+        }
         let name = format!("{}-{}", card.kind, card.name);
         let parameters = with(card.kind, card.name);
         let _ = writeln!(methods, "[method.{name}]\n{} = {{ type = \"{}\"{parameters} }}", card.kind, card.name);

@@ -45,6 +45,7 @@ fn two_strategies_of_one_name_are_refused_with_both_places() {
             version: 1,
             changed: &[],
             later: &[],
+            aside: &[],
             file,
             line,
             schema,

@@ -474,11 +474,12 @@ fn several_processes_make_each_stage_once() {
     let folder = tempfile::tempdir().unwrap();
     let start = || {
         let mut run = command("run", folder.path());
-        run.args(["--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        run.args(["--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let children: Vec<Child> = (0..4).map(|_| start()).collect();
-    for mut child in children {
-        assert!(child.wait().unwrap().success());
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
     let shared = rows(folder.path());
     let alone = tempfile::tempdir().unwrap();

@@ -141,21 +141,6 @@ fn check_shows_candidates_and_words() {
 }
 
 #[test]
-fn a_grid_refuses_a_task_without_classes_where_it_names_it() {
-    let root = tempfile::tempdir().unwrap();
-    for name in ["sciq-choose", "gsm8k-words"] {
-        let grid = format!(
-            "[grid]\ntasks = [\"{name}\"]\npairs = [{{ weak = \"gpt2\", strong = \"gpt2-large\" }}]\nmethods = [\"finetune\"]\nseeds = [0]\n"
-        );
-        fs::write(root.path().join("grid.toml"), grid).unwrap();
-        let output = run_in(root.path(), &["check", "grid.toml"]);
-        let said = text(&output);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(&format!("the task `{name}` has no classes")) && said.contains("grid.toml:2"), "{said}");
-    }
-}
-
-#[test]
 fn new_drafts_other_forms() {
     let root = tempfile::tempdir().unwrap();
     let rows: String = (0..40)

@@ -10,7 +10,7 @@ use std::{
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use w2s_core::{
-    learner::{Answers, Encoded, Execution, Objective, Recipe, Shape, predict, train_classifier, train_words},
+    learner::{Answering, Encoded, Execution, Objective, Recipe, Shape, Texts, predict, train_classifier, train_words},
     model::{Classifier, HeadConfig, Pretrained, Tokens},
     strategy::ConfiguredLoss,
 };
@@ -162,10 +162,12 @@ fn follow_words(kind: &str, run: &str, loss: Value) {
     let reference = &of_model["runs"][run];
     for micro_batch in [None, Some(1)] {
         let loss: Box<dyn ConfiguredLoss> = serde_json::from_value(loss.clone()).unwrap();
-        let answers = Answers::new(weak.clone(), golden["end"].as_u64().map(|id| id as u32), loss);
+        let end_token = golden["end"].as_u64().map(|id| id as u32);
+        let texts = Texts { answers: vec![weak.clone()], end_token, answering: Answering::default() };
+        let objective = Objective::new(vec![vec![1.0]; weak.len()], loss);
         let execution = Execution { micro_batch, ..Execution::default() };
         let model = pretrained.load(&Device::flex()).unwrap();
-        let trained = train_words(model, &prompts, answers, &recipe, 0, &execution).unwrap();
+        let trained = train_words(model, &prompts, objective, texts, &recipe, 0, &execution).unwrap();
 
         let steps = reference["log"].as_array().unwrap();
         assert_eq!(trained.log.steps.len(), steps.len());

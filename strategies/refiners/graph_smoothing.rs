@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, Nearness, Points}, no_words};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, Nearness, Points}, only_classes};
 
 /// Mixes the label of each example that the student does not know with the labels of similar examples.
 ///
@@ -364,7 +364,7 @@ impl LabelRefiner for GraphSmoothing {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "the answer of one example cannot stand for that of another; use `identity`")
+        only_classes(form, "the answer of one example cannot stand for that of another; use `identity`")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

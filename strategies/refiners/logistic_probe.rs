@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{LabelTable, Logistic, Points}, no_words};
+use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{LabelTable, Logistic, Points}, only_classes};
 
 /// Replaces each weak label by what a linear probe on the strong model's embeddings makes of all weak labels.
 ///
@@ -31,7 +31,7 @@ impl LabelRefiner for LogisticProbe {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "the answer of one example cannot stand for that of another; use `identity`")
+        only_classes(form, "the answer of one example cannot stand for that of another; use `identity`")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, LabelTable, Points}, no_words};
+use w2s_core::strategy::{Batch, Form, Invalid, LabelRefiner, Memory, Needs, Pool, Selection, math::{self, LabelTable, Points}, only_classes};
 
 /// Replaces each weak label by the mean weak label of the nearest examples that hang together with many of their class.
 ///
@@ -33,7 +33,7 @@ impl LabelRefiner for TopoCc {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "the answer of one example cannot stand for that of another; use `identity`")
+        only_classes(form, "the answer of one example cannot stand for that of another; use `identity`")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

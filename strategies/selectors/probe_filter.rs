@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Logistic, Points}, no_words};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Logistic, Points}, only_classes};
 
 /// Drops the examples whose weak label a probe on the strong model's embeddings contradicts most.
 ///
@@ -60,7 +60,7 @@ impl Selector for ProbeFilter {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "a probe tells classes apart, and there are none")
+        only_classes(form, "a probe tells classes apart, and there are none")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

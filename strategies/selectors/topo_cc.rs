@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Points}, no_words};
+use w2s_core::strategy::{Batch, ExampleId, Form, Invalid, Memory, Needs, Pool, Selection, Selector, math::{self, Points}, only_classes};
 
 /// Keeps the examples that hang together with many of their class in the strong model's embeddings.
 ///
@@ -36,7 +36,7 @@ impl Selector for TopoCc {
     }
 
     fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "examples hang together by their class, and there is none")
+        only_classes(form, "examples hang together by their class, and there is none")
     }
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {

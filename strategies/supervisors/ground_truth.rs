@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Ask, Given, Supervision, Supervisor};
+use w2s_core::strategy::{Ask, Form, Given, Supervision, Supervisor};
 
 /// Ground truth as supervisor: the control that shows what a method costs when the labels are right.
 ///
@@ -17,6 +17,10 @@ impl Supervisor for GroundTruth {
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
         Ok(given.answers[0].clone())
+    }
+
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Ask, Given, Invalid, Labels, Role, Split, Supervision, Supervisor, math};
+use w2s_core::strategy::{Ask, Form, Given, Invalid, Labels, Role, Split, Supervision, Supervisor, math, no_words};
 
 /// The weak model's labels, a share of them replaced by the truth.
 ///
@@ -81,12 +81,21 @@ impl MixedTruth {
 
 impl Supervisor for MixedTruth {
     fn asks(&self) -> Vec<Ask> {
-        vec![Ask::FineTuned { role: Role::Weak, on: Split::Supervise }, Ask::Truth]
+        vec![Ask::fine_tuned(Role::Weak, Split::Supervise), Ask::Truth]
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
         let [weak, truth] = [given.answers[0].clone(), given.answers[1].clone()];
         Ok(Supervision { transfer: self.mix(weak.transfer, &truth.transfer, given.seed), ..weak })
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        match self.labels {
+            Label::Truth => Ok(()),
+            Label::Random => {
+                no_words(form, "there is no list of answers to draw from, as `labels = \"random\"` wants it")
+            }
+        }
     }
 
     fn validate(&self) -> Result<(), Invalid> {

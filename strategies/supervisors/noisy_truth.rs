@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Ask, Given, Invalid, Labels, Split, Supervision, Supervisor, math};
+use w2s_core::strategy::{Ask, Form, Given, Invalid, Labels, Split, Supervision, Supervisor, math, no_words};
 
 /// A simulated supervisor that is wrong at random: ground truth with a given share of the labels flipped.
 ///
@@ -48,6 +48,10 @@ impl Supervisor for NoisyTruth {
             };
             self.flip(truth.clone(), math::draw(given.seed, stream))
         }))
+    }
+
+    fn fits(&self, form: Form) -> Result<(), String> {
+        no_words(form, "there is no list of other answers that a wrong one could be drawn from")
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -14,7 +14,6 @@ use crate::{
     Error, Result,
     report::{
         compare::{Answers, Arm, Comparison, compare},
-        metrics,
         results::{CEILING, WEAK, is_end, is_weak},
         sheet::{Sheet, fill},
         statistics::{Bootstrap, Interval, STAR_SEEDS},
@@ -288,7 +287,7 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
         .map(|row| (row.task.as_str(), row.method.as_str(), row.seed, row.weak.as_str(), row.strong.as_str()))
         .collect();
     let mut arms: Vec<Arm> = Vec::new();
-    let mut data: BTreeMap<String, Vec<(u64, u32, u8)>> = BTreeMap::new();
+    let mut data: BTreeMap<String, (Vec<(u64, u32)>, stage::Truth)> = BTreeMap::new();
     for cell in &cells {
         let text = |key: &str| cell[key].as_str().unwrap_or_default();
         let seed = cell["seed"].as_u64().unwrap_or_default();
@@ -298,7 +297,7 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
         if !data.contains_key(text("data_stage")) {
             data.insert(text("data_stage").to_owned(), test_items(&store.join(text("data_stage")))?);
         }
-        let items = &data[text("data_stage")];
+        let (items, truth) = &data[text("data_stage")];
         let supervisor = ["supervision", "task", "weak", "strong"].map(text);
         let supervisor = supervisors.get(&supervisor).copied().unwrap_or(WEAK);
         for (method, stage) in [(supervisor, "supervision"), (text("method"), "student"), (CEILING, "ceiling")] {
@@ -312,18 +311,16 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
                 let (method, supervisor) = (method.to_owned(), supervisor.to_owned());
                 arms.push(Arm { task, weak, strong, method, supervisor, answers: BTreeMap::new() });
             }
-            let file = store.join(text(stage)).join(stage::Predictions::file(Split::Test));
+            let folder = store.join(text(stage));
             if !is_there
                 || method != against && !choice.has(text("task"), method, seed)
                 || arms[index].answers.contains_key(&seed)
-                || !file.is_file()
+                || !folder.join("manifest.json").is_file()
             {
                 continue;
             }
-            let predictions = stage::Predictions::read(&file)?.into_rows();
-            let answers: Answers = (predictions.iter().zip(items))
-                .map(|(row, (text, which, label))| ((*text, *which), metrics::argmax(row) == *label))
-                .collect();
+            let right = stage::Labels::read(&folder, Split::Test)?.right(truth);
+            let answers: Answers = items.iter().copied().zip(right).collect();
             arms[index].answers.insert(seed, answers);
         }
     }
@@ -336,15 +333,16 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
     Ok(arms)
 }
 
-/// Test items: hash of the text, which of the items with that text, and the true class.
-fn test_items(data: &Path) -> Result<Vec<(u64, u32, u8)>> {
+/// Test items, each by the hash of its text and which of those with that text it is, and what is true of them.
+fn test_items(data: &Path) -> Result<(Vec<(u64, u32)>, stage::Truth)> {
     let mut seen: BTreeMap<u64, u32> = BTreeMap::new();
-    let items = TaskData::read(data)?.test.into_iter().map(|example| {
+    let data = TaskData::read(data)?;
+    let items = data.test.iter().map(|example| {
         let hash = blake3::hash(example.text.as_bytes());
         let hash = hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let which = seen.entry(hash).or_default();
         *which += 1;
-        (hash, *which, example.label)
+        (hash, *which)
     });
-    Ok(items.collect())
+    Ok((items.collect(), stage::Truth::of(&data, Split::Test)?))
 }

@@ -11,10 +11,7 @@ use serde_json::Value;
 use crate::{
     Error, Result,
     error::IoContext,
-    report::{
-        figure::{Fact, FactSet, Setting},
-        metrics,
-    },
+    report::figure::{Fact, FactSet, Setting},
     stage,
     strategy::Split,
     task::{TaskData, world::World},
@@ -81,8 +78,9 @@ fn setting(cell: &Value) -> Setting {
     Setting { task, weak, strong }
 }
 
-fn predictions(store: &Path, stage: &str, split: Split) -> Result<Vec<Vec<f32>>> {
-    Ok(stage::Predictions::read(&store.join(stage).join(stage::Predictions::file(split)))?.into_rows())
+/// Which examples of a split a stage answers right.
+fn right(store: &Path, stage: &str, data: &TaskData, split: Split) -> Result<Vec<bool>> {
+    Ok(stage::Labels::read(&store.join(stage), split)?.right(&stage::Truth::of(data, split)?))
 }
 
 /// Test items of every setting and method with P(IK), over all finished seeds.
@@ -96,7 +94,6 @@ pub fn items(cells: &[Value], store: &Path) -> Result<Vec<ItemSet>> {
             continue;
         }
         let knows = stage::Predictions::read(&file)?.into_rows();
-        let answers = predictions(store, name(cell, "answers"), Split::Test)?;
         let data = match read.entry(name(cell, "data_stage")) {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => {
@@ -104,14 +101,14 @@ pub fn items(cells: &[Value], store: &Path) -> Result<Vec<ItemSet>> {
                 entry.insert(data)
             }
         };
+        let right = right(store, name(cell, "answers"), data, Split::Test)?;
         let (setting, method) = (setting(cell), name(cell, "method").to_owned());
         let set = all.entry((setting.clone(), method.clone())).or_insert_with(|| {
             let (seeds, items) = (BTreeSet::new(), vec![]);
             ItemSet { setting, method, seeds, items }
         });
         set.seeds.extend(cell["seed"].as_u64());
-        for ((knows, answer), example) in knows.iter().zip(&answers).zip(&data.test) {
-            let right = metrics::argmax(answer) == example.label;
+        for ((knows, right), example) in knows.iter().zip(right).zip(&data.test) {
             set.items.push(Item { p_ik: knows.get(1).copied().unwrap_or(0.0), right, text: example.text.clone() });
         }
     }
@@ -182,7 +179,7 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
         for split in [Split::Transfer, Split::Test] {
             let examples = stage::part(&data, split);
             let facts = world.asked(examples.iter().map(|example| example.text.trim()));
-            let (strong, weak) = (predictions(store, answers, split)?, predictions(store, supervision, split)?);
+            let (strong, weak) = (right(store, answers, &data, split)?, right(store, supervision, &data, split)?);
             for (((example, fact), strong), weak) in examples.iter().zip(facts).zip(&strong).zip(&weak) {
                 let Some(fact) = fact else { continue };
                 let questions = all.entry((setting.clone(), stage.clone())).or_default();
@@ -190,8 +187,8 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
                 questions.texts.insert(example.text.clone());
                 let tally = questions.tallies.entry(fact).or_default();
                 tally.asked += 1;
-                tally.strong += usize::from(metrics::argmax(strong) == example.label);
-                tally.weak += usize::from(metrics::argmax(weak) == example.label);
+                tally.strong += usize::from(*strong);
+                tally.weak += usize::from(*weak);
             }
         }
     }

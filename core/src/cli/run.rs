@@ -212,8 +212,6 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             })?
         };
         books.close(&plan, &outcome)?;
-        // What killed stages left behind.
-        store.sweep();
         Ok(outcome)
     };
     let outcome = match carried_out() {
@@ -224,6 +222,8 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
         }
         Err(error) => return Err(error),
     };
+    // What killed stages left behind is removed.
+    store.leave();
     books.notes().iter().for_each(|note| say!("note: {note}"));
 
     let path = folder.join("results.csv");

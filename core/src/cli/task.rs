@@ -1,4 +1,4 @@
-//! `w2s task check` and `w2s task new`: what a task's data look like, and a task file for data that have none.
+//! `w2s task check`, `ids` and `new`: what a task's data look like, what its examples are called, and a task file for data that have none.
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +29,8 @@ use crate::{
 pub enum TaskCommand {
     /// Reads tasks' data and reports what there is: rows, labels, lengths, repetitions, examples
     Check(CheckArgs),
+    /// Writes the names of a task's examples beside their texts, as CSV: what a file of labels refers to
+    Ids(IdsArgs),
     /// Writes a task file for a Parquet, JSONL, JSON, CSV or TSV file
     New(NewArgs),
 }
@@ -51,6 +53,17 @@ pub struct CheckArgs {
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+}
+
+#[derive(Args)]
+pub struct IdsArgs {
+    /// The task, by name or file; and changes of keys, of how data are read (n_train=1000 seed=1, as the grid has them in `[data]`) or of
+    /// the task (splits.test=validation)
+    #[arg(required = true, value_name = "TASK|KEY=VALUE")]
+    what: Vec<String>,
+    /// Folder of data sets in hub layout, looked in before the hub; may be given several times [env: W2S_DATA]
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -102,6 +115,7 @@ enum AskFor {
 pub fn task(command: &TaskCommand) -> Result<ExitCode> {
     match command {
         TaskCommand::Check(args) => check(args),
+        TaskCommand::Ids(args) => ids(args),
         TaskCommand::New(args) => new(args),
     }
 }
@@ -198,9 +212,10 @@ const TRIED: usize = 100_000;
 /// Keys that say how data are read; the others are a task's.
 const OPTIONS: [&str; 6] = ["order", "seed", "n_train", "n_validation", "n_test", "balance"];
 
-fn check(args: &CheckArgs) -> Result<ExitCode> {
+/// What a command line names: tasks, how their data are read, and changes of the tasks themselves.
+fn named(what: &[String]) -> Result<(Vec<&String>, DataOptions, Vec<String>)> {
     let (changes, names): (Vec<&String>, Vec<&String>) =
-        args.what.iter().partition(|word| word.contains('=') || word.starts_with('~'));
+        what.iter().partition(|word| word.contains('=') || word.starts_with('~'));
     if names.is_empty() {
         return Err(Error::new("no task is named").help("e.g. `w2s task check sst2`; `w2s list tasks` shows the names"));
     }
@@ -212,6 +227,31 @@ fn check(args: &CheckArgs) -> Result<ExitCode> {
     if options.n_train == Some(0) || options.n_test == Some(0) {
         return Err(Error::new("`n_train` and `n_test` must be at least 1"));
     }
+    Ok((names, options, changes))
+}
+
+/// `w2s task ids`.
+fn ids(args: &IdsArgs) -> Result<ExitCode> {
+    let (names, options, changes) = named(&args.what)?;
+    let [name] = names[..] else {
+        return Err(Error::new(format!("{} tasks are named", names.len()))
+            .help("name one: examples of several have the same ids"));
+    };
+    let (_, data) = examples(name, &changes, &options, &Sources::from_env(&args.data)?)?;
+    let failed = |cause: csv::Error| Error::new(format!("cannot write the ids: {cause}"));
+    let mut writer = csv::Writer::from_writer(std::io::stdout().lock());
+    writer.write_record(["id", "split", "text"]).map_err(failed)?;
+    for (split, part) in data.parts() {
+        for (id, example) in data.ids(split, part).iter().zip(part) {
+            writer.write_record([id, split, &example.text]).map_err(failed)?;
+        }
+    }
+    writer.flush().map_err(|cause| failed(cause.into()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &CheckArgs) -> Result<ExitCode> {
+    let (names, options, changes) = named(&args.what)?;
     let places = Places { sources: Sources::from_env(&args.data)?, models: super::model_folders(&args.models)? };
     let mut reports = Vec::new();
     let mut failed = Vec::new();
@@ -248,7 +288,8 @@ fn open(name: &str) -> Result<(Document, Library)> {
     Ok((library.open("tasks", name)?, library))
 }
 
-fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArgs, places: &Places) -> Result<Report> {
+/// A task that is named or whose file is given, with changes, and its examples.
+fn examples(name: &str, changes: &[String], options: &DataOptions, sources: &Sources) -> Result<(Opened, TaskData)> {
     let (document, library) = open(name)?;
     let file = document.file().to_owned();
     let task = if changes.is_empty() {
@@ -264,12 +305,24 @@ fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArg
         })?
     };
     let data = match &task.source.world {
-        None => task.read(&places.sources, options)?,
+        None => task.read(sources, options)?,
         Some(table) => {
             let world = table.get("name").and_then(Value::as_str).unwrap_or_default();
             task.read_from(&*open_world(&library, world)?.source(table, options.seed)?, options)?
         }
     };
+    Ok((Opened { task, file, library }, data))
+}
+
+/// A task, its file, and where names in it are looked up.
+struct Opened {
+    task: Task,
+    file: PathBuf,
+    library: Library,
+}
+
+fn report(name: &str, changes: &[String], options: &DataOptions, args: &CheckArgs, places: &Places) -> Result<Report> {
+    let (Opened { task, file, library }, data) = examples(name, changes, options, &places.sources)?;
     let mut measured = Vec::new();
     for model in &args.model {
         let (tokenizer, limit) = find_tokenizer(model, &library, places)?;

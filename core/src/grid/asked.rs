@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource};
+use super::{
+    config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource},
+    desk::Desk,
+};
 use crate::{
     Error, Result,
     learner::{Recipe, Sampler},
@@ -18,31 +21,72 @@ use crate::{
             p_ik_scores::PikScores,
             student::{Phase, SelfLabels, Student, StudentPik},
             supervise::Supervise,
+            teach::Teach,
         },
     },
     strategy::{Ask, ConfiguredSupervisor, Role, Split},
+    task::Task,
 };
 
-/// Makes what a supervisor asks for, and lets it label.
-pub(super) fn supervise(
-    supervisor: Box<dyn ConfiguredSupervisor>,
-    [weak, strong]: [(ModelRef, Recipe); 2],
-    data: &DataRef,
-    seed: u64,
-    made: &mut Made,
-) -> Result<StageId> {
-    let mut given = Vec::new();
-    for ask in supervisor.asks() {
-        given.push(match ask {
-            Ask::Truth => None,
-            Ask::FineTuned { role, on } => {
-                let (model, recipe) = if role == Role::Weak { weak.clone() } else { strong.clone() };
-                trains(&recipe, data, on)?;
-                Some(made.push(FineTune { model, recipe, data: data.clone(), on, seed, save: false })?)
-            }
-        });
+/// What a supervisor of a cell can ask for.
+pub(super) struct Labelling<'a> {
+    /// The pair's models as they are used on the task, and how each is trained.
+    pub(super) weak: (ModelRef, Recipe),
+    pub(super) strong: (ModelRef, Recipe),
+    /// The same of the models that supervisors name.
+    pub(super) named: BTreeMap<String, (ModelRef, Recipe)>,
+    pub(super) task: &'a Task,
+    pub(super) data: &'a DataRef,
+    pub(super) seed: u64,
+    /// Where files are read.
+    pub(super) desk: &'a Desk<'a>,
+}
+
+impl Labelling<'_> {
+    /// Makes what a supervisor asks for, and lets it label.
+    pub(super) fn supervise(&self, supervisor: Box<dyn ConfiguredSupervisor>, made: &mut Made) -> Result<StageId> {
+        let given = supervisor.asks().iter().map(|ask| self.answer(ask, made)).collect::<Result<_>>()?;
+        let (weak, strong) = (self.weak.clone(), self.strong.clone());
+        made.push(Supervise { supervisor, given, weak, strong, data: self.data.clone(), seed: self.seed })
     }
-    made.push(Supervise { supervisor, given, weak, strong, data: data.clone(), seed })
+
+    /// The stage that answers; none for ground truth.
+    fn answer(&self, ask: &Ask, made: &mut Made) -> Result<Option<StageId>> {
+        let (data, seed) = (self.data.clone(), self.seed);
+        Ok(Some(match ask {
+            Ask::Truth => return Ok(None),
+            Ask::FineTuned { role, on, copy, bagged } => {
+                let (model, recipe) = self.model(role)?;
+                trains(&recipe, &data, *on)?;
+                made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy, bagged: *bagged })?
+            }
+            Ask::Taught { by, role, halves } => {
+                let (model, recipe) = self.model(role)?;
+                let labels = self.answer(by, made)?;
+                let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
+                let rows = if *halves { rows / 2 } else { rows };
+                Sampler::check(rows, recipe.batch_size, recipe.epochs)
+                    .map_err(|error| error.context(format!("task `{}`, a link of a chain", data.task)))?;
+                made.push(Teach { model, recipe, data, labels, halves: *halves, seed })?
+            }
+            Ask::Prompted { role, shots } => {
+                let answerer = likeliest(&self.model(role)?.0, *shots);
+                let validation = data.examples.get(Split::Validation.name()).is_some_and(|rows| *rows > 0);
+                made.push(Answers { answerer, data, seed, validation })?
+            }
+            Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
+        }))
+    }
+
+    fn model(&self, role: &Role) -> Result<(ModelRef, Recipe)> {
+        match role {
+            Role::Weak => Ok(self.weak.clone()),
+            Role::Strong => Ok(self.strong.clone()),
+            Role::Named(name) => {
+                self.named.get(name).cloned().ok_or_else(|| Error::new(format!("there is no model `{name}`")))
+            }
+        }
+    }
 }
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
@@ -77,7 +121,7 @@ impl Knowledge<'_> {
                 StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
             }
             (_, start) => StudentPik::Joint {
-                examples,
+                examples: Box::new(examples),
                 lambda: settings.lambda,
                 batch_size: settings.batch_size,
                 once: settings.epoch_mismatch == Mismatch::Truncate,
@@ -103,15 +147,10 @@ impl Knowledge<'_> {
     /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
     pub(super) fn own_answers(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
         let answerer = match settings.answers {
-            AnswersBy::LanguageModel => self.likeliest(settings.shots),
+            AnswersBy::LanguageModel => likeliest(self.strong, settings.shots),
             AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
         };
         self.answers(answerer, self.data, made)
-    }
-
-    /// The pretrained strong model, which gives its likeliest answer.
-    fn likeliest(&self, shots: usize) -> Answerer {
-        Answerer::LanguageModel { model: self.strong.clone(), shots, samples: 0, temperature: 1.0 }
     }
 
     fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
@@ -122,11 +161,13 @@ impl Knowledge<'_> {
             on: Split::Supervise,
             seed: self.seed,
             save: true,
+            copy: 0,
+            bagged: false,
         })
     }
 
     fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
-        made.push(Answers { answerer, data: data.clone(), seed: self.seed })
+        made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false })
     }
 
     pub(super) fn self_labels(
@@ -142,7 +183,7 @@ impl Knowledge<'_> {
             (SelfSource::PikStageHead, Some((_, auxiliary))) => {
                 Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => self.likeliest(settings.shots),
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => likeliest(self.strong, settings.shots),
         };
         Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
     }
@@ -195,6 +236,11 @@ impl Knowledge<'_> {
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {
         made.push(Embeddings { model: self.strong.clone(), data: self.data.clone() })
     }
+}
+
+/// A pretrained model, which gives its likeliest answer.
+fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
+    Answerer::LanguageModel { model: model.clone(), shots, samples: 0, temperature: 1.0 }
 }
 
 /// The stages of some cells, as they come up.

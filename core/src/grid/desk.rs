@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{config::Data, found::FoundModel, library::Library, plan::Places};
 use crate::{
     Error, Result, learner,
-    stage::{self, Begin, DataRef, Finished, StageId, Store},
-    task::{CountTokens, DataOptions, Example, OverLong, Task, TaskData, cuts_words, fit, world::World},
+    stage::{self, Begin, DataRef, Finished, Predictions, StageId, Store},
+    strategy::{Form, Split},
+    task::{CountTokens, DataOptions, Example, LabelFile, OverLong, Task, TaskData, cuts_words, fit, world::World},
 };
 
 /// A generated world, by its name.
@@ -45,7 +46,7 @@ impl Desk<'_> {
         task: &Task,
         options: &DataOptions,
         cut: &Value,
-        models: [&FoundModel; 2],
+        models: &[&FoundModel],
     ) -> Option<String> {
         let files = self.places.sources.files(task).ok()?;
         let world = task.source.world.as_ref().map(|table| {
@@ -53,7 +54,7 @@ impl Desk<'_> {
             self.library.open("worlds", name).map(|document| document.source_text().to_owned())
         });
         let world = world.transpose().ok()?;
-        question("look", &json!([task, world, options, cut, models.map(|model| &model.tokens)]), files)
+        question("look", &json!([task, world, options, cut, tokens(models)]), files)
     }
 
     /// Reads, splits and cuts the data of a task for the two models of a pair, as a stage.
@@ -63,7 +64,7 @@ impl Desk<'_> {
         options: &DataOptions,
         over_long: OverLong,
         max_tokens: usize,
-        models: [&FoundModel; 2],
+        models: &[&FoundModel],
     ) -> Result<Finished> {
         let Self { library, places, store } = self;
         let mut data = match &task.source.world {
@@ -77,7 +78,7 @@ impl Desk<'_> {
             "data": data.fingerprint(),
             "max_tokens": max_tokens,
             "over_long": over_long,
-            "tokenizers": models.iter().map(|model| &model.tokens).collect::<Vec<_>>(),
+            "tokenizers": tokens(models),
         });
         // Once such examples were dropped; identities of other data stay what they were.
         if over_long == OverLong::Truncate && cuts_words(&data) {
@@ -86,15 +87,13 @@ impl Desk<'_> {
         match store.find_or_begin(&StageId::new("data", 1, &parameters))? {
             Begin::Finished(finished) => Ok(*finished),
             Begin::Ours(workspace) => {
-                let mut counters: Vec<CountTokens> = models.map(|model| model as CountTokens).into();
-                if models[0].reads_as(models[1]) {
-                    counters.truncate(1);
-                }
+                let models = unlike(models);
+                let counters: Vec<CountTokens> = models.iter().map(|model| *model as CountTokens).collect();
                 let bar = progress(task, options.seed, &data, counters.len());
                 let tick = || bar.iter().for_each(|bar| bar.inc(1));
                 fit(&mut data, &counters, max_tokens, over_long, &tick)?;
                 data.write(workspace.folder())?;
-                for model in &models[..counters.len()] {
+                for model in models {
                     stage::tokens::write(&data, &model.tokenizer, workspace.folder(), &tick)?;
                 }
                 let summary = json!({ "fingerprint": data.fingerprint(), "counts": data.counts });
@@ -103,12 +102,12 @@ impl Desk<'_> {
         }
     }
 
-    /// Reads, splits and cuts the data of a task for the two models of a pair; the cut data are a stage of their own.
+    /// Reads, splits and cuts the data of a task for the two models of a pair and those that supervisors name beside them; the cut data are a stage of their own.
     pub(super) fn data(
         &self,
         task: &Task,
         settings: &Data,
-        models: [&FoundModel; 2],
+        models: &[&FoundModel],
         seed: u64,
         notes: &mut Vec<String>,
     ) -> Result<DataRef> {
@@ -122,6 +121,10 @@ impl Desk<'_> {
             n_test: settings.n_test,
             balance: settings.balance,
         };
+        // Beside the pair only those count that read in another way.
+        let (pair, further) = models.split_at(2.min(models.len()));
+        let other = |model: &&&FoundModel| !pair.iter().any(|of_pair| of_pair.reads_as(model));
+        let models = &[pair, &unlike(&further.iter().filter(other).copied().collect::<Vec<_>>())].concat();
         let question = self.question(task, &options, &json!([max_tokens, settings.over_long]), models);
         let looked = question.as_ref().and_then(|question| store.known(question));
         let known = looked.and_then(|id| id.parse().ok()).map(|id| store.find(&id)).transpose()?.flatten();
@@ -169,12 +172,58 @@ impl Desk<'_> {
                 .in_file(finished.folder.join("manifest.json"))
                 .help("remove the folder, and the data are read again")
         })?;
+        let counts = &summary["counts"];
         let sum =
             |labels: &Value| labels.as_array().into_iter().flatten().filter_map(Value::as_u64).sum::<u64>() as usize;
-        let labels = summary["counts"]["labels"].as_object().into_iter().flatten();
-        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels))).collect();
-        Ok(DataRef { task: task.name().to_owned(), stage: finished.manifest.id, fingerprint, max_tokens, examples })
+        let in_words = |part: &str| counts["references"][part]["examples"].as_u64().unwrap_or(0) as usize;
+        let labels = counts["labels"].as_object().into_iter().flatten();
+        let examples = labels.map(|(part, labels)| (part.clone(), sum(labels).max(in_words(part)))).collect();
+        let form = match task.form() {
+            Form::Candidates(_) => Form::Candidates(counts["labels"]["test"].as_array().map_or(0, Vec::len)),
+            known => known,
+        };
+        let (stage, task) = (finished.manifest.id, task.name().to_owned());
+        let fewer = counts["fewer"].as_u64().unwrap_or(0) as usize;
+        Ok(DataRef { task, stage, fingerprint, max_tokens, form, fewer, examples })
     }
+}
+
+impl Desk<'_> {
+    /// The labels of a task's examples that stand in a file, as a stage. `{task}` and `{seed}` in its path are those of the cell; labels of
+    /// `others` than the task's examples are let pass or refused.
+    pub(super) fn labels(&self, path: &str, others: bool, task: &Task, data: &DataRef, seed: u64) -> Result<StageId> {
+        const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
+        let path = path.replace("{task}", task.name()).replace("{seed}", &seed.to_string());
+        let file = LabelFile::read(Path::new(&path), &task.classes)?;
+        // Looked at every time: what is refused today must not pass because an equal file passed once.
+        let labels = file.of(&data.read(self.store)?, LABELLED.map(Split::name), others)?;
+        let parameters = json!({ "file": file.blake3(), "data": data.fingerprint });
+        match self.store.find_or_begin(&StageId::new("labels", 1, &parameters))? {
+            Begin::Finished(finished) => Ok(finished.manifest.id),
+            Begin::Ours(workspace) => {
+                for (split, labels) in LABELLED.into_iter().zip(labels).filter(|(_, labels)| !labels.is_empty()) {
+                    Predictions::new(labels)?.write(&workspace.folder().join(Predictions::file(split)))?;
+                }
+                Ok(workspace.finish(parameters, json!({}), "cpu")?.manifest.id)
+            }
+        }
+    }
+}
+
+/// Hashes of the models' tokenizers.
+fn tokens<'a>(models: &[&'a FoundModel]) -> Vec<&'a str> {
+    models.iter().map(|model| model.tokens.as_str()).collect()
+}
+
+/// Those of some models that make other tokens than each one before.
+fn unlike<'a>(models: &[&'a FoundModel]) -> Vec<&'a FoundModel> {
+    let mut unlike: Vec<&FoundModel> = Vec::new();
+    for model in models {
+        if !unlike.iter().any(|other| other.reads_as(model)) {
+            unlike.push(model);
+        }
+    }
+    unlike
 }
 
 /// A line that shows how far texts are cut and tokenized, if somebody is there to see it and it takes long enough.

@@ -19,9 +19,9 @@ use crate::{
     Error, Result,
     document::Document,
     error::IoContext,
-    learner::{Recipe, Sampler},
-    model::{Pretrained, Spec, Tokenizer},
-    stage::{Job, ModelRef, Numeric, StageId, Store, kinds},
+    learner::{Answering, Recipe, Sampler},
+    model::{Pretrained, Spec, Tokenizer, can_write},
+    stage::{Job, ModelRef, Numeric, StageId, Store, Writing, kinds},
     strategy::whole,
     task::{Counter, TokenCounts, world::World},
 };
@@ -42,6 +42,8 @@ pub(super) struct FoundModel {
     /// Shared by the models with the same tokenizer.
     pub(super) counts: Arc<TokenCounts>,
     pub(super) spec: Spec,
+    /// The tokens with which its texts end.
+    pub(super) ends: Vec<u32>,
     /// What a user should know of how its files are read.
     pub(super) notes: Vec<String>,
 }
@@ -57,8 +59,25 @@ impl FoundModel {
             tokens,
             counts: Arc::default(),
             spec,
+            ends: Vec::new(),
             notes: Vec::new(),
         }
+    }
+
+    /// How it learns words, and ends a text.
+    ///
+    /// # Errors
+    /// It cannot write, or does not know how a text ends.
+    pub(super) fn writing(&self, answering: &Answering) -> Result<Writing> {
+        let fault = |error: Error| error.context(format!("model `{}`", self.reference.name));
+        can_write(&self.spec).map_err(fault)?;
+        if answering.end && self.ends.is_empty() {
+            return Err(fault(Error::new(
+                "answers are to end in the end-of-text token, and none of its files names one",
+            ))
+            .help("set `end = false` under `[words]`, and give the task a `stop` at which answers end"));
+        }
+        Ok(Writing { ends: self.ends.clone(), answering: answering.clone() })
     }
 
     /// Whether it makes the same tokens of a text as another model, and knows as many.
@@ -107,12 +126,15 @@ pub(super) fn find_model(
                 }
             },
             head: model.file.head.clone(),
+            writing: None,
         };
+        let ends = pretrained.ends()?;
         let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
         return Ok(FoundModel {
             folder: found.folder.clone(),
             origin: Some(found),
             notes: pretrained.notes()?,
+            ends,
             ..model
         });
     };
@@ -127,9 +149,12 @@ pub(super) fn find_model(
     recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
     let job = Job::new(kinds::pretrain::Pretrain { world, config: spec.config.clone(), recipe, seed: pretrain.seed })?;
     let id = job.stage.id(numeric)?;
-    let reference = ModelRef { name: model.name.clone(), weights: id.to_string(), head: model.file.head.clone() };
+    let (name, weights, head) = (model.name.clone(), id.to_string(), model.file.head.clone());
     jobs.entry(id).or_insert(job);
-    Ok(FoundModel::new(reference, tokenizer, spec))
+    // What a world says ends in a full stop.
+    let ends = tokenizer.id(".");
+    let found = FoundModel::new(ModelRef { name, weights, head, writing: None }, tokenizer, spec);
+    Ok(FoundModel { ends: ends.into_iter().collect(), ..found })
 }
 
 /// The world, the shape and the tokenizer of a model that is pretrained in the run.

@@ -9,7 +9,7 @@ use indexmap::IndexMap;
 use serde_json::json;
 
 use super::{
-    asked::{Knowledge, Made, supervise, trains},
+    asked::{Knowledge, Labelling, Made, trains},
     config::{self, AGREES, AnswersBy, Grid, ModelConfig},
     desk::Desk,
     found::{FoundModel, find_model},
@@ -25,7 +25,7 @@ use crate::{
             student::{Phase, SelfLabels, Student},
         },
     },
-    strategy::{Split, whole},
+    strategy::{Form, Role, Split, whole},
     task::Sources,
 };
 
@@ -107,22 +107,25 @@ impl Plan {
         let mut plan = Self { grid, cells, jobs, models, folders, store: store_folder, notes: Vec::new(), numeric };
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [of_tasks, of_pairs] = plan.grid.places.clone();
+        let mut wanted = Vec::new();
         for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
-            for model in [&pair.weak, &pair.strong] {
-                if !models.contains_key(&model.name) {
-                    let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
-                        .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
-                    if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
-                        found.counts = other.counts.clone();
-                    }
-                    if let Some(origin) = found.origin.take() {
-                        plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
-                        plan.folders.insert(&found.reference.weights, &origin.folder);
-                        plan.models.insert(model.name.clone(), origin);
-                    }
-                    plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
-                    models.insert(model.name.clone(), found);
+            wanted.extend([(&pair.weak, place.clone()), (&pair.strong, place)]);
+        }
+        wanted.extend(plan.grid.further.iter().map(|(model, place)| (model, place.clone())));
+        for (model, place) in wanted {
+            if !models.contains_key(&model.name) {
+                let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
+                    .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
+                if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
+                    found.counts = other.counts.clone();
                 }
+                if let Some(origin) = found.origin.take() {
+                    plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
+                    plan.folders.insert(&found.reference.weights, &origin.folder);
+                    plan.models.insert(model.name.clone(), origin);
+                }
+                plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
+                models.insert(model.name.clone(), found);
             }
         }
         for (task, place) in of_tasks.iter().enumerate() {
@@ -159,10 +162,30 @@ impl Plan {
             ))
             .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
         }
+        for method in &self.grid.methods {
+            for role in method.prompted() {
+                let model = match &role {
+                    Role::Weak => weak,
+                    Role::Strong => strong,
+                    Role::Named(name) => &models[name],
+                };
+                if !model.spec.speaks() {
+                    return Err(Error::new(format!(
+                        "method `{}` asks `{}` in words, and that is no language model",
+                        method.name, model.reference.name
+                    ))
+                    .help("let a decoder answer, or use another supervisor than `prompted`"));
+                }
+            }
+        }
         let desk = Desk { library, places, store };
+        let named: Vec<&ModelConfig> = self.grid.named();
+        // Texts are cut so that whoever is asked can read them.
+        let mut readers = vec![weak, strong];
+        readers.extend(named.iter().map(|model| &models[&model.name]));
         let data = {
             let Grid { data, tasks, .. } = &self.grid;
-            desk.data(&tasks[task], &data[task], [weak, strong], seed, &mut self.notes)?
+            desk.data(&tasks[task], &data[task], &readers, seed, &mut self.notes)?
         };
         let mut auxiliary = BTreeMap::new();
         for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
@@ -171,16 +194,27 @@ impl Plan {
             if let Entry::Vacant(vacant) = auxiliary.entry(key) {
                 let settings = self.grid.auxiliary_data(task, p_ik)?;
                 let task = &self.grid.auxiliary[name];
-                vacant.insert(desk.data(task, &settings, [weak, strong], seed, &mut self.notes)?);
+                vacant.insert(desk.data(task, &settings, &[weak, strong], seed, &mut self.notes)?);
             }
         }
         let grid = &self.grid;
         let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
         let classes = grid.tasks[task].classes.len();
+        if let Form::Candidates(_) = data.form {
+            grid.methods.iter().try_for_each(|method| grid.check_form(method, task, data.form, data.fewer))?;
+        }
         let here = |model: &FoundModel, config: &ModelConfig| -> Result<ModelRef> {
+            let outputs = match data.form {
+                Form::Classes(classes) => classes,
+                Form::Candidates(_) => 1,
+                Form::Words => {
+                    let writing = Some(model.writing(&grid.words)?);
+                    return Ok(ModelRef { writing, ..model.reference.clone() });
+                }
+            };
             let head = grid.head(config, task)?;
             let place = || format!("head of `{}` on `{}`", config.name, grid.tasks[task].name());
-            head.check(classes, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
+            head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
             Ok(ModelRef { head, ..model.reference.clone() })
         };
         let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
@@ -195,9 +229,24 @@ impl Plan {
             on: grid.data[task].ceiling_split,
             seed,
             save: false,
+            copy: 0,
+            bagged: false,
         })?;
         // Methods share supervisors; what a stage is called is found out once.
         let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
+        let named = named.into_iter().map(|config| {
+            let used = (here(&models[&config.name], config)?, grid.recipe(config, task, None)?);
+            Ok((config.name.clone(), used))
+        });
+        let labelling = Labelling {
+            named: named.collect::<Result<_>>()?,
+            weak: (weak, weak_recipe),
+            strong: (strong.clone(), strong_recipe.clone()),
+            task: &grid.tasks[task],
+            data: &data,
+            seed,
+            desk: &desk,
+        };
         for (index, method) in grid.methods.iter().enumerate() {
             let (on_auxiliary, recipe) = match &method.p_ik {
                 Some(p_ik) => (
@@ -240,8 +289,7 @@ impl Plan {
             let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(vacant) => {
-                    let pair = [(weak.clone(), weak_recipe.clone()), (strong.clone(), strong_recipe.clone())];
-                    vacant.insert(supervise(copy(&method.supervisor)?, pair, &data, seed, &mut made)?).clone()
+                    vacant.insert(labelling.supervise(copy(&method.supervisor)?, &mut made)?).clone()
                 }
             };
             let columns = match &method.agrees {

@@ -26,9 +26,9 @@ use crate::{
         results::{CEILING, FURTHER_WEAK, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, to_bytes},
         seal,
     },
-    stage::{self, Finished, Job, REMARKS, StageId, Store, write_atomically},
+    stage::{self, Answer, Finished, Job, Labels, REMARKS, StageId, Store, Truth, write_atomically},
     strategy::Split,
-    task::TaskData,
+    task::{Extracted, TaskData},
 };
 
 /// Bytes of results that a run may write freely. Beyond them `results.csv` is written again when it has doubled, when
@@ -67,8 +67,8 @@ pub struct Books {
     record: String,
     writing: Writing,
     notes: Vec<String>,
-    truths: BTreeMap<String, Truth>,
-    ends: VecDeque<(StageId, Arc<Vec<Vec<f32>>>)>,
+    truths: BTreeMap<String, Truths>,
+    ends: VecDeque<(StageId, Arc<Labels>)>,
     /// Held shared while this run is at work.
     _running: File,
     /// Held while files are replaced.
@@ -85,11 +85,11 @@ struct Writing {
     at: Instant,
 }
 
-/// True classes of a task's data.
+/// Ground truth of a task's data.
 #[derive(Debug)]
-struct Truth {
-    transfer: Vec<u8>,
-    test: Vec<u8>,
+struct Truths {
+    transfer: Truth,
+    test: Truth,
 }
 
 /// One entry of the results: a weak model, a student or a ceiling, with one seed.
@@ -449,19 +449,19 @@ impl Books {
         Ok(())
     }
 
-    fn predictions(&self, id: &StageId, split: Split) -> Result<Vec<Vec<f32>>> {
-        Ok(stage::Predictions::read(&self.finished[id].checked(&format!("{}.csv", split.name()))?)?.into_rows())
+    fn labels(&self, id: &StageId, split: Split) -> Result<Labels> {
+        Labels::checked(&self.finished[id], split)
     }
 
-    /// Test predictions of a weak model or a ceiling, if it is finished.
-    fn end(&mut self, id: &StageId) -> Result<Option<Arc<Vec<Vec<f32>>>>> {
+    /// What a weak model or a ceiling says of the test, if it is finished.
+    fn end(&mut self, id: &StageId) -> Result<Option<Arc<Labels>>> {
         if !self.finished.contains_key(id) {
             return Ok(None);
         }
         if let Some((_, kept)) = self.ends.iter().find(|(kept, _)| kept == id) {
             return Ok(Some(kept.clone()));
         }
-        let rows = Arc::new(self.predictions(id, Split::Test)?);
+        let rows = Arc::new(self.labels(id, Split::Test)?);
         self.ends.truncate(KEPT - 1);
         self.ends.push_front((id.clone(), rows.clone()));
         Ok(Some(rows))
@@ -473,21 +473,21 @@ impl Books {
         let fingerprint = &cell.data.fingerprint;
         if !self.truths.contains_key(fingerprint) {
             let data = TaskData::read(&plan.store.join(cell.data.stage.as_str()))?;
-            let of = |split| stage::part(&data, split).iter().map(|example| example.label).collect();
-            let truth = Truth { transfer: of(Split::Transfer), test: of(Split::Test) };
+            let of = |split| Truth::of(&data, split);
+            let truth = Truths { transfer: of(Split::Transfer)?, test: of(Split::Test)? };
             self.truths.insert(fingerprint.clone(), truth);
         }
         let (weak, ceiling) = (self.end(&cell.supervision)?, self.end(&cell.ceiling)?);
         let truth = &self.truths[fingerprint].test;
         let entry = &self.entries[place];
-        let own = self.predictions(entry.stage(plan), Split::Test)?;
-        let own = Predictions::new(&own, truth)?;
-        let weak = weak.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
-        let ceiling = ceiling.as_ref().map(|rows| Predictions::new(rows, truth)).transpose()?;
-        let mut measures = metrics::measure(&own, weak.as_ref().filter(|_| role != Role::Weak))?;
+        let own = self.labels(entry.stage(plan), Split::Test)?;
+        let mut measures = measure(&own, weak.as_deref().filter(|_| role != Role::Weak), truth)?;
         if role == Role::Student {
             // Without one of its ends a gap is undefined.
-            let rate = |of: &Predictions| of.accuracy().value;
+            let rate = |of: &Labels| {
+                let right = of.right(truth);
+                right.iter().filter(|right| **right).count() as f64 / right.len() as f64
+            };
             let value = weak.as_ref().zip(ceiling.as_ref());
             let value = value.and_then(|(weak, ceiling)| metrics::pgr(rate(weak), rate(&own), rate(ceiling)));
             measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
@@ -508,20 +508,54 @@ impl Books {
         let path = student.file(stage::P_IK_TEST);
         if let Some(answers) = cell.answers.as_ref().filter(|id| path.is_file() && self.finished.contains_key(*id)) {
             let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
-            let own = self.predictions(answers, Split::Test)?;
-            let right: Vec<u8> =
-                own.iter().zip(&truth.test).map(|(row, truth)| u8::from(metrics::argmax(row) == *truth)).collect();
+            let right = self.labels(answers, Split::Test)?.right(&truth.test);
+            let right: Vec<u8> = right.into_iter().map(u8::from).collect();
             rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));
         }
         let path = student.file(stage::DECISIONS);
         if path.is_file() && self.finished.contains_key(&cell.supervision) {
-            let weak = self.predictions(&cell.supervision, Split::Transfer)?;
+            let weak = self.labels(&cell.supervision, Split::Transfer)?;
             let row = ResultRow { split: Split::Transfer, ..row.clone() };
             let decisions = stage::read_decisions(&student.checked(stage::DECISIONS)?)?;
-            let measures = knowledge::decisions(&decisions, &weak, &truth.transfer);
+            let measures = match (weak, &truth.transfer) {
+                (Labels::Soft(weak), Truth::Choices(truth)) => {
+                    knowledge::decisions(&decisions, &weak, |row, class| truth.get(row) == Some(&class))
+                }
+                (weak, truth) => {
+                    // The weak answer is the first of those that decisions are about, the strong model's own the second.
+                    let own = cell.answers.as_ref().filter(|id| **id != cell.student);
+                    let own = own.map(|id| self.labels(id, Split::Transfer)).transpose()?;
+                    let right: Vec<Vec<bool>> =
+                        std::iter::once(&weak).chain(&own).map(|labels| labels.right(truth)).collect();
+                    let first = vec![(0..right.len()).map(|place| f32::from(place == 0)).collect(); weak.len()];
+                    knowledge::decisions(&decisions, &first, |row, place| {
+                        right.get(usize::from(place)).and_then(|of| of.get(row)) == Some(&true)
+                    })
+                }
+            };
             rows.extend(measures.iter().map(|measure| row.with(measure)));
         }
         Ok(rows)
+    }
+}
+
+/// Every metric that applies to labels of a test.
+fn measure(own: &Labels, weak: Option<&Labels>, truth: &Truth) -> Result<Vec<Measure>> {
+    match truth {
+        Truth::Choices(classes) => {
+            let probabilities = |labels: &Labels| labels.clone().into_soft();
+            let (own, weak) = (probabilities(own)?, weak.map(probabilities).transpose()?);
+            let weak = weak.as_ref().map(|rows| Predictions::new(rows, classes)).transpose()?;
+            metrics::measure(&Predictions::new(&own, classes)?, weak.as_ref())
+        }
+        Truth::Texts(references) => {
+            let texts = |labels: &Labels| labels.texts().map(<[Answer]>::to_vec).unwrap_or_default();
+            let (own, weak) = (texts(own), weak.map(texts));
+            let own: Vec<(&Extracted, bool)> = own.iter().map(|answer| (&answer.answer, answer.cut)).collect();
+            let weak: Option<Vec<&Extracted>> =
+                weak.as_ref().map(|weak| weak.iter().map(|answer| &answer.answer).collect());
+            metrics::measure_words(&own, weak.as_deref(), references)
+        }
     }
 }
 

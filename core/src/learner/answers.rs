@@ -2,14 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+use burn::{
+    module::Module,
+    tensor::{FloatDType, Int, Tensor, TensorData},
+};
 
 use super::{
     encoded::Encoded,
     predict::in_halves,
     run::{DIVERGED, Execution, interrupted},
 };
-use crate::{Error, Result, model::Transformer, ops};
+use crate::{
+    Error, Result,
+    model::{Spec, Tokens, Transformer, can_write},
+    ops,
+    strategy::math,
+};
 
 /// Log-probability of each answer after each prompt, in nats: prompts × answers. An answer is its tokens, at least one.
 ///
@@ -65,6 +73,91 @@ pub fn score(
         }
     }
     Ok(scores)
+}
+
+/// What a model reads to say an answer after a prompt: both but for the answer's last token, which does not go in. The ids of what is read
+/// are left to [`Encoded::new`].
+///
+/// # Errors
+/// An answer without tokens, or one that ends in a token outside the vocabulary.
+pub(super) fn asking(prompt: &[u32], answer: &[u32], spec: &Spec) -> Result<Vec<u32>> {
+    let (last, rest) = answer.split_last().ok_or_else(|| Error::new("it has no tokens"))?;
+    spec.check_ids(&[*last])?;
+    Ok([prompt, rest].concat())
+}
+
+/// The hidden states `[T, H]` after which the tokens of answers stand, and those T tokens; an item is what [`asking`] makes, and the answer.
+pub(super) fn before<'a>(
+    model: &Transformer,
+    items: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
+) -> (Tensor<2>, Vec<u32>) {
+    let (mut inputs, mut places, mut labels, mut end) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for (input, answer) in items {
+        end += input.len() as u32;
+        places.extend(end - answer.len() as u32..end);
+        labels.extend_from_slice(answer);
+        inputs.push(input);
+    }
+    (ops::lookup(model.hidden(&Tokens::packed(&inputs)), &places), labels)
+}
+
+/// Log-probability of each token of one answer to each prompt, in nats; their sum is that of the answer.
+///
+/// # Errors
+/// A model that cannot write, another number of answers than of prompts, an answer without tokens or with one outside the vocabulary, a prompt
+/// and answer that are too long, a number that is not finite, an interruption.
+pub fn log_p(
+    model: &Transformer,
+    prompts: &Encoded,
+    answers: &[Vec<u32>],
+    execution: &Execution,
+) -> Result<Vec<Vec<f32>>> {
+    can_write(model.spec())?;
+    if answers.len() != prompts.len() {
+        return Err(Error::new(format!("there are {} answers to {} prompts", answers.len(), prompts.len())));
+    }
+    let model = model.valid();
+    let input = |(row, answer): (usize, &Vec<u32>)| {
+        let input = asking(prompts.row(row), answer, model.spec());
+        input.map_err(|error| error.context(format!("the answer to prompt {row}")))
+    };
+    let inputs = answers.iter().enumerate().map(input).collect::<Result<_>>()?;
+    let inputs = Encoded::new(inputs, model.spec()).map_err(|error| error.context("an answer after its prompt"))?;
+    let (matrix, transposed) = model.lm_matrix()?;
+    let head = ops::Head { weight: matrix.val(), transposed };
+    let compute = |rows: &[u32]| {
+        let items = rows.iter().map(|&row| (inputs.row(row as usize), answers[row as usize].as_slice()));
+        let (states, labels) = before(&model, items);
+        Ok(math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0)))
+    };
+    let mut order: Vec<u32> = (0..prompts.len() as u32).collect();
+    order.sort_by_key(|&row| inputs.row(row as usize).len());
+    if let Some(bar) = &execution.bar {
+        bar.set_length(prompts.len() as u64);
+        bar.set_position(0);
+        bar.set_message("asking");
+    }
+    let mut results = vec![Vec::new(); prompts.len()];
+    for rows in order.chunks(execution.predict_batch.max(1)) {
+        if execution.stopped() {
+            return Err(interrupted());
+        }
+        let values = in_halves(rows, &compute)?;
+        let mut values = values.as_slice();
+        for &row in rows {
+            let (own, rest) = values.split_at(answers[row as usize].len());
+            if own.iter().any(|value| !value.is_finite()) {
+                let message = format!("log p of the answer to prompt {row} is not finite");
+                return Err(Error::not_finite(message).help(DIVERGED));
+            }
+            results[row as usize] = own.to_vec();
+            values = rest;
+        }
+        if let Some(bar) = &execution.bar {
+            bar.inc(rows.len() as u64);
+        }
+    }
+    Ok(results)
 }
 
 /// Per sequence of some rows the log-probabilities of its last `shared` tokens, and of each of `ends` after it.

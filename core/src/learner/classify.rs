@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,12 +12,12 @@ use std::{
 use burn::{
     module::{Module, ModuleVisitor, Param},
     optim::{GradientsAccumulator, GradientsParams},
-    tensor::{Device, FloatDType, Tensor},
+    tensor::{Device, FloatDType, Tensor, TensorData},
 };
 
 use super::{
-    encoded::{Encoded, parts},
-    method::{Method, Table, examples, wrong_weights},
+    encoded::{ABSENT, Encoded, parts},
+    method::{Method, Table, examples, left_out, wrong_weights},
     predict::embed,
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
@@ -27,7 +27,9 @@ use crate::{
     Error, Result,
     model::Classifier,
     ops, rng,
-    strategy::{Batch, Calibration, ExampleId, LabelRefiner, Needs, Pool, Progress, Selector, StudentLoss, math},
+    strategy::{
+        Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math,
+    },
 };
 
 /// What a student learns from: labels, and what a method does with them.
@@ -111,19 +113,19 @@ impl Objective {
         }
     }
 
-    /// Checks what comes from outside.
-    fn check(&self, data: &Encoded) -> Result<()> {
-        check_labels("label", &self.labels, data.len())?;
+    /// Checks what comes from outside; labels have as many columns as `widths` allows.
+    pub(super) fn check(&self, data: &Encoded, widths: RangeInclusive<usize>) -> Result<()> {
+        check_labels("label", &self.labels, data.len(), widths)?;
         match &self.p_ik {
             Some(Knowing::Given(p_ik)) if p_ik.len() != data.len() => {
                 let (given, needed) = (p_ik.len(), data.len());
                 return Err(Error::new(format!("there are {given} values of P(IK) for {needed} examples")));
             }
-            Some(Knowing::Trained { data, labels, .. }) => check_labels("P(IK) label", labels, data.len())?,
+            Some(Knowing::Trained { data, labels, .. }) => check_labels("P(IK) label", labels, data.len(), 2..=2)?,
             _ => {}
         }
         if let Some(OwnLabels::Given(own)) = &self.self_labels {
-            check_labels("self-label", own, data.len())?;
+            check_labels("self-label", own, data.len(), 1..=usize::MAX)?;
             if own.first().map(Vec::len) != self.labels.first().map(Vec::len) {
                 return Err(Error::new("self-labels and labels have different numbers of classes"));
             }
@@ -136,7 +138,7 @@ impl Objective {
     }
 
     /// What strategies may ask for and this objective has.
-    fn given(&self) -> Needs {
+    pub(super) fn given(&self) -> Needs {
         Needs {
             embeddings: self.embeddings.is_some(),
             self_labels: self.self_labels.is_some(),
@@ -148,7 +150,7 @@ impl Objective {
     }
 
     /// The whole data set, as strategies see it before training.
-    fn pool(&mut self, data: &Encoded, seed: u64) -> Pool {
+    pub(super) fn pool(&mut self, data: &Encoded, seed: u64) -> Pool {
         Pool {
             ids: data.ids(),
             weak: self.labels.clone(),
@@ -166,14 +168,14 @@ impl Objective {
 }
 
 /// Refuses labels that are not one distribution per example.
-fn check_labels(what: &str, labels: &[Vec<f32>], examples: usize) -> Result<()> {
+fn check_labels(what: &str, labels: &[Vec<f32>], examples: usize, widths: RangeInclusive<usize>) -> Result<()> {
     if labels.len() != examples {
         return Err(Error::new(format!("there are {} {what}s for {examples} examples", labels.len())));
     }
     let classes = labels.first().map_or(0, Vec::len);
     for (row, label) in labels.iter().enumerate() {
         let sum: f64 = label.iter().copied().map(f64::from).sum();
-        let wrong = if label.len() != classes || classes < 2 {
+        let wrong = if label.len() != classes || !widths.contains(&classes) {
             format!("has {} classes, the first has {classes}", label.len())
         } else if let Some(value) = label.iter().find(|value| !(0.0..=1.0).contains(*value)) {
             format!("contains {value}, which is no probability")
@@ -205,24 +207,20 @@ pub fn train_classifier(
     execution: &Execution,
 ) -> Result<Trained<Classifier>> {
     recipe.validate()?;
-    objective.check(data)?;
+    objective.check(data, 2..=usize::MAX)?;
     let given = objective.given();
     let pool = objective.pool(data, seed);
     let record = objective.record;
     let mut method = Method::new(objective.selector, objective.refiner, objective.loss, record);
     method.prepare(&pool, &given)?;
     let chosen = method.chosen(&pool)?;
-    let sampler = match &chosen {
-        None => Sampler::new(&data.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?,
-        Some(rows) => {
-            let lengths: Vec<usize> = rows.iter().map(|&row| data.row(row as usize).len()).collect();
-            Sampler::new(&lengths, recipe.batch_size, recipe.epochs, recipe.order, seed)
-                .map_err(|error| error.context(format!("the selector keeps {} of {}", rows.len(), data.len())))?
-                .among(rows)
-        }
-    };
+    let sampler = Sampler::among_chosen(&data.lengths(), chosen.as_deref(), recipe, seed)?;
+    if data.chooses() && matches!(objective.self_labels, Some(OwnLabels::Current { decay, .. }) if decay > 0.0) {
+        return Err(Error::new("the moving average of a head does not label examples that choose among candidates")
+            .help("take `self_labels.source = \"current-head\"`"));
+    }
     // With a fixed backbone every example has one embedding, computed once.
-    let fixed = match is_frozen(&model.backbone) {
+    let fixed = match is_frozen(&model.backbone) && !data.chooses() {
         true => Some(Table::new(&embed(&model, data, execution)?)),
         false => None,
     };
@@ -260,17 +258,7 @@ pub fn train_classifier(
     let mut trained = train(model, work, sampler, recipe, execution)?;
     trained.log.remarks.extend(method.remarks());
     if let Some(chosen) = chosen.filter(|_| record) {
-        let left_out = |row: &u32| chosen.binary_search(row).is_err();
-        let none = |row: u32| Choice {
-            row,
-            own: false,
-            weight: 0.0,
-            p_ik: None,
-            self_label: None,
-            refined: pool.weak[row as usize].clone(),
-        };
-        let rows = (0..data.len() as u32).filter(left_out);
-        trained.log.choices.extend(rows.map(|row| (row, none(row))));
+        trained.log.choices.extend(left_out(&chosen, &pool));
     }
     Ok(trained)
 }
@@ -373,8 +361,8 @@ impl Classification {
             Some(table) => table.tensor(rows, &self.device),
             None => model.embed(&self.data.tokens(rows)),
         };
-        let logits = model.logits(embedding.clone()).cast(FloatDType::F32);
-        Output { logits, embedding }
+        let logits = self.data.logits(rows, model.logits(embedding.clone()).cast(FloatDType::F32));
+        Output { logits, embedding: self.data.mean(rows, embedding) }
     }
 
     /// The model's own labels of a batch, by the head or its moving average.
@@ -427,7 +415,8 @@ impl Classification {
             let part = &rows[part];
             let tokens = data.tokens(part);
             count += tokens.ids.len();
-            let logits = model.p_ik_logits(model.embed(&tokens))?.cast(FloatDType::F32);
+            let embedding = data.mean(part, model.embed(&tokens));
+            let logits = model.p_ik_logits(embedding)?.cast(FloatDType::F32);
             let losses = math::cross_entropy(labels.tensor(part, &self.device), logits);
             let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
             accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
@@ -559,7 +548,7 @@ impl Work for Classification {
             };
             (seen.logits, decision.weights, losses, grads, decision.choices)
         };
-        let mut tokens: usize = minibatch.rows.iter().map(|&row| self.data.row(row as usize).len()).sum();
+        let mut tokens: usize = minibatch.rows.iter().map(|&row| self.data.length(row as usize)).sum();
         if let Some((more, count)) = self.learn_to_know(model, at.step) {
             let mut accumulator = GradientsAccumulator::new();
             accumulator.accumulate(model, grads);
@@ -605,6 +594,25 @@ impl Classification {
         let loss = if total > 0.0 { sum / total } else { 0.0 };
         Ok((loss, agree as f64 / minibatch.rows.len() as f64))
     }
+}
+
+/// Whether a loss is the same with a candidate that is not there as without it: of one that spreads probability over all places it is not.
+pub fn passes_over_absent(loss: &dyn StudentLoss) -> bool {
+    let device = &Device::flex();
+    let at = Progress { step: 1, total_steps: 2, epoch: 0, epochs: 1 };
+    let losses = |absent: bool| {
+        let rows = |values: [[f32; 3]; 4], beyond: f32| {
+            let width = 3 + usize::from(absent);
+            let row = |row: [f32; 3]| row.into_iter().chain(absent.then_some(beyond)).collect::<Vec<f32>>();
+            Tensor::<2>::from_data(TensorData::new(values.map(row).concat(), [4, width]), device)
+        };
+        let logits = rows([[0.3, -0.8, 0.1], [1.2, 0.4, -0.5], [-0.2, 0.9, 0.6], [0.7, -0.1, 1.1]], ABSENT);
+        let labels = rows([[0.2, 0.5, 0.3], [0.7, 0.2, 0.1], [1.0, 0.0, 0.0], [0.1, 0.3, 0.6]], 0.0);
+        let targets = loss.targets(logits.clone(), labels, &at, &mut Memory::default());
+        math::to_host(loss.loss(logits, targets, &at))
+    };
+    let near = |(with, without): (&f32, &f32)| (with - without).abs() <= 1e-4 * (1.0 + without.abs());
+    losses(true).iter().zip(&losses(false)).all(near)
 }
 
 /// First of the largest values.

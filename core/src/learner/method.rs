@@ -171,6 +171,15 @@ fn choices(rows: &[u32], batch: &Batch, selection: &Selection, refined: &Tensor<
     table(refined).into_iter().enumerate().map(choice).collect()
 }
 
+/// The record of the examples that a selector left out of the training altogether; `chosen` are the others, in ascending order.
+pub(super) fn left_out<'a>(chosen: &'a [u32], pool: &'a Pool) -> impl Iterator<Item = (u32, Choice)> + 'a {
+    let rows = (0..pool.ids.len() as u32).filter(|row| chosen.binary_search(row).is_err());
+    rows.map(|row| {
+        let refined = pool.weak[row as usize].clone();
+        (row, Choice { row, own: false, weight: 0.0, p_ik: None, self_label: None, refined })
+    })
+}
+
 /// Rows of equal width on the host.
 #[derive(Debug)]
 pub(super) struct Table {

@@ -15,6 +15,7 @@
 mod answers;
 mod classify;
 mod encoded;
+mod generate;
 mod language;
 mod method;
 mod optimizer;
@@ -27,12 +28,15 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_generate;
+#[cfg(test)]
 mod tests_words;
 mod words;
 
-pub use answers::score;
-pub use classify::{Knowing, Objective, OwnLabels, argmax, train_classifier};
+pub use answers::{log_p, score};
+pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
+pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};
@@ -40,4 +44,4 @@ pub use recipe::{Decayed, Optimizer, Recipe};
 pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};
-pub use words::{Answering, Answers, Mean, train_words};
+pub use words::{Answering, Mean, Texts, train_words};

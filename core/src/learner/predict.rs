@@ -9,10 +9,7 @@ use super::{
     encoded::Encoded,
     run::{DIVERGED, Execution, guard, interrupted},
 };
-use crate::{
-    Error, Result, alloc,
-    model::{Classifier, Tokens},
-};
+use crate::{Error, Result, alloc, model::Classifier};
 
 /// Predictions for one split, in the split's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +25,7 @@ pub struct Predictions {
 /// # Errors
 /// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
 pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Predictions> {
-    let logits = map(model, data, execution, |model, tokens| model.forward(tokens).0)?;
+    let logits = map(model, data, execution, |model, rows| data.logits(rows, model.forward(&data.tokens(rows)).0))?;
     let probabilities = logits.iter().map(|row| softmax(row)).collect();
     Ok(Predictions { logits, probabilities })
 }
@@ -41,32 +38,32 @@ pub fn predict_p_ik(model: &Classifier, data: &Encoded, execution: &Execution) -
     if model.p_ik.is_none() {
         return Err(Error::new("the model has no P(IK) head"));
     }
-    let logits = map(model, data, execution, |model, tokens| {
-        let embedding = model.embed(tokens);
+    let logits = map(model, data, execution, |model, rows| {
+        let embedding = data.mean(rows, model.embed(&data.tokens(rows)));
         model.p_ik_logits(embedding.clone()).unwrap_or(embedding)
     })?;
     Ok(logits.iter().map(|row| softmax(row)).collect())
 }
 
-/// The pooled hidden state of every example: what the head sees.
+/// The pooled hidden state of every example: what the head sees; of examples that choose the mean over their candidates.
 ///
 /// # Errors
 /// A number that is not finite (the model diverged), a panic inside of Burn, or an interruption.
 pub fn embed(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
-    map(model, data, execution, Classifier::embed)
+    map(model, data, execution, |model, rows| data.mean(rows, model.embed(&data.tokens(rows))))
 }
 
-/// Applies a function `[B tokens] → [B, width]` to every example on the plain device; similar lengths share a batch.
+/// Applies a function of B examples `→ [B, width]` to every example on the plain device; similar lengths share a batch.
 fn map(
     model: &Classifier,
     data: &Encoded,
     execution: &Execution,
-    function: impl Fn(&Classifier, &Tokens) -> Tensor<2>,
+    function: impl Fn(&Classifier, &[u32]) -> Tensor<2>,
 ) -> Result<Vec<Vec<f32>>> {
     alloc::refuse_for_a_test("predict");
     let model = model.valid();
     let mut order: Vec<u32> = (0..data.len() as u32).collect();
-    order.sort_by_key(|&row| data.row(row as usize).len());
+    order.sort_by_key(|&row| data.length(row as usize));
     if let Some(bar) = &execution.bar {
         bar.set_length(data.len() as u64);
         bar.set_position(0);
@@ -74,7 +71,7 @@ fn map(
     }
     let mut results = vec![Vec::new(); data.len()];
     let compute = |rows: &[u32]| -> Result<Vec<f32>> {
-        let result = function(&model, &data.tokens(rows)).cast(FloatDType::F32);
+        let result = function(&model, rows).cast(FloatDType::F32);
         Ok(result.into_data().iter::<f32>().collect())
     };
     for rows in order.chunks(execution.predict_batch.max(1)) {

@@ -128,6 +128,11 @@ pub struct Trained<M> {
 }
 
 impl<M> Trained<M> {
+    /// The same training of a model that is seen as something else.
+    pub fn map<N>(self, change: impl FnOnce(M) -> N) -> Trained<N> {
+        Trained { model: change(self.model), log: self.log, seconds: self.seconds }
+    }
+
     /// Tokens per second of wall time.
     pub fn speed(&self) -> f64 {
         self.log.tokens as f64 / self.seconds.max(f64::MIN_POSITIVE)

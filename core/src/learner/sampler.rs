@@ -12,6 +12,7 @@ use burn::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::recipe::Recipe;
 use crate::{Error, Result, rng::Rng, strategy::Progress};
 
 /// Most examples of one training: their order is kept in memory.
@@ -102,10 +103,15 @@ impl Sampler {
         Ok(())
     }
 
-    /// The same order among some rows of a larger data set, where it was drawn up for as many.
-    pub(super) fn among(mut self, rows: &[u32]) -> Self {
-        self.order.iter_mut().for_each(|place| *place = rows[*place as usize]);
-        self
+    /// The order of a recipe among the rows that a selector chose, or all of them; `lengths` are those of all.
+    pub(super) fn among_chosen(lengths: &[usize], chosen: Option<&[u32]>, recipe: &Recipe, seed: u64) -> Result<Self> {
+        let new = |lengths: &[usize]| Self::new(lengths, recipe.batch_size, recipe.epochs, recipe.order, seed);
+        let Some(rows) = chosen else { return new(lengths) };
+        let among: Vec<usize> = rows.iter().map(|&row| lengths[row as usize]).collect();
+        let mut sampler = new(&among)
+            .map_err(|error| error.context(format!("the selector keeps {} of {}", rows.len(), lengths.len())))?;
+        sampler.order.iter_mut().for_each(|place| *place = rows[*place as usize]);
+        Ok(sampler)
     }
 
     /// Number of optimizer steps.

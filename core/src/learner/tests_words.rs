@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     tests::{distance, numbers},
+    tests_generate::words,
     *,
 };
 use crate::{
@@ -98,6 +99,52 @@ impl Selector for ByNumber {
     }
 }
 
+/// What a student learns from, as the tests vary it.
+struct Answers {
+    weak: Vec<Vec<u32>>,
+    own: Option<Vec<Vec<u32>>>,
+    p_ik: Option<Vec<f32>>,
+    end_token: Option<u32>,
+    answering: Answering,
+    selector: Option<Box<dyn Selector>>,
+    refiner: Option<Box<dyn LabelRefiner>>,
+    loss: Box<dyn StudentLoss>,
+    record: bool,
+}
+
+impl Answers {
+    fn new(weak: Vec<Vec<u32>>, end_token: Option<u32>, loss: Box<dyn StudentLoss>) -> Self {
+        let (own, p_ik, selector, refiner) = (None, None, None, None);
+        Self { weak, own, p_ik, end_token, answering: Answering::default(), selector, refiner, loss, record: false }
+    }
+
+    fn learnt(self, prompts: &Encoded, recipe: &Recipe, seed: u64) -> Result<Trained<Transformer>> {
+        self.learnt_by(model(), prompts, recipe, seed, &Execution::default())
+    }
+
+    /// The weak answer to every prompt, unless a selector takes the own one.
+    fn learnt_by(
+        self,
+        model: Transformer,
+        prompts: &Encoded,
+        recipe: &Recipe,
+        seed: u64,
+        execution: &Execution,
+    ) -> Result<Trained<Transformer>> {
+        let label = |column: usize| {
+            let width = 1 + usize::from(self.own.is_some());
+            vec![(0..width).map(|other| if other == column { 1.0 } else { 0.0 }).collect::<Vec<f32>>(); prompts.len()]
+        };
+        let mut objective = Objective::new(label(0), self.loss);
+        objective.self_labels = self.own.as_ref().map(|_| OwnLabels::Given(label(1)));
+        objective.p_ik = self.p_ik.map(Knowing::Given);
+        (objective.selector, objective.refiner, objective.record) = (self.selector, self.refiner, self.record);
+        let answers = std::iter::once(self.weak).chain(self.own).collect();
+        let texts = Texts { answers, end_token: self.end_token, answering: self.answering };
+        train_words(model, prompts, objective, texts, recipe, seed, execution)
+    }
+}
+
 fn recipe() -> Recipe {
     Recipe { epochs: 1, batch_size: 4, learning_rate: 0.1, optimizer: Optimizer::Sgd, ..Recipe::default() }
 }
@@ -112,7 +159,8 @@ fn selected(count: u32, select: fn(u32) -> (f32, f32)) -> Answers {
 }
 
 fn train(answers: Answers, recipe: &Recipe, execution: &Execution) -> Result<Trained<Transformer>> {
-    train_words(model(), &prompts(answers.weak.len() as u32), answers, recipe, 3, execution)
+    let prompts = prompts(answers.weak.len() as u32);
+    answers.learnt_by(model(), &prompts, recipe, 3, execution)
 }
 
 fn first_loss(answers: Answers) -> f64 {
@@ -142,6 +190,16 @@ fn answers_are_learnt_and_then_the_model_stops() {
     let prompt = Encoded::new(vec![vec![15]], &spec()).unwrap();
     let scores = score(&trained.model, &prompt, &said, &Execution::default()).unwrap();
     assert!(scores[0][4] > (0.5_f32).ln(), "{scores:?}");
+
+    // What was learnt is written, by the trained model as it is.
+    let decoding = Decoding { max_new_tokens: 6, ..Decoding::default() };
+    let (prompts, execution) = (prompts(16), Execution::default());
+    let written = generate(&trained.model, &words(24), &[END], &prompts, &decoding, 0, &execution).unwrap();
+    for (written, answer) in written.iter().map(|written| &written[0]).zip(weak(&prompts)) {
+        let text: String = answer.iter().map(|id| format!(" t{id}")).collect();
+        assert_eq!((&written.text, written.ending), (&text, Ending::EndOfText));
+        assert_eq!(written.tokens, [answer.as_slice(), &[END]].concat());
+    }
 
     let again = train(answers(16), &recipe, &Execution::default()).unwrap();
     assert_eq!(numbers(&again.model), numbers(&trained.model));
@@ -255,7 +313,7 @@ fn what_cannot_be_learnt_is_refused_before_training() {
         answers
     };
     let short = Answers { weak: weak(&prompts(3)), own: Some(own(&prompts(4))), ..answers(4) };
-    let said = train_words(model(), &prompts(4), short, &recipe(), 0, &Execution::default()).unwrap_err().to_string();
+    let said = short.learnt(&prompts(4), &recipe(), 0).unwrap_err().to_string();
     assert!(said.contains("3 times") && said.contains("4 prompts"), "{said}");
     expect(with(|weak| weak[2][0] = 99), &["weak answer", "example 2", "99"]);
     expect(with(|weak| weak[2] = vec![1; 12]), &["weak answer", "example 2", "12 positions"]);
@@ -267,7 +325,7 @@ fn what_cannot_be_learnt_is_refused_before_training() {
         },
         &["own answer", "example 0", "no tokens"],
     );
-    expect(Answers { p_ik: Some(vec![0.5]), ..answers(4) }, &["1 values of P(IK) for 4 prompts"]);
+    expect(Answers { p_ik: Some(vec![0.5]), ..answers(4) }, &["1 values of P(IK) for 4 examples"]);
     expect(
         Answers { selector: Some(Box::new(ByNumber(|_| (0.0, 1.0)))), ..answers(4) },
         &["selector needs self-labels"],
@@ -298,6 +356,6 @@ fn what_cannot_be_learnt_is_refused_before_training() {
     });
     let bert = Spec::parse(&bert.to_string(), Path::new("config.json")).unwrap();
     let bert = Transformer::init(&bert, 0, &Device::flex()).unwrap();
-    let error = train_words(bert, &prompts(4), answers(4), &recipe(), 0, &Execution::default()).unwrap_err();
+    let error = answers(4).learnt_by(bert, &prompts(4), &recipe(), 0, &Execution::default()).unwrap_err();
     assert!(error.to_string().contains("both directions"), "{error}");
 }

@@ -14,18 +14,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    answers::{asking, before},
+    classify::{Knowing, Objective, OwnLabels},
     encoded::{Encoded, parts},
     language::learn_tokens,
-    method::{Method, Table, examples, wrong_weights},
+    method::{Method, Table, examples, left_out, wrong_weights},
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{
     Error, Result,
-    model::{Tokens, Transformer},
+    model::{Transformer, can_write},
     ops,
-    strategy::{Batch, ExampleId, Form, LabelRefiner, Needs, Pool, Selector, Settings, StudentLoss, math},
+    strategy::{Batch, ExampleId, Form, Needs, Settings, math},
 };
 
 /// Over what the loss of answers in words is averaged. Rows count by their weights w in each.
@@ -63,72 +65,63 @@ impl Default for Answering {
 
 impl Settings for Answering {}
 
-/// What a generative student learns from: answers, and what a method does with them.
-#[derive(Debug)]
-pub struct Answers {
-    /// The weak supervisor's answer to each prompt, as tokens.
-    pub weak: Vec<Vec<u32>>,
-    /// The strong model's own answers, if a strategy needs them.
-    pub own: Option<Vec<Vec<u32>>>,
-    /// Probability that the model knows each answer, if a strategy needs it.
-    pub p_ik: Option<Vec<f32>>,
+/// The answers in words that an [`Objective`] is about: its labels are shares of these.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Texts {
+    /// M answers to each of N prompts, as tokens: `answers[m][n]`.
+    pub answers: Vec<Vec<Vec<u32>>>,
     /// The end-of-text token, which [`Answering::end`] puts after each answer that does not end in it.
     pub end_token: Option<u32>,
     /// How answers are learnt.
     pub answering: Answering,
-    /// Whose answer is learnt; without one, the weak supervisor's to every prompt.
-    pub selector: Option<Box<dyn Selector>>,
-    /// What becomes of that decision; without one, nothing.
-    pub refiner: Option<Box<dyn LabelRefiner>>,
-    /// The loss.
-    pub loss: Box<dyn StudentLoss>,
-    /// Whether the last decision about every example is kept in the log.
-    pub record: bool,
 }
 
-impl Answers {
-    /// Weak answers and a loss, nothing else.
-    pub fn new(weak: Vec<Vec<u32>>, end_token: Option<u32>, loss: Box<dyn StudentLoss>) -> Self {
-        Self {
-            weak,
-            own: None,
-            p_ik: None,
-            end_token,
-            answering: Answering::default(),
-            selector: None,
-            refiner: None,
-            loss,
-            record: false,
-        }
-    }
-}
-
-/// Fine-tunes a language model on answers to prompts. Rows of `answers` belong to rows of `prompts`; the loss is taken on answer tokens alone.
+/// Fine-tunes a language model on answers to prompts. Labels are shares of the M answers in `texts`; rows of `objective` and `texts` belong
+/// to rows of `prompts`; the loss is taken on answer tokens alone.
 ///
 /// What a micro-batch holds changes no more than last digits: decisions are made on the whole batch, and every answer's tokens are weighed by
 /// what the whole batch is averaged over.
 ///
 /// # Errors
-/// Answers that do not fit the prompts or the model, a strategy that refuses words or lacks what it needs, too little data for one batch, a
-/// loss that is not finite (names step, learning rate and examples), an interruption.
+/// Answers that do not fit the prompts or the model, labels that are no shares of them, a strategy that refuses words or lacks what it needs,
+/// own labels or P(IK) that are not known before training, too little data for one batch, a loss that is not finite (names step, learning
+/// rate and examples), an interruption.
 pub fn train_words(
     model: Transformer,
     prompts: &Encoded,
-    answers: Answers,
+    mut objective: Objective,
+    texts: Texts,
     recipe: &Recipe,
     seed: u64,
     execution: &Execution,
 ) -> Result<Trained<Transformer>> {
     recipe.validate()?;
-    if !model.spec().causal {
-        let architecture = model.spec().architecture;
-        return Err(Error::new(format!("this `{architecture}` model reads in both directions and cannot write"))
-            .help("take a causal language model"));
-    }
+    can_write(model.spec())?;
     model.lm_matrix()?;
-    let mut method = Method::new(answers.selector, answers.refiner, answers.loss, answers.record);
+    let width = texts.answers.len();
+    objective.check(prompts, width..=width)?;
+    let given = Needs { embeddings: false, ..objective.given() };
+    let pool = objective.pool(prompts, seed);
+    let record = objective.record;
+    let mut method = Method::new(objective.selector, objective.refiner, objective.loss, record);
     method.check_form(Form::Words)?;
-    let end = match (answers.answering.end, answers.end_token) {
+    let self_labels = match objective.self_labels {
+        None => None,
+        Some(OwnLabels::Given(own)) => Some(Table::new(&own)),
+        Some(OwnLabels::Current { .. }) => {
+            return Err(Error::new("a student that writes has no head whose answers could change while it trains")
+                .help("let the pretrained model answer beforehand"));
+        }
+    };
+    let p_ik = match objective.p_ik {
+        None => None,
+        Some(Knowing::Given(values)) => Some(Table { width: 1, values }),
+        Some(Knowing::Trained { .. }) => {
+            return Err(Error::new("a P(IK) head is not trained along with a student that writes")
+                .help("let it be trained beforehand: `p_ik.schedule = \"pretrain-then-freeze\"`"));
+        }
+    };
+    let end = match (texts.answering.end, texts.end_token) {
         (true, None) => {
             return Err(Error::new("answers are to end in the end-of-text token, and the tokenizer names none")
                 .help("set `end = false`"));
@@ -136,36 +129,30 @@ pub fn train_words(
         (true, token) => token,
         (false, _) => None,
     };
-    let weak = Column::new("the weak answer", prompts, &answers.weak, end, &model)?;
-    let own = answers.own.map(|own| Column::new("the own answer", prompts, &own, end, &model)).transpose()?;
-    let columns: Vec<Column> = std::iter::once(weak).chain(own).collect();
-    if let Some(p_ik) = answers.p_ik.as_ref().filter(|p_ik| p_ik.len() != prompts.len()) {
-        return Err(Error::new(format!("there are {} values of P(IK) for {} prompts", p_ik.len(), prompts.len())));
-    }
-    let labels = |column: usize| vec![one_hot(column, columns.len()); prompts.len()];
-    let own = (columns.len() > 1).then(|| labels(1));
-    let given = Needs { self_labels: own.is_some(), p_ik: answers.p_ik.is_some(), student: true, ..Needs::default() };
-    let pool = Pool { ids: prompts.ids(), weak: labels(0), self_labels: own, seed, ..Pool::default() };
+    let column = |(number, answers): (usize, &Vec<Vec<u32>>)| Column::new(number, prompts, answers, end, &model);
+    let columns: Vec<Column> = texts.answers.iter().enumerate().map(column).collect::<Result<_>>()?;
     method.prepare(&pool, &given)?;
-
-    let sampler = Sampler::new(&columns[0].inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
+    let chosen = method.chosen(&pool)?;
+    let lengths = columns[0].inputs.lengths();
+    let sampler = Sampler::among_chosen(&lengths, chosen.as_deref(), recipe, seed)?;
     let method = Arc::new(method);
     let work = Words {
         looks: method.needs().student,
         columns,
-        p_ik: answers.p_ik.map(|values| Table { width: 1, values }),
-        mean: answers.answering.mean,
+        labels: Table::new(&objective.labels),
+        self_labels,
+        p_ik,
+        mean: texts.answering.mean,
         method: method.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
     trained.log.remarks.extend(method.remarks());
+    if let Some(chosen) = chosen.filter(|_| record) {
+        trained.log.choices.extend(left_out(&chosen, &pool));
+    }
     Ok(trained)
-}
-
-fn one_hot(column: usize, columns: usize) -> Vec<f32> {
-    (0..columns).map(|other| if other == column { 1.0 } else { 0.0 }).collect()
 }
 
 /// One answer to every prompt.
@@ -177,7 +164,18 @@ struct Column {
 }
 
 impl Column {
-    fn new(what: &str, prompts: &Encoded, answers: &[Vec<u32>], end: Option<u32>, model: &Transformer) -> Result<Self> {
+    fn new(
+        number: usize,
+        prompts: &Encoded,
+        answers: &[Vec<u32>],
+        end: Option<u32>,
+        model: &Transformer,
+    ) -> Result<Self> {
+        let what = match number {
+            0 => "the weak answer".to_owned(),
+            1 => "the own answer".to_owned(),
+            other => format!("answer {}", other + 1),
+        };
         if answers.len() != prompts.len() {
             let (given, needed) = (answers.len(), prompts.len());
             return Err(Error::new(format!("{what} is there {given} times, and there are {needed} prompts")));
@@ -190,10 +188,7 @@ impl Column {
         let mut inputs = Vec::with_capacity(answers.len());
         for (row, answer) in answers.iter().enumerate() {
             let fault = |error: Error| error.context(format!("{what} of example {row}"));
-            let (last, rest) = answer.split_last().ok_or_else(|| fault(Error::new("it has no tokens")))?;
-            // What comes in is checked below, with the prompt.
-            model.spec().check_ids(&[*last]).map_err(fault)?;
-            inputs.push([prompts.row(row), rest].concat());
+            inputs.push(asking(prompts.row(row), answer, model.spec()).map_err(fault)?);
         }
         let inputs =
             Encoded::new(inputs, model.spec()).map_err(|error| error.context(format!("{what} after its prompt")))?;
@@ -211,8 +206,10 @@ struct Item {
 
 #[derive(Debug)]
 struct Words {
-    /// The weak answers, then own ones, if there are any.
+    /// The answers that labels are about.
     columns: Vec<Column>,
+    labels: Table,
+    self_labels: Option<Table>,
     p_ik: Option<Table>,
     mean: Mean,
     method: Arc<Method>,
@@ -234,15 +231,7 @@ impl Words {
 
     /// The hidden states `[T, H]` after which the items' answer tokens stand, and those T tokens.
     fn states(&self, model: &Transformer, items: &[Item]) -> (Tensor<2>, Vec<u32>) {
-        let sequences: Vec<&[u32]> = items.iter().map(|item| self.input(item)).collect();
-        let (mut places, mut labels, mut end) = (Vec::new(), Vec::new(), 0);
-        for item in items {
-            end += self.input(item).len() as u32;
-            let answer = self.answer(item);
-            places.extend(end - answer.len() as u32..end);
-            labels.extend_from_slice(answer);
-        }
-        (ops::lookup(model.hidden(&Tokens::packed(&sequences)), &places), labels)
+        before(model, items.iter().map(|item| (self.input(item), self.answer(item))))
     }
 
     /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.
@@ -275,21 +264,17 @@ impl Words {
         let (rows, at) = (&minibatch.rows, &minibatch.progress);
         let (count, width) = (rows.len(), self.columns.len());
         let ids: Vec<ExampleId> = rows.iter().map(|&row| ExampleId(row)).collect();
-        let label = |column: usize| {
-            let values = vec![one_hot(column, width); count].concat();
-            Tensor::<2>::from_data(TensorData::new(values, [count, width]), &self.device)
-        };
         // What nobody asked for is not there, and not a number for whoever takes it nevertheless.
         let means = if self.looks { self.look(model, rows)? } else { vec![f32::NAN; count * width] };
         let means = Tensor::<2>::from_data(TensorData::new(means, [count, width]), &self.device);
         let batch = Batch {
             ids: &ids,
             progress: *at,
-            weak: label(0),
+            weak: self.labels.tensor(rows, &self.device),
             student: means.clone().exp(),
             embedding: Tensor::full([count, 1], f32::NAN, &self.device),
             p_ik: self.p_ik.as_ref().map(|table| table.tensor(rows, &self.device).squeeze_dim(1)),
-            self_labels: (width > 1).then(|| label(1)),
+            self_labels: self.self_labels.as_ref().map(|table| table.tensor(rows, &self.device)),
         };
         let (selection, labels, choices) = self.method.decide(rows, &batch);
         let mut weights = selection.weight;

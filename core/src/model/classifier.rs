@@ -69,8 +69,8 @@ impl Default for HeadInit {
 
 impl HeadInit {
     fn check(&self, classes: usize) -> Result<()> {
-        if classes < 2 {
-            return Err(Error::new(format!("a classifier needs at least 2 classes, not {classes}")));
+        if classes == 0 {
+            return Err(Error::new("a classifier needs at least one output"));
         }
         match self {
             HeadInit::Normal { std } if !(std.is_finite() && *std >= 0.0) => {
@@ -106,7 +106,7 @@ impl HeadConfig {
 pub struct Classifier {
     /// The model below the head.
     pub backbone: Transformer,
-    /// `[H, K]`, no bias.
+    /// `[H, K]`, no bias; K is 1 where texts are scored.
     pub head: Linear,
     /// `[H, 2]`, no bias: whether the model does not know (0) or knows (1), if it is asked.
     pub p_ik: Option<Linear>,
@@ -115,12 +115,12 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Puts a fresh head on a backbone, on the same device.
+    /// Puts a fresh head on a backbone, on the same device: an output for each class, or a single one that scores candidates.
     ///
     /// `seed` is used by [`HeadInit::Normal`] alone and `tokenizer` by [`HeadInit::Unembedding`] alone.
     ///
     /// # Errors
-    /// Fewer than two classes, a standard deviation that is negative or not finite, a number of words that is not the number of
+    /// No output, a standard deviation that is negative or not finite, a number of words that is not the number of
     /// classes, a word that is not one token, no tokenizer or no language-model head where they are needed.
     pub fn new(
         backbone: Transformer,

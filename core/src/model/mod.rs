@@ -7,6 +7,7 @@
 pub mod arch;
 mod auto_tokenizer;
 mod classifier;
+mod generate;
 mod pretrained;
 pub mod spec;
 mod tokenizer;
@@ -17,6 +18,8 @@ mod weights;
 mod tests;
 
 pub use classifier::{Classifier, HeadConfig, HeadInit};
+pub use generate::Decoder;
+pub(crate) use generate::can_write;
 pub use pretrained::Pretrained;
 pub use spec::Spec;
 pub use tokenizer::Tokenizer;

@@ -568,8 +568,8 @@ fn heads_start_as_configured() {
     let bert = Tiny::new("bert").model(&device);
     let bert = Classifier::new(bert, &HeadConfig::default(), 3, 0, None).unwrap();
     assert_eq!((bert.pooling(), bert.classes()), (Pooling::Mean, 3));
-    let classes = Classifier::new(model, &HeadConfig::default(), 1, 0, None).unwrap_err().to_string();
-    assert_eq!(classes, "a classifier needs at least 2 classes, not 1");
+    let classes = Classifier::new(model, &HeadConfig::default(), 0, 0, None).unwrap_err().to_string();
+    assert_eq!(classes, "a classifier needs at least one output");
 }
 
 #[test]

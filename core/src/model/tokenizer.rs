@@ -18,6 +18,9 @@ const MAIN: &str = "tokenizer.json";
 /// Files beside `tokenizer.json` that `AutoTokenizer` reads; kept so that a saved model has them again.
 const SIDE: [&str; 3] = [auto_tokenizer::CONFIG, auto_tokenizer::SPECIAL, auto_tokenizer::ADDED];
 
+/// Tokens of a prompt that decide how a text goes on after it.
+const CONTEXT: usize = 4;
+
 /// A tokenizer, as `AutoTokenizer` of transformers makes it of a model's files; always without truncation, padding and dropout.
 ///
 /// Clones share it. Special tokens are added as the file's post-processor says: `[CLS]` and `[SEP]` by BERT's, none by GPT-2's.
@@ -192,9 +195,44 @@ impl Tokenizer {
             .map_err(|error| error.context("the tokenizer cannot decode"))
     }
 
+    /// Text that token ids add to those of a prompt, with the space that it may begin with; special tokens are left out.
+    ///
+    /// With [`encode_after`](Self::encode_after) the one way from an answer to its tokens and back: many tokenizers put a space before a text,
+    /// or take one away, unless something stands before it.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder fails.
+    pub fn decode_after(&self, prompt: &[u32], ids: &[u32]) -> Result<String> {
+        let context = &prompt[prompt.len().saturating_sub(CONTEXT)..];
+        let (before, whole) = (self.decode(context)?, self.decode(&[context, ids].concat())?);
+        // The first ids may be part of the character that the prompt ends in.
+        whole.strip_prefix(before.as_str()).map_or_else(|| self.decode(ids), |text| Ok(text.to_owned()))
+    }
+
+    /// Token ids that a text adds to those of a prompt, without special tokens; the prompt's stay as they are.
+    ///
+    /// # Errors
+    /// The tokenizer cannot represent the text.
+    pub fn encode_after(&self, prompt: &[u32], text: &str) -> Result<Vec<u32>> {
+        let context = self.decode(&prompt[prompt.len().saturating_sub(CONTEXT)..])?;
+        let (before, whole) = (self.encode_bare(&context)?, self.encode_bare(&format!("{context}{text}"))?);
+        // Where the text's beginning would change the prompt's last token, it is read by itself.
+        whole.strip_prefix(before.as_slice()).map_or_else(|| self.encode_bare(text), |ids| Ok(ids.to_vec()))
+    }
+
     /// Id of a token by its name in the vocabulary, such as `<s>`.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// Id of the token that the files beside `tokenizer.json` name as the end of texts (`eos_token`), if they do.
+    pub fn end(&self) -> Option<u32> {
+        let named = |bytes: &[u8]| {
+            let values: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
+            let token = values.get("eos_token")?;
+            self.id(token.as_str().or_else(|| token.get("content")?.as_str())?)
+        };
+        self.files().skip(1).find_map(|(_, bytes)| named(bytes))
     }
 
     /// The one token that a word is, e.g. a verbaliser such as ` Yes`.

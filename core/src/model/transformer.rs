@@ -8,7 +8,10 @@ use burn::{
     tensor::{Device, Shape, Tensor, TensorData, activation::relu},
 };
 
-use super::spec::{self, Activation, LmHead, Positions, Residual, Spec};
+use super::{
+    generate::{Cache, Past},
+    spec::{self, Activation, LmHead, Positions, Residual, Spec},
+};
 use crate::{Error, Result, ops, rng::Rng};
 
 /// A batch of token sequences, one after the other. There is no padding.
@@ -220,7 +223,8 @@ impl Transformer {
     /// Hidden states `[N, H]` of all tokens, after the final norm.
     pub fn hidden(&self, tokens: &Tokens) -> Tensor<2> {
         let plan = self.plan(tokens, None);
-        let x = self.blocks.iter().fold(self.embed(tokens, &plan), |x, block| block.forward(x, &plan, &self.spec));
+        let x =
+            self.blocks.iter().fold(self.embed(tokens, &plan), |x, block| block.forward(x, &plan, &self.spec, None));
         self.finish(x)
     }
 
@@ -230,7 +234,7 @@ impl Transformer {
         let plan = self.plan(tokens, None);
         let mut states = vec![self.embed(tokens, &plan)];
         for (index, block) in self.blocks.iter().enumerate() {
-            states.push(block.forward(states[index].clone(), &plan, &self.spec));
+            states.push(block.forward(states[index].clone(), &plan, &self.spec, None));
         }
         states
     }
@@ -244,16 +248,34 @@ impl Transformer {
             Pooling::First => vec![0; tokens.lengths.len()],
             Pooling::Mean => return mean_of_tokens(self.hidden(tokens), tokens),
         };
+        self.at(tokens, &places, None)
+    }
+
+    /// Hidden states `[B, H]` of the tokens at `places` of each sequence, after the final norm. A cache takes in the keys and values of all
+    /// tokens.
+    pub(super) fn at(&self, tokens: &Tokens, places: &[usize], mut cache: Option<&mut Cache>) -> Tensor<2> {
         let every = self.plan(tokens, None);
-        let one = self.plan(tokens, Some(&places));
-        let x = self.embed(tokens, &every);
-        self.finish(match self.blocks.split_last() {
-            Some((last, rest)) => {
-                let x = rest.iter().fold(x, |x, block| block.forward(x, &every, &self.spec));
-                last.forward(x, &one, &self.spec)
-            }
-            None => one.select(x),
-        })
+        let one = self.plan(tokens, Some(places));
+        let mut x = self.embed(tokens, &every);
+        let Some(last) = self.blocks.len().checked_sub(1) else { return self.finish(one.select(x)) };
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let plan = if layer == last { &one } else { &every };
+            x = block.forward(x, plan, &self.spec, cache.as_deref_mut().map(|cache| cache.layer(layer)));
+        }
+        self.finish(x)
+    }
+
+    /// Hidden states `[B, H]` of one more token per sequence of a cache that is [open](Cache::open) for them.
+    pub(super) fn next(&self, ids: &[u32], cache: &mut Cache) -> Tensor<2> {
+        let positions = cache.positions();
+        let how = ops::Attention { spans: cache.spans(), ..self.attention() };
+        let plan = Plan { how, rotary: cache.rotary(), keys: positions.clone(), queries: positions, rows: None };
+        let tokens = Tokens { ids: ids.to_vec(), lengths: vec![1; ids.len()] };
+        let mut x = self.embed(&tokens, &plan);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, &plan, &self.spec, Some(cache.layer(layer)));
+        }
+        self.finish(x)
     }
 
     /// Logits over the vocabulary from hidden states of any rank: `[.., H]` gives `[.., V]`.
@@ -326,22 +348,24 @@ impl Transformer {
         }
     }
 
+    /// The rotation to positions below `positions`, if the model rotates.
+    pub(super) fn rotary(&self, positions: usize) -> Option<ops::Rotary> {
+        self.spec.positions.frequencies().map(|frequencies| ops::Rotary::new(&frequencies, positions, 1.0))
+    }
+
+    /// How the model attends, to no rows yet.
+    fn attention(&self) -> ops::Attention {
+        let Spec { heads, kv_heads, causal, .. } = *self.spec;
+        let scale = (self.spec.head_dim as f64).sqrt().recip();
+        ops::Attention { heads, kv_heads, scale, causal, spans: Vec::new() }
+    }
+
     /// Plans a pass over all tokens, or one that asks for the token at `places` of each sequence.
     fn plan(&self, tokens: &Tokens, places: Option<&[usize]>) -> Plan {
         let spec = &self.spec;
         let keys: Vec<u32> = tokens.lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let rotary = spec.positions.frequencies().map(|frequencies| {
-            let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
-            ops::Rotary::new(&frequencies, longest, 1.0)
-        });
-        let scale = (spec.head_dim as f64).sqrt().recip();
-        let mut how = ops::Attention {
-            heads: spec.heads,
-            kv_heads: spec.kv_heads,
-            scale,
-            causal: spec.causal,
-            spans: Vec::new(),
-        };
+        let rotary = self.rotary(tokens.lengths.iter().copied().max().unwrap_or(0));
+        let mut how = self.attention();
         let Some(places) = places else {
             how.spans = tokens.spans().map(|span| ops::Span { queries: span.clone(), keys: span }).collect();
             return Plan { how, rotary, queries: keys.clone(), keys, rows: None };
@@ -387,24 +411,24 @@ impl Norm {
 }
 
 impl Block {
-    /// `[N, H]` to the rows that `plan` asks for.
-    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
+    /// `[N, H]` to the rows that `plan` asks for, which see what came before if there is a `past`.
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (attention, mlp) = (&self.attention, &self.mlp);
         let norm = |norm: &Norm, x| norm.forward(x, spec.norm_eps);
         match spec.residual {
             Residual::Pre => {
-                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
                 let x = residual(&attention.output, seen, plan.select(x));
                 residual(&mlp.output, mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
             }
             Residual::Parallel => {
-                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec);
+                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
                 let x = plan.select(x);
                 let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
                 residual(&mlp.output, inner, residual(&attention.output, seen, x))
             }
             Residual::Post => {
-                let seen = attention.forward(x.clone(), plan, spec);
+                let seen = attention.forward(x.clone(), plan, spec, past);
                 let x = norm(&self.attention_norm, residual(&attention.output, seen, plan.select(x)));
                 norm(&self.mlp_norm, residual(&mlp.output, mlp.forward(x.clone(), spec), x))
             }
@@ -414,7 +438,7 @@ impl Block {
 
 impl Attention {
     /// What each row that is asked for sees, `[rows, heads * width]`; the output projection is the caller's, with the residual.
-    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (query, key, value) = match self.qkv.as_slice() {
             [query, key, value] => (linear(query, plan.select(x.clone())), linear(key, x.clone()), linear(value, x)),
@@ -423,7 +447,7 @@ impl Attention {
                 let rest = columns(&fused[0], queries, 2 * keys, x);
                 (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
             }
-            fused if self.query_norm.is_none() && self.key_norm.is_none() => {
+            fused if past.is_none() && self.query_norm.is_none() && self.key_norm.is_none() => {
                 let all = linear(&fused[0], x);
                 let (turned, heads) = (spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads);
                 let all = match &plan.rotary {
@@ -448,6 +472,10 @@ impl Attention {
                     ops::rotate(key, spec.kv_heads, spec.kv_heads, &plan.keys, rotary),
                 )
             }
+        };
+        let (key, value) = match past {
+            None => (key, value),
+            Some(past) => past.see(key, value),
         };
         ops::attention(query, key, value, &plan.how)
     }

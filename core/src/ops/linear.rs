@@ -218,6 +218,9 @@ impl<const N: usize> Kernel<N> for Linear {
         assert!(!self.bias || bias.len() == narrow, "the bias must have as many elements as the weight has outputs");
         assert!(!self.residual || residual.len() == rows * narrow, "the residual must be shaped like the result");
         let cost = rows * wide * narrow / 16;
+        // A few rows, such as the newest tokens of texts that are being written, are not cut: threads share their columns.
+        let cut = pieces(rows, narrow);
+        let alone = cut.len() == 1;
         let product = |rows: Range<usize>, out: &mut [MaybeUninit<f32>]| {
             let residual =
                 if residual.is_empty() { residual } else { &residual[rows.start * narrow..rows.end * narrow] };
@@ -227,9 +230,8 @@ impl<const N: usize> Kernel<N> for Linear {
             }
             let x = Matrix::new(&input[rows.start * wide..rows.end * wide], wide);
             // SAFETY: `start_rows` has initialised `out` where the product is added to it.
-            unsafe { multiply((rows.len(), narrow, wide), x, matrix, out, start, false) };
+            unsafe { multiply((rows.len(), narrow, wide), x, matrix, out, start, alone) };
         };
-        let cut = pieces(rows, narrow);
         let mut before = None;
         // SAFETY: the pieces cover each vector, and `product` and `apply` write whole pieces.
         let output = unsafe {

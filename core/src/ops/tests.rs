@@ -562,3 +562,25 @@ fn sums_over_rows_match() {
         check(vec![matrix(40, rows, columns, 1.0)], |x| sum_last(x[0].clone()), |x| composed::sum_last(x[0].clone()));
     }
 }
+
+/// Threads share the columns of a product of few rows, and change no bit of it.
+#[test]
+fn threads_share_a_few_rows() {
+    for (rows, wide, narrow) in [(2, 768, 1024), (8, 1500, 700), (130, 300, 65)] {
+        let tensor = |seed, len| Tensor::<1>::from_floats(noise(seed, len).as_slice(), &Device::flex());
+        let x = tensor(1, rows * wide).reshape([rows, wide]);
+        for transposed in [false, true] {
+            let weight = tensor(2, wide * narrow);
+            let product = || match transposed {
+                true => bits(linear_tied(x.clone(), weight.clone().reshape([narrow, wide]))),
+                false => {
+                    let bias = tensor(3, narrow);
+                    bits(linear(x.clone(), weight.clone().reshape([wide, narrow]), Some(bias)))
+                }
+            };
+            let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let one = on(1).install(product);
+            assert!([2, 3, 5].into_iter().all(|threads| on(threads).install(product) == one), "{rows} {transposed}");
+        }
+    }
+}

@@ -20,12 +20,12 @@ pub fn p_ik(knows: &[Vec<f32>], right: &[u8]) -> Result<Vec<Measure>> {
     ])
 }
 
-/// What the last decisions about the student's examples were worth. `truth` and `weak` have a row per example; `choices` name theirs.
-/// Examples that were dropped (weight 0) count in `kept` alone, which is there when some were.
-pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], truth: &[u8]) -> Vec<Measure> {
-    let known = || choices.iter().filter(|choice| (choice.row as usize) < truth.len().min(weak.len()));
+/// What the last decisions about the student's examples were worth. `weak` has a row per example, `right` says whether a class of a row is
+/// the true one; `choices` name theirs. Examples that were dropped (weight 0) count in `kept` alone, which is there when some were.
+pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], right: impl Fn(usize, u8) -> bool) -> Vec<Measure> {
+    let known = || choices.iter().filter(|choice| (choice.row as usize) < weak.len());
     let rows = || known().filter(|choice| choice.weight > 0.0);
-    let right = |label: &[f32], choice: &Choice| argmax(label) == truth[choice.row as usize];
+    let right = |label: &[f32], choice: &Choice| right(choice.row as usize, argmax(label));
     let weak_of = |choice: &Choice| weak[choice.row as usize].as_slice();
     let share = |metric, estimate: Option<Estimate>| Measure {
         metric,
@@ -100,7 +100,7 @@ mod tests {
             choice(2, false, 0, [0.6, 0.4]),   // weak label right, refining turns it
             choice(3, false, 1, [0.55, 0.45]), // weak label wrong, refining turns it
         ];
-        let measures = decisions(&choices, &weak, &truth);
+        let measures = decisions(&choices, &weak, |row, class| truth[row] == class);
         for (metric, expected) in [
             ("coverage", 0.5),
             ("weak_accuracy_trusted", 0.5),
@@ -131,8 +131,8 @@ mod tests {
             choice(3, 0.0, false),
             choice(4, 0.0, true),
         ];
-        let measures = decisions(&choices, &weak, &truth);
-        let kept = decisions(&choices[..3], &weak, &truth);
+        let measures = decisions(&choices, &weak, |row, class| truth[row] == class);
+        let kept = decisions(&choices[..3], &weak, |row, class| truth[row] == class);
         assert_eq!(measures[..measures.len() - 1], kept[..]);
         for (metric, expected) in [
             ("coverage", 1.0 / 3.0),
@@ -145,6 +145,6 @@ mod tests {
         let last = measures.last().unwrap();
         assert_eq!((last.metric, last.value, last.n), ("kept", Some(0.6), 5));
         // All of them dropped: nothing can be said.
-        assert_eq!(value(&decisions(&choices[3..], &weak, &truth), "label_accuracy"), None);
+        assert_eq!(value(&decisions(&choices[3..], &weak, |row, class| truth[row] == class), "label_accuracy"), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Metrics of one set of predictions: f32 in, f64 sums in item order, so equal on every machine.
 
-use crate::{Error, Result};
+use std::collections::BTreeMap;
+
+use crate::{Error, Result, task::Extracted};
 
 /// A rate or mean measured on items, with its standard error.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +65,7 @@ const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool
 }
 
 /// Every metric that [`measure`] may give, in its order, and [`PGR`].
-pub static METRICS: [Metric; 34] = [
+pub static METRICS: [Metric; 36] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -93,6 +95,8 @@ pub static METRICS: [Metric; 34] = [
         None,
         "confident agreement with weak labels among the method's errors (EleutherAI)",
     ),
+    metric("no_answer", true, Some(false), "share of items in whose text no answer was found; words only"),
+    metric("cut_short", true, None, "share of items whose text was cut off at its longest allowed length; words only"),
     metric(GAIN_SE, true, None, "paired standard error of accuracy minus the weak model's accuracy on the same items"),
     metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
     metric(
@@ -531,16 +535,66 @@ pub fn measure(student: &Predictions, weak: Option<&Predictions>) -> Result<Vec<
         let (value, confident) = rate(against.confident_disagreement());
         add("cdr_weak", value, confident);
     }
-    let same = agreement(&student.predicted, &weak.predicted, student.truth);
+    compare(&student.predicted, &weak.predicted, student.truth, &mut add);
+    if let Some(Binary { p, y }) = &against {
+        let (value, n) = rate(confident_agreement_given_incorrect(p, y, student.truth));
+        add("car_given_incorrect", value, n);
+    }
+    add(GAIN_SE, paired_difference(&student.correct(), &weak.correct()).map(|gain| gain.standard_error), n);
+    Ok(measures)
+}
+
+/// Every metric of [`METRICS`] that applies to answers in words, each with whether its text was cut off; `weak` as for [`measure`].
+///
+/// # Errors
+/// Answers to other items, or to none.
+pub fn measure_words(
+    answers: &[(&Extracted, bool)],
+    weak: Option<&[&Extracted]>,
+    truth: &[Extracted],
+) -> Result<Vec<Measure>> {
+    let n = truth.len();
+    if n == 0 || answers.len() != n || weak.is_some_and(|weak| weak.len() != n) {
+        let weak = weak.map_or(String::new(), |weak| format!(" and {} weak ones", weak.len()));
+        return Err(Error::new(format!("{} answers{weak} are to be compared with {n} references", answers.len())));
+    }
+    let mut measures = vec![];
+    let mut add = |metric, value: Option<f64>, n| measures.push(Measure { metric, value, n });
+    let share = |hits: usize| Some(hits as f64 / n as f64);
+    let own: Vec<u8> = answers.iter().zip(truth).map(|((own, _), truth)| u8::from(!own.same(truth))).collect();
+    add(ACCURACY, share(own.iter().filter(|own| **own == 0).count()), n);
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    truth.iter().filter(|truth| !truth.failed).for_each(|truth| *counts.entry(&truth.text).or_default() += 1);
+    add(MAJORITY_RATE, share(counts.values().copied().max().unwrap_or(0)), n);
+    add("no_answer", share(answers.iter().filter(|(own, _)| own.failed).count()), n);
+    add("cut_short", share(answers.iter().filter(|(_, cut)| *cut).count()), n);
+    let Some(weak) = weak else { return Ok(measures) };
+    // Classes of each item by itself: 0 is right, and the same wrong answer is the same class.
+    let theirs: Vec<u8> = (weak.iter().zip(answers).zip(truth))
+        .map(|((weak, (own, _)), truth)| match (weak.same(truth), weak.same(own)) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        })
+        .collect();
+    compare(&own, &theirs, &vec![0; n], &mut add);
+    let right = |classes: &[u8]| -> Vec<bool> { classes.iter().map(|class| *class == 0).collect() };
+    add(GAIN_SE, paired_difference(&right(&own), &right(&theirs)).map(|gain| gain.standard_error), n);
+    Ok(measures)
+}
+
+/// Agreement with the weak model and the partition of items, from one class per item.
+fn compare(student: &[u8], weak: &[u8], truth: &[u8], add: &mut impl FnMut(&'static str, Option<f64>, usize)) {
+    let n = truth.len();
+    let same = agreement(student, weak, truth);
     for (metric, estimate) in [
         ("agreement", same.overall),
         ("agreement_weak_right", same.weak_right),
         ("agreement_weak_wrong", same.weak_wrong),
     ] {
-        let (value, n) = rate(estimate);
-        add(metric, value, n);
+        add(metric, estimate.map(|estimate| estimate.value), estimate.map_or(0, |estimate| estimate.n));
     }
-    let parts = partition(&student.predicted, &weak.predicted, student.truth);
+    let parts = partition(student, weak, truth);
     for (metric, count) in [
         ("both_right", parts.both_right),
         ("same_error", parts.same_error),
@@ -550,12 +604,6 @@ pub fn measure(student: &Predictions, weak: Option<&Predictions>) -> Result<Vec<
     ] {
         add(metric, Some(count as f64 / n as f64), n);
     }
-    if let Some(Binary { p, y }) = &against {
-        let (value, n) = rate(confident_agreement_given_incorrect(p, y, student.truth));
-        add("car_given_incorrect", value, n);
-    }
-    add(GAIN_SE, paired_difference(&student.correct(), &weak.correct()).map(|gain| gain.standard_error), n);
-    Ok(measures)
 }
 
 /// Items in ascending order of their values; equal values keep item order.
@@ -710,6 +758,39 @@ mod tests {
     }
 
     #[test]
+    fn words_are_compared_item_by_item() {
+        let found = |text: &str| Extracted { text: text.to_owned(), rule: String::new(), failed: text.is_empty() };
+        let truth = ["4", "4", "5", "6", "7"].map(found);
+        // Right, right, both wrong alike, both without an answer, wrong differently.
+        let own = ["4", "4", "9", "", "1"].map(found);
+        let weak = ["4", "3", "9", "", "2"].map(found);
+        let answers: Vec<(&Extracted, bool)> = own.iter().map(|own| (own, own.failed)).collect();
+        let weak: Vec<&Extracted> = weak.iter().collect();
+        let measures = measure_words(&answers, Some(&weak), &truth).unwrap();
+        let value = |name: &str| measures.iter().find(|m| m.metric == name).unwrap().value.unwrap();
+        for (name, expected) in [
+            (ACCURACY, 0.4),
+            (MAJORITY_RATE, 0.4),
+            ("no_answer", 0.2),
+            ("cut_short", 0.2),
+            ("agreement", 0.4),
+            ("agreement_weak_right", 1.0),
+            ("agreement_weak_wrong", 0.25),
+            ("both_right", 0.2),
+            ("same_error", 0.2),
+            ("only_method_right", 0.2),
+            ("only_weak_right", 0.0),
+            ("different_errors", 0.4),
+        ] {
+            assert_eq!(value(name), expected, "{name}");
+        }
+        // (1 / 5 - 0.04) / 5, and its root.
+        assert!((value(GAIN_SE) - 0.032_f64.sqrt()).abs() < 1e-12);
+        assert!(measures.iter().all(|measure| find(measure.metric).is_some()));
+        assert!(measure_words(&answers[..4], None, &truth).is_err() && measure_words(&[], None, &[]).is_err());
+    }
+
+    #[test]
     fn a_cell_gets_every_metric_once_in_order() {
         let rows = [vec![0.5, 0.5], vec![0.1, 0.9]];
         let predictions = Predictions::new(&rows, &[0, 1]).unwrap();
@@ -717,7 +798,9 @@ mod tests {
         let names: Vec<_> = measures.iter().map(|m| m.metric).collect();
         // PGR needs the ceiling too, which is measured elsewhere.
         let pgr = METRICS.iter().position(|m| m.name == PGR).unwrap();
-        assert_eq!(names, METRICS.map(|m| m.name)[..pgr]);
+        let of_words = ["no_answer", "cut_short"];
+        let all: Vec<_> = METRICS[..pgr].iter().map(|m| m.name).filter(|name| !of_words.contains(name)).collect();
+        assert_eq!(names, all);
         // No confident error and no weak error: no value, not a made-up one.
         for name in ["agreement_weak_wrong", "car_given_incorrect"] {
             let measure = measures.iter().find(|m| m.metric == name).unwrap();

@@ -1,5 +1,7 @@
 //! How a language model is asked for one of a task's answers: few-shot prompts that fit.
 
+use std::ops::Range;
+
 use crate::{
     Error, Result,
     model::Tokenizer,
@@ -69,7 +71,26 @@ pub(super) struct Asked {
     pub(super) shots: usize,
 }
 
+/// What a language model is asked about an example: the task's `[prompt]`, or where words are asked for the text itself; and what may be
+/// shortened of it.
+fn question(example: &Example) -> Option<(&str, &Range<usize>)> {
+    let prompt = example.prompt.as_ref().map(|prompt| (prompt.text.as_str(), &prompt.context));
+    prompt.or_else(|| example.reference.as_ref().map(|_| (example.text.as_str(), &example.context)))
+}
+
 impl<'a> Asker<'a> {
+    /// Asks for words, with as many examples shown as there are shots; `room` tokens stay free for the answer.
+    pub(super) fn for_words(
+        data: &TaskData,
+        tokenizer: &'a Tokenizer,
+        shots: usize,
+        (max_tokens, room): (usize, usize),
+        seed: u64,
+    ) -> Self {
+        let shown = |example: &Example| Some(format!("{}{}\n\n", question(example)?.0, example.reference.as_ref()?));
+        Self::showing(data, tokenizer, shots, shown, (max_tokens, room), seed)
+    }
+
     pub(super) fn new(
         data: &TaskData,
         answers: &Answers,
@@ -78,40 +99,49 @@ impl<'a> Asker<'a> {
         max_tokens: usize,
         seed: u64,
     ) -> Result<Self> {
+        let shown =
+            |example: &Example| Some(format!("{}{}\n\n", example.prompt.as_ref()?.text, answers.shown(example)?));
+        let longest = answers.tokens.iter().map(Vec::len).max().unwrap_or(0);
+        Ok(Self::showing(data, tokenizer, shots, shown, (max_tokens, longest), seed))
+    }
+
+    fn showing(
+        data: &TaskData,
+        tokenizer: &'a Tokenizer,
+        shots: usize,
+        shown: impl Fn(&Example) -> Option<String>,
+        (max_tokens, room): (usize, usize),
+        seed: u64,
+    ) -> Self {
         let mut pool: Vec<usize> = (0..data.supervise.len()).collect();
         Rng::named(seed, "shots").shuffle(&mut pool);
         pool.truncate(shots);
-        let shown = pool.iter().filter_map(|&row| {
-            let example = &data.supervise[row];
-            Some(format!("{}{}\n\n", example.prompt.as_ref()?.text, answers.shown(example)?))
-        });
-        let longest = answers.tokens.iter().map(Vec::len).max().unwrap_or(0);
         let instruction = data.prompt.as_ref().and_then(|style| style.instruction.clone());
-        Ok(Self {
+        Self {
             tokenizer,
             instruction: instruction.map(|text| format!("{text}\n\n")).unwrap_or_default(),
-            shown: shown.collect(),
+            shown: pool.iter().filter_map(|&row| shown(&data.supervise[row])).collect(),
             shots: pool,
-            limit: max_tokens.saturating_sub(longest),
-        })
+            limit: max_tokens.saturating_sub(room),
+        }
     }
 
     /// Leaves out shots, first those farthest from the question, until it fits; then words from the left of the question's context.
     pub(super) fn prompt(&self, example: &Example) -> Result<Asked> {
-        let question = example.prompt.as_ref().ok_or_else(|| {
+        let (question, within) = question(example).ok_or_else(|| {
             Error::new("an example has no prompt").help("give the task a `[prompt]` with `template` and `answers`")
         })?;
         let count = |text: &str| self.tokenizer.encode(text).map(|ids| ids.len());
         let counters: [CountTokens; 1] = [&count];
         for left_out in 0..=self.shown.len() {
             let before = format!("{}{}", self.instruction, self.shown[left_out..].concat());
-            let mut text = format!("{before}{}", question.text);
+            let mut text = format!("{before}{question}");
             let shots = self.shown.len() - left_out;
             if count(&text)? <= self.limit {
                 return Ok(Asked { text, shortened: false, shots });
             }
             if shots == 0 {
-                let mut context = question.context.start + before.len()..question.context.end + before.len();
+                let mut context = within.start + before.len()..within.end + before.len();
                 return match shorten(&mut text, &mut context, &counters, self.limit)?.0 {
                     Shortened::TooLong => {
                         Err(Error::new(format!("a question does not fit into {} tokens", self.limit))

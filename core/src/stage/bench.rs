@@ -12,17 +12,15 @@ use serde_json::{Value, json};
 use super::{
     any_path,
     identity::{Numeric, StageId},
-    predictions::Predictions,
     store::{Finished, Store},
-    tokens,
+    trainer::Trainer,
 };
 use crate::{
     Error, Result,
     error::IoContext,
-    learner::{self, Encoded, Execution, Objective, Recipe, Trained},
-    model::{Classifier, HeadConfig, Pretrained},
-    rng,
-    strategy::{Labels, Settings, Split},
+    learner::{Answering, Execution, Trained},
+    model::{HeadConfig, Pretrained},
+    strategy::{Form, Settings, Split},
     task::{Example, TaskData},
 };
 
@@ -68,11 +66,28 @@ pub struct ModelRef {
     pub weights: String,
     /// Classification head.
     pub head: HeadConfig,
+    /// How it writes, where a task asks for words; then it has no head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writing: Option<Writing>,
+}
+
+/// How a model learns words, and when it has written enough of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Writing {
+    /// The tokens that end a text.
+    pub ends: Vec<u32>,
+    /// How answers are learnt.
+    pub answering: Answering,
 }
 
 impl ModelRef {
     pub(super) fn identity(&self) -> Result<Value> {
-        Ok(json!({ "weights": self.weights, "head": self.head.identity()? }))
+        Ok(match &self.writing {
+            None => json!({ "weights": self.weights, "head": self.head.identity()? }),
+            Some(Writing { ends, answering }) => {
+                json!({ "weights": self.weights, "writing": { "ends": ends, "answering": answering.identity()? } })
+            }
+        })
     }
 }
 
@@ -87,6 +102,11 @@ pub struct DataRef {
     pub fingerprint: String,
     /// Longest text in tokens.
     pub max_tokens: usize,
+    /// What the task asks for.
+    pub form: Form,
+    /// Examples with fewer candidates than others.
+    #[serde(default)]
+    pub fewer: usize,
     /// Number of examples of each split.
     pub examples: BTreeMap<String, usize>,
 }
@@ -109,12 +129,6 @@ pub fn part(data: &TaskData, split: Split) -> &[Example] {
         Split::Test => &data.test,
         Split::Validation => &data.validation,
     }
-}
-
-/// Ground truth of a split, one-hot.
-pub(super) fn truth(data: &TaskData, split: Split) -> Labels {
-    let one_hot = |label: u8| (0..data.classes()).map(|class| f32::from(class == usize::from(label))).collect();
-    part(data, split).iter().map(|example| one_hot(example.label)).collect()
 }
 
 /// Where a stage is done.
@@ -173,82 +187,12 @@ impl<'a> Bench<'a> {
     /// What trains and predicts on a task's data.
     pub(super) fn trainer(&'a self, data: &DataRef, seed: u64) -> Result<Trainer<'a>> {
         let folder = self.stage(&data.stage)?.folder;
-        Ok(Trainer { data: TaskData::read(&folder)?, folder, bench: self, seed })
+        Trainer::new(TaskData::read(&folder)?, folder, self, seed)
     }
 }
 
 /// Folder of a stage with the model that it made, as transformers reads it.
 pub(super) const MODEL: &str = "model";
-
-/// Trains classifiers on one task, and predicts with them.
-pub(super) struct Trainer<'a> {
-    pub(super) data: TaskData,
-    /// The data's stage, which holds their token ids.
-    folder: PathBuf,
-    bench: &'a Bench<'a>,
-    seed: u64,
-}
-
-impl Trainer<'_> {
-    pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
-        let rows = tokens::read(&self.data, model.tokenizer(), Some(&self.folder), split)?;
-        Encoded::new(rows, model.spec()).map_err(|error| error.context(format!("the {} split", split.name())))
-    }
-
-    /// Ground truth, one-hot.
-    pub(super) fn truth(&self, split: Split) -> Labels {
-        truth(&self.data, split)
-    }
-
-    /// A model with a fresh head: every method of a cell starts from the same one. With `start`, the stage's backbone and P(IK) head.
-    pub(super) fn classifier(
-        &self,
-        model: &ModelRef,
-        pretrained: &Pretrained,
-        classes: usize,
-        start: Option<&StageId>,
-    ) -> Result<Classifier> {
-        let device = self.bench.place.device.clone().autodiff();
-        let (backbone, p_ik) = match start {
-            None => (pretrained.load(&device)?, None),
-            Some(stage) => {
-                let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
-                let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
-                (known.backbone, Some(head))
-            }
-        };
-        let head_seed = rng::derive(self.seed, "head");
-        let classifier = Classifier::new(backbone, &model.head, classes, head_seed, Some(pretrained.tokenizer()))?;
-        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
-    }
-
-    /// Trains a classifier; every method of a cell sees the same order. Phases after the first draw from streams of their own.
-    pub(super) fn train_on(
-        &self,
-        classifier: Classifier,
-        data: &Encoded,
-        recipe: &Recipe,
-        objective: Objective,
-        phase: usize,
-    ) -> Result<Trained<Classifier>> {
-        let stream = if phase == 0 { "order".to_owned() } else { format!("phase-{phase}/order") };
-        let order_seed = rng::derive(self.seed, &stream);
-        self.bench.train(phase, classifier, data, objective, recipe, order_seed)
-    }
-
-    /// Predicts one split into its file.
-    pub(super) fn predict(
-        &self,
-        model: &Pretrained,
-        classifier: &Classifier,
-        split: Split,
-        folder: &Path,
-    ) -> Result<()> {
-        let data = self.encode(model, split)?;
-        let predicted = learner::predict(classifier, &data, &self.bench.place.execution)?;
-        Predictions::new(predicted.probabilities)?.write(&folder.join(Predictions::file(split)))
-    }
-}
 
 /// What a manifest says of a training: its last loss, what the stage adds, and remarks if there are any.
 pub(super) fn summary_of<M>(trained: &Trained<M>, mut more: Value) -> Value {

@@ -8,14 +8,16 @@ mod identity;
 mod inventory;
 mod job;
 pub mod kinds;
+mod labels;
 mod manifest;
 mod predictions;
 mod remembered;
 mod store;
 pub mod tokens;
+mod trainer;
 mod training;
 
-pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, part};
+pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};
 pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, Quarantined};
@@ -26,6 +28,7 @@ pub use kinds::{
     p_ik::{KnownLabel, PikBalance, PikInput},
     student::P_IK_TEST,
 };
+pub use labels::{Answer, Labels, Truth};
 pub use manifest::{Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

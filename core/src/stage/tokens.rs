@@ -1,4 +1,4 @@
-//! A task's data as token ids: made once for each tokenizer when the data are cut, and read by every stage that trains or predicts on them.
+//! A task's texts as token ids, candidates one by one: made once for each tokenizer when the data are cut, and read by every stage that trains or predicts on them.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
     error::IoContext,
     model::Tokenizer,
     strategy::Split,
-    task::{TaskData, Tick},
+    task::{Example, TaskData, Tick},
 };
 
 const SPLITS: [Split; 4] = [Split::Supervise, Split::Transfer, Split::Validation, Split::Test];
@@ -48,7 +48,8 @@ pub fn read(data: &TaskData, tokenizer: &Tokenizer, folder: Option<&Path>, split
     let path = folder.map(|folder| folder.join(file(tokenizer, split))).filter(|path| path.is_file());
     let Some(path) = path else { return encode(data, tokenizer, split, &|| ()) };
     let bytes = fs::read(&path).path("read token ids", &path)?;
-    let rows = decode(&bytes).filter(|rows| rows.len() == part(data, split).len());
+    let texts = part(data, split).iter().flat_map(Example::texts).count();
+    let rows = decode(&bytes).filter(|rows| rows.len() == texts);
     rows.ok_or_else(|| {
         let help = "remove its folder: `w2s run` makes it anew";
         Error::new("these are not the token ids of the data beside them").in_file(path).help(help)
@@ -65,7 +66,18 @@ fn decode(bytes: &[u8]) -> Option<Vec<Vec<u32>>> {
 }
 
 fn encode(data: &TaskData, tokenizer: &Tokenizer, split: Split, tick: Tick) -> Result<Vec<Vec<u32>>> {
-    let texts = part(data, split).par_iter().map(|example| example.text.as_str()).inspect(|_| tick());
+    // An example is done when its last text is.
+    let mut texts: Vec<(&str, bool)> = Vec::new();
+    for example in part(data, split) {
+        texts.extend(example.texts().map(|(text, _)| (text, false)));
+        texts.last_mut().into_iter().for_each(|(_, last)| *last = true);
+    }
+    let texts = texts.into_par_iter().map(|(text, last)| {
+        if last {
+            tick();
+        }
+        text
+    });
     tokenizer.encode_all(texts).map_err(|error| error.context(format!("the {} split", split.name())))
 }
 

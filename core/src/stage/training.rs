@@ -18,8 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     error::IoContext,
-    learner::{self, Encoded, Objective, Recipe, TrainLog, Trained},
-    model::Classifier,
+    learner::{TrainLog, Trained},
 };
 
 /// Word that identities of trainings begin with.
@@ -46,33 +45,28 @@ fn id(stage: &StageId, number: usize) -> StageId {
 }
 
 impl Bench<'_> {
-    /// Trains a classifier, as [`learner::train_classifier`] does, or takes up what an earlier try of the same stage, by the same commit of
-    /// w2s, has trained. `number` is that of the training among those of the stage, from 0.
+    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained. `number` is that of the
+    /// training among those of the stage, from 0; `fresh` is the model before it.
     ///
     /// # Errors
     /// Those of the training, or a store that cannot be written.
-    pub(super) fn train(
+    pub(super) fn train<M: Module>(
         &self,
         number: usize,
-        classifier: Classifier,
-        data: &Encoded,
-        objective: Objective,
-        recipe: &Recipe,
-        seed: u64,
-    ) -> Result<Trained<Classifier>> {
-        let train =
-            |classifier| learner::train_classifier(classifier, data, objective, recipe, seed, &self.place.execution);
-        let Some(stage) = &self.stage_in_the_making else { return train(classifier) };
+        fresh: M,
+        train: impl FnOnce(M) -> Result<Trained<M>>,
+    ) -> Result<Trained<M>> {
+        let Some(stage) = &self.stage_in_the_making else { return train(fresh) };
         let id = id(stage, number);
         let mut begun = self.store.begin(&id)?;
         if let Begin::Finished(kept) = &begun {
-            if let Ok(trained) = read(kept, classifier.clone()) {
+            if let Ok(trained) = read(kept, fresh.clone()) {
                 return Ok(trained);
             }
             self.store.discard(&kept.folder)?;
             begun = self.store.begin(&id)?;
         }
-        let trained = train(classifier)?;
+        let trained = train(fresh)?;
         if let Begin::Ours(workspace) = begun {
             // It is an insurance: on a disk that is too full for it, the stage goes on without.
             let _ = write(&trained, workspace.folder())
@@ -88,7 +82,7 @@ pub(super) fn discard(store: &Store, stage: &StageId) -> Result<()> {
     folders.take_while(|folder| folder.exists()).try_for_each(|folder| store.discard(&folder))
 }
 
-fn write(trained: &Trained<Classifier>, folder: &Path) -> Result<()> {
+fn write<M: Module>(trained: &Trained<M>, folder: &Path) -> Result<()> {
     let path = folder.join(LOG);
     let unfit = |error: String| Error::new(format!("cannot write down a training: {error}")).in_file(&path);
     let record = Record { log: trained.log.clone(), seconds: trained.seconds };
@@ -105,7 +99,7 @@ fn write(trained: &Trained<Classifier>, folder: &Path) -> Result<()> {
 }
 
 /// A training that was kept; `fresh` is the model as it was before.
-fn read(kept: &Finished, mut fresh: Classifier) -> Result<Trained<Classifier>> {
+fn read<M: Module>(kept: &Finished, mut fresh: M) -> Result<Trained<M>> {
     let path = kept.file(LOG);
     let unfit = |error: String| Error::new(format!("cannot take up a training: {error}")).in_file(&path);
     if kept.manifest.commit != crate::commit() {

@@ -68,6 +68,8 @@ pub struct Card {
     pub changed: &'static [(&'static str, &'static str)],
     /// Parameters that were added after results existed: at their default they leave identities as they were.
     pub later: &'static [&'static str],
+    /// Parameters that enter no identity: results depend on what is asked for by them, such as a file's content, and not on them.
+    pub aside: &'static [&'static str],
     /// Source file of the registration.
     pub file: &'static str,
     /// Line of the registration.
@@ -161,7 +163,7 @@ impl Card {
     }
 
     /// What enters an identity: name, version, and a configured value's parameters without [`later`](Card::later) ones that stand at their
-    /// default.
+    /// default and without [`aside`](Card::aside).
     ///
     /// # Errors
     /// A default that does not serialise, which the conformance suite refuses.
@@ -173,7 +175,9 @@ impl Card {
         let later: Vec<(&str, Value)> =
             self.later.iter().filter_map(|name| Some((*name, defaults.get(*name)?.clone()))).collect();
         let mut parameters = settled(configured.clone(), &later);
-        parameters.as_object_mut().map(|parameters| parameters.remove("type"));
+        if let Some(parameters) = parameters.as_object_mut() {
+            parameters.retain(|name, _| name != "type" && !self.aside.contains(&name.as_str()));
+        }
         let made = |(name, value): &&(&str, &str)| {
             configured
                 .get(*name)

@@ -777,17 +777,16 @@ fn rows_of(split: Split, held_out: usize) -> usize {
     }
 }
 
-/// An answer without models: the truth, or what a model says that is right most of the time.
-fn answer(ask: Ask, classes: usize, held_out: usize) -> Supervision {
+/// An answer without models: the truth, or what somebody says who is right most of the time. `place` tells answers apart.
+fn answer(ask: &Ask, place: usize, classes: usize, held_out: usize) -> Supervision {
     Supervision::default().map(|split, _| {
         let rows = rows_of(split, held_out);
         match ask {
-            Ask::FineTuned { role, on } => {
-                let offset = 100 * role as usize + 1000 * on as usize;
-                let soft = grid(rows, classes, |index| 0.05 + unit(index + offset));
+            Ask::Truth => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
+            _ => {
+                let soft = grid(rows, classes, |index| 0.05 + unit(index + 100 * place));
                 soft.into_iter().map(normalised).collect()
             }
-            Ask::Truth => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
         }
     })
 }
@@ -795,13 +794,16 @@ fn answer(ask: Ask, classes: usize, held_out: usize) -> Supervision {
 fn supervisor_labels(_: &Card, table: &Table) -> Outcome {
     let supervisor: Box<dyn ConfiguredSupervisor> = parsed(table)?;
     for ask in supervisor.asks() {
-        if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
-            return Err(format!("fine-tunes a model on the {} split", split.name()));
+        for ask in ask.all() {
+            if let Ask::FineTuned { on: split @ (Split::Test | Split::Validation), .. } = ask {
+                return Err(format!("fine-tunes a model on the {} split", split.name()));
+            }
         }
     }
     ensure(supervisor.asks() == supervisor.asks(), || "asks for one thing and then for another".to_owned())?;
     for (classes, held_out) in [(2, 0), (2, 10), (3, 10)] {
-        let answers = supervisor.asks().into_iter().map(|ask| answer(ask, classes, held_out)).collect();
+        let asks = supervisor.asks();
+        let answers = asks.iter().enumerate().map(|(place, ask)| answer(ask, place, classes, held_out)).collect();
         let given = Given { answers, seed: 7 };
         let supervision = supervisor.supervise(&given)?;
         for split in [Split::Transfer, Split::Test, Split::Validation] {
@@ -841,6 +843,7 @@ mod tests {
             version: 1,
             changed: &[],
             later: &[],
+            aside: &[],
             file: "here",
             line: 1,
             schema,
@@ -1108,7 +1111,7 @@ mod tests {
         assert_eq!(failing(refiner), ["labels"]);
         let greedy = broken!(Supervisor ConfiguredSupervisor "test-greedy" Greedy, impl Supervisor for Greedy {
             fn asks(&self) -> Vec<Ask> {
-                vec![Ask::FineTuned { role: Role::Weak, on: Split::Validation }]
+                vec![Ask::fine_tuned(Role::Weak, Split::Validation)]
             }
 
             fn supervise(&self, given: &Given) -> Result<Supervision, String> {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What a task asks for, and so what a strategy works on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// One of K named classes, the same for every example. Labels and the student's probabilities are `[B, K]`, from an output per class.
     Classes(usize),
@@ -60,6 +63,18 @@ pub fn no_words(form: Form, why: &str) -> Result<(), String> {
     }
 }
 
+/// What a strategy answers in `fits` that takes one example's label for another's: on words, and on candidates, of which each example has its
+/// own, that makes no sense. `why` is a sentence without its full stop, and the remedy, if there is one.
+///
+/// # Errors
+/// Any form but classes.
+pub fn only_classes(form: Form, why: &str) -> Result<(), String> {
+    match form {
+        Form::Classes(_) => Ok(()),
+        Form::Candidates(_) | Form::Words => Err(format!("it is not for {form}: {why}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +90,10 @@ mod tests {
         );
         assert!(two_classes(Form::Words, "use y").unwrap_err().ends_with("asks for answers in words; use y"));
         assert!(no_words(Form::Classes(9), "").is_ok());
+        assert!(only_classes(Form::Classes(9), "").is_ok());
+        assert!(
+            only_classes(Form::Candidates(2), "none is another's").unwrap_err().contains("2 candidate answers: none")
+        );
         assert!(no_words(Form::Words, "no word is near another").unwrap_err().ends_with("no word is near another"));
     }
 }

@@ -17,7 +17,7 @@ use burn::tensor::Tensor;
 
 pub use batch::{Batch, Calibration, ExampleId, Needs, Pool, Progress, Selection};
 pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, find, of_kind};
-pub use form::{Form, no_words, two_classes};
+pub use form::{Form, no_words, only_classes, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
 pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
@@ -95,7 +95,7 @@ macro_rules! promises {
         /// words do not: what a strategy does there it says by letting them pass.
         ///
         /// # Errors
-        /// A sentence for the user; [`two_classes`] and [`no_words`] have some.
+        /// A sentence for the user; [`two_classes`], [`no_words`] and [`only_classes`] have some.
         fn fits(&self, form: Form) -> Result<(), String> {
             no_words(form, form::SILENT)
         }
@@ -218,10 +218,11 @@ pub trait ConfiguredSupervisor: Supervisor {}
 /// its doc comment is the card's text, and each field's doc comment ends in a line `Origin: …` that says where the default is from.
 /// `version = 2` marks a change of behaviour (old results are kept apart), `changed = [field = "value"]` one that only configurations with
 /// that value see; `later = ["field"]` names parameters that were added
-/// after results existed, so that their defaults leave old identities as they are.
+/// after results existed, so that their defaults leave old identities as they are; `aside = ["field"]` those on which results do not depend by
+/// themselves, such as where a file is; they enter no identity.
 #[macro_export]
 macro_rules! register {
-    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(,)?) => {
+    ($kind:ident $name:literal for $type:ty, paper = $paper:expr $(, version = $version:expr)? $(, changed = [$($choice:ident = $value:literal),*])? $(, later = [$($later:expr),*])? $(, aside = [$($aside:expr),*])? $(,)?) => {
         $crate::register!(@configured $kind $name $type);
         $crate::strategy::__private::inventory::submit! {
             $crate::strategy::Card {
@@ -231,6 +232,7 @@ macro_rules! register {
                 version: { #[allow(unused_mut, unused_assignments)] let mut version = 1u32; $(version = $version;)? version },
                 changed: &[$($((stringify!($choice), stringify!($value))),*)?],
                 later: &[$($($later),*)?],
+                aside: &[$($($aside),*)?],
                 file: file!(),
                 line: line!(),
                 schema: $crate::strategy::__private::schema::<$type>,

@@ -27,17 +27,31 @@ impl Split {
     }
 }
 
-/// Soft labels of one split, one row of K probabilities per example.
+/// Soft labels of one split, one row of K probabilities per example. On words they are shares of what was given as answers: K is how many a
+/// supervisor [asked](super::Supervisor::asks) for, and the same answer is in the same place.
 pub type Labels = Vec<Vec<f32>>;
 
-/// Which model of the pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+/// Which model.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The pair's weak model.
     Weak,
     /// The pair's strong model.
     Strong,
+    /// A model by its name: `[model.NAME]` of the grid, or `configs/models/NAME.toml`.
+    Named(String),
+}
+
+impl Role {
+    /// The model that a configuration means by a word: `weak` and `strong` are the pair's, any other is a name.
+    pub fn of(word: &str) -> Self {
+        match word {
+            "weak" => Role::Weak,
+            "strong" => Role::Strong,
+            name => Role::Named(name.to_owned()),
+        }
+    }
 }
 
 /// Labels of the splits that the student and the tests see.
@@ -63,6 +77,31 @@ impl Supervision {
         }
     }
 
+    /// The same, to be changed; of [`Split::Supervise`], which has none, those of the transfer split.
+    pub(crate) fn of_mut(&mut self, split: Split) -> &mut Labels {
+        match split {
+            Split::Supervise | Split::Transfer => &mut self.transfer,
+            Split::Test => &mut self.test,
+            Split::Validation => &mut self.validation,
+        }
+    }
+
+    /// The mean of several, example by example; empty of none.
+    pub fn mean(all: &[Self]) -> Self {
+        let Some(first) = all.first() else { return Self::default() };
+        let rows = |split: Split, row: usize| all.iter().map(move |one| one.of(split)[row].iter().copied());
+        first.map(|split, labels| {
+            let mean = |(row, label): (usize, &Vec<f32>)| {
+                let mut sums = vec![0.0; label.len()];
+                for shares in rows(split, row) {
+                    sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += f64::from(share));
+                }
+                sums.into_iter().map(|sum: f64| (sum / all.len() as f64) as f32).collect()
+            };
+            labels.iter().enumerate().map(mean).collect()
+        })
+    }
+
     /// The same done to the labels of every split.
     pub fn map(&self, mut change: impl FnMut(Split, &Labels) -> Labels) -> Self {
         Self {
@@ -74,24 +113,96 @@ impl Supervision {
 }
 
 /// What a supervisor asks the engine to make before it labels. Every answer has labels for the transfer, the test and the validation split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Ask {
-    /// Soft labels of a model of the pair, fine-tuned on the ground truth of a split with the grid's recipe.
+    /// Soft labels of a model, fine-tuned on the ground truth of a split with the grid's recipe.
     FineTuned {
         /// Which model.
         role: Role,
         /// What it is trained on: [`Split::Supervise`], or [`Split::Transfer`], which results then say.
         on: Split,
+        /// Which of several such models, from 0, which has the cell's seed: each other has its own seed and order of rows.
+        copy: usize,
+        /// Whether it is trained on as many rows drawn from the split with replacement, from that seed.
+        bagged: bool,
+    },
+    /// Soft labels of a model that is fine-tuned on the labels that another answer has for the transfer split: a link of a chain.
+    Taught {
+        /// Whose labels it learns.
+        by: Box<Ask>,
+        /// Which model.
+        role: Role,
+        /// Whether two of them are trained, on one half of the split each, so that none labels what it was trained on; on other splits their
+        /// mean counts. Else one is trained on the whole split, and labels it.
+        halves: bool,
+    },
+    /// Soft labels of a pretrained language model that is not fine-tuned: the probabilities it gives to the words that the task has for each
+    /// class, after examples of the supervisor's half with their answers.
+    Prompted {
+        /// Which model.
+        role: Role,
+        /// How many answered examples it is shown, the same before each question.
+        shots: usize,
+    },
+    /// Labels of people, or of anything else outside: what stands in a file (docs/supervisors.md).
+    File {
+        /// Where it is. `{task}` and `{seed}` stand for those of the cell.
+        path: String,
+        /// Whether the file may have labels for examples that the task does not use.
+        others: bool,
     },
     /// Ground truth as one-hot labels; results then say that it reached the student.
     Truth,
 }
 
 impl Ask {
+    /// One model, fine-tuned on the ground truth of a split.
+    pub fn fine_tuned(role: Role, on: Split) -> Self {
+        Ask::FineTuned { role, on, copy: 0, bagged: false }
+    }
+
     /// Whether ground truth of the student's examples is in the answer.
-    pub fn uses_truth_of_transfer(self) -> bool {
-        matches!(self, Ask::Truth | Ask::FineTuned { on: Split::Transfer, .. })
+    pub fn uses_truth_of_transfer(&self) -> bool {
+        match self {
+            Ask::Truth => true,
+            Ask::FineTuned { on, .. } => *on == Split::Transfer,
+            Ask::Taught { by, .. } => by.uses_truth_of_transfer(),
+            Ask::File { .. } | Ask::Prompted { .. } => false,
+        }
+    }
+
+    /// The model that answers, if one does.
+    pub fn model(&self) -> Option<&Role> {
+        match self {
+            Ask::FineTuned { role, .. } | Ask::Taught { role, .. } | Ask::Prompted { role, .. } => Some(role),
+            Ask::File { .. } | Ask::Truth => None,
+        }
+    }
+
+    /// It, and those that must be answered before it.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |ask| match ask {
+            Ask::Taught { by, .. } => Some(by),
+            _ => None,
+        })
+    }
+
+    /// Names of the models that it wants beside the pair's.
+    pub fn named(&self) -> Vec<&str> {
+        fn name(ask: &Ask) -> Option<&str> {
+            match ask.model() {
+                Some(Role::Named(name)) => Some(name),
+                _ => None,
+            }
+        }
+        self.all().filter_map(name).collect()
+    }
+
+    /// Whether the stage that answers enters the identity of the labels that are made of it. Ground truth and models of the pair, fine-tuned on it,
+    /// do not: they follow from the supervisor's parameters, the pair and the data, and were there before anything else could be asked for.
+    pub fn is_named(&self) -> bool {
+        !matches!(self, Ask::Truth | Ask::FineTuned { role: Role::Weak | Role::Strong, .. })
     }
 }
 

@@ -116,6 +116,21 @@ impl Example {
         alone.into_iter().chain(self.candidates.iter().map(|candidate| (candidate.text.as_str(), &candidate.context)))
     }
 
+    /// What tells its text from other texts of the same row. Of what may be shortened from the left only the end has a part in it.
+    fn digits(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (text, context) in self.texts() {
+            const END: usize = 32;
+            let shortened = text.get(context.clone()).unwrap_or_default();
+            let end = shortened.char_indices().rev().take(END).last().map_or("", |(at, _)| &shortened[at..]);
+            for part in [text.get(..context.start), Some(end), text.get(context.end..)] {
+                let part = part.unwrap_or_default();
+                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..8].to_owned()
+    }
+
     /// What is wrong with a stored example of a task of this form.
     fn check(&self, form: &Form, classes: usize) -> Result<(), String> {
         let Self { text, context, label, prompt, candidates, preference, margin, reference, .. } = self;
@@ -244,6 +259,9 @@ pub struct Counts {
     /// By part, where words are generated: what the references say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub references: BTreeMap<String, Frequent>,
+    /// Examples that have fewer candidates to choose among than others have.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub fewer: usize,
     /// Examples of `transfer` that ask what an example of `supervise` or `validation` asks.
     pub transfer_in_supervise: usize,
     /// Examples of `test` that ask what an example of `supervise`, `transfer` or `validation` asks.
@@ -373,6 +391,13 @@ impl TaskData {
         [("supervise", supervise), ("transfer", transfer), ("validation", validation), ("test", test)]
     }
 
+    /// Names by which people and files call the examples of a part: the split of the source that its rows come from, the row's number in it, from
+    /// 0, and 8 digits for its text, of which a seed may have chosen one of several. A text that was shortened keeps its name.
+    pub fn ids(&self, part: &str, examples: &[Example]) -> Vec<String> {
+        let pool = if self.counts.pools.contains_key(part) || part == "test" { part } else { "train" };
+        examples.iter().map(|example| format!("{pool}-{}-{}", example.source_row, example.digits())).collect()
+    }
+
     /// The parts with their names, in fixed order.
     pub fn parts_mut(&mut self) -> [(&'static str, &mut Vec<Example>); 4] {
         let Self { supervise, transfer, validation, test, .. } = self;
@@ -403,6 +428,8 @@ impl TaskData {
                 references.insert(name.to_owned(), Frequent::of(examples, matcher));
             }
         }
+        let fewer = |example: &&Example| !example.candidates.is_empty() && example.candidates.len() < options;
+        self.counts.fewer = self.parts().into_iter().flat_map(|(_, part)| part).filter(fewer).count();
         self.counts.labels = labels;
         self.counts.references = references;
         Ok(())
@@ -415,7 +442,13 @@ impl TaskData {
             && let dropped @ 1.. = fit.parts.values().map(|part| part.dropped).sum::<usize>()
         {
             let why = format!("{dropped} are longer than {} tokens without their context", fit.limit);
-            return Error::new(format!("{message}: {why}")).help("raise `max_tokens`, or shorten the template");
+            return Error::new(format!("{message}: {why}")).help(match &self.form {
+                Form::Generate(generation) => format!(
+                    "an answer may have {} tokens: lower `max_new_tokens` in the task, raise `max_tokens`, or shorten the template",
+                    generation.max_new_tokens
+                ),
+                Form::Classify | Form::Choose { .. } => "raise `max_tokens`, or shorten the template".to_owned(),
+            });
         }
         let became = |(pool, counts): (&String, &PoolCounts)| {
             let dropped = counts.dropped.iter().map(|(why, count)| format!("{count} by {why}, "));
@@ -538,6 +571,10 @@ impl TaskData {
         }
         Ok(data)
     }
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 fn write_line(mut out: impl Write, value: &impl Serialize) -> io::Result<()> {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     Error, Result,
     error::{IoContext, Place},
+    strategy::Form,
 };
 
 /// A task: where its rows come from, how a row becomes text, and what its label is.
@@ -457,6 +458,15 @@ impl Task {
     /// Short name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What strategies are asked about. How many candidates a choice has is known once there are examples, and 0 until then.
+    pub fn form(&self) -> Form {
+        match (&self.generate, &self.label) {
+            (Some(_), _) => Form::Words,
+            (None, Some(LabelRule::Choose(_))) => Form::Candidates(0),
+            (None, _) => Form::Classes(self.classes.len()),
+        }
     }
 
     /// Whether it asks for one of fixed classes.

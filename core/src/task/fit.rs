@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::{Example, FitCounts, FitPart, OverLong, TaskData};
+use super::{Example, FitCounts, FitPart, Form, OverLong, TaskData};
 use crate::{Error, Result};
 
 /// What one model's tokenizer says of a text's length, special tokens included.
@@ -342,7 +342,7 @@ fn without_spaces(c: char) -> bool {
 /// Makes every example at most `limit` tokens long for every tokenizer: shortens contexts from the left or drops examples.
 ///
 /// An example that is too long without its context is dropped and counted. Of a choice every candidate has to fit, and all keep the same
-/// context; a reference has to fit behind its text, with one token for its end. Prompts of `[prompt]` are left alone, since their room depends on the
+/// context; a reference has to fit behind its text, with one token for its end, and so have as many tokens as a model may write. Prompts of `[prompt]` are left alone, since their room depends on the
 /// examples put before them; use [`shorten`] there. The reference's `len < max_ctx` is `limit = max_ctx - 1`. The counts are also put
 /// into the data.
 pub fn fit(
@@ -353,10 +353,14 @@ pub fn fit(
     tick: Tick,
 ) -> Result<FitCounts> {
     let mut counts = FitCounts { limit, ..FitCounts::default() };
+    let new = match &data.form {
+        Form::Generate(generation) => generation.max_new_tokens,
+        Form::Classify | Form::Choose { .. } => 0,
+    };
     for (name, examples) in data.parts_mut() {
         let done: Vec<(Shortened, usize)> = examples
             .par_iter_mut()
-            .map(|example| fit_one(example, count_tokens, limit, over_long).inspect(|_| tick()))
+            .map(|example| fit_one(example, count_tokens, limit, over_long, new).inspect(|_| tick()))
             .collect::<Result<_>>()?;
         let part = FitPart {
             shortened: done.iter().filter(|(shortened, _)| *shortened == Shortened::Yes).count(),
@@ -377,6 +381,7 @@ fn fit_one(
     count_tokens: &[CountTokens],
     limit: usize,
     over_long: OverLong,
+    new: usize,
 ) -> Result<(Shortened, usize)> {
     if !example.candidates.is_empty() {
         return fit_candidates(example, count_tokens, limit, over_long);
@@ -385,8 +390,8 @@ fn fit_one(
     // Nothing may be shortened where the context is empty.
     let context = if over_long == OverLong::Truncate { context } else { &mut (0..0) };
     let Some(reference) = reference else { return shorten(text, context, count_tokens, limit) };
-    // One more, for the token at which the answer ends.
-    let room = |count: &CountTokens| Ok::<_, Error>(bare(&|text: &str| count.count(text), reference)? + 1);
+    // One more, for the token at which the answer ends; and what a model may write must have room, too.
+    let room = |count: &CountTokens| Ok::<_, Error>((bare(&|text: &str| count.count(text), reference)? + 1).max(new));
     let before: Vec<Before> =
         count_tokens.iter().map(|count| Ok(Before { count: *count, room: room(count)? })).collect::<Result<_>>()?;
     let before: Vec<CountTokens> = before.iter().map(|before| before as CountTokens).collect();

@@ -10,6 +10,7 @@ mod draft;
 mod fit;
 mod format;
 mod label;
+mod labels;
 mod matching;
 mod order;
 mod read;
@@ -43,6 +44,7 @@ pub use self::{
     },
     draft::{DraftForm, DraftOptions, draft},
     fit::{CountTokens, Counter, Shortened, Tick, TokenCounts, cuts_words, fit, lengths, shorten},
+    labels::LabelFile,
     matching::{Extract, Extracted, Matcher, Matching, Rule, Which},
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},

@@ -190,6 +190,17 @@ fn a_prompt_leaves_room_for_its_reference() {
     let train = rows(6, |_| json!({"q": "one two three four five six", "a": "seven eight nine"}));
     let words = |text: &str| Ok(2 + text.split_whitespace().count());
     let mut data = read(&words_task("").unwrap(), &train).unwrap();
+    let room = |data: &mut TaskData, new: usize| {
+        let Form::Generate(generation) = &mut data.form else { panic!("it asks for words") };
+        generation.max_new_tokens = new;
+    };
+    // What a model may write has room as well.
+    let error = fit(&mut data.clone(), &[&words], 13, OverLong::Truncate, &|| ()).unwrap_err().to_string();
+    assert!(error.contains("lower `max_new_tokens`"), "{error}");
+    room(&mut data, 5);
+    let counts = fit(&mut data.clone(), &[&words], 13, OverLong::Truncate, &|| ()).unwrap();
+    assert_eq!(counts.parts["test"].shortened, 6);
+    room(&mut data, 4);
     // Seven words and two special tokens of the prompt, three words of the reference, and one token for its end.
     let counts = fit(&mut data.clone(), &[&words], 13, OverLong::Truncate, &|| ()).unwrap();
     assert_eq!((counts.parts["test"].shortened, counts.parts["test"].longest), (0, 13));

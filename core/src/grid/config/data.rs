@@ -74,10 +74,6 @@ impl Default for Data {
 pub(super) fn open_task(root: &Section, name: &str, library: &Library, place: impl Fn(Error) -> Error) -> Result<Task> {
     let document = library.open("tasks", name).map_err(&place)?;
     let task = Task::parse(document.source_text(), document.file())?.named_as_its_file()?;
-    if !task.is_classification() {
-        let error = Error::new(format!("the task `{name}` has no classes, and grids work with classes alone so far"));
-        return Err(place(error.help("name a task with a `[label.column]`, `[label.equals]` or `[label.coin]`; `w2s task check` reads the others")));
-    }
     let here = root.get("task").and_then(|tasks| tasks.get(name)).and_then(|task| task.get("template"));
     match here {
         Some(template) => task.with_template(template.text()?, template.place()),
@@ -189,7 +185,14 @@ pub(super) fn auxiliary_tasks(
             )));
         }
         for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
-            auxiliary.insert(name.to_owned(), open_task(root, name, library, place)?);
+            let task = open_task(root, name, library, place)?;
+            if !task.is_classification() {
+                let error = Error::new(format!("`{name}` has no classes, and P(IK) is learnt of classes"));
+                return Err(place(
+                    error.help("take a task with a `[label.column]`, `[label.equals]` or `[label.coin]`"),
+                ));
+            }
+            auxiliary.insert(name.to_owned(), task);
         }
     }
     Ok(auxiliary)

@@ -16,7 +16,7 @@ use crate::{
     document::{Document, Section, did_you_mean},
     strategy::{
         self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind,
-        LabelRefiner, Needs, Selector, StudentLoss, Supervisor,
+        LabelRefiner, Needs, Role, Selector, StudentLoss, Supervisor,
     },
 };
 
@@ -75,13 +75,23 @@ impl Method {
     /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
     pub fn uses_truth(&self, task: &str) -> bool {
         let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
-        self.supervisor.asks().into_iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
+        self.supervisor.asks().iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
     }
 
     /// Whether the strong model must answer in words.
     pub fn asks_language_model(&self) -> bool {
         self.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration)
             || self.p_ik.as_ref().is_some_and(|p_ik| p_ik.answers == AnswersBy::LanguageModel)
+    }
+
+    /// The models that its supervisor asks in words.
+    pub fn prompted(&self) -> Vec<Role> {
+        let asks = self.supervisor.asks();
+        let prompted = |ask: &Ask| match ask {
+            Ask::Prompted { role, .. } => Some(role.clone()),
+            _ => None,
+        };
+        asks.iter().flat_map(Ask::all).filter_map(prompted).collect()
     }
 
     /// What all its parts together ask of the engine.

@@ -8,7 +8,10 @@ mod model;
 mod names;
 mod published;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -22,7 +25,7 @@ use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
     knowing::Shared,
     method::sweeps,
-    model::{over_head, recipe_table},
+    model::{further_models, over_head, recipe_table},
     names::{check_name, check_title, names, no_repetition, place},
     published::check_published,
 };
@@ -31,11 +34,11 @@ use crate::{
     Error, Result,
     document::{Document, Section},
     error::Place,
-    learner::Recipe,
+    learner::{Answering, Recipe, passes_over_absent},
     model::{HeadConfig, HeadInit},
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
-    strategy::Form,
+    strategy::{Ask, Form, whole},
     task::Task,
 };
 
@@ -54,6 +57,8 @@ pub struct Grid {
     auxiliary_settings: BTreeMap<String, toml::Table>,
     /// Weak and strong model.
     pub pairs: Vec<Pair>,
+    /// Models that supervisors name and no pair has, and where that is.
+    pub further: Vec<(ModelConfig, Place)>,
     /// Where the grid names its tasks and its pairs, for errors.
     pub places: [Vec<Place>; 2],
     /// Methods, in the order of the file.
@@ -64,6 +69,8 @@ pub struct Grid {
     pub data: Vec<Data>,
     /// Whether fine-tuned students are kept on disk.
     pub save_students: bool,
+    /// How answers in words are learnt.
+    pub words: Answering,
     /// The grid's own training settings, which go before a model's.
     train: toml::Table,
     /// Everything as it was resolved, for the record.
@@ -98,6 +105,7 @@ impl Grid {
             "self_labels",
             "agrees",
             "sweep",
+            "words",
             "published",
         ])?;
         let grid = root.need("grid")?;
@@ -124,6 +132,8 @@ impl Grid {
         }
         let save_students =
             output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
+
+        let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
 
         let own_models = root.get("model");
         let own_methods = root.get("method");
@@ -178,6 +188,7 @@ impl Grid {
             .collect::<Result<Vec<_>>>()?;
         let swept = sweeps(document, shelf.as_ref(), &methods, &shared)?;
         methods.extend(swept);
+        let further = further_models(&root, &methods, &pairs, library)?;
         if let Some(published) = root.get("published") {
             check_published(&published, &tasks, &methods, &pairs)?;
         }
@@ -187,9 +198,11 @@ impl Grid {
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
             let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
-            let evaluated = tasks.iter().filter(|_| asked);
+            let evaluated = tasks.iter().filter(|_| asked || !method.prompted().is_empty());
             let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
-            let mut silent = evaluated.chain(learnt).filter(|task| !prompted(task));
+            // Where words are asked for, the text itself asks.
+            let silent = |task: &&Task| !prompted(task) && task.form() != Form::Words;
+            let mut silent = evaluated.chain(learnt).filter(silent);
             if let Some(task) = silent.next() {
                 let message = format!(
                     "method `{}` asks a language model, and task `{}` does not say how",
@@ -197,7 +210,7 @@ impl Grid {
                     task.name()
                 );
                 return Err(grid.error(message).help(
-                    "give the task a `[prompt]` with `template` and `answers`, or use `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
+                    "give the task a `[prompt]` with `template` and `answers`, or use another supervisor than `prompted`, `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
                 ));
             }
         }
@@ -212,10 +225,12 @@ impl Grid {
                 grid.need("pairs")?.items()?.iter().map(Section::place).collect(),
             ],
             pairs,
+            further,
             methods,
             seeds,
             data,
             save_students,
+            words,
             train,
             source: root.to_json(),
         };
@@ -231,34 +246,88 @@ impl Grid {
             // The method's own table says more than its name in the list.
             let own = tables.as_ref().and_then(|methods| methods.get(&method.name)).map(|own| own.place());
             let place = own.or_else(|| at(method)).unwrap_or_else(|| root.place());
-            grid.check_classes(method).map_err(|error| error.or_at(&place))?;
+            grid.check_forms(method).map_err(|error| error.or_at(&place))?;
         }
         Ok(grid)
     }
 
-    /// Whether a method, with the models it is used on, can work with as many classes as the tasks have.
-    fn check_classes(&self, method: &Method) -> Result<()> {
-        for (index, task) in self.tasks.iter().enumerate() {
-            let classes = task.classes.len();
-            let form = Form::Classes(classes);
-            let refused = |part: &str, message: String| {
-                Error::new(format!(
-                    "method `{}` cannot be used on task `{}`: {part}: {message}",
-                    method.name,
-                    task.name()
-                ))
-                .help("leave one of the two out of this grid")
-            };
-            method.supervisor.fits(form).map_err(|message| refused("the supervisor", message))?;
-            for phase in &method.phases {
-                for (part, fits) in [
-                    ("the selector", phase.selector.fits(form)),
-                    ("the refiner", phase.refiner.fits(form)),
-                    ("the loss", phase.loss.fits(form)),
-                ] {
-                    fits.map_err(|message| refused(part, message))?;
-                }
+    /// The models that supervisors name, be they of a pair or not.
+    pub fn named(&self) -> Vec<&ModelConfig> {
+        let pairs = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let all: BTreeMap<&str, &ModelConfig> = pairs
+            .chain(self.further.iter().map(|(model, _)| model))
+            .map(|model| (model.name.as_str(), model))
+            .collect();
+        let asks: Vec<Ask> = self.methods.iter().flat_map(|method| method.supervisor.asks()).collect();
+        let names: BTreeSet<&str> = asks.iter().flat_map(Ask::named).collect();
+        names.into_iter().filter_map(|name| all.get(name).copied()).collect()
+    }
+
+    /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this; `fewer` of its examples have fewer candidates
+    /// than others.
+    ///
+    /// # Errors
+    /// One of its parts refuses, or gets what it needs in no such task.
+    pub fn check_form(&self, method: &Method, task: usize, form: Form, fewer: usize) -> Result<()> {
+        let fault = |part: &str, message: &str| self.unfit(method, task, part, message);
+        method.supervisor.fits(form).map_err(|message| fault("the supervisor", &message))?;
+        for phase in &method.phases {
+            for (part, fits) in [
+                ("the selector", phase.selector.fits(form)),
+                ("the refiner", phase.refiner.fits(form)),
+                ("the loss", phase.loss.fits(form)),
+            ] {
+                fits.map_err(|message| fault(part, &message))?;
             }
+        }
+        if let (Form::Candidates(most), 1..) = (form, fewer) {
+            let spreads = |phase: &Phase| !passes_over_absent(&*phase.loss);
+            if method.phases.iter().any(spreads) {
+                let message = format!(
+                    "it gives probability to every place, and {fewer} examples have fewer than {most} candidates"
+                );
+                return Err(fault("the loss", &message)
+                    .help("take a loss that gives what is not there none, or keep rows with as many candidates (`filter` in the task)"));
+            }
+        }
+        if matches!(form, Form::Classes(_)) {
+            return Ok(());
+        }
+        if method.p_ik.is_some() {
+            return Err(fault("P(IK)", &format!("it is learnt of classes, and this task has {form}")));
+        }
+        let Some(own) = &method.self_labels else { return Ok(()) };
+        let right = match form {
+            Form::Words => SelfSource::PrecomputedGeneration,
+            Form::Classes(_) | Form::Candidates(_) => SelfSource::CurrentHead,
+        };
+        match own.source == right {
+            true => Ok(()),
+            false => {
+                let message = format!("on {form} a student's own answers do not come from there");
+                let name = whole(&right).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+                Err(fault("the self-labels", &message).help(format!("set `self_labels.source = \"{name}\"`")))
+            }
+        }
+    }
+
+    /// The error about a part of a method that a task is not for.
+    fn unfit(&self, method: &Method, task: usize, part: &str, message: &str) -> Error {
+        let task = self.tasks[task].name();
+        Error::new(format!("method `{}` cannot be used on task `{task}`: {part}: {message}", method.name))
+            .help("leave one of the two out of this grid")
+    }
+
+    /// Whether a method, with the models it is used on, can work with what the tasks ask for; of choices this is said where their examples
+    /// are known.
+    fn check_forms(&self, method: &Method) -> Result<()> {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let form = task.form();
+            if !matches!(form, Form::Candidates(_)) {
+                self.check_form(method, index, form, 0)?;
+            }
+            let classes = task.classes.len();
+            let refused = |part: &str, message: String| self.unfit(method, index, part, &message);
             let Some(p_ik) = &method.p_ik else { continue };
             let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
             let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);
@@ -394,6 +463,7 @@ impl Grid {
     pub fn titles(&self) -> BTreeMap<String, String> {
         let tasks = self.tasks.iter().map(|task| (task.name.clone(), task.title.clone()));
         let models = self.pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]);
+        let models = models.chain(self.further.iter().map(|(model, _)| model));
         let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
         let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
         tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
@@ -401,6 +471,11 @@ impl Grid {
 
     /// Every recipe of the grid is in range.
     fn recipes(&self) -> Result<()> {
+        for ((model, place), task) in
+            self.further.iter().flat_map(|further| (0..self.tasks.len()).map(move |task| (further, task)))
+        {
+            self.recipe(model, task, None).map_err(|error| error.or_at(place))?;
+        }
         for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
             self.recipe(&pair.weak, task, None)?;
             self.recipe(&pair.strong, task, None)?;

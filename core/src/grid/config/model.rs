@@ -1,11 +1,19 @@
 //! Models and how they are trained: `configs/models/NAME.toml`, `[model.NAME]`, `train`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{At, check_name, place};
-use crate::{Error, Result, document::Section, grid::library::Library, learner::Recipe, model::HeadConfig};
+use super::{
+    Method, Pair,
+    names::{At, check_name, place},
+};
+use crate::{
+    Error, Result, document::Section, error::Place, grid::library::Library, learner::Recipe, model::HeadConfig,
+};
 
 /// `configs/models/NAME.toml`, with what a grid changes about it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,6 +69,34 @@ pub struct ModelConfig {
     pub folder: PathBuf,
     /// What the grid itself says of this model's training, in `[model.NAME] train`.
     pub train_here: toml::Table,
+}
+
+/// The models that supervisors name and no pair has, with the places where they do.
+pub(super) fn further_models(
+    root: &Section,
+    methods: &[Method],
+    pairs: &[Pair],
+    library: &Library,
+) -> Result<Vec<(ModelConfig, Place)>> {
+    let mut known: BTreeSet<String> =
+        pairs.iter().flat_map(|pair| [&pair.weak, &pair.strong]).map(|model| model.name.clone()).collect();
+    let mut further = Vec::new();
+    for method in methods {
+        let table = root.get("method").and_then(|methods| methods.get(&method.name));
+        let at = table
+            .and_then(|table| table.get("supervisor"))
+            .or_else(|| root.get("grid"))
+            .unwrap_or_else(|| root.clone());
+        for ask in method.supervisor.asks() {
+            for name in ask.named() {
+                if known.insert(name.to_owned()) {
+                    let own = root.get("model").and_then(|own| own.get(name));
+                    further.push((ModelConfig::read(name, library, own, &at)?, at.place()));
+                }
+            }
+        }
+    }
+    Ok(further)
 }
 
 /// A head with the keys of a table over it.

@@ -12,12 +12,13 @@ use crate::{
     model::Classifier,
     rng::Rng,
     stage::{
-        DataRef, ModelRef, Predictions, Stage, StageId,
+        DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
         asking::{Answers as Words, Asker},
         bench::{Bench, part},
         store::{Finished, write_atomically},
+        trainer::Writer,
     },
-    strategy::Split,
+    strategy::{Form, Split},
 };
 
 /// Who answers for the strong model.
@@ -42,12 +43,19 @@ pub enum Answerer {
     },
 }
 
-/// What the strong model is asked about: no strategy needs its answers to a validation split.
+/// The tokens with which a model's texts end.
+fn ends(model: &ModelRef) -> Result<Vec<u32>> {
+    let writing = model.writing.as_ref();
+    let ends = writing.map(|writing| writing.ends.clone());
+    ends.ok_or_else(|| Error::new(format!("nobody says how model `{}` is to write", model.name)))
+}
+
+/// What the strong model is asked about; the validation split only where somebody needs that.
 const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
 
 /// Lets the strong model answer the examples of a task, and notes which answers are right.
 ///
-/// Files: `SPLIT.csv` has class probabilities; `known-SPLIT.csv` the share of drawn answers that are right.
+/// Files: [`Labels`] of each split; `known-SPLIT.csv` the share of drawn answers that are right.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answers {
     /// Who answers.
@@ -56,6 +64,9 @@ pub struct Answers {
     pub data: DataRef,
     /// Seed of the examples shown and of the answers drawn.
     pub seed: u64,
+    /// Whether the language model is asked about the validation split, too.
+    #[serde(default)]
+    pub validation: bool,
 }
 
 #[typetag::serde(name = "answers")]
@@ -68,12 +79,20 @@ impl Stage for Answers {
             }),
             Answerer::Classifier { stage } => json!({ "by": "classifier", "stage": stage }),
         };
-        Ok(json!({
+        let mut parameters = json!({
             "answerer": answerer,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "seed": self.seed,
-        }))
+        });
+        if let Answerer::LanguageModel { model: ModelRef { writing: Some(writing), .. }, .. } = &self.answerer {
+            // How answers are learnt is nothing to a model that is asked as it is.
+            parameters["ends"] = json!(writing.ends);
+        }
+        if self.validation {
+            parameters["validation"] = true.into();
+        }
+        Ok(parameters)
     }
 
     fn title(&self) -> String {
@@ -83,7 +102,11 @@ impl Stage for Answers {
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         match &self.answerer {
             Answerer::LanguageModel { model, shots, samples, temperature } => {
-                self.ask(model, *shots, (*samples, *temperature), bench, folder)
+                let draws = (*samples, *temperature);
+                match self.data.form {
+                    Form::Words => self.ask_for_words(model, *shots, draws, bench, folder),
+                    Form::Classes(_) | Form::Candidates(_) => self.ask(model, *shots, draws, bench, folder),
+                }
             }
             Answerer::Classifier { stage } => self.classify(stage, bench, folder),
         }
@@ -92,30 +115,79 @@ impl Stage for Answers {
 
 impl Answers {
     fn classify(&self, stage: &StageId, bench: &Bench, folder: &Path) -> Result<Value> {
-        let pretrained = bench.model_of(stage)?;
-        let classifier = Classifier::load(&pretrained, &bench.place.device)?;
         let trainer = bench.trainer(&self.data, self.seed)?;
-        if classifier.classes() != trainer.data.classes() {
+        let (pretrained, answerer) = trainer.kept(stage)?;
+        let classes = answerer.classifier().map_or(0, Classifier::classes);
+        if classes != trainer.data.classes() {
             return Err(Error::new(format!(
-                "the auxiliary task has {} classes and this one {}: its head cannot answer here",
-                classifier.classes(),
+                "the auxiliary task has {classes} classes and this one {}: its head cannot answer here",
                 trainer.data.classes()
             ))
             .help("take an auxiliary task with as many classes"));
         }
         let mut known = serde_json::Map::new();
         for split in ASKED {
-            trainer.predict(&pretrained, &classifier, split, folder)?;
-            let rows = Predictions::read(&folder.join(Predictions::file(split)))?.into_rows();
-            let right: Vec<f32> = rows
-                .iter()
-                .zip(part(&trainer.data, split))
-                .map(|(row, example)| f32::from(learner::argmax(row) == usize::from(example.label)))
-                .collect();
+            let labels = trainer.answer(&pretrained, &answerer, split)?;
+            let right: Vec<f32> = labels.right(&Truth::of(&trainer.data, split)?).into_iter().map(f32::from).collect();
+            labels.write(split, folder)?;
             write_known(folder, split, &right)?;
             known.insert(split.name().to_owned(), mean(&right).into());
         }
         Ok(json!({ "known": known }))
+    }
+
+    /// What the model writes after few-shot prompts: its likeliest answer, and how many of its `samples` are right.
+    fn ask_for_words(
+        &self,
+        model: &ModelRef,
+        shots: usize,
+        (samples, temperature): (usize, f64),
+        bench: &Bench,
+        folder: &Path,
+    ) -> Result<Value> {
+        let trainer = bench.trainer(&self.data, self.seed)?;
+        let pretrained = bench.model(model)?;
+        let backbone = pretrained.load(&bench.place.device)?;
+        let room = trainer.decoding()?.max_new_tokens;
+        let tokenizer = pretrained.tokenizer();
+        let asker = Asker::for_words(&trainer.data, tokenizer, shots, (self.data.max_tokens, room), self.seed);
+        let mut known = serde_json::Map::new();
+        let mut hasher = blake3::Hasher::new();
+        let (mut shortened, mut fewer) = (0, 0);
+        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
+            let mut rows = Vec::new();
+            for example in part(&trainer.data, split) {
+                let prompt = asker.prompt(example)?;
+                hasher.update(prompt.text.as_bytes()).update(&[0]);
+                shortened += usize::from(prompt.shortened);
+                fewer += usize::from(prompt.shots < asker.shots.len());
+                rows.push(tokenizer.encode(&prompt.text)?);
+            }
+            let prompts = Encoded::new(rows, pretrained.spec())?;
+            let writer = Writer { model: &backbone, tokenizer, ends: &ends(model)? };
+            let labels = Labels::Texts(trainer.write(&writer, &prompts, None, split)?);
+            let truth = Truth::of(&trainer.data, split)?;
+            let mut hits: Vec<f32> = labels.right(&truth).into_iter().map(f32::from).collect();
+            if samples > 0 {
+                let drawn = trainer.write(&writer, &prompts, Some((samples, temperature)), split)?;
+                // Answers stand prompt by prompt.
+                let of = |sample: usize| Labels::Texts(drawn.iter().skip(sample).step_by(samples).cloned().collect());
+                hits.fill(0.0);
+                for right in (0..samples).map(|sample| of(sample).right(&truth)) {
+                    hits.iter_mut().zip(right).for_each(|(hits, right)| *hits += f32::from(right) / samples as f32);
+                }
+            }
+            labels.write(split, folder)?;
+            write_known(folder, split, &hits)?;
+            known.insert(split.name().to_owned(), mean(&hits).into());
+        }
+        Ok(json!({
+            "known": known,
+            "shots": asker.shots,
+            "prompt_hash": hasher.finalize().to_hex().to_string(),
+            "shortened": shortened,
+            "fewer_shots": fewer,
+        }))
     }
 
     fn ask(
@@ -135,7 +207,7 @@ impl Answers {
         let mut known = serde_json::Map::new();
         let mut hasher = blake3::Hasher::new();
         let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
-        for split in ASKED {
+        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
             let examples = part(data, split);
             let mut rows = Vec::with_capacity(examples.len());
             for example in examples {

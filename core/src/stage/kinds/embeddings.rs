@@ -49,7 +49,8 @@ impl Stage for Embeddings {
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         let trainer = bench.trainer(&self.data, 0)?;
         let pretrained = bench.model(&self.model)?;
-        let classifier = trainer.classifier(&self.model, &pretrained, trainer.data.classes(), None)?;
+        let classifier =
+            trainer.classifier(&self.model, &pretrained, trainer.data.asks().choices().unwrap_or(1), None)?;
         let data = trainer.encode(&pretrained, Split::Transfer)?;
         let rows = learner::embed(&classifier, &data, &bench.place.execution)?;
         let bytes: Vec<u8> = rows.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();

@@ -8,19 +8,21 @@ use serde_json::{Value, json};
 use crate::{
     Result,
     error::IoContext,
-    learner::{Objective, Recipe},
+    learner::Recipe,
+    rng::{self, Rng},
     stage::{
-        DataRef, ModelRef, Stage, StageId,
-        bench::{Bench, MODEL, copied, part, summary_of, write_log},
+        DataRef, Labels, ModelRef, Stage, StageId,
+        bench::{Bench, copied, part, summary_of, write_log},
         job::default_strategy,
         store::Finished,
+        trainer::Lesson,
     },
     strategy::{ConfiguredLoss, Kind, Settings, Split},
 };
 
 /// Fine-tunes a model on ground truth and labels what it was not trained on: the weak model, and the ceiling.
 ///
-/// Files: `SPLIT.csv` has class probabilities; `model/` where the model is kept.
+/// Files: [`Labels`] of each split; `model/` where the model is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FineTune {
     /// The model.
@@ -36,6 +38,12 @@ pub struct FineTune {
     /// Whether the fine-tuned model is kept.
     #[serde(default)]
     pub save: bool,
+    /// Which of several such models, from 0: each of the others draws from a seed of its own.
+    #[serde(default)]
+    pub copy: usize,
+    /// Whether it is trained on as many rows drawn from the split with replacement.
+    #[serde(default)]
+    pub bagged: bool,
 }
 
 /// What a fine-tuned model labels, where there is any: the student's examples, the test, and what was held out; not those that the weak
@@ -56,11 +64,19 @@ impl Stage for FineTune {
         if self.save {
             parameters["save"] = true.into();
         }
+        if self.copy > 0 {
+            parameters["copy"] = self.copy.into();
+        }
+        if self.bagged {
+            parameters["bagged"] = true.into();
+        }
         Ok(parameters)
     }
 
     fn title(&self) -> String {
-        format!("fine-tune  {}  {}  seed {}", self.data.task, self.model.name, self.seed)
+        let copy = if self.copy > 0 { format!("  copy {}", self.copy) } else { String::new() };
+        let bagged = if self.bagged { "  bagged" } else { "" };
+        format!("fine-tune  {}  {}  seed {}{copy}{bagged}", self.data.task, self.model.name, self.seed)
     }
 
     fn batch(&self) -> usize {
@@ -75,24 +91,49 @@ impl Stage for FineTune {
         if let Some(twin) = self.twin(bench)? {
             return copied(&twin, folder, |_| true);
         }
-        let trainer = bench.trainer(&self.data, self.seed)?;
+        let trainer = bench.trainer(&self.data, self.own_seed())?;
         let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
-        let objective = Objective::new(trainer.truth(self.on), cross_entropy);
+        let mut labels = Labels::true_of(&trainer.data, self.on)?;
         let model = bench.model(&self.model)?;
-        let classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), None)?;
-        let trained = trainer.train_on(classifier, &trainer.encode(&model, self.on)?, &self.recipe, objective, 0)?;
+        let fresh = trainer.fresh(&self.model, &model, None)?;
+        let mut examples = trainer.encode(&model, self.on)?;
+        if let Some(rows) = self.rows(labels.len()) {
+            (examples, labels) = (examples.part(&rows), labels.part(&rows));
+        }
+        let lesson = Lesson::new(labels, cross_entropy);
+        let trained = trainer.train(fresh, model.tokenizer(), &examples, &self.recipe, lesson, 0)?;
         write_log(&trained, 0, folder)?;
         for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
-            trainer.predict(&model, &trained.model, split, folder)?;
+            trainer.answer_into(&model, &trained.model, split, folder)?;
         }
         if self.save {
-            trained.model.save(&folder.join(MODEL), model.tokenizer())?;
+            trained.model.save(folder, model.tokenizer())?;
         }
         Ok(summary_of(&trained, json!({})))
     }
 }
 
 impl FineTune {
+    /// The rows that it is trained on, where these are not all in their order. A head may start from zeros and a recipe may keep the order of the
+    /// data; copies would then be one model.
+    fn rows(&self, n: usize) -> Option<Vec<usize>> {
+        let mut rng = Rng::named(self.own_seed(), "rows");
+        if self.bagged {
+            return Some((0..n).map(|_| rng.below(n)).collect());
+        }
+        let mut rows: Vec<usize> = (0..n).collect();
+        rng.shuffle(&mut rows);
+        (self.copy > 0).then_some(rows)
+    }
+
+    /// The seed that it draws from.
+    fn own_seed(&self) -> u64 {
+        match self.copy {
+            0 => self.seed,
+            copy => rng::derive(self.seed, &format!("copy-{copy}")),
+        }
+    }
+
     /// The same training, done for a pair whose other model has another limit of tokens: the limit is in its identity, and where it cut no
     /// text it changed nothing.
     fn twin(&self, bench: &Bench) -> Result<Option<Finished>> {

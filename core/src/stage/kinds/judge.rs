@@ -14,7 +14,7 @@ use crate::{
     model::{Classifier, HeadConfig, HeadInit, Pretrained, Tokenizer},
     rng::{self, Rng},
     stage::{
-        DataRef, ModelRef, Predictions, Stage, StageId,
+        DataRef, Labels, ModelRef, Predictions, Stage, StageId,
         bench::{Bench, add_remarks, part, write_log},
     },
     strategy::{Memory, Progress, Settings, Split, StudentLoss, math},
@@ -128,12 +128,9 @@ impl Stage for Judge {
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         let data = self.data.read(bench.store)?;
         let pretrained = bench.model(&self.model)?;
-        let labels = |stage: &StageId| -> Result<Vec<usize>> {
-            let rows = Predictions::read(&bench.stage(stage)?.file(&Predictions::file(Split::Transfer)))?.into_rows();
-            Ok(rows.iter().map(|row| learner::argmax(row)).collect())
-        };
+        let labels = |stage: &StageId| Labels::read(&bench.stage(stage)?.folder, Split::Transfer);
         let (weak, own) = (labels(&self.weak)?, labels(&self.own)?);
-        let agreed: Vec<bool> = weak.iter().zip(&own).map(|(weak, own)| weak == own).collect();
+        let agreed = weak.agree(&own);
         let agree = agreed.iter().filter(|agreed| **agreed).count();
         let mut summary = json!({ "examples": agreed.len(), "agreed": agree });
         if agree == agreed.len() {
@@ -156,14 +153,11 @@ impl Stage for Judge {
             let rows = self.balanced(rows, &agreed, fold)?;
             let loss = self.loss(&rows, &agreed);
             let targets = rows.iter().map(|&row| if agreed[row] { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
-            let trained = bench.train(
-                fold,
-                self.start(bench, &pretrained, fold)?,
-                &learnt.part(&rows),
-                Objective::new(targets, Box::new(loss)),
-                &self.recipe,
-                rng::derive(self.seed, &format!("judge-{fold}/order")),
-            )?;
+            let (examples, seed) = (learnt.part(&rows), rng::derive(self.seed, &format!("judge-{fold}/order")));
+            let objective = Objective::new(targets, Box::new(loss));
+            let trained = bench.train(fold, self.start(bench, &pretrained, fold)?, |judge| {
+                learner::train_classifier(judge, &examples, objective, &self.recipe, seed, &bench.place.execution)
+            })?;
             write_log(&trained, fold, folder)?;
             remarks.extend(trained.log.remarks.iter().cloned());
             let predicted = learner::predict(&trained.model, &judged.part(held_out), &bench.place.execution)?;
@@ -225,11 +219,11 @@ impl Judge {
     }
 
     /// Each question with an answer.
-    fn read(&self, data: &TaskData, model: &Pretrained, answers: &[usize]) -> Result<Encoded> {
+    fn read(&self, data: &TaskData, model: &Pretrained, labels: &Labels) -> Result<Encoded> {
+        let answers = labels.in_words(data, Split::Transfer);
         let examples = part(data, Split::Transfer).iter().zip(answers);
-        let texts = examples.map(|(example, answer)| {
-            answered(example, &data.class_names[*answer], model.tokenizer(), self.data.max_tokens)
-        });
+        let texts =
+            examples.map(|(example, answer)| answered(example, answer, model.tokenizer(), self.data.max_tokens));
         let texts = texts.collect::<Result<Vec<String>>>()?;
         let rows = texts.iter().map(|text| model.tokenizer().encode(text)).collect::<Result<Vec<_>>>()?;
         Encoded::new(rows, model.spec())
@@ -240,7 +234,7 @@ impl Judge {
         let device = bench.place.device.clone().autodiff();
         let backbone = match self.settings.init {
             JudgeInit::Pretrained => pretrained.load(&device)?,
-            JudgeInit::Student => Classifier::load(&bench.model_of(&self.student)?, &device)?.backbone,
+            JudgeInit::Student => bench.model_of(&self.student)?.load(&device)?,
         };
         // Words of the task's classes say nothing of agreement.
         let head = HeadConfig { init: HeadInit::default(), ..self.model.head.clone() };

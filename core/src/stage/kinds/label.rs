@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 
 use crate::{
     Result,
-    model::Classifier,
     stage::{DataRef, Stage, StageId, bench::Bench},
     strategy::Split,
 };
 
 /// Lets a model that a stage kept label a task's examples: the student's relabelling (multi-capabilities W2SG, section 4).
 ///
-/// Files: `transfer.csv` and `test.csv` have class probabilities.
+/// Files: [`Labels`](crate::stage::Labels) of the transfer and the test split.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Label {
     /// The stage that keeps the model.
@@ -38,13 +37,12 @@ impl Stage for Label {
     }
 }
 
-/// Predictions of a kept model for the transfer and the test split.
+/// What a kept model says of the transfer and the test split.
 pub(super) fn label(by: &StageId, data: &DataRef, bench: &Bench, folder: &Path) -> Result<Value> {
-    let pretrained = bench.model_of(by)?;
-    let classifier = Classifier::load(&pretrained, &bench.place.device)?;
     let trainer = bench.trainer(data, 0)?;
+    let (pretrained, answerer) = trainer.kept(by)?;
     for split in [Split::Transfer, Split::Test] {
-        trainer.predict(&pretrained, &classifier, split, folder)?;
+        trainer.answer_into(&pretrained, &answerer, split, folder)?;
     }
     Ok(json!({}))
 }

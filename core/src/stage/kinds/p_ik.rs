@@ -15,8 +15,9 @@ use crate::{
     stage::{
         DataRef, ModelRef, Stage, StageId,
         asking::{Answers, Asker},
-        bench::{Bench, MODEL, part, summary_of, write_log},
+        bench::{Bench, part, summary_of, write_log},
         job::default_strategy,
+        trainer::Answerer,
     },
     strategy::{ConfiguredLoss, Kind, Settings, Split},
 };
@@ -192,10 +193,12 @@ impl Stage for Pik {
         let (data, labels, summary) = self.examples.read(bench, &pretrained)?;
         let loss: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let classifier = trainer.classifier(&self.model, &pretrained, 2, None)?;
-        let trained = trainer.train_on(classifier, &data, &self.recipe, Objective::new(labels, loss), 0)?;
+        let objective = Objective::new(labels, loss);
+        let trained = trainer.train_classifier(classifier, &data, &self.recipe, objective, 0)?;
+        let trained = trained.map(Answerer::Chooses);
         write_log(&trained, 0, folder)?;
-        trainer.predict(&pretrained, &trained.model, Split::Test, folder)?;
-        trained.model.save(&folder.join(MODEL), pretrained.tokenizer())?;
+        trainer.answer_into(&pretrained, &trained.model, Split::Test, folder)?;
+        trained.model.save(folder, pretrained.tokenizer())?;
         Ok(summary_of(&trained, json!({ "p_ik": summary })))
     }
 }

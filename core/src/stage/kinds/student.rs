@@ -11,18 +11,20 @@ use crate::{
     learner::{self, Knowing, Objective, OwnLabels, Recipe},
     model::Pretrained,
     stage::{
-        DECISIONS, DataRef, ModelRef, Predictions, Stage, StageId,
-        bench::{Bench, MODEL, Trainer, add_remarks, copied, part, write_log},
+        DECISIONS, DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
+        bench::{Bench, MODEL, add_remarks, copied, write_log},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
+        labels::over_answers,
         store::Finished,
+        trainer::{Lesson, Trainer},
     },
     strategy::{Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, Kind, Settings, Split},
 };
 
 /// Fine-tunes the strong model on weak labels.
 ///
-/// Files: `test.csv` has class probabilities, [`DECISIONS`] what the method decided about each example, [`P_IK_TEST`] whether the model knows;
+/// Files: [`Labels`] of the test split, [`DECISIONS`] what the method decided about each example, [`P_IK_TEST`] whether the model knows;
 /// `model/` where the model is kept.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Student {
@@ -127,7 +129,7 @@ pub enum StudentPik {
     /// A second head, trained along.
     Joint {
         /// What it learns from.
-        examples: PikExamples,
+        examples: Box<PikExamples>,
         /// λ.
         lambda: f64,
         /// Examples per step.
@@ -237,35 +239,36 @@ impl Stage for Student {
             Some(StudentPik::Joint { start, .. }) => start.as_ref(),
             _ => None,
         };
-        let mut classifier = trainer.classifier(&self.model, &model, trainer.data.classes(), start)?;
+        let mut student = trainer.fresh(&self.model, &model, start)?;
         let mut summary = json!({});
         let mut remarks = Vec::new();
         for (number, phase) in self.phases.iter().enumerate() {
-            let objective = self.objective(phase, bench, &trainer, &model, &mut summary)?;
+            let lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
             let in_phase =
                 |error: Error| if number > 0 { error.context(format!("phase {}", number + 1)) } else { error };
-            let trained =
-                trainer.train_on(classifier, &examples, &phase.recipe, objective, number).map_err(in_phase)?;
+            let trained = trainer
+                .train(student, model.tokenizer(), &examples, &phase.recipe, lesson, number)
+                .map_err(in_phase)?;
             write_log(&trained, number, folder)?;
             if self.decides(phase) {
                 write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
             }
             summary["loss"] = json!(trained.final_loss());
             remarks.extend(trained.log.remarks);
-            classifier = trained.model;
+            student = trained.model;
         }
         add_remarks(&mut summary, &remarks);
-        trainer.predict(&model, &classifier, Split::Test, folder)?;
-        if classifier.p_ik.is_some() {
+        trainer.answer_into(&model, &student, Split::Test, folder)?;
+        if let Some(classifier) = student.classifier().filter(|classifier| classifier.p_ik.is_some()) {
             let data = trainer.encode(&model, Split::Test)?;
-            let p_ik = learner::predict_p_ik(&classifier, &data, &bench.place.execution)?;
+            let p_ik = learner::predict_p_ik(classifier, &data, &bench.place.execution)?;
             Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
         } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
             let scores = bench.stage(scores)?.file(&Predictions::file(Split::Test));
             Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
         }
         if self.save {
-            classifier.save(&folder.join(MODEL), model.tokenizer())?;
+            student.save(folder, model.tokenizer())?;
         }
         Ok(summary)
     }
@@ -289,16 +292,21 @@ impl Student {
     }
 
     /// What a phase learns from.
-    fn objective(
+    fn lesson(
         &self,
         phase: &Phase,
         bench: &Bench,
         trainer: &Trainer,
         model: &Pretrained,
         summary: &mut Value,
-    ) -> Result<Objective> {
+    ) -> Result<Lesson> {
         let supervision = bench.stage(&self.supervision)?;
-        let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Transfer)))?.into_rows();
+        let mut said = vec![Labels::read(&supervision.folder, Split::Transfer)?];
+        if let Some(SelfLabels::Answers { stage, .. }) = &self.self_labels {
+            said.push(Labels::read(&bench.stage(stage)?.folder, Split::Transfer)?);
+        }
+        let mut labels = over_answers(&said)?.into_iter();
+        let weak = labels.next().unwrap_or_default();
         let mut objective = Objective::new(weak, copy::<Box<dyn ConfiguredLoss>>(&phase.loss)?);
         objective.selector = Some(copy::<Box<dyn ConfiguredSelector>>(&phase.selector)?);
         objective.refiner = Some(copy::<Box<dyn ConfiguredRefiner>>(&phase.refiner)?);
@@ -306,9 +314,8 @@ impl Student {
         objective.self_labels = match &self.self_labels {
             None => None,
             Some(SelfLabels::CurrentHead { hard, decay }) => Some(OwnLabels::Current { hard: *hard, decay: *decay }),
-            Some(SelfLabels::Answers { stage, hard }) => {
-                let answers = bench.stage(stage)?.file(&Predictions::file(Split::Transfer));
-                let rows = Predictions::read(&answers)?.into_rows();
+            Some(SelfLabels::Answers { hard, .. }) => {
+                let rows = labels.next().unwrap_or_default();
                 Some(OwnLabels::Given(if *hard { rows.iter().map(|row| one_hot(row)).collect() } else { rows }))
             }
         };
@@ -333,16 +340,28 @@ impl Student {
         for (name, stage) in &self.columns {
             objective.columns.insert(name.clone(), second(stage)?);
         }
-        let truth = |split| part(&trainer.data, split).iter().map(|example| example.label).collect();
         if self.truth {
-            objective.truth = Some(truth(Split::Transfer));
+            objective.truth = Some(right_places(&said, &Truth::of(&trainer.data, Split::Transfer)?));
         }
         if self.calibration {
-            let weak = Predictions::read(&supervision.file(&Predictions::file(Split::Validation)))?.into_rows();
-            objective.calibration = Some(Calibration { weak, truth: truth(Split::Validation) });
+            let said = [Labels::read(&supervision.folder, Split::Validation)?];
+            let truth = right_places(&said, &Truth::of(&trainer.data, Split::Validation)?);
+            let weak = over_answers(&said)?.into_iter().next().unwrap_or_default();
+            objective.calibration = Some(Calibration { weak, truth });
         }
-        Ok(objective)
+        let texts = said.into_iter().filter_map(Labels::into_texts);
+        Ok(Lesson { objective, texts: texts.collect() })
     }
+}
+
+/// The true class of each example; of answers in words the first that is right, and a number beyond all of them where none is.
+fn right_places(said: &[Labels], truth: &Truth) -> Vec<u8> {
+    if let Truth::Choices(classes) = truth {
+        return classes.clone();
+    }
+    let right: Vec<Vec<bool>> = said.iter().map(|labels| labels.right(truth)).collect();
+    let place = |row: usize| right.iter().position(|of| of[row]).and_then(|place| u8::try_from(place).ok());
+    (0..truth.len()).map(|row| place(row).unwrap_or(u8::MAX)).collect()
 }
 
 /// File of a student with `[P(IDK), P(IK)]` of the test split.

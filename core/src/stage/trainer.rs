@@ -1,0 +1,291 @@
+//! Models as they learn a task and answer its questions, whatever it asks for: the one place where a form decides what is trained.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    bench::{Bench, MODEL, ModelRef, Writing, part},
+    identity::StageId,
+    labels::{Answer, Labels},
+    tokens,
+};
+use crate::{
+    Error, Result,
+    learner::{self, Decoding, Encoded, Ending, Objective, Recipe, Texts, Trained},
+    model::{Classifier, Pretrained, Tokenizer, Transformer},
+    rng,
+    strategy::{Form, Split},
+    task::{self, Matcher, TaskData},
+};
+
+/// Trains models on one task, and lets them answer.
+pub(super) struct Trainer<'a> {
+    pub(super) data: TaskData,
+    /// The data's stage, which holds their token ids.
+    folder: PathBuf,
+    bench: &'a Bench<'a>,
+    seed: u64,
+    /// What finds answers in words.
+    matcher: Option<Matcher>,
+}
+
+/// A model that answers the questions of a task.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and its weights are larger by far")]
+pub(super) enum Answerer {
+    /// Gives every class, or every candidate, a probability.
+    Chooses(Classifier),
+    /// Writes words.
+    Writes(Transformer, Writing),
+}
+
+/// A model that writes, with what it reads by and what ends its texts.
+pub(super) struct Writer<'a> {
+    pub(super) model: &'a Transformer,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) ends: &'a [u32],
+}
+
+/// What a training learns from.
+pub(super) struct Lesson {
+    pub(super) objective: Objective,
+    /// Where words are learnt, the answers that its labels are shares of.
+    pub(super) texts: Vec<Vec<String>>,
+}
+
+impl Lesson {
+    /// Labels as they are, with one loss.
+    pub(super) fn new(labels: Labels, loss: Box<dyn crate::strategy::StudentLoss>) -> Self {
+        match labels {
+            Labels::Soft(rows) => Self { objective: Objective::new(rows, loss), texts: Vec::new() },
+            Labels::Texts(answers) => {
+                let objective = Objective::new(vec![vec![1.0]; answers.len()], loss);
+                Self { objective, texts: vec![answers.into_iter().map(|answer| answer.raw).collect()] }
+            }
+        }
+    }
+}
+
+impl<'a> Trainer<'a> {
+    pub(super) fn new(data: TaskData, folder: PathBuf, bench: &'a Bench<'a>, seed: u64) -> Result<Self> {
+        let matcher = data.matcher()?;
+        Ok(Self { data, folder, bench, seed, matcher })
+    }
+
+    /// The texts of a split, as a model reads them.
+    pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
+        let mut rows = tokens::read(&self.data, model.tokenizer(), Some(&self.folder), split)?;
+        let encoded = match self.data.asks() {
+            Form::Classes(_) | Form::Words => Encoded::new(rows, model.spec()),
+            Form::Candidates(most) => {
+                let mut rows = rows.drain(..);
+                let of = |example: &task::Example| rows.by_ref().take(example.candidates.len()).collect();
+                Encoded::choosing(part(&self.data, split).iter().map(of).collect(), most, model.spec())
+            }
+        };
+        encoded.map_err(|error| error.context(format!("the {} split", split.name())))
+    }
+
+    /// A model that has learnt nothing yet of the task: every method of a cell starts from the same one. With `start`, the stage's backbone
+    /// and P(IK) head.
+    pub(super) fn fresh(&self, model: &ModelRef, pretrained: &Pretrained, start: Option<&StageId>) -> Result<Answerer> {
+        let outputs = match self.data.asks() {
+            Form::Classes(classes) => classes,
+            Form::Candidates(_) => 1,
+            Form::Words => {
+                let writing = model
+                    .writing
+                    .clone()
+                    .ok_or_else(|| Error::new(format!("nobody says how model `{}` is to write", model.name)))?;
+                let device = self.bench.place.device.clone().autodiff();
+                return Ok(Answerer::Writes(pretrained.load(&device)?, writing));
+            }
+        };
+        self.classifier(model, pretrained, outputs, start).map(Answerer::Chooses)
+    }
+
+    /// A classifier with a fresh head.
+    pub(super) fn classifier(
+        &self,
+        model: &ModelRef,
+        pretrained: &Pretrained,
+        outputs: usize,
+        start: Option<&StageId>,
+    ) -> Result<Classifier> {
+        let device = self.bench.place.device.clone().autodiff();
+        let (backbone, p_ik) = match start {
+            None => (pretrained.load(&device)?, None),
+            Some(stage) => {
+                let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
+                let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
+                (known.backbone, Some(head))
+            }
+        };
+        let head_seed = rng::derive(self.seed, "head");
+        let classifier = Classifier::new(backbone, &model.head, outputs, head_seed, Some(pretrained.tokenizer()))?;
+        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
+    }
+
+    /// Trains a model; every method of a cell sees the same order. Phases after the first draw from streams of their own.
+    pub(super) fn train(
+        &self,
+        answerer: Answerer,
+        tokenizer: &Tokenizer,
+        data: &Encoded,
+        recipe: &Recipe,
+        lesson: Lesson,
+        phase: usize,
+    ) -> Result<Trained<Answerer>> {
+        match answerer {
+            Answerer::Chooses(classifier) => {
+                let trained = self.train_classifier(classifier, data, recipe, lesson.objective, phase)?;
+                Ok(trained.map(Answerer::Chooses))
+            }
+            Answerer::Writes(model, writing) => {
+                let tokens = |(row, text): (usize, &String)| tokenizer.encode_after(data.row(row), text);
+                let column = |texts: &Vec<String>| texts.iter().enumerate().map(tokens).collect::<Result<Vec<_>>>();
+                let texts = Texts {
+                    answers: lesson.texts.iter().map(column).collect::<Result<_>>()?,
+                    end_token: writing.ends.first().copied(),
+                    answering: writing.answering.clone(),
+                };
+                let (seed, execution) = (self.order(phase), &self.bench.place.execution);
+                let trained = self.bench.train(phase, model, |model| {
+                    learner::train_words(model, data, lesson.objective, texts, recipe, seed, execution)
+                })?;
+                Ok(trained.map(|model| Answerer::Writes(model, writing)))
+            }
+        }
+    }
+
+    /// Trains a classifier.
+    pub(super) fn train_classifier(
+        &self,
+        classifier: Classifier,
+        data: &Encoded,
+        recipe: &Recipe,
+        objective: Objective,
+        phase: usize,
+    ) -> Result<Trained<Classifier>> {
+        let (seed, execution) = (self.order(phase), &self.bench.place.execution);
+        self.bench.train(phase, classifier, |classifier| {
+            learner::train_classifier(classifier, data, objective, recipe, seed, execution)
+        })
+    }
+
+    /// Seed of the order of examples.
+    fn order(&self, phase: usize) -> u64 {
+        let stream = if phase == 0 { "order".to_owned() } else { format!("phase-{phase}/order") };
+        rng::derive(self.seed, &stream)
+    }
+
+    /// Lets a model answer one split.
+    pub(super) fn answer(&self, model: &Pretrained, answerer: &Answerer, split: Split) -> Result<Labels> {
+        self.answer_to(&self.encode(model, split)?, model.tokenizer(), answerer, split)
+    }
+
+    /// Lets a model answer some examples of a split.
+    pub(super) fn answer_to(
+        &self,
+        data: &Encoded,
+        tokenizer: &Tokenizer,
+        answerer: &Answerer,
+        split: Split,
+    ) -> Result<Labels> {
+        match answerer {
+            Answerer::Chooses(classifier) => {
+                let predicted = learner::predict(classifier, data, &self.bench.place.execution)?;
+                Ok(Labels::Soft(predicted.probabilities))
+            }
+            Answerer::Writes(model, writing) => {
+                let writer = Writer { model, tokenizer, ends: &writing.ends };
+                self.write(&writer, data, None, split).map(Labels::Texts)
+            }
+        }
+    }
+
+    /// How answers to the task's questions are written: the likeliest token each time.
+    ///
+    /// # Errors
+    /// It does not ask for words.
+    pub(super) fn decoding(&self) -> Result<Decoding> {
+        let task::Form::Generate(generation) = &self.data.form else {
+            return Err(Error::new(format!("task `{}` does not ask for words", self.data.task)));
+        };
+        let (max_new_tokens, stop) = (generation.max_new_tokens, generation.stop.clone());
+        Ok(Decoding { max_new_tokens, stop, ..Decoding::default() })
+    }
+
+    /// Lets a model write an answer after each prompt, or as many as are asked for at a temperature.
+    pub(super) fn write(
+        &self,
+        writer: &Writer,
+        prompts: &Encoded,
+        draws: Option<(usize, f64)>,
+        split: Split,
+    ) -> Result<Vec<Answer>> {
+        let mut decoding = self.decoding()?;
+        if let Some((samples, temperature)) = draws {
+            (decoding.samples, decoding.temperature) = (samples, temperature);
+        }
+        let seed = rng::derive(self.seed, &format!("write/{}", split.name()));
+        let Writer { model, tokenizer, ends } = writer;
+        let written = learner::generate(model, tokenizer, ends, prompts, &decoding, seed, &self.bench.place.execution)?;
+        let answer = |written: learner::Written| {
+            let matcher = self.matcher.as_ref()?;
+            Some(Answer {
+                answer: matcher.answer(&written.text),
+                log_p: Some(written.total()),
+                cut: written.ending == Ending::Length,
+                raw: written.text,
+            })
+        };
+        Ok(written.into_iter().flatten().filter_map(answer).collect())
+    }
+
+    /// Lets a model answer one split, into its file.
+    pub(super) fn answer_into(
+        &self,
+        model: &Pretrained,
+        answerer: &Answerer,
+        split: Split,
+        folder: &Path,
+    ) -> Result<()> {
+        self.answer(model, answerer, split)?.write(split, folder)
+    }
+
+    /// A model that a stage kept, ready to answer.
+    pub(super) fn kept(&self, stage: &StageId) -> Result<(Pretrained, Answerer)> {
+        let pretrained = self.bench.model_of(stage)?;
+        let device = &self.bench.place.device;
+        let answerer = match self.data.asks() {
+            Form::Classes(_) | Form::Candidates(_) => Answerer::Chooses(Classifier::load(&pretrained, device)?),
+            Form::Words => {
+                let manifest = self.bench.stage(stage)?.manifest;
+                let writing = serde_json::from_value(manifest.parameters["model"]["writing"].clone());
+                let writing = writing.map_err(|error| {
+                    Error::new(format!("the record of `{stage}` does not say how its model writes: {error}"))
+                })?;
+                Answerer::Writes(pretrained.load(device)?, writing)
+            }
+        };
+        Ok((pretrained, answerer))
+    }
+}
+
+impl Answerer {
+    /// Keeps the model in a stage's folder.
+    pub(super) fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        match self {
+            Self::Chooses(classifier) => classifier.save(&folder.join(MODEL), tokenizer),
+            Self::Writes(model, _) => model.save(&folder.join(MODEL), tokenizer),
+        }
+    }
+
+    /// The classifier, if it is one.
+    pub(super) fn classifier(&self) -> Option<&Classifier> {
+        match self {
+            Self::Chooses(classifier) => Some(classifier),
+            Self::Writes(..) => None,
+        }
+    }
+}
