@@ -22,5 +22,6 @@ mod stress;
 mod supervisors;
 mod support;
 mod task_command;
+mod terminal;
 mod trajectories;
 mod validation;

@@ -101,6 +101,33 @@ fn a_stage_without_memory_is_a_record_and_nothing_hangs() {
     assert!(failed >= 4, "{failed} failures: the refusals hit nothing");
 }
 
+/// Weak model and ceiling die over their predictions; then nothing can be trained, and both are finished all the same.
+#[test]
+fn a_stage_that_dies_over_its_predictions_need_not_train_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let expected = whole(folder.path());
+    let results = tempfile::tempdir().unwrap();
+    let run = |refuse: &str| {
+        let output = command("run", results.path()).env("W2S_REFUSE_ALLOCATION", refuse).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let of_kind = |kind: &str| stages(results.path()).into_iter().filter(|name| name.starts_with(kind)).count();
+        (of_kind("fine-tune"), of_kind("training"))
+    };
+    assert_eq!(run("predict:1+"), (0, 2));
+    assert!(failures(results.path()).iter().all(|record| record["kind"] == "out-of-memory"));
+    assert_eq!(run("train:1+"), (2, 0));
+    assert_eq!(whole(results.path()), expected);
+    assert!(leftovers(results.path()).is_empty() && stages(results.path()) == stages(folder.path()));
+    let files = |kind| {
+        let [a, b] = [folder.path(), results.path()].map(|results| stage(results, kind).join("test.csv"));
+        [a, b].map(|path| fs::read(path).unwrap())
+    };
+    for kind in ["fine-tune", "student"] {
+        let [one, other] = files(kind);
+        assert!(one == other, "{kind}");
+    }
+}
+
 #[test]
 fn a_run_without_memory_says_so() {
     for at in ["command:300", "command:5000+"] {
@@ -375,6 +402,30 @@ fn a_stage_that_is_interrupted_alone_interrupts_the_run() {
     let said = text(&output);
     assert!(output.status.code() == Some(130) && said.contains("interrupted: run the same"), "{said}");
     assert!(failures(folder.path()).is_empty() && leftovers(folder.path()).is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stage_whose_parent_is_gone_ends_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    // It would go on for minutes.
+    let mut run = command("run", folder.path());
+    run.args(["train.epochs=100000", "--workers", "1"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut parent = run.spawn().unwrap();
+    let stage = until("a stage that trains", || {
+        let stage = *children(parent.id()).first()?;
+        let made = fs::read_dir(folder.path().join("stages")).ok()?.flatten();
+        let trains = |name: &str| name.starts_with(".making-training-");
+        made.into_iter().any(|entry| trains(&entry.file_name().to_string_lossy())).then_some(stage)
+    });
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // Who takes it in may be slow to bury it.
+    until("its end", || match fs::read_to_string(format!("/proc/{stage}/stat")) {
+        Ok(stat) => stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z')).then_some(()),
+        Err(_) => Some(()),
+    });
+    assert!(failures(folder.path()).is_empty());
 }
 
 #[cfg(target_os = "linux")]

@@ -18,15 +18,16 @@ pub struct Allocator;
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 /// Requests until one is refused on purpose; 0 when none is.
 static UNTIL_REFUSAL: AtomicI64 = AtomicI64::new(0);
-/// What a test sets to `ROLE:N`, `stage:1000` say: the N-th request of a process of that role is refused; with `ROLE:N+`, all from there on.
+/// What a test sets to `WHEN:N`, `stage:1000` say: the N-th request of a stage's process (or of a `command`'s, or after it began to `train` or
+/// to `predict`) is refused; with `WHEN:N+`, all from there on.
 pub const REFUSE: &str = "W2S_REFUSE_ALLOCATION";
 /// Whether one refusal is all.
 static REFUSE_ONCE: AtomicI64 = AtomicI64::new(1);
 
-/// Reads [`REFUSE`] for a process of this role.
-pub fn refuse_for_a_test(role: &str) {
+/// Reads [`REFUSE`] when something begins.
+pub fn refuse_for_a_test(when: &str) {
     let Ok(wish) = std::env::var(REFUSE) else { return };
-    let Some(count) = wish.strip_prefix(role).and_then(|rest| rest.strip_prefix(':')) else { return };
+    let Some(count) = wish.strip_prefix(when).and_then(|rest| rest.strip_prefix(':')) else { return };
     let (count, once) = count.strip_suffix('+').map_or((count, 1), |count| (count, 0));
     REFUSE_ONCE.store(once, Relaxed);
     UNTIL_REFUSAL.store(count.parse().unwrap_or(0), Relaxed);

@@ -9,7 +9,7 @@ use super::{
     encoded::Encoded,
     run::{DIVERGED, Execution, guard, interrupted},
 };
-use crate::{Error, Result, model::Classifier};
+use crate::{Error, Result, alloc, model::Classifier};
 
 /// Predictions for one split, in the split's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,7 @@ fn map(
     execution: &Execution,
     function: impl Fn(&Classifier, &[u32]) -> Tensor<2>,
 ) -> Result<Vec<Vec<f32>>> {
+    alloc::refuse_for_a_test("predict");
     let model = model.valid();
     let mut order: Vec<u32> = (0..data.len() as u32).collect();
     order.sort_by_key(|&row| data.length(row as usize));

@@ -28,7 +28,7 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{Error, Result, error::panic_message, last_words};
+use crate::{Error, Result, alloc, error::panic_message, last_words};
 
 /// Rows that go through the model at once when it predicts.
 pub const PREDICT_BATCH: usize = 32;
@@ -312,6 +312,7 @@ pub(super) fn train<W: Work>(
     recipe: &Recipe,
     execution: &Execution,
 ) -> Result<Trained<W::Model>> {
+    alloc::refuse_for_a_test("train");
     let steps = sampler.steps();
     let schedule = recipe.schedule(steps);
     let started = Instant::now();

@@ -139,18 +139,20 @@ pub struct Bench<'a> {
     /// The device, and how it is used.
     pub place: Place,
     folders: &'a Folders,
+    /// The stage that is being made on it, whose trainings are kept until it is done.
+    pub(super) stage_in_the_making: Option<StageId>,
 }
 
 impl<'a> Bench<'a> {
     /// A bench in a store, with the models of some folders.
     pub fn new(store: &'a Store, place: Place, folders: &'a Folders) -> Self {
-        Self { store, place, folders }
+        Self { store, place, folders, stage_in_the_making: None }
     }
 
-    /// The same, working in another manner.
-    pub(super) fn with(&self, execution: Execution) -> Self {
+    /// The same for making a stage in its own manner.
+    pub(super) fn to_make(&self, stage: StageId, execution: Execution) -> Self {
         let Place { device, name, .. } = self.place.clone();
-        Self { place: Place { device, name, execution }, ..*self }
+        Self { place: Place { device, name, execution }, stage_in_the_making: Some(stage), ..*self }
     }
 
     /// What of the place enters identities.

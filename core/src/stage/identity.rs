@@ -13,8 +13,10 @@ pub struct StageId(String);
 impl StageId {
     /// Identity of `{kind, version, parameters}`. Parameters hold the configuration, the identities of inputs and the seed.
     pub fn new(kind: &str, version: u32, parameters: &Value) -> Self {
-        let whole = serde_json::json!({ "kind": kind, "version": version, "parameters": parameters });
-        Self(format!("{kind}-{}", &hash(&whole)[..32]))
+        // The canonical JSON of all three, without a copy of the parameters, which may be large.
+        let kind_of_it = Value::from(kind);
+        let whole = format!(r#"{{"kind":{kind_of_it},"parameters":{},"version":{version}}}"#, canonical(parameters));
+        Self(format!("{kind}-{}", &blake3::hash(whole.as_bytes()).to_hex()[..32]))
     }
 
     /// Whether this is the identity of a stage with these parameters, of its kind and of any version.
@@ -101,16 +103,16 @@ pub fn canonical(value: &Value) -> String {
 fn write(value: &Value, text: &mut String) {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort();
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
             text.push('{');
-            for (index, key) in keys.into_iter().enumerate() {
+            for (index, (key, value)) in entries.into_iter().enumerate() {
                 if index > 0 {
                     text.push(',');
                 }
-                write(&Value::String(key.clone()), text);
+                write_text(key, text);
                 text.push(':');
-                write(&map[key], text);
+                write(value, text);
             }
             text.push('}');
         }
@@ -131,7 +133,19 @@ fn write(value: &Value, text: &mut String) {
                 None => text.push_str(&number.to_string()),
             }
         }
-        other => text.push_str(&other.to_string()),
+        Value::String(string) => write_text(string, text),
+        Value::Null | Value::Bool(_) => text.push_str(&value.to_string()),
+    }
+}
+
+fn write_text(string: &str, text: &mut String) {
+    // What needs no escape stands as it is.
+    if string.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+        text.push('"');
+        text.push_str(string);
+        text.push('"');
+    } else {
+        text.push_str(&Value::from(string).to_string());
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     bench::Bench,
     identity::{Numeric, StageId},
     store::{Begin, Finished},
+    training,
 };
 use crate::{
     Error, Result,
@@ -98,13 +99,17 @@ impl dyn Stage {
     /// Whatever its parts refuse or fail at; the stage then stays absent.
     pub fn make(&self, bench: &Bench) -> Result<Finished> {
         let numeric = bench.numeric();
-        let workspace = match bench.store.begin(&self.id(&numeric)?)? {
+        let id = self.id(&numeric)?;
+        let workspace = match bench.store.begin(&id)? {
             Begin::Finished(finished) => return Ok(*finished),
             Begin::Ours(workspace) => workspace,
         };
         let execution = Execution::in_parts(numeric.parts(self.batch()), &bench.place.execution);
-        let summary = self.run(&bench.with(execution), workspace.folder())?;
-        workspace.finish(self.whole_parameters(&numeric)?, summary, &bench.place.name)
+        let summary = self.run(&bench.to_make(id.clone(), execution), workspace.folder())?;
+        let finished = workspace.finish(self.whole_parameters(&numeric)?, summary, &bench.place.name)?;
+        // What stays is no more than another stage that no grid needs.
+        let _ = training::discard(bench.store, &id);
+        Ok(finished)
     }
 }
 

@@ -15,6 +15,7 @@ mod remembered;
 mod store;
 pub mod tokens;
 mod trainer;
+mod training;
 
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};

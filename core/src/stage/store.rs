@@ -236,6 +236,11 @@ impl Store {
         self.aside.as_ref().map_or(&self.root, |aside| aside.path())
     }
 
+    /// Where a stage is once it is made here.
+    pub(super) fn folder_of(&self, id: &StageId) -> PathBuf {
+        self.workshop().join(id.as_str())
+    }
+
     fn lock_path(&self, name: &str) -> PathBuf {
         self.workshop().join(LOCKS).join(format!("{name}.lock"))
     }
@@ -368,7 +373,7 @@ impl Store {
         }
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(root).path("create a folder for a stage", root)?;
-        let target = root.join(id.as_str());
+        let target = self.folder_of(id);
         Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), _lock: lock }))
     }
 

@@ -149,7 +149,9 @@ impl<'a> Trainer<'a> {
                     answering: writing.answering.clone(),
                 };
                 let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-                let trained = learner::train_words(model, data, lesson.objective, texts, recipe, seed, execution)?;
+                let trained = self.bench.train(phase, model, |model| {
+                    learner::train_words(model, data, lesson.objective, texts, recipe, seed, execution)
+                })?;
                 Ok(trained.map(|model| Answerer::Writes(model, writing)))
             }
         }
@@ -165,7 +167,9 @@ impl<'a> Trainer<'a> {
         phase: usize,
     ) -> Result<Trained<Classifier>> {
         let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-        learner::train_classifier(classifier, data, objective, recipe, seed, execution)
+        self.bench.train(phase, classifier, |classifier| {
+            learner::train_classifier(classifier, data, objective, recipe, seed, execution)
+        })
     }
 
     /// Seed of the order of examples.

@@ -40,20 +40,20 @@ pub fn whole<T: Serialize + ?Sized>(settings: &T) -> Result<Value> {
     let lost = |why: String| Error::new(format!("settings cannot be written down whole: {why}"));
     let json = serde_json::to_value(settings).map_err(|error| lost(error.to_string()))?;
     // TOML has such numbers. What it lacks, such as empty values in lists, JSON has.
-    match toml::Value::try_from(settings).ok().as_ref().and_then(|toml| not_finite(toml, "")) {
-        Some((key, number)) => Err(lost(format!("{key} is {number}")).help("give a finite number")),
+    match toml::Value::try_from(settings).ok().as_ref().and_then(not_finite) {
+        Some((key, number)) => Err(lost(format!("`{key}` is {number}")).help("give a finite number")),
         None => Ok(json),
     }
 }
 
 /// The first number that is not finite, and the key it stands at.
-fn not_finite(value: &toml::Value, at: &str) -> Option<(String, f64)> {
+fn not_finite(value: &toml::Value) -> Option<(String, f64)> {
     match value {
-        toml::Value::Float(number) if !number.is_finite() => Some((format!("`{at}`"), *number)),
-        toml::Value::Array(items) => items.iter().find_map(|item| not_finite(item, at)),
+        toml::Value::Float(number) if !number.is_finite() => Some((String::new(), *number)),
+        toml::Value::Array(items) => items.iter().find_map(not_finite),
         toml::Value::Table(table) => table.iter().find_map(|(key, value)| {
-            let at = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
-            not_finite(value, &at)
+            let (below, number) = not_finite(value)?;
+            Some((if below.is_empty() { key.clone() } else { format!("{key}.{below}") }, number))
         }),
         _ => None,
     }

@@ -5,7 +5,14 @@ use std::{
     ops::Range,
 };
 
-use minijinja::{ErrorKind, Value, machinery, value::ValueKind};
+use minijinja::{
+    ErrorKind, Value,
+    machinery::{
+        self,
+        ast::{Expr, Stmt},
+    },
+    value::ValueKind,
+};
 use serde_json::Value as Json;
 
 use super::{
@@ -49,6 +56,8 @@ struct Template<'a> {
     /// Every word in it: minijinja does not see variables inside of slices such as `words[1:]`.
     mentioned: BTreeSet<String>,
     uses: Uses,
+    /// What it is made of, if it only strings together its own text and values.
+    plain: Option<Plain>,
 }
 
 impl<'a> Template<'a> {
@@ -56,7 +65,80 @@ impl<'a> Template<'a> {
         let used: BTreeSet<String> = program.used.iter().filter(|name| !globals.contains(*name)).cloned().collect();
         let words = source.split(|c: char| c != '_' && !c.is_alphanumeric()).filter(|word| !word.is_empty());
         let mentioned = words.map(str::to_owned).chain(used.iter().cloned()).collect();
-        Self { program, used, mentioned, uses }
+        Self { program, used, mentioned, uses, plain: None }
+    }
+}
+
+/// A template that only strings together its own text and values: of a row it is known beforehand that it gives a text.
+struct Plain {
+    /// Whether it has a text of its own.
+    own_text: bool,
+    /// The variables that it shows.
+    shown: Vec<String>,
+}
+
+impl Plain {
+    fn of(template: &Stmt, source: &str) -> Option<Self> {
+        let Stmt::Template(template) = template else { return None };
+        let (mut plain, mut contexts) = (Self { own_text: false, shown: Vec::new() }, 0);
+        for part in &template.children {
+            let variable = match part {
+                Stmt::EmitRaw(raw) => {
+                    plain.own_text |= !raw.raw.trim().is_empty();
+                    continue;
+                }
+                Stmt::EmitExpr(emit) => match &emit.expr {
+                    Expr::Filter(filter) if filter.name == "context" && filter.args.is_empty() => {
+                        contexts += 1;
+                        filter.expr.as_ref()?
+                    }
+                    expression => expression,
+                },
+                _ => return None,
+            };
+            let Expr::Var(variable) = variable else { return None };
+            plain.shown.push(variable.id.to_owned());
+        }
+        (contexts <= 1 && source.len() <= LONGEST).then_some(plain)
+    }
+}
+
+/// What can be said of a row's example before any text is made.
+#[derive(Clone, Copy)]
+pub(super) enum Outline {
+    /// Its label.
+    Label(u8),
+    /// What it is drawn from.
+    Lot(Lot),
+}
+
+/// How many answers of a row are drawn from.
+#[derive(Clone, Copy)]
+pub(super) struct Lot {
+    /// Whether the correct answer may be shown as such.
+    correct: bool,
+    choices: u32,
+    /// Wrong answers that one is drawn from.
+    others: u32,
+    /// All of them.
+    all_others: u32,
+}
+
+/// What was drawn for a row: the answer that is shown, and the order of the choices.
+#[derive(Default)]
+pub(super) struct Drawn {
+    /// Whether it is the correct one.
+    heads: bool,
+    /// Place among the wrong ones from which on one is looked for.
+    wrong: u32,
+    /// Places of the choices in the order in which they are shown; empty for their own.
+    order: Box<[u32]>,
+}
+
+impl Drawn {
+    /// The label of a row for which it was drawn.
+    pub fn label(&self) -> u8 {
+        u8::from(self.heads)
     }
 }
 
@@ -165,7 +247,13 @@ impl<'a> Formatter<'a> {
             if let Some(mismatch) = uses.mismatch() {
                 return Err(task.locate(keys(task, name), mismatch));
             }
-            templates.insert(name, Template::new(source, program, uses, &globals));
+            let mut template = Template::new(source, program, uses, &globals);
+            if name != "filter" {
+                template.plain = machinery::parse(source, name, Default::default())
+                    .ok()
+                    .and_then(|parsed| Plain::of(&parsed, source));
+            }
+            templates.insert(name, template);
         }
         let mut waiting = Vec::new();
         for (name, expression) in &task.compute {
@@ -393,13 +481,107 @@ impl<'a> Formatter<'a> {
         if kept.is_undefined() { Err(explain(ErrorKind::UndefinedError.into())) } else { Ok(kept.is_true()) }
     }
 
-    /// The example of a row, drawing from `rng` as the reference formatters do: coin, order of the choices, wrong answer. Candidates are
-    /// put in an order of their own by the `seed`.
-    pub fn point(&self, row: &Row, index: u32, draw: Draw, seed: u64, rng: &mut PythonRng) -> Made<Point> {
-        let Some(LabelRule::Coin(rule)) = &self.task.label else { return self.single(row, index, seed) };
+    /// Whether there can be outlines at all.
+    pub fn outlines(&self) -> bool {
+        let plain = |template: &Template| {
+            let shows_choices = |plain: &Plain| plain.shown.iter().any(|variable| variable == "choices");
+            template.plain.as_ref().is_some_and(|plain| !shows_choices(plain))
+        };
+        let coin = matches!(&self.task.label, Some(LabelRule::Coin(_)));
+        !coin || self.templates.iter().all(|(name, template)| *name == "filter" || plain(template))
+    }
+
+    /// What can be said of a row's example, where it is certain that the row gives one and that it has a text; `None` otherwise.
+    ///
+    /// # Errors
+    /// What [`point`](Self::point) would refuse.
+    pub fn outline(&self, row: &Row, index: u32, draw: Draw, seed: u64) -> Made<Option<Outline>> {
+        match &self.task.label {
+            Some(LabelRule::Coin(rule)) => {
+                let answers = self.answers(row)?;
+                let certain = answers.others.iter().any(|answer| *answer != answers.correct)
+                    && answers.choices.iter().chain([&answers.correct]).all(|answer| is_moderate(answer))
+                    && self.certain(row, true);
+                Ok(certain.then(|| Outline::Lot(Lot::of(rule, &answers, draw))))
+            }
+            Some(LabelRule::Column(_) | LabelRule::Equals(_)) if self.matcher.is_none() && self.certain(row, false) => {
+                Ok(Some(Outline::Label(self.label(row)?)))
+            }
+            _ => {
+                let example = self.single(row, index, seed)?.example;
+                Ok((!example.text.is_empty()).then_some(Outline::Label(example.label)))
+            }
+        }
+    }
+
+    /// Whether every template gives a text of a row, and the row says what it belongs to; false where only making it would show.
+    fn certain(&self, row: &Row, coin: bool) -> bool {
+        let belongs = |path: &Option<String>| path.as_ref().is_none_or(|path| self.scalar(row, path).is_ok());
+        let gives = |(name, template): (&&str, &Template)| {
+            let Some(Plain { own_text, shown }) = &template.plain else { return *name == "filter" };
+            let mut empty = !own_text;
+            let all = shown.iter().all(|variable| match (coin, variable.as_str()) {
+                (true, "choices") => false,
+                (true, "answer" | "number") => {
+                    empty = false;
+                    true
+                }
+                (_, variable) => match self.value(row, variable) {
+                    Some(Json::String(text)) => {
+                        empty &= text.is_empty();
+                        is_moderate(text)
+                    }
+                    Some(Json::Number(_) | Json::Bool(_)) => {
+                        empty = false;
+                        true
+                    }
+                    _ => false,
+                },
+            });
+            all && !(empty && *name == "template")
+        };
+        self.templates.iter().all(gives) && belongs(&self.task.group) && belongs(&self.task.splits.together)
+    }
+
+    /// Draws what a row shows, as the reference formatters do: coin, order of the choices, wrong answer.
+    pub fn draw(&self, lot: &Lot, rng: &mut PythonRng) -> Drawn {
+        let heads = lot.correct && rng.uniform() < 0.5;
+        self.draw_beside(lot, heads, rng)
+    }
+
+    /// The same where the coin has fallen.
+    fn draw_beside(&self, lot: &Lot, heads: bool, rng: &mut PythonRng) -> Drawn {
+        let mut order = Box::default();
+        if let Some(LabelRule::Coin(CoinRule { shuffle: true, .. })) = &self.task.label {
+            order = (0..lot.choices).collect();
+            rng.shuffle(&mut order);
+        }
+        let any = !heads && lot.all_others >= 2 && lot.others > 0;
+        Drawn { heads, wrong: if any { rng.below(lot.others as usize) as u32 } else { 0 }, order }
+    }
+
+    /// The example of a row, with what was drawn from `rng` for it. Candidates are put in an order of their own by the `seed`.
+    ///
+    /// # Errors
+    /// A row or a template that makes none.
+    pub fn point(&self, row: &Row, index: u32, draw: Draw, seed: u64, rng: &mut PythonRng) -> Made<(Point, Drawn)> {
+        let Some(LabelRule::Coin(rule)) = &self.task.label else {
+            return Ok((self.single(row, index, seed)?, Drawn::default()));
+        };
         let answers = self.answers(row)?;
-        let heads = !never_correct(rule, &answers) && rng.uniform() < 0.5;
-        self.shown(row, index, rule, &answers, heads, draw, rng)
+        let drawn = self.draw(&Lot::of(rule, &answers, draw), rng);
+        Ok((self.shown(row, index, rule, &answers, draw, &drawn)?, drawn))
+    }
+
+    /// The example of a row for which this was drawn.
+    ///
+    /// # Errors
+    /// As of [`point`](Self::point).
+    pub fn point_as_drawn(&self, row: &Row, index: u32, draw: Draw, seed: u64, drawn: &Drawn) -> Made<Point> {
+        match &self.task.label {
+            Some(LabelRule::Coin(rule)) => self.shown(row, index, rule, &self.answers(row)?, draw, drawn),
+            _ => self.single(row, index, seed),
+        }
     }
 
     /// One example with the correct and one with a wrong answer; neither if the correct one is never shown as such. A row of which no
@@ -410,45 +592,42 @@ impl<'a> Formatter<'a> {
         if never_correct(rule, &answers) {
             return Ok(Vec::new());
         }
-        [true, false].into_iter().map(|heads| self.shown(row, index, rule, &answers, heads, draw, rng)).collect()
+        let lot = Lot::of(rule, &answers, draw);
+        let shown = |heads| {
+            let drawn = self.draw_beside(&lot, heads, rng);
+            self.shown(row, index, rule, &answers, draw, &drawn)
+        };
+        [true, false].into_iter().map(shown).collect()
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one call for each of the two ways above")]
     fn shown(
         &self,
         row: &Row,
         index: u32,
         rule: &CoinRule,
         answers: &Answers,
-        heads: bool,
         draw: Draw,
-        rng: &mut PythonRng,
+        drawn: &Drawn,
     ) -> Made<Point> {
-        let mut choices = answers.choices.clone();
-        if rule.shuffle {
-            rng.shuffle(&mut choices);
-        }
-        let differs = |answer: &&String| **answer != answers.correct;
-        // All that the rule calls wrong are drawn from, as in the originals; what reads like the correct answer is then passed over.
-        let others: Vec<&String> = match rule.draw.unwrap_or(draw) {
-            Draw::Text if rule.wrong.is_none() => answers.others.iter().filter(differs).collect(),
-            _ => answers.others.iter().collect(),
+        let choices: Vec<String> = match &drawn.order[..] {
+            [] => answers.choices.clone(),
+            order => order.iter().map(|place| answers.choices[*place as usize].clone()).collect(),
         };
-        let drawn = if heads || answers.others.len() < 2 || others.is_empty() { 0 } else { rng.below(others.len()) };
         // A question without a wrong answer is left out whatever the coin says, or the label would tell which questions these are.
+        let others = drawn_from(rule, answers, draw);
         let wrong = others
             .iter()
             .cycle()
-            .skip(drawn)
+            .skip(drawn.wrong as usize)
             .take(others.len())
             .copied()
-            .find(differs)
+            .find(|answer| **answer != answers.correct)
             .ok_or_else(|| Trouble::Row("no wrong answer", Error::new("no answer differs from the correct one")))?;
-        let answer = if heads { &answers.correct } else { wrong };
+        let answer = if drawn.heads { &answers.correct } else { wrong };
         let number = choices.iter().position(|choice| choice == answer).map_or(0, |place| place + 1);
         let chosen = Chosen { answer, choices: &choices, number };
         let (question, _) = self.question(row, &answers.choices)?;
-        self.example(row, index, Some(&chosen), u8::from(heads), Some(&question))
+        self.example(row, index, Some(&chosen), drawn.label(), Some(&question))
     }
 
     /// A question without its answer, and its context.
@@ -462,7 +641,7 @@ impl<'a> Formatter<'a> {
     fn single(&self, row: &Row, index: u32, seed: u64) -> Made<Point> {
         match &self.task.label {
             Some(LabelRule::Choose(rule)) => self.choice(row, index, rule, seed),
-            _ => self.plain(row, index),
+            _ => self.example(row, index, None, self.label(row)?, None),
         }
     }
 
@@ -571,9 +750,10 @@ impl<'a> Formatter<'a> {
         number.ok_or_else(|| Trouble::Row("no number", wrong()))
     }
 
-    fn plain(&self, row: &Row, index: u32) -> Made<Point> {
+    /// The label of a row of which nothing is drawn.
+    fn label(&self, row: &Row) -> Made<u8> {
         let unlabelled = |name: &str| Trouble::Row("no label", Error::new(format!("column `{name}` has no value")));
-        let label = match &self.task.label {
+        Ok(match &self.task.label {
             Some(LabelRule::Column(rule)) => {
                 let value = self.value(row, &rule.name).ok_or_else(|| unlabelled(&rule.name))?;
                 let class =
@@ -589,8 +769,7 @@ impl<'a> Formatter<'a> {
                 u8::from(plain(&self.scalar(row, &rule.name)?) == plain(&value))
             }
             Some(LabelRule::Coin(_) | LabelRule::Choose(_)) | None => 0,
-        };
-        self.example(row, index, None, label, None)
+        })
     }
 
     fn example(
@@ -879,6 +1058,31 @@ fn keys(task: &Task, template: &str) -> &'static [&'static str] {
         "reference" => &["prompt", "reference"],
         _ => &["template"],
     }
+}
+
+impl Lot {
+    fn of(rule: &CoinRule, answers: &Answers, draw: Draw) -> Self {
+        Self {
+            correct: !never_correct(rule, answers),
+            choices: answers.choices.len() as u32,
+            others: drawn_from(rule, answers, draw).len() as u32,
+            all_others: answers.others.len() as u32,
+        }
+    }
+}
+
+/// All that the rule calls wrong are drawn from, as in the originals; what reads like the correct answer is then passed over.
+fn drawn_from<'a>(rule: &CoinRule, answers: &'a Answers, draw: Draw) -> Vec<&'a String> {
+    let differs = |answer: &&String| **answer != answers.correct;
+    match rule.draw.unwrap_or(draw) {
+        Draw::Text if rule.wrong.is_none() => answers.others.iter().filter(differs).collect(),
+        _ => answers.others.iter().collect(),
+    }
+}
+
+/// Whether a text can be shown without a look at the bounds of what templates may do.
+fn is_moderate(text: &str) -> bool {
+    text.len() <= 1 << 20 && (text.is_ascii() || !text.contains(MARKS))
 }
 
 fn never_correct(rule: &CoinRule, answers: &Answers) -> bool {

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Example, Form, Generation, PoolCounts, PromptStyle, Rows, TaskData,
     definition::{Draw, LabelRule, OneOrMany, Task},
-    format::{Formatter, NO_ANSWER, Odd, Point, Trouble},
+    format::{Drawn, Formatter, NO_ANSWER, Odd, Outline, Point, Trouble},
+    read::Wanted,
     rng::{NumpyRng, PythonRng},
     source::RowSource,
 };
@@ -298,72 +299,35 @@ impl Maker<'_> {
         }
         let considered = rows.len() + odd.count;
         let limit = limit.unwrap_or(usize::MAX);
-        let draw = self.options.draw();
-        let mut numbers = rows.numbers.clone();
-        let (mut rng, mut draws) = (PythonRng::new(seed), PythonRng::new(derive(seed, "task/k-points")));
-        // Most rows give an example, so those that are asked for are read at once.
-        let chunk = match self.options.order {
-            Order::Eleuther => numbers.len().max(1),
-            Order::Openai | Order::KPoints => limit.clamp(1 << 10, 1 << 30),
-        };
-        match self.options.order {
-            Order::Openai => {}
-            Order::Eleuther => numbers = permute(numbers, seed),
-            Order::KPoints => Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers),
-        }
         let wanted = formatter.wanted();
-        let (mut points, mut used) = (Vec::new(), 0);
-        'enough: for some in numbers.chunks(chunk) {
-            if self.options.order == Order::Openai && points.len() >= limit {
-                break;
-            }
-            let mut loaded = rows.load(some, &wanted)?;
-            for index in some {
-                let completed = formatter.completed(loaded.take(*index)?, &wanted);
-                match self.options.order {
-                    Order::Openai if points.len() >= limit => break 'enough,
-                    Order::Openai | Order::Eleuther => {
-                        let point = completed.and_then(|row| formatter.point(&row, *index, draw, seed, &mut rng));
-                        points.extend(odd.keep(point, *index, &rows)?);
-                    }
-                    Order::KPoints => {
-                        let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, seed, &mut draws));
-                        if let Some(pair) = odd.keep(pair, *index, &rows)? {
-                            if points.len() + pair.len() > limit {
-                                break 'enough;
-                            }
-                            counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
-                            points.extend(pair);
-                        }
-                    }
-                }
-                used += 1;
-            }
-        }
-        if self.options.order != Order::Eleuther {
-            counts.drop("not asked for", numbers.len() - used);
-        }
-        if points.is_empty() && odd.all(NO_ANSWER) {
+        let making = Making { formatter: &formatter, rows: &rows, wanted: &wanted, draw: self.options.draw(), seed };
+        let mut prospects = match self.options.order {
+            Order::Eleuther => making.all(&permute(rows.numbers.clone(), seed), limit, &mut odd)?,
+            Order::Openai | Order::KPoints => making.first(self.options.order, limit, &mut odd, &mut counts)?,
+        };
+        if prospects.is_empty() && odd.all(NO_ANSWER) {
             return Err(odd.no_answer(self.task, name));
         }
         odd.settle(self.task, name, considered, &mut counts, &mut data.counts.notes)?;
-        let there = points.len();
-        points.retain(|point| !point.example.text.is_empty());
-        counts.drop("empty text", there - points.len());
+        let there = prospects.len();
+        prospects.retain(|prospect| !prospect.is_empty());
+        counts.drop("empty text", there - prospects.len());
         if self.options.balance() == Balance::Undersample && self.task.is_classification() {
-            let there = points.len();
-            points = undersample(points, &self.task.classes, seed)
+            let there = prospects.len();
+            let places = undersample(prospects.iter().map(Prospect::label), &self.task.classes, seed)
                 .map_err(|error| error.context(format!("the rows for `{name}` cannot be balanced")))?;
-            counts.drop("balance", there - points.len());
+            prospects = taken(prospects, places);
+            counts.drop("balance", there - prospects.len());
         }
         match self.options.order {
-            Order::Openai => points = permute(points, seed),
+            Order::Openai => prospects = permute(prospects, seed),
             Order::Eleuther => {
-                counts.drop("not asked for", points.len().saturating_sub(limit));
-                points.truncate(limit);
+                counts.drop("not asked for", prospects.len().saturating_sub(limit));
+                prospects.truncate(limit);
             }
-            Order::KPoints => Rng::named(seed, "task/k-points/points").shuffle(&mut points),
+            Order::KPoints => Rng::named(seed, "task/k-points/points").shuffle(&mut prospects),
         }
+        let points = making.points(prospects)?;
         counts.left = points.len();
         if limit != usize::MAX && counts.left < limit && !counts.dropped.contains_key("not asked for") {
             let note = format!("{limit} examples were asked for of `{name}`, there are {}: all are used", counts.left);
@@ -446,6 +410,157 @@ impl Maker<'_> {
         }
         let mixed = if self.options.order == Order::KPoints { pool } else { permute(pool, seed) };
         Ok(mixed.into_iter().partition(|point| !transfer.contains(&point.whole)))
+    }
+}
+
+/// An example that may be among those that are chosen.
+enum Prospect {
+    Made(Box<Point>),
+    /// One that has a text and can be made.
+    Outlined {
+        number: u32,
+        label: u8,
+        drawn: Drawn,
+    },
+}
+
+impl Prospect {
+    fn label(&self) -> u8 {
+        match self {
+            Self::Made(point) => point.example.label,
+            Self::Outlined { label, .. } => *label,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Made(point) if point.example.text.is_empty())
+    }
+}
+
+/// What a pool's examples are made of.
+struct Making<'a> {
+    formatter: &'a Formatter<'a>,
+    rows: &'a Rows,
+    wanted: &'a Wanted,
+    draw: Draw,
+    seed: u64,
+}
+
+impl Making<'_> {
+    /// The examples of the first rows of an order, as many as are asked for.
+    fn first(&self, order: Order, limit: usize, odd: &mut OddRows, counts: &mut PoolCounts) -> Result<Vec<Prospect>> {
+        let Self { formatter, rows, wanted, draw, seed } = *self;
+        let mut numbers = rows.numbers.clone();
+        let (mut rng, mut draws) = (PythonRng::new(seed), PythonRng::new(derive(seed, "task/k-points")));
+        if order == Order::KPoints {
+            Rng::named(seed, "task/k-points/rows").shuffle(&mut numbers);
+        }
+        let (mut points, mut used) = (Vec::new(), 0);
+        // Most rows give an example, so those that are asked for are read at once.
+        'enough: for some in numbers.chunks(limit.clamp(1 << 10, 1 << 30)) {
+            if order == Order::Openai && points.len() >= limit {
+                break;
+            }
+            let mut loaded = rows.load(some, wanted)?;
+            for index in some {
+                let completed = formatter.completed(loaded.take(*index)?, wanted);
+                if order == Order::KPoints {
+                    let pair = completed.and_then(|row| formatter.pair(&row, *index, draw, seed, &mut draws));
+                    if let Some(pair) = odd.keep(pair, *index, rows)? {
+                        if points.len() + pair.len() > limit {
+                            break 'enough;
+                        }
+                        counts.drop("no answer counts as correct", usize::from(pair.is_empty()));
+                        points.extend(pair);
+                    }
+                } else if points.len() >= limit {
+                    break 'enough;
+                } else {
+                    let point = completed.and_then(|row| formatter.point(&row, *index, draw, seed, &mut rng));
+                    points.extend(odd.keep(point, *index, rows)?.map(|(point, _)| point));
+                }
+                used += 1;
+            }
+        }
+        counts.drop("not asked for", numbers.len() - used);
+        Ok(points.into_iter().map(|point| Prospect::Made(Box::new(point))).collect())
+    }
+
+    /// The examples of all rows, in the order of these. Where few are asked for, they are outlined: they are chosen by their labels, and
+    /// the others need not be made.
+    fn all(&self, numbers: &[u32], limit: usize, odd: &mut OddRows) -> Result<Vec<Prospect>> {
+        /// So many are made in any case.
+        const FEW: usize = 1 << 12;
+        let Self { formatter, rows, wanted, draw, seed } = *self;
+        let choosy = numbers.len() > limit.max(FEW);
+        let outlines = if choosy { self.outlines(numbers)? } else { Vec::new() };
+        let outline = |number: u32| outlines.get(number as usize).copied().flatten();
+        let unclear: Vec<u32> = numbers.iter().copied().filter(|number| outline(*number).is_none()).collect();
+        let mut loaded = rows.load(&unclear, wanted)?;
+        let mut rng = PythonRng::new(seed);
+        let mut prospects = Vec::with_capacity(numbers.len());
+        for number in numbers.iter().copied() {
+            prospects.extend(match outline(number) {
+                Some(Outline::Label(label)) => Some(Prospect::Outlined { number, label, drawn: Drawn::default() }),
+                Some(Outline::Lot(lot)) => {
+                    let drawn = formatter.draw(&lot, &mut rng);
+                    Some(Prospect::Outlined { number, label: drawn.label(), drawn })
+                }
+                None => {
+                    let completed = formatter.completed(loaded.take(number)?, wanted);
+                    let point = completed.and_then(|row| formatter.point(&row, number, draw, seed, &mut rng));
+                    odd.keep(point, number, rows)?.map(|(point, drawn)| match point.example.text.is_empty() {
+                        false if choosy => Prospect::Outlined { number, label: point.example.label, drawn },
+                        _ => Prospect::Made(Box::new(point)),
+                    })
+                }
+            });
+        }
+        Ok(prospects)
+    }
+
+    /// Outlines by the rows' numbers, of those of which there are any.
+    fn outlines(&self, numbers: &[u32]) -> Result<Vec<Option<Outline>>> {
+        let Self { formatter, rows, wanted, draw, seed } = *self;
+        if !formatter.outlines() {
+            return Ok(Vec::new());
+        }
+        let mut outlines = vec![None; numbers.iter().max().map_or(0, |last| *last as usize + 1)];
+        // An error of the task itself stands at the first row in the order of the examples, not in that of the file.
+        let mut sound = true;
+        rows.visit(numbers, wanted, &mut |number, row| {
+            if sound {
+                let row = formatter.completed(row, wanted);
+                match row.and_then(|row| formatter.outline(&row, number, draw, seed)) {
+                    Ok(outline) => outlines[number as usize] = outline,
+                    Err(Trouble::Row(..)) => {}
+                    Err(Trouble::Task(_)) => sound = false,
+                }
+            }
+            Ok(())
+        })?;
+        Ok(outlines)
+    }
+
+    /// The examples that were chosen.
+    fn points(&self, prospects: Vec<Prospect>) -> Result<Vec<Point>> {
+        let Self { formatter, rows, wanted, draw, seed } = *self;
+        let outlined = |prospect: &Prospect| match prospect {
+            Prospect::Made(_) => None,
+            Prospect::Outlined { number, .. } => Some(*number),
+        };
+        let numbers: Vec<u32> = prospects.iter().filter_map(outlined).collect();
+        let mut loaded = rows.load(&numbers, wanted)?;
+        let make = |prospect| {
+            let (number, drawn) = match prospect {
+                Prospect::Made(point) => return Ok(*point),
+                Prospect::Outlined { number, drawn, .. } => (number, drawn),
+            };
+            let completed = formatter.completed(loaded.take(number)?, wanted);
+            let point = completed.and_then(|row| formatter.point_as_drawn(&row, number, draw, seed, &drawn));
+            point.map_err(|(Trouble::Row(_, error) | Trouble::Task(error))| rows.at(number, error))
+        };
+        prospects.into_iter().map(make).collect()
     }
 }
 
@@ -590,22 +705,27 @@ fn hold_out(half: Vec<Point>, n: usize) -> (Vec<Point>, Vec<Point>) {
 /// What `Dataset.shuffle(seed)` of the `datasets` library does.
 pub(super) fn permute<T>(items: Vec<T>, seed: u64) -> Vec<T> {
     let order = NumpyRng::new(seed).permutation(items.len());
-    let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|place| items[place].take()).collect()
+    taken(items, order)
 }
 
-/// Drops examples of the larger classes at random until all classes are as large as the smallest; bit for bit what EleutherAI/w2s does
-/// with two classes: the smaller class in its order, the larger shuffled and cut, then both shuffled together. Of two classes of the
-/// same size, the one seen first counts as the larger.
-fn undersample(points: Vec<Point>, classes: &[String], seed: u64) -> Result<Vec<Point>> {
-    let mut by_class: Vec<Vec<Point>> = classes.iter().map(|_| Vec::new()).collect();
+/// The items at these places.
+fn taken<T>(items: Vec<T>, places: Vec<usize>) -> Vec<T> {
+    let mut items: Vec<Option<T>> = items.into_iter().map(Some).collect();
+    places.into_iter().filter_map(|place| items[place].take()).collect()
+}
+
+/// The places of examples, by their labels, after dropping those of the larger classes at random until all classes are as large as the
+/// smallest; bit for bit what EleutherAI/w2s does with two classes: the smaller class in its order, the larger shuffled and cut, then
+/// both shuffled together. Of two classes of the same size, the one seen first counts as the larger.
+fn undersample(labels: impl Iterator<Item = u8>, classes: &[String], seed: u64) -> Result<Vec<usize>> {
+    let mut by_class: Vec<Vec<usize>> = classes.iter().map(|_| Vec::new()).collect();
     let mut seen = Vec::new();
-    for point in points {
-        let class = usize::from(point.example.label);
+    for (place, label) in labels.enumerate() {
+        let class = usize::from(label);
         if !seen.contains(&class) {
             seen.push(class);
         }
-        by_class[class].push(point);
+        by_class[class].push(place);
     }
     if let Some(empty) = by_class.iter().position(Vec::is_empty) {
         return Err(Error::new(format!("no example has the class `{}`", classes[empty])));

@@ -152,7 +152,15 @@ impl Rows {
     }
 
     /// Visits rows in the order in which they are stored, with the columns that are wanted.
-    fn visit(&self, numbers: &[u32], wanted: &Wanted, visit: &mut dyn FnMut(u32, Row) -> Result<()>) -> Result<()> {
+    ///
+    /// # Errors
+    /// A file cannot be read, or `visit` fails.
+    pub(super) fn visit(
+        &self,
+        numbers: &[u32],
+        wanted: &Wanted,
+        visit: &mut dyn FnMut(u32, Row) -> Result<()>,
+    ) -> Result<()> {
         let mut sorted = numbers.to_vec();
         sorted.sort_unstable();
         let mut rest = &sorted[..];

@@ -169,6 +169,48 @@ fn the_right_answer_is_never_shown_as_a_wrong_one() {
     }
 }
 
+/// Of a large table few examples are made; they are the first of those that all rows give, whatever odd rows there are between.
+#[test]
+fn the_few_that_are_chosen_are_those_of_all() {
+    let row = |i: usize| {
+        let text = match i % 97 {
+            0 => Value::Null,
+            1 => json!(""),
+            2 => json!("\u{fdd0} é"),
+            n => json!(format!("text {n} é")),
+        };
+        let label = if i % 89 == 0 { json!("maybe") } else { json!(usize::from(i % 3 == 0)) };
+        let wrong = if i % 83 == 0 { json!(["right"]) } else { json!(["a", "right", "b"]) };
+        json!({"text": text, "label": label, "n": i, "c": "right", "w": wrong, "all": ["x", "right", "y"]})
+    };
+    let rows: Value = (0..5000).map(row).collect();
+    let coin = "[label.coin]\ncorrect = \"c\"\nwrong = \"w\"\nshuffle = true\n";
+    for parts in [
+        "".to_owned(),
+        "template = \"{{ n }} {{ text }}\"\ngroup = \"text\"\n".into(),
+        "template = \"{{ text | upper | context }}\"\n".into(),
+        "template = \"{{ 'odd' if n is odd else text }}\"\nfilter = \"n % 7\"\n".into(),
+        "template = \"{{ twice | context }}{{ text }}\"\n[compute]\ntwice = \"text ~ text\"\n".into(),
+        format!("template = \"{{{{ text | context }}}} {{{{ answer }}}}\"\n{coin}"),
+        format!("template = \"{{{{ number }}}} of {{{{ choices | join }}}}: {{{{ answer }}}}\"\n{coin}"),
+        "template = \"{{ text }} {{ answer }}\"\n[label.coin]\nchoices = \"all\"\ncorrect = \"c\"\ndraw = \"text\"\n"
+            .into(),
+        "classes = []\ntemplate = \"{{ text }} {{ answer }}\"\n[label.choose]\nchoices = \"all\"\ncorrect = \"c\"\n"
+            .into(),
+    ] {
+        let task = task(&parts).unwrap_or_else(|error| panic!("{parts}: {error}"));
+        let all = read(&task, &rows, &options(Order::Eleuther, 3)).unwrap();
+        let asked = DataOptions { n_test: Some(60), ..options(Order::Eleuther, 3) };
+        let few = read(&task, &rows, &asked).unwrap();
+        assert!(all.test.len() > 2000, "{parts}");
+        assert_eq!(few.test, all.test[..60], "{parts}");
+        assert_eq!(few.counts.notes, all.counts.notes, "{parts}");
+        let mut dropped = few.counts.pools["test"].dropped.clone();
+        assert_eq!(dropped.remove("not asked for"), Some(all.test.len() - 60), "{parts}");
+        assert_eq!(dropped, all.counts.pools["test"].dropped, "{parts}");
+    }
+}
+
 // ---- rows that are odd ----
 
 /// The tasks of three kinds of rules, and a row of each.

@@ -153,14 +153,11 @@ impl Stage for Judge {
             let rows = self.balanced(rows, &agreed, fold)?;
             let loss = self.loss(&rows, &agreed);
             let targets = rows.iter().map(|&row| if agreed[row] { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
-            let trained = learner::train_classifier(
-                self.start(bench, &pretrained, fold)?,
-                &learnt.part(&rows),
-                Objective::new(targets, Box::new(loss)),
-                &self.recipe,
-                rng::derive(self.seed, &format!("judge-{fold}/order")),
-                &bench.place.execution,
-            )?;
+            let (examples, seed) = (learnt.part(&rows), rng::derive(self.seed, &format!("judge-{fold}/order")));
+            let objective = Objective::new(targets, Box::new(loss));
+            let trained = bench.train(fold, self.start(bench, &pretrained, fold)?, |judge| {
+                learner::train_classifier(judge, &examples, objective, &self.recipe, seed, &bench.place.execution)
+            })?;
             write_log(&trained, fold, folder)?;
             remarks.extend(trained.log.remarks.iter().cloned());
             let predicted = learner::predict(&trained.model, &judged.part(held_out), &bench.place.execution)?;

@@ -1,0 +1,116 @@
+//! Trainings whose stage is not done yet. A process that dies over its predictions, for want of memory say, need not train again: the trained
+//! model lies in the store as a stage of its own, as long as the stage that it belongs to is not finished.
+
+use std::path::Path;
+
+use burn::{
+    module::Module,
+    store::{BurnpackStore, ModuleSnapshot},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    bench::Bench,
+    identity::StageId,
+    store::{Begin, Finished, Store},
+};
+use crate::{
+    Error, Result,
+    error::IoContext,
+    learner::{TrainLog, Trained},
+};
+
+/// Word that identities of trainings begin with.
+const KIND: &str = "training";
+/// The model's parameters, as Burn writes them.
+const WEIGHTS: &str = "weights.bpk";
+/// What happened while it was trained.
+const LOG: &str = "log.json";
+
+/// What is kept of a training beside the model.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    log: TrainLog,
+    seconds: f64,
+}
+
+/// Everything that tells a training: the stage, and which of its trainings. The stage's identity holds the rest.
+fn parameters(stage: &StageId, number: usize) -> Value {
+    json!({ "of": stage, "number": number })
+}
+
+fn id(stage: &StageId, number: usize) -> StageId {
+    StageId::new(KIND, 1, &parameters(stage, number))
+}
+
+impl Bench<'_> {
+    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained. `number` is that of the
+    /// training among those of the stage, from 0; `fresh` is the model before it.
+    ///
+    /// # Errors
+    /// Those of the training, or a store that cannot be written.
+    pub(super) fn train<M: Module>(
+        &self,
+        number: usize,
+        fresh: M,
+        train: impl FnOnce(M) -> Result<Trained<M>>,
+    ) -> Result<Trained<M>> {
+        let Some(stage) = &self.stage_in_the_making else { return train(fresh) };
+        let id = id(stage, number);
+        let mut begun = self.store.begin(&id)?;
+        if let Begin::Finished(kept) = &begun {
+            if let Ok(trained) = read(kept, fresh.clone()) {
+                return Ok(trained);
+            }
+            self.store.discard(&kept.folder)?;
+            begun = self.store.begin(&id)?;
+        }
+        let trained = train(fresh)?;
+        if let Begin::Ours(workspace) = begun {
+            // It is an insurance: on a disk that is too full for it, the stage goes on without.
+            let _ = write(&trained, workspace.folder())
+                .and_then(|()| workspace.finish(parameters(stage, number), json!({}), &self.place.name));
+        }
+        Ok(trained)
+    }
+}
+
+/// Removes the trainings of a stage that is finished.
+pub(super) fn discard(store: &Store, stage: &StageId) -> Result<()> {
+    let folders = (0..).map(|number| store.folder_of(&id(stage, number)));
+    folders.take_while(|folder| folder.exists()).try_for_each(|folder| store.discard(&folder))
+}
+
+fn write<M: Module>(trained: &Trained<M>, folder: &Path) -> Result<()> {
+    let path = folder.join(LOG);
+    let unfit = |error: String| Error::new(format!("cannot write down a training: {error}")).in_file(&path);
+    let record = Record { log: trained.log.clone(), seconds: trained.seconds };
+    let text = serde_json::to_vec(&record).map_err(|error| unfit(error.to_string()))?;
+    // Numbers that are none do not survive this.
+    match serde_json::from_slice::<Record>(&text) {
+        Ok(back) if back.log == record.log => {}
+        Ok(_) => return Err(unfit("it reads differently".to_owned())),
+        Err(error) => return Err(unfit(error.to_string())),
+    }
+    std::fs::write(&path, text).path("write down a training", &path)?;
+    let mut weights = BurnpackStore::from_file(folder.join(WEIGHTS));
+    trained.model.save_into(&mut weights).map_err(|error| unfit(error.to_string()))
+}
+
+/// A training that was kept; `fresh` is the model as it was before.
+fn read<M: Module>(kept: &Finished, mut fresh: M) -> Result<Trained<M>> {
+    let path = kept.file(LOG);
+    let unfit = |error: String| Error::new(format!("cannot take up a training: {error}")).in_file(&path);
+    if kept.manifest.commit != crate::commit() {
+        return Err(unfit("it is another commit's".to_owned()));
+    }
+    let text = std::fs::read(&path).path("read a training", &path)?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| unfit(error.to_string()))?;
+    let loaded = fresh.load_from(&mut BurnpackStore::from_file(kept.file(WEIGHTS)));
+    let loaded = loaded.map_err(|error| unfit(error.to_string()))?;
+    if !loaded.is_success() || !loaded.unused.is_empty() {
+        return Err(unfit("the model is another one".to_owned()));
+    }
+    Ok(Trained { model: fresh.valid(), log: record.log, seconds: record.seconds })
+}
