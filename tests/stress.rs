@@ -415,7 +415,7 @@ fn a_stage_whose_parent_is_gone_ends_soon() {
     let stage = until("a stage that trains", || {
         let stage = *children(parent.id()).first()?;
         let made = fs::read_dir(folder.path().join("stages")).ok()?.flatten();
-        let trains = |name: &str| name.starts_with(".making-training-");
+        let trains = |name: &str| name.starts_with(".making-fine-tune-");
         made.into_iter().any(|entry| trains(&entry.file_name().to_string_lossy())).then_some(stage)
     });
     parent.kill().unwrap();

@@ -33,6 +33,11 @@ pub fn refuse_for_a_test(when: &str) {
     UNTIL_REFUSAL.store(count.parse().unwrap_or(0), Relaxed);
 }
 
+/// Whether a test refuses memory to this process.
+pub fn is_tested() -> bool {
+    std::env::var_os(REFUSE).is_some()
+}
+
 /// Bytes of the last request for memory that was refused.
 pub fn refused() -> Option<usize> {
     Some(REFUSED.load(Relaxed)).filter(|size| *size > 0)

@@ -128,7 +128,9 @@ pub fn train_words(
         (true, token) => token,
         (false, _) => None,
     };
-    let column = |(number, answers): (usize, &Vec<Vec<u32>>)| Column::new(number, prompts, answers, (end, texts.end_token), &model);
+    let column = |(number, answers): (usize, &Vec<Vec<u32>>)| {
+        Column::new(number, prompts, answers, (end, texts.end_token), &model)
+    };
     let columns: Vec<Column> = texts.answers.iter().enumerate().map(column).collect::<Result<_>>()?;
     method.prepare(&pool, &given)?;
     let chosen = method.chosen(&pool)?;

@@ -16,13 +16,15 @@ use super::{
     store::{Begin, Finished, Store},
 };
 use crate::{
-    Error, Result,
+    Error, Result, alloc,
     error::IoContext,
     learner::{TrainLog, Trained},
 };
 
 /// Word that identities of trainings begin with.
 const KIND: &str = "training";
+/// Seconds: a shorter training is sooner done again than it is worth to write every model twice.
+const WORTH_KEEPING: f64 = 60.0;
 /// The model's parameters, as Burn writes them.
 const WEIGHTS: &str = "weights.bpk";
 /// What happened while it was trained.
@@ -58,17 +60,18 @@ impl Bench<'_> {
     ) -> Result<Trained<M>> {
         let Some(stage) = &self.stage_in_the_making else { return train(fresh) };
         let id = id(stage, number);
-        let mut begun = self.store.begin(&id)?;
-        if let Begin::Finished(kept) = &begun {
-            if let Ok(trained) = read(kept, fresh.clone()) {
+        if let Some(kept) = self.store.find(&id)? {
+            if let Ok(trained) = read(&kept, fresh.clone()) {
                 return Ok(trained);
             }
             self.store.discard(&kept.folder)?;
-            begun = self.store.begin(&id)?;
         }
         let trained = train(fresh)?;
-        if let Begin::Ours(workspace) = begun {
-            // It is an insurance: on a disk that is too full for it, the stage goes on without.
+        if trained.seconds < WORTH_KEEPING && !alloc::is_tested() {
+            return Ok(trained);
+        }
+        // It is an insurance: on a disk that is too full for it, the stage goes on without.
+        if let Ok(Begin::Ours(workspace)) = self.store.begin(&id) {
             let _ = write(&trained, workspace.folder())
                 .and_then(|()| workspace.finish(parameters(stage, number), json!({}), &self.place.name));
         }
