@@ -22,6 +22,5 @@ mod stress;
 mod supervisors;
 mod support;
 mod task_command;
-mod terminal;
 mod trajectories;
 mod validation;

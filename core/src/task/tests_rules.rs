@@ -195,7 +195,7 @@ fn the_few_that_are_chosen_are_those_of_all() {
         format!("template = \"{{{{ number }}}} of {{{{ choices | join }}}}: {{{{ answer }}}}\"\n{coin}"),
         "template = \"{{ text }} {{ answer }}\"\n[label.coin]\nchoices = \"all\"\ncorrect = \"c\"\ndraw = \"text\"\n"
             .into(),
-        "classes = []\ntemplate = \"{{ text }} {{ answer }}\"\n[label.choose]\nchoices = \"all\"\ncorrect = \"c\"\n"
+        "classes = []\ntemplate = \"{{ text }} {{ answer }}\"\n[label.choose]\nchoices = \"all\"\ncorrect = \"c\"\nshuffle = true\n"
             .into(),
     ] {
         let task = task(&parts).unwrap_or_else(|error| panic!("{parts}: {error}"));
