@@ -179,8 +179,8 @@ fn the_few_that_are_chosen_are_those_of_all() {
             2 => json!("\u{fdd0} é"),
             n => json!(format!("text {n} é")),
         };
-        let label = if i % 89 == 0 { json!("maybe") } else { json!(usize::from(i % 3 == 0)) };
-        let wrong = if i % 83 == 0 { json!(["right"]) } else { json!(["a", "right", "b"]) };
+        let label = if i.is_multiple_of(89) { json!("maybe") } else { json!(usize::from(i.is_multiple_of(3))) };
+        let wrong = if i.is_multiple_of(83) { json!(["right"]) } else { json!(["a", "right", "b"]) };
         json!({"text": text, "label": label, "n": i, "c": "right", "w": wrong, "all": ["x", "right", "y"]})
     };
     let rows: Value = (0..5000).map(row).collect();
