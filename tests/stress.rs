@@ -128,6 +128,28 @@ fn a_stage_that_dies_over_its_predictions_need_not_train_again() {
     }
 }
 
+/// Two models are trained in one stage, each on half of the rows: that both are kept until it is done must not make one of them the other.
+#[test]
+fn every_training_of_a_stage_is_kept_for_itself() {
+    let labels = |kept: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = command("run", folder.path());
+        run.args(["methods=finetune", "method.finetune.supervisor={ type = \"chain\" }", "train.learning_rate=0.01"]);
+        if kept {
+            // Nothing is ever refused at this place; in a test of refusals every training is kept, as short as it may be.
+            run.env("W2S_REFUSE_ALLOCATION", "nowhere:1");
+        }
+        let output = run.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(stages(folder.path()).iter().all(|name| !name.starts_with("training")));
+        ["transfer.csv", "test.csv", "log.csv", "log-2.csv"]
+            .map(|name| fs::read_to_string(stage(folder.path(), "teach").join(name)).unwrap())
+    };
+    let alone = labels(false);
+    assert_ne!(alone[2], alone[3], "the halves are trained apart");
+    assert_eq!(labels(true), alone);
+}
+
 #[test]
 fn a_run_without_memory_says_so() {
     for at in ["command:300", "command:5000+"] {

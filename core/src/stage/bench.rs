@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicUsize},
 };
 
 use burn::tensor::Device;
@@ -139,20 +140,28 @@ pub struct Bench<'a> {
     /// The device, and how it is used.
     pub place: Place,
     folders: &'a Folders,
-    /// The stage that is being made on it, whose trainings are kept until it is done.
-    pub(super) stage_in_the_making: Option<StageId>,
+    pub(super) making: Option<Making>,
+}
+
+/// The stage that is being made on a bench, whose trainings are kept until it is done.
+#[derive(Clone, Debug)]
+pub(super) struct Making {
+    pub(super) stage: StageId,
+    /// How many trainings it has begun: what tells them apart is which of them it is.
+    pub(super) trainings: Arc<AtomicUsize>,
 }
 
 impl<'a> Bench<'a> {
     /// A bench in a store, with the models of some folders.
     pub fn new(store: &'a Store, place: Place, folders: &'a Folders) -> Self {
-        Self { store, place, folders, stage_in_the_making: None }
+        Self { store, place, folders, making: None }
     }
 
     /// The same for making a stage in its own manner.
     pub(super) fn to_make(&self, stage: StageId, execution: Execution) -> Self {
         let Place { device, name, .. } = self.place.clone();
-        Self { place: Place { device, name, execution }, stage_in_the_making: Some(stage), ..*self }
+        let making = Some(Making { stage, trainings: Arc::default() });
+        Self { place: Place { device, name, execution }, making, ..*self }
     }
 
     /// What of the place enters identities.

@@ -9,7 +9,6 @@ use super::{
     bench::Bench,
     identity::{Numeric, StageId},
     store::{Begin, Finished},
-    training,
 };
 use crate::{
     Error, Result,
@@ -105,10 +104,11 @@ impl dyn Stage {
             Begin::Ours(workspace) => workspace,
         };
         let execution = Execution::in_parts(numeric.parts(self.batch()), &bench.place.execution);
-        let summary = self.run(&bench.to_make(id.clone(), execution), workspace.folder())?;
+        let bench = bench.to_make(id, execution);
+        let summary = self.run(&bench, workspace.folder())?;
         let finished = workspace.finish(self.whole_parameters(&numeric)?, summary, &bench.place.name)?;
         // What stays is no more than another stage that no grid needs.
-        let _ = training::discard(bench.store, &id);
+        let _ = bench.making.iter().try_for_each(|making| making.discard(bench.store));
         Ok(finished)
     }
 }

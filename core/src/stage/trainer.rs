@@ -149,7 +149,7 @@ impl<'a> Trainer<'a> {
                     answering: writing.answering.clone(),
                 };
                 let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-                let trained = self.bench.train(phase, model, |model| {
+                let trained = self.bench.train(model, |model| {
                     learner::train_words(model, data, lesson.objective, texts, recipe, seed, execution)
                 })?;
                 Ok(trained.map(|model| Answerer::Writes(model, writing)))
@@ -167,7 +167,7 @@ impl<'a> Trainer<'a> {
         phase: usize,
     ) -> Result<Trained<Classifier>> {
         let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-        self.bench.train(phase, classifier, |classifier| {
+        self.bench.train(classifier, |classifier| {
             learner::train_classifier(classifier, data, objective, recipe, seed, execution)
         })
     }

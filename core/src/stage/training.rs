@@ -1,7 +1,7 @@
 //! Trainings whose stage is not done yet. A process that dies over its predictions, for want of memory say, need not train again: the trained
 //! model lies in the store as a stage of its own, as long as the stage that it belongs to is not finished.
 
-use std::path::Path;
+use std::{path::Path, sync::atomic::Ordering};
 
 use burn::{
     module::Module,
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    bench::Bench,
+    bench::{Bench, Making},
     identity::StageId,
     store::{Begin, Finished, Store},
 };
@@ -47,18 +47,18 @@ fn id(stage: &StageId, number: usize) -> StageId {
 }
 
 impl Bench<'_> {
-    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained. `number` is that of the
-    /// training among those of the stage, from 0; `fresh` is the model before it.
+    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained; `fresh` is the model before
+    /// it. A stage trains in the same order in every try, so that the n-th training of one is that of another.
     ///
     /// # Errors
     /// Those of the training, or a store that cannot be written.
     pub(super) fn train<M: Module>(
         &self,
-        number: usize,
         fresh: M,
         train: impl FnOnce(M) -> Result<Trained<M>>,
     ) -> Result<Trained<M>> {
-        let Some(stage) = &self.stage_in_the_making else { return train(fresh) };
+        let Some(Making { stage, trainings }) = &self.making else { return train(fresh) };
+        let number = trainings.fetch_add(1, Ordering::Relaxed);
         let id = id(stage, number);
         if let Some(kept) = self.store.find(&id)? {
             if let Ok(trained) = read(&kept, fresh.clone()) {
@@ -79,10 +79,12 @@ impl Bench<'_> {
     }
 }
 
-/// Removes the trainings of a stage that is finished.
-pub(super) fn discard(store: &Store, stage: &StageId) -> Result<()> {
-    let folders = (0..).map(|number| store.folder_of(&id(stage, number)));
-    folders.take_while(|folder| folder.exists()).try_for_each(|folder| store.discard(&folder))
+impl Making {
+    /// Removes the trainings that were kept of the stage, which is finished.
+    pub(super) fn discard(&self, store: &Store) -> Result<()> {
+        let kept = (0..self.trainings.load(Ordering::Relaxed)).map(|number| store.folder_of(&id(&self.stage, number)));
+        kept.filter(|folder| folder.exists()).try_for_each(|folder| store.discard(&folder))
+    }
 }
 
 fn write<M: Module>(trained: &Trained<M>, folder: &Path) -> Result<()> {

@@ -155,7 +155,7 @@ impl Stage for Judge {
             let targets = rows.iter().map(|&row| if agreed[row] { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
             let (examples, seed) = (learnt.part(&rows), rng::derive(self.seed, &format!("judge-{fold}/order")));
             let objective = Objective::new(targets, Box::new(loss));
-            let trained = bench.train(fold, self.start(bench, &pretrained, fold)?, |judge| {
+            let trained = bench.train(self.start(bench, &pretrained, fold)?, |judge| {
                 learner::train_classifier(judge, &examples, objective, &self.recipe, seed, &bench.place.execution)
             })?;
             write_log(&trained, fold, folder)?;
