@@ -26,9 +26,9 @@ use crate::{
         results::{CEILING, FURTHER_WEAK, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, to_bytes},
         seal,
     },
-    stage::{self, Answer, Finished, Job, Labels, REMARKS, StageId, Store, Truth, write_atomically},
+    stage::{self, Finished, Job, Labels, REMARKS, StageId, Store, Truth, write_atomically},
     strategy::Split,
-    task::{Extracted, TaskData},
+    task::TaskData,
 };
 
 /// Bytes of results that a run may write freely. Beyond them `results.csv` is written again when it has doubled, when
@@ -547,20 +547,18 @@ impl Books {
 
 /// Every metric that applies to labels of a test.
 fn measure(own: &Labels, weak: Option<&Labels>, truth: &Truth) -> Result<Vec<Measure>> {
+    let other = || Error::new("results of another form than the task's are not measured: remove their stages");
     match truth {
         Truth::Choices(classes) => {
-            let probabilities = |labels: &Labels| labels.clone().into_soft();
-            let (own, weak) = (probabilities(own)?, weak.map(probabilities).transpose()?);
-            let weak = weak.as_ref().map(|rows| Predictions::new(rows, classes)).transpose()?;
-            metrics::measure(&Predictions::new(&own, classes)?, weak.as_ref())
+            let own = Predictions::new(own.soft().ok_or_else(other)?, classes)?;
+            let weak = weak.map(|weak| Predictions::new(weak.soft().ok_or_else(other)?, classes)).transpose()?;
+            metrics::measure(&own, weak.as_ref())
         }
         Truth::Texts(references) => {
-            let texts = |labels: &Labels| labels.texts().map(<[Answer]>::to_vec).unwrap_or_default();
-            let (own, weak) = (texts(own), weak.map(texts));
-            let own: Vec<(&Extracted, bool)> = own.iter().map(|answer| (&answer.answer, answer.cut)).collect();
-            let weak: Option<Vec<&Extracted>> =
-                weak.as_ref().map(|weak| weak.iter().map(|answer| &answer.answer).collect());
-            metrics::measure_words(&own, weak.as_deref(), references)
+            let own = own.texts().ok_or_else(other)?.iter().map(|answer| (&answer.answer, answer.cut));
+            let weak = weak.map(|weak| weak.texts().ok_or_else(other)).transpose()?;
+            let weak: Option<Vec<_>> = weak.map(|weak| weak.iter().map(|answer| &answer.answer).collect());
+            metrics::measure_words(&own.collect::<Vec<_>>(), weak.as_deref(), references)
         }
     }
 }

@@ -39,11 +39,7 @@ pub fn score(
     }
     let mut order: Vec<usize> = (0..prompts.len()).collect();
     order.sort_by_key(|&row| prompts.row(row).len());
-    if let Some(bar) = &execution.bar {
-        bar.set_length((prompts.len() * beginnings.len()) as u64);
-        bar.set_position(0);
-        bar.set_message("asking");
-    }
+    execution.begins("asking", (prompts.len() * beginnings.len()) as u64);
     let mut scores = vec![vec![0.0_f32; answers.len()]; prompts.len()];
     for (beginning, ends) in &beginnings {
         for rows in order.chunks(execution.predict_batch.max(1)) {
@@ -132,11 +128,7 @@ pub fn log_p(
     };
     let mut order: Vec<u32> = (0..prompts.len() as u32).collect();
     order.sort_by_key(|&row| inputs.row(row as usize).len());
-    if let Some(bar) = &execution.bar {
-        bar.set_length(prompts.len() as u64);
-        bar.set_position(0);
-        bar.set_message("asking");
-    }
+    execution.begins("asking", prompts.len() as u64);
     let mut results = vec![Vec::new(); prompts.len()];
     for rows in order.chunks(execution.predict_batch.max(1)) {
         if execution.stopped() {

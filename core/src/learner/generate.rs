@@ -174,11 +174,7 @@ pub fn generate(
     let mut order: Vec<u32> = (0..all).collect();
     order.sort_by_key(|&answer| prompts.row(writer.prompt(answer)).len());
     let room = decoding.max_new_tokens as u64;
-    if let Some(bar) = &execution.bar {
-        bar.set_length(u64::from(all) * room);
-        bar.set_position(0);
-        bar.set_message("writing");
-    }
+    execution.begins("writing", u64::from(all) * room);
     let (mut results, mut done) = (vec![None; count], 0);
     for answers in order.chunks(execution.predict_batch.max(1)) {
         let written = in_halves(answers, &|answers| writer.write(answers))?;

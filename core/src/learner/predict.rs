@@ -64,11 +64,7 @@ fn map(
     let model = model.valid();
     let mut order: Vec<u32> = (0..data.len() as u32).collect();
     order.sort_by_key(|&row| data.length(row as usize));
-    if let Some(bar) = &execution.bar {
-        bar.set_length(data.len() as u64);
-        bar.set_position(0);
-        bar.set_message("predicting");
-    }
+    execution.begins("predicting", data.len() as u64);
     let mut results = vec![Vec::new(); data.len()];
     let compute = |rows: &[u32]| -> Result<Vec<f32>> {
         let result = function(&model, rows).cast(FloatDType::F32);

@@ -54,6 +54,15 @@ impl Default for Execution {
 }
 
 impl Execution {
+    /// Shows a new piece of work of so many parts, if progress is shown.
+    pub(super) fn begins(&self, work: &'static str, parts: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(parts);
+            bar.set_position(0);
+            bar.set_message(work);
+        }
+    }
+
     /// The same with at most so many rows at once, whether the model trains or predicts.
     pub fn in_parts(micro_batch: Option<usize>, like: &Self) -> Self {
         let predict_batch = micro_batch.map_or(PREDICT_BATCH, |rows| rows.clamp(1, PREDICT_BATCH));

@@ -138,11 +138,7 @@ impl Labels {
     /// The mean of two, example by example; of answers in words, of which there is none, the first.
     pub(super) fn mean(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Soft(one), Self::Soft(other)) => {
-                let mean = |(one, other): (f32, f32)| ((f64::from(one) + f64::from(other)) / 2.0) as f32;
-                let row = |(one, other): (Vec<f32>, Vec<f32>)| one.into_iter().zip(other).map(mean).collect();
-                Self::Soft(one.into_iter().zip(other).map(row).collect())
-            }
+            (Self::Soft(one), Self::Soft(other)) => Self::Soft(strategy::mean(&[&one, &other])),
             (first, _) => first,
         }
     }
@@ -170,6 +166,14 @@ impl Labels {
                 own.iter().zip(other).map(|(own, other)| own.answer.same(&other.answer)).collect()
             }
             _ => vec![false; self.len()],
+        }
+    }
+
+    /// The probabilities, if it is those.
+    pub fn soft(&self) -> Option<&[Vec<f32>]> {
+        match self {
+            Self::Soft(rows) => Some(rows),
+            Self::Texts(_) => None,
         }
     }
 

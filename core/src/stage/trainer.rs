@@ -73,11 +73,11 @@ impl<'a> Trainer<'a> {
 
     /// The texts of a split, as a model reads them.
     pub(super) fn encode(&self, model: &Pretrained, split: Split) -> Result<Encoded> {
-        let mut rows = tokens::read(&self.data, model.tokenizer(), Some(&self.folder), split)?;
+        let rows = tokens::read(&self.data, model.tokenizer(), Some(&self.folder), split)?;
         let encoded = match self.data.asks() {
             Form::Classes(_) | Form::Words => Encoded::new(rows, model.spec()),
             Form::Candidates(most) => {
-                let mut rows = rows.drain(..);
+                let mut rows = rows.into_iter();
                 let of = |example: &task::Example| rows.by_ref().take(example.candidates.len()).collect();
                 Encoded::choosing(part(&self.data, split).iter().map(of).collect(), most, model.spec())
             }

@@ -52,11 +52,7 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// Those of the training, or a store that cannot be written.
-    pub(super) fn train<M: Module>(
-        &self,
-        fresh: M,
-        train: impl FnOnce(M) -> Result<Trained<M>>,
-    ) -> Result<Trained<M>> {
+    pub(super) fn train<M: Module>(&self, fresh: M, train: impl FnOnce(M) -> Result<Trained<M>>) -> Result<Trained<M>> {
         let Some(Making { stage, trainings }) = &self.making else { return train(fresh) };
         let number = trainings.fetch_add(1, Ordering::Relaxed);
         let id = id(stage, number);

@@ -20,6 +20,7 @@ pub use card::{Card, Kind, Parameter, Probe, all, check_names, check_registry, f
 pub use form::{Form, no_words, only_classes, two_classes};
 pub use memory::Memory;
 pub use settings::{Settings, whole};
+pub(crate) use supervisor::mean;
 pub use supervisor::{Ask, Given, Labels, Role, Split, Supervision};
 pub use tokens::{TokenNumbers, TokenView};
 

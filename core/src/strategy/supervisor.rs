@@ -88,18 +88,8 @@ impl Supervision {
 
     /// The mean of several, example by example; empty of none.
     pub fn mean(all: &[Self]) -> Self {
-        let Some(first) = all.first() else { return Self::default() };
-        let rows = |split: Split, row: usize| all.iter().map(move |one| one.of(split)[row].iter().copied());
-        first.map(|split, labels| {
-            let mean = |(row, label): (usize, &Vec<f32>)| {
-                let mut sums = vec![0.0; label.len()];
-                for shares in rows(split, row) {
-                    sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += f64::from(share));
-                }
-                sums.into_iter().map(|sum: f64| (sum / all.len() as f64) as f32).collect()
-            };
-            labels.iter().enumerate().map(mean).collect()
-        })
+        let of = |split: Split| mean(&all.iter().map(|one| one.of(split)).collect::<Vec<_>>());
+        Self { transfer: of(Split::Transfer), test: of(Split::Test), validation: of(Split::Validation) }
     }
 
     /// The same done to the labels of every split.
@@ -110,6 +100,19 @@ impl Supervision {
             validation: change(Split::Validation, &self.validation),
         }
     }
+}
+
+/// The mean of several labels of the same examples; empty of none.
+pub(crate) fn mean(all: &[&Labels]) -> Labels {
+    let Some(first) = all.first() else { return Labels::new() };
+    let mean = |(row, label): (usize, &Vec<f32>)| {
+        let mut sums = vec![0.0; label.len()];
+        for labels in all {
+            sums.iter_mut().zip(&labels[row]).for_each(|(sum, share)| *sum += f64::from(*share));
+        }
+        sums.into_iter().map(|sum: f64| (sum / all.len() as f64) as f32).collect()
+    };
+    first.iter().enumerate().map(mean).collect()
 }
 
 /// What a supervisor asks the engine to make before it labels. Every answer has labels for the transfer, the test and the validation split.

@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     error::IoContext,
     learner::{self, Encoded},
-    model::Classifier,
+    model::{Classifier, Pretrained},
     rng::Rng,
     stage::{
         DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
@@ -19,6 +19,7 @@ use crate::{
         trainer::Writer,
     },
     strategy::{Form, Split},
+    task::Example,
 };
 
 /// Who answers for the strong model.
@@ -152,18 +153,9 @@ impl Answers {
         let tokenizer = pretrained.tokenizer();
         let asker = Asker::for_words(&trainer.data, tokenizer, shots, (self.data.max_tokens, room), self.seed);
         let mut known = serde_json::Map::new();
-        let mut hasher = blake3::Hasher::new();
-        let (mut shortened, mut fewer) = (0, 0);
-        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
-            let mut rows = Vec::new();
-            for example in part(&trainer.data, split) {
-                let prompt = asker.prompt(example)?;
-                hasher.update(prompt.text.as_bytes()).update(&[0]);
-                shortened += usize::from(prompt.shortened);
-                fewer += usize::from(prompt.shots < asker.shots.len());
-                rows.push(tokenizer.encode(&prompt.text)?);
-            }
-            let prompts = Encoded::new(rows, pretrained.spec())?;
+        let mut record = Record::default();
+        for split in self.splits() {
+            let prompts = record.prompts(&asker, part(&trainer.data, split), &pretrained)?;
             let writer = Writer { model: &backbone, tokenizer, ends: &ends(model)? };
             let labels = Labels::Texts(trainer.write(&writer, &prompts, None, split)?);
             let truth = Truth::of(&trainer.data, split)?;
@@ -181,13 +173,7 @@ impl Answers {
             write_known(folder, split, &hits)?;
             known.insert(split.name().to_owned(), mean(&hits).into());
         }
-        Ok(json!({
-            "known": known,
-            "shots": asker.shots,
-            "prompt_hash": hasher.finalize().to_hex().to_string(),
-            "shortened": shortened,
-            "fewer_shots": fewer,
-        }))
+        Ok(record.summary(known, &asker))
     }
 
     fn ask(
@@ -205,19 +191,10 @@ impl Answers {
         let asker = Asker::new(data, &answers, pretrained.tokenizer(), shots, self.data.max_tokens, self.seed)?;
         let tokens: Vec<Vec<u32>> = answers.tokens.clone();
         let mut known = serde_json::Map::new();
-        let mut hasher = blake3::Hasher::new();
-        let (mut shortened, mut cut, mut mass) = (0, 0, Vec::new());
-        for split in ASKED.into_iter().chain(self.validation.then_some(Split::Validation)) {
+        let (mut record, mut mass) = (Record::default(), Vec::new());
+        for split in self.splits() {
             let examples = part(data, split);
-            let mut rows = Vec::with_capacity(examples.len());
-            for example in examples {
-                let prompt = asker.prompt(example)?;
-                hasher.update(prompt.text.as_bytes()).update(&[0]);
-                shortened += usize::from(prompt.shortened);
-                cut += usize::from(prompt.shots < asker.shots.len());
-                rows.push(pretrained.tokenizer().encode(&prompt.text)?);
-            }
-            let prompts = Encoded::new(rows, pretrained.spec())?;
+            let prompts = record.prompts(&asker, examples, &pretrained)?;
             let scores = learner::score(&backbone, &prompts, &tokens, &bench.place.execution)?;
             let mut probabilities = Vec::with_capacity(scores.len());
             let mut right = Vec::with_capacity(scores.len());
@@ -242,15 +219,48 @@ impl Answers {
             write_known(folder, split, &right)?;
             known.insert(split.name().to_owned(), mean(&right).into());
         }
-        Ok(json!({
+        let mut summary = record.summary(known, &asker);
+        summary["answers"] = json!(answers.texts);
+        summary["probability_of_the_answers"] = json!(mean(&mass));
+        Ok(summary)
+    }
+
+    /// What is asked about.
+    fn splits(&self) -> impl Iterator<Item = Split> {
+        ASKED.into_iter().chain(self.validation.then_some(Split::Validation))
+    }
+}
+
+/// What a manifest says of the questions.
+#[derive(Default)]
+struct Record {
+    hasher: blake3::Hasher,
+    shortened: usize,
+    fewer_shots: usize,
+}
+
+impl Record {
+    /// The questions about some examples, as the model reads them.
+    fn prompts(&mut self, asker: &Asker, examples: &[Example], model: &Pretrained) -> Result<Encoded> {
+        let mut rows = Vec::with_capacity(examples.len());
+        for example in examples {
+            let prompt = asker.prompt(example)?;
+            self.hasher.update(prompt.text.as_bytes()).update(&[0]);
+            self.shortened += usize::from(prompt.shortened);
+            self.fewer_shots += usize::from(prompt.shots < asker.shots.len());
+            rows.push(model.tokenizer().encode(&prompt.text)?);
+        }
+        Encoded::new(rows, model.spec())
+    }
+
+    fn summary(&self, known: serde_json::Map<String, Value>, asker: &Asker) -> Value {
+        json!({
             "known": known,
-            "answers": answers.texts,
             "shots": asker.shots,
-            "prompt_hash": hasher.finalize().to_hex().to_string(),
-            "shortened": shortened,
-            "fewer_shots": cut,
-            "probability_of_the_answers": mean(&mass),
-        }))
+            "prompt_hash": self.hasher.finalize().to_hex().to_string(),
+            "shortened": self.shortened,
+            "fewer_shots": self.fewer_shots,
+        })
     }
 }
 
