@@ -341,6 +341,7 @@ fn an_analysis_keeps_pairs_apart_and_leaves_out_what_is_empty() {
     let row = |strong: &str, method: &str, value: f64| ResultRow {
         run: "made-up".to_owned(),
         cell: format!("{strong}/{method}"),
+        suite: "task".to_owned(),
         task: "task".to_owned(),
         weak: "small".to_owned(),
         strong: strong.to_owned(),
@@ -350,6 +351,7 @@ fn an_analysis_keeps_pairs_apart_and_leaves_out_what_is_empty() {
         loss: String::new(),
         method: method.to_owned(),
         seed: 0,
+        step: None,
         split: w2s_core::strategy::Split::Test,
         metric: "accuracy".to_owned(),
         value: Some(value),

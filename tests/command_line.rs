@@ -125,7 +125,7 @@ fn methods_are_compared_item_by_item() {
     let rows = results(folder.path());
     let accuracy = |method: &str| -> f64 {
         let own = rows.lines().filter(|row| row.contains(&format!(",{method},")) && row.contains(",test,accuracy,"));
-        let values: Vec<f64> = own.map(|row| row.split(',').nth(13).unwrap().parse().unwrap()).collect();
+        let values: Vec<f64> = own.map(|row| row.split(',').nth(15).unwrap().parse().unwrap()).collect();
         assert_eq!(values.len(), 2);
         values.iter().sum::<f64>() / 2.0
     };
@@ -150,9 +150,9 @@ fn a_sweep_is_one_method_for_each_value() {
     assert!(output.status.success(), "{}", text(&output));
     let rows = results(folder.path());
     let accuracies = |method: &str| -> Vec<&str> {
-        rows.lines().filter(|row| row.contains(&format!(",{method},0,test,brier,"))).collect()
+        rows.lines().filter(|row| row.contains(&format!(",{method},0,,test,brier,"))).collect()
     };
-    let value = |method: &str| accuracies(method)[0].split(',').nth(13).unwrap().to_owned();
+    let value = |method: &str| accuracies(method)[0].split(',').nth(15).unwrap().to_owned();
     assert_eq!(value("gce"), value("gce loss.q=0.7"), "0.7 is the default");
     assert_ne!(value("gce"), value("gce loss.q=0.2"));
 }
@@ -313,8 +313,8 @@ fn what_a_failed_stage_was_for_is_recorded_and_nothing_else_is_lost() {
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));
         let rows = results(folder.path());
         let status = |method: &str| -> Vec<String> {
-            let rows = rows.lines().filter(|row| row.contains(&format!(",{method},0,test,")));
-            rows.map(|row| row.split(',').skip(12).step_by(3).take(2).collect::<Vec<_>>().join(" ")).collect()
+            let rows = rows.lines().filter(|row| row.contains(&format!(",{method},0,,test,")));
+            rows.map(|row| row.split(',').skip(14).step_by(3).take(2).collect::<Vec<_>>().join(" ")).collect()
         };
         (text(&output), ["weak", "finetune", "ceiling"].map(status))
     };

@@ -48,11 +48,11 @@ fn the_nearest_setting_of_training_counts() {
     let mine = grid.methods.iter().find(|method| method.name == "mine");
     assert!(mine.is_some());
     let epochs = |task| {
-        [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine.map(Method::last))]
-            .map(|(model, method)| grid.recipe(model, task, method).unwrap().epochs)
+        [(&pair.weak, None), (&pair.strong, None), (&pair.strong, mine.and_then(Method::last))]
+            .map(|(model, method)| grid.recipe(model, grid.on(task), method).unwrap().epochs)
     };
     assert_eq!([epochs(0), epochs(1)], [[5, 2, 7], [4, 3, 7]]);
-    let pooling = |task| [&pair.weak, &pair.strong].map(|model| grid.head(model, task).unwrap().pooling);
+    let pooling = |task| [&pair.weak, &pair.strong].map(|model| grid.head(model, grid.on(task)).unwrap().pooling);
     assert_eq!([pooling(0), pooling(1)], [[None, None], [Some(Pooling::Mean), None]]);
     for (from, to, says) in [
         ("epochs = 3", "epochs = 0", "`epochs` must be at least 1"),

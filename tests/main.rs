@@ -19,6 +19,7 @@ mod outputs;
 mod plugin_file;
 mod registry;
 mod stress;
+mod suites;
 mod supervisors;
 mod support;
 mod task_command;

@@ -50,7 +50,7 @@ pub fn tiny() -> PathBuf {
 
 /// A copy of [`tiny`]'s tasks, models and worlds, to put others beside.
 pub fn tiny_copy(to: &Path) {
-    for kind in ["worlds", "tasks", "models"] {
+    for kind in ["worlds", "tasks", "models", "suites"] {
         fs::create_dir_all(to.join(kind)).unwrap();
         for entry in fs::read_dir(tiny().join(kind)).unwrap().flatten() {
             fs::copy(entry.path(), to.join(kind).join(entry.file_name())).unwrap();

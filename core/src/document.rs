@@ -143,7 +143,7 @@ impl Document {
 }
 
 /// Keys of `[grid]` that fingers type without it.
-const OF_GRID: [&str; 5] = ["seeds", "tasks", "methods", "pairs", "name"];
+const OF_GRID: [&str; 6] = ["seeds", "tasks", "suites", "methods", "pairs", "name"];
 
 /// Where a key that was typed belongs.
 fn full_path(path: &str, root: &DeTable) -> String {
@@ -156,7 +156,7 @@ fn readable(path: &str, value: &str) -> String {
         let parses = parse_table(&format!("v = {value}")).is_ok();
         if parses { value.to_owned() } else { format!("{:?}", value) }
     };
-    let always = matches!(path, "grid.seeds" | "grid.tasks" | "grid.methods");
+    let always = matches!(path, "grid.seeds" | "grid.tasks" | "grid.suites" | "grid.methods");
     let is_list = (always || value.contains(',')) && !value.starts_with(['[', '{', '"', '\'']);
     let value = if is_list {
         format!("[{}]", value.split(',').map(|item| one(item.trim())).collect::<Vec<_>>().join(", "))

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
@@ -6,7 +8,8 @@ use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Selection, Selector
 /// Trains on the examples whose weak label a judge believes, and on no others.
 ///
 /// The judge is a column: by default `agrees`, the strong model trained to tell answers on which weak model and student agree from the
-/// student's others. Fewer examples make a shorter training. With `at_random` as many examples are drawn at random: the control of equal size.
+/// student's others. Fewer examples make a shorter training. With `at_random` as many examples are drawn at random, as many of each task of a
+/// suite: the control of equal size.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Judged {
@@ -34,8 +37,15 @@ impl Selector for Judged {
         if !self.at_random {
             return Some(stays);
         }
-        let count = stays.iter().filter(|stays| **stays).count();
-        let drawn = math::choose(pool.seed, pool.ids.iter().map(|id| id.0), count);
+        let task = |row: usize| pool.tasks.get(row).copied().unwrap_or(0);
+        let mut tasks: BTreeMap<u32, (Vec<u32>, usize)> = BTreeMap::new();
+        for (row, (id, stays)) in pool.ids.iter().zip(&stays).enumerate() {
+            let (ids, count) = tasks.entry(task(row)).or_default();
+            ids.push(id.0);
+            *count += usize::from(*stays);
+        }
+        let drawn = |(ids, count): (Vec<u32>, usize)| math::choose(pool.seed, ids, count);
+        let drawn: BTreeSet<u32> = tasks.into_values().flat_map(drawn).collect();
         Some(pool.ids.iter().map(|id| drawn.contains(&id.0)).collect())
     }
 
@@ -77,5 +87,10 @@ mod tests {
         assert_ne!(stays(&control, 0), stays(&judged, 0));
         assert_ne!(stays(&control, 0), stays(&control, 1));
         assert_eq!(stays(&control, 1), stays(&control, 1));
+        // Of a suite as many of each task: here none of the first and 29 of the second.
+        let suite = Pool { tasks: (0..100).map(|row| u32::from(row >= 60)).collect(), ..pool(0) };
+        let of_suite = control.choose(&suite).unwrap();
+        assert_eq!(of_suite.iter().filter(|stays| **stays).count(), 29);
+        assert!(of_suite[..60].iter().all(|stays| !stays) && of_suite != stays(&judged, 0));
     }
 }

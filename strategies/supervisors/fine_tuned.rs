@@ -14,18 +14,21 @@ pub struct FineTuned {
     /// answer that most of them give, the first of equals. Origin: Burns et al. 2023
     /// have one.
     pub copies: usize,
+    /// Who: `weak` or `strong` of the pair, or a model of `configs/models` or of the grid. Origin: multi-capabilities W2SG, where a smaller
+    /// model weakens a capability.
+    pub model: String,
 }
 
 impl Default for FineTuned {
     fn default() -> Self {
-        Self { copies: 1 }
+        Self { copies: 1, model: "weak".to_owned() }
     }
 }
 
 impl Supervisor for FineTuned {
     fn asks(&self) -> Vec<Ask> {
-        let weak = |copy| Ask::FineTuned { role: Role::Weak, on: Split::Supervise, copy, bagged: false };
-        (0..self.copies).map(weak).collect()
+        let copy = |copy| Ask::FineTuned { role: Role::of(&self.model), on: Split::Supervise, copy, bagged: false };
+        (0..self.copies).map(copy).collect()
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
@@ -41,4 +44,4 @@ impl Supervisor for FineTuned {
     }
 }
 
-register!(supervisor "fine-tuned" for FineTuned, paper = "Burns et al. 2023 (arXiv 2312.09390), Section 3", later = ["copies"]);
+register!(supervisor "fine-tuned" for FineTuned, paper = "Burns et al. 2023 (arXiv 2312.09390), Section 3", later = ["copies", "model"]);

@@ -30,12 +30,13 @@ enum What {
     Refiners,
     Losses,
     Tasks,
+    Suites,
     Models,
 }
 
 impl What {
-    const ALL: [What; 6] =
-        [What::Supervisors, What::Selectors, What::Refiners, What::Losses, What::Tasks, What::Models];
+    const ALL: [What; 7] =
+        [What::Supervisors, What::Selectors, What::Refiners, What::Losses, What::Tasks, What::Suites, What::Models];
 
     fn kind(self) -> Option<Kind> {
         match self {
@@ -43,12 +44,16 @@ impl What {
             What::Selectors => Some(Kind::Selector),
             What::Refiners => Some(Kind::Refiner),
             What::Losses => Some(Kind::Loss),
-            What::Tasks | What::Models => None,
+            What::Tasks | What::Suites | What::Models => None,
         }
     }
 
     fn folder(self) -> &'static str {
-        if self == What::Tasks { "tasks" } else { "models" }
+        match self {
+            What::Tasks => "tasks",
+            What::Suites => "suites",
+            _ => "models",
+        }
     }
 
     fn heading(self) -> &'static str {
@@ -144,10 +149,11 @@ pub fn explain(args: &ExplainArgs) -> Result<ExitCode> {
     }
     let folder = match kind {
         "task" | "tasks" => "tasks",
+        "suite" | "suites" => "suites",
         "model" | "models" => "models",
         "world" | "worlds" => "worlds",
         _ => {
-            let kinds = ["supervisor", "selector", "refiner", "loss", "task", "model", "world"];
+            let kinds = ["supervisor", "selector", "refiner", "loss", "task", "suite", "model", "world"];
             return Err(Error::new(format!("there is no kind `{kind}`")).help(did_you_mean(kind, kinds)));
         }
     };

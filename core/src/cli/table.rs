@@ -18,6 +18,7 @@ use crate::{
     document::Document,
     report::{
         Table,
+        averages::with_averages,
         compare::compare,
         results::{self, ResultRow},
         seal,
@@ -135,7 +136,7 @@ pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
     Err(Error::new("there are no results yet").in_file(&path).help(help))
 }
 
-/// Rows of a run. A file that is not as its run wrote it is shown all the same, and said.
+/// Rows of a run, and averages over its suites. A file that is not as its run wrote it is shown all the same, and said.
 ///
 /// # Errors
 /// As [`results::read`].
@@ -146,7 +147,7 @@ pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
             eprintln!("warning: {}", plain(&wrong));
         }
     }
-    results::read(path)
+    Ok(with_averages(&results::read(path)?))
 }
 
 /// Characters that a line of the terminal has: what `COLUMNS` says, or the terminal; none where output goes elsewhere.

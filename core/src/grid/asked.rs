@@ -15,6 +15,7 @@ use crate::{
             answers::{Answerer, Answers},
             embeddings::Embeddings,
             fine_tune::FineTune,
+            gather::Gather,
             judge::Judge,
             label::Label,
             p_ik::{Pik, PikExamples},
@@ -31,10 +32,10 @@ use crate::{
 /// What a supervisor of a cell can ask for.
 pub(super) struct Labelling<'a> {
     /// The pair's models as they are used on the task, and how each is trained.
-    pub(super) weak: (ModelRef, Recipe),
-    pub(super) strong: (ModelRef, Recipe),
+    pub(super) weak: &'a (ModelRef, Recipe),
+    pub(super) strong: &'a (ModelRef, Recipe),
     /// The same of the models that supervisors name.
-    pub(super) named: BTreeMap<String, (ModelRef, Recipe)>,
+    pub(super) named: &'a BTreeMap<String, (ModelRef, Recipe)>,
     pub(super) task: &'a Task,
     pub(super) data: &'a DataRef,
     pub(super) seed: u64,
@@ -96,12 +97,14 @@ pub(super) struct Knowledge<'a> {
     pub(super) on_auxiliary: &'a ModelRef,
     pub(super) recipe: &'a Recipe,
     pub(super) data: &'a DataRef,
+    /// The data of each task, where `data` are those of a suite.
+    pub(super) parts: &'a [DataRef],
     pub(super) seed: u64,
 }
 
 impl Knowledge<'_> {
     pub(super) fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
-        let answers = self.answers(self.answerer(settings, auxiliary, made)?, auxiliary, made)?;
+        let answers = self.answers_to(auxiliary, self.answerer(settings, auxiliary, made)?, made)?;
         let examples = PikExamples {
             answers,
             data: auxiliary.clone(),
@@ -150,7 +153,7 @@ impl Knowledge<'_> {
             AnswersBy::LanguageModel => likeliest(self.strong, settings.shots),
             AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
         };
-        self.answers(answerer, self.data, made)
+        self.answers(answerer, made)
     }
 
     fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
@@ -166,7 +169,17 @@ impl Knowledge<'_> {
         })
     }
 
-    fn answers(&self, answerer: Answerer, data: &DataRef, made: &mut Made) -> Result<StageId> {
+    /// Answers to what is evaluated; each task of a suite asks in its own words.
+    fn answers(&self, answerer: Answerer, made: &mut Made) -> Result<StageId> {
+        if self.parts.is_empty() {
+            return self.answers_to(self.data, answerer, made);
+        }
+        let of = self.parts.iter().map(|data| self.answers_to(data, answerer.clone(), made));
+        let of = of.collect::<Result<_>>()?;
+        made.push(Gather { of, data: self.data.clone() })
+    }
+
+    fn answers_to(&self, data: &DataRef, answerer: Answerer, made: &mut Made) -> Result<StageId> {
         made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false })
     }
 
@@ -183,9 +196,23 @@ impl Knowledge<'_> {
             (SelfSource::PikStageHead, Some((_, auxiliary))) => {
                 Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead, _) => likeliest(self.strong, settings.shots),
+            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead | SelfSource::Student, _) => {
+                likeliest(self.strong, settings.shots)
+            }
         };
-        Ok(SelfLabels::Answers { stage: self.answers(answerer, self.data, made)?, hard })
+        Ok(SelfLabels::Answers { stage: self.answers(answerer, made)?, hard })
+    }
+
+    /// What a plain student of the weak labels says.
+    pub(super) fn relabels(
+        &self,
+        settings: &config::SelfLabels,
+        plain: &Recipe,
+        supervision: &StageId,
+        made: &mut Made,
+    ) -> Result<SelfLabels> {
+        let (_, stage) = self.relabelled(plain, supervision, made)?;
+        Ok(SelfLabels::Answers { stage, hard: settings.kind == Hardness::Hard })
     }
 
     /// A judge of the weak labels, and the plain student whose labels they are compared with.
@@ -206,6 +233,21 @@ impl Knowledge<'_> {
             .help("lower `folds` in `agrees`; 5 or 10 are usual"));
         }
         trains(&recipe, self.data, Split::Transfer).map_err(|error| error.context("the judge, `agrees`"))?;
+        let (student, own) = self.relabelled(plain, supervision, made)?;
+        made.push(Judge {
+            model: self.strong.clone(),
+            recipe,
+            data: self.data.clone(),
+            weak: supervision.clone(),
+            student,
+            own,
+            settings: agrees.settings(),
+            seed: self.seed,
+        })
+    }
+
+    /// The plain student, and what it says of the examples that it was trained on.
+    fn relabelled(&self, plain: &Recipe, supervision: &StageId, made: &mut Made) -> Result<(StageId, StageId)> {
         let student = made.push(Student {
             model: self.strong.clone(),
             phases: vec![Phase::plain(plain)?],
@@ -221,16 +263,7 @@ impl Knowledge<'_> {
             save: true,
         })?;
         let own = made.push(Label { by: student.clone(), data: self.data.clone() })?;
-        made.push(Judge {
-            model: self.strong.clone(),
-            recipe,
-            data: self.data.clone(),
-            weak: supervision.clone(),
-            student,
-            own,
-            settings: agrees.settings(),
-            seed: self.seed,
-        })
+        Ok((student, own))
     }
 
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {

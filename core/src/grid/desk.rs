@@ -166,6 +166,12 @@ impl Desk<'_> {
                 notes.push(note);
             }
         }
+        self.described(&finished, task.name(), max_tokens, task.form())
+    }
+
+    /// Data as stages use them, from the record of their stage.
+    fn described(&self, finished: &Finished, name: &str, max_tokens: usize, form: Form) -> Result<DataRef> {
+        let summary = &finished.manifest.summary;
         let fingerprint = summary["fingerprint"].as_str().map(str::to_owned);
         let fingerprint = fingerprint.ok_or_else(|| {
             Error::new("the record of this data set does not say what it holds")
@@ -178,17 +184,39 @@ impl Desk<'_> {
         let in_words = |part: &str| counts["references"][part]["examples"].as_u64().unwrap_or(0) as usize;
         let labels = counts["labels"].as_object().into_iter().flatten();
         let examples = labels.map(|(part, labels)| (part.clone(), sum(labels).max(in_words(part)))).collect();
-        let form = match task.form() {
+        let form = match form {
             Form::Candidates(_) => Form::Candidates(counts["labels"]["test"].as_array().map_or(0, Vec::len)),
             known => known,
         };
-        let (stage, task) = (finished.manifest.id, task.name().to_owned());
+        let (stage, task) = (finished.manifest.id.clone(), name.to_owned());
         let fewer = counts["fewer"].as_u64().unwrap_or(0) as usize;
         Ok(DataRef { task, stage, fingerprint, max_tokens, form, fewer, examples })
     }
 }
 
 impl Desk<'_> {
+    /// The data of several tasks as those of one, as a stage; of tasks that are not `trained` on, nothing is there for the student.
+    pub(super) fn union(&self, name: &str, parts: &[(&DataRef, bool)], models: &[&FoundModel]) -> Result<DataRef> {
+        let stages: Vec<(&StageId, bool)> = parts.iter().map(|(data, trained)| (&data.stage, *trained)).collect();
+        let parameters = json!({ "union": stages });
+        let id = StageId::new("data", 1, &parameters);
+        let finished = match self.store.find_or_begin(&id)? {
+            Begin::Finished(finished) => *finished,
+            Begin::Ours(workspace) => {
+                let read = |(data, trained): &(&DataRef, bool)| Ok((data.read(self.store)?, *trained));
+                let union = TaskData::union(name, parts.iter().map(read).collect::<Result<_>>()?)?;
+                union.write(workspace.folder())?;
+                for model in unlike(models) {
+                    stage::tokens::write(&union, &model.tokenizer, workspace.folder(), &|| ())?;
+                }
+                let summary = json!({ "fingerprint": union.fingerprint(), "counts": union.counts });
+                workspace.finish(parameters, summary, "cpu")?
+            }
+        };
+        let max_tokens = parts.iter().map(|(data, _)| data.max_tokens).max().unwrap_or(0);
+        self.described(&finished, name, max_tokens, parts.first().map_or(Form::Words, |(data, _)| data.form))
+    }
+
     /// The labels of a task's examples that stand in a file, as a stage. `{task}` and `{seed}` in its path are those of the cell; labels of
     /// `others` than the task's examples are let pass or refused.
     pub(super) fn labels(&self, path: &str, others: bool, task: &Task, data: &DataRef, seed: u64) -> Result<StageId> {

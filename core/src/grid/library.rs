@@ -19,7 +19,7 @@ impl Library {
         let mut roots = Vec::new();
         let folder = grid.parent().unwrap_or(Path::new(""));
         for ancestor in folder.ancestors().take(3) {
-            if ["tasks", "models", "worlds"].iter().any(|kind| ancestor.join(kind).is_dir()) {
+            if ["tasks", "models", "worlds", "suites"].iter().any(|kind| ancestor.join(kind).is_dir()) {
                 roots.push(ancestor.to_owned());
             }
         }
@@ -66,7 +66,7 @@ impl Library {
         Some(Document::parse(Path::new("configs").join(name), text))
     }
 
-    /// Every name of a kind (`tasks`, `models`, `worlds`), sorted.
+    /// Every name of a kind (`tasks`, `models`, `worlds`, `suites`), sorted.
     pub fn names(&self, kind: &str) -> Vec<String> {
         let mut names: Vec<String> = EMBEDDED
             .iter()

@@ -1,6 +1,7 @@
 //! Grids: from a configuration to cells, from cells to stages, and running them.
 
 mod asked;
+mod cells;
 mod config;
 mod desk;
 mod failures;
@@ -11,7 +12,7 @@ mod plan;
 pub mod results;
 mod run;
 
-pub use config::{Data, Grid, Method, ModelConfig, ModelFile, Pair, Phase, Pretrain};
+pub use config::{Data, Grid, Method, ModelConfig, ModelFile, On, Pair, Phase, Pretrain, Suite, Together};
 pub use desk::open_world;
 pub use failures::Failures;
 pub use found::find_tokenizer;

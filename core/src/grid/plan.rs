@@ -1,7 +1,7 @@
 //! From a grid to stages: everything is looked at before anything is trained.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
 };
 
@@ -9,23 +9,16 @@ use indexmap::IndexMap;
 use serde_json::json;
 
 use super::{
-    asked::{Knowledge, Labelling, Made, trains},
-    config::{self, AGREES, AnswersBy, Grid, ModelConfig},
+    cells::{self, Made},
+    config::Grid,
     desk::Desk,
     found::{FoundModel, find_model},
     library::Library,
     models::ModelFolder,
 };
 use crate::{
-    Error, Result,
-    stage::{
-        self, Bench, DataRef, Finished, Folders, Job, ModelRef, Numeric, Place, StageId, Store, copy,
-        kinds::{
-            fine_tune::FineTune,
-            student::{Phase, SelfLabels, Student},
-        },
-    },
-    strategy::{Form, Role, Split, whole},
+    Result,
+    stage::{Bench, DataRef, Finished, Folders, Job, Numeric, Place, StageId, Store},
     task::Sources,
 };
 
@@ -71,6 +64,8 @@ pub struct Cell {
     pub seed: u64,
     /// The task's data.
     pub data: DataRef,
+    /// Name of the suite that the student is trained on, if it is not trained on the task alone.
+    pub suite: Option<String>,
     /// Stage that holds the weak labels.
     pub supervision: StageId,
     /// Stage that holds the ceiling.
@@ -101,242 +96,35 @@ impl Plan {
     /// # Errors
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
-        let (cells, jobs) = (Vec::new(), IndexMap::new());
-        let (models, folders) = (BTreeMap::new(), Folders::default());
-        let store_folder = store.root().to_owned();
-        let mut plan = Self { grid, cells, jobs, models, folders, store: store_folder, notes: Vec::new(), numeric };
+        let mut jobs = IndexMap::new();
+        let (mut origins, mut folders, mut notes) = (BTreeMap::new(), Folders::default(), Vec::new());
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
-        let [of_tasks, of_pairs] = plan.grid.places.clone();
+        let [_, of_pairs] = &grid.places;
         let mut wanted = Vec::new();
-        for (pair, place) in plan.grid.pairs.iter().zip(of_pairs) {
-            wanted.extend([(&pair.weak, place.clone()), (&pair.strong, place)]);
+        for (pair, place) in grid.pairs.iter().zip(of_pairs) {
+            wanted.extend([(&pair.weak, place), (&pair.strong, place)]);
         }
-        wanted.extend(plan.grid.further.iter().map(|(model, place)| (model, place.clone())));
+        wanted.extend(grid.further.iter().map(|(model, place)| (model, place)));
         for (model, place) in wanted {
             if !models.contains_key(&model.name) {
-                let mut found = find_model(model, library, places, store, &plan.numeric, &mut plan.jobs)
-                    .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(&place))?;
+                let mut found = find_model(model, library, places, store, &numeric, &mut jobs)
+                    .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(place))?;
                 if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                     found.counts = other.counts.clone();
                 }
                 if let Some(origin) = found.origin.take() {
-                    plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
-                    plan.folders.insert(&found.reference.weights, &origin.folder);
-                    plan.models.insert(model.name.clone(), origin);
+                    notes.extend(origin.note.clone().filter(|note| !notes.contains(note)));
+                    folders.insert(&found.reference.weights, &origin.folder);
+                    origins.insert(model.name.clone(), origin);
                 }
-                plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
+                notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
                 models.insert(model.name.clone(), found);
             }
         }
-        for (task, place) in of_tasks.iter().enumerate() {
-            for pair in 0..plan.grid.pairs.len() {
-                for seed in plan.grid.seeds.clone() {
-                    plan.add_cells(task, pair, seed, &models, library, places, store)
-                        .map_err(|error| error.or_at(place))?;
-                }
-            }
-        }
-        // Tables go by task, pair, method, seed.
-        plan.cells.sort_by_key(|cell| (cell.task, cell.pair, cell.method));
-        Ok(plan)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "each is one thing that decides what a cell is, or where it is")]
-    fn add_cells(
-        &mut self,
-        task: usize,
-        pair: usize,
-        seed: u64,
-        models: &BTreeMap<String, FoundModel>,
-        library: &Library,
-        places: &Places,
-        store: &Store,
-    ) -> Result<()> {
-        let (weak, strong) = (&models[&self.grid.pairs[pair].weak.name], &models[&self.grid.pairs[pair].strong.name]);
-        if let Some(method) =
-            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.spec.speaks())
-        {
-            return Err(Error::new(format!(
-                "method `{}` asks `{}` in words, and that is no language model",
-                method.name, strong.reference.name
-            ))
-            .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
-        }
-        for method in &self.grid.methods {
-            for role in method.prompted() {
-                let model = match &role {
-                    Role::Weak => weak,
-                    Role::Strong => strong,
-                    Role::Named(name) => &models[name],
-                };
-                if !model.spec.speaks() {
-                    return Err(Error::new(format!(
-                        "method `{}` asks `{}` in words, and that is no language model",
-                        method.name, model.reference.name
-                    ))
-                    .help("let a decoder answer, or use another supervisor than `prompted`"));
-                }
-            }
-        }
         let desk = Desk { library, places, store };
-        let named: Vec<&ModelConfig> = self.grid.named();
-        // Texts are cut so that whoever is asked can read them.
-        let mut readers = vec![weak, strong];
-        readers.extend(named.iter().map(|model| &models[&model.name]));
-        let data = {
-            let Grid { data, tasks, .. } = &self.grid;
-            desk.data(&tasks[task], &data[task], &readers, seed, &mut self.notes)?
-        };
-        let mut auxiliary = BTreeMap::new();
-        for p_ik in self.grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
-            let name = p_ik.task_for(self.grid.tasks[task].name());
-            let key = (name.to_owned(), p_ik.n_train);
-            if let Entry::Vacant(vacant) = auxiliary.entry(key) {
-                let settings = self.grid.auxiliary_data(task, p_ik)?;
-                let task = &self.grid.auxiliary[name];
-                vacant.insert(desk.data(task, &settings, &[weak, strong], seed, &mut self.notes)?);
-            }
-        }
-        let grid = &self.grid;
-        let (weak_config, strong_config) = (&grid.pairs[pair].weak, &grid.pairs[pair].strong);
-        let classes = grid.tasks[task].classes.len();
-        if let Form::Candidates(_) = data.form {
-            grid.methods.iter().try_for_each(|method| grid.check_form(method, task, data.form, data.fewer))?;
-        }
-        let here = |model: &FoundModel, config: &ModelConfig| -> Result<ModelRef> {
-            let outputs = match data.form {
-                Form::Classes(classes) => classes,
-                Form::Candidates(_) => 1,
-                Form::Words => {
-                    let writing = Some(model.writing(&grid.words)?);
-                    return Ok(ModelRef { writing, ..model.reference.clone() });
-                }
-            };
-            let head = grid.head(config, task)?;
-            let place = || format!("head of `{}` on `{}`", config.name, grid.tasks[task].name());
-            head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
-            Ok(ModelRef { head, ..model.reference.clone() })
-        };
-        let (weak, strong) = (here(weak, weak_config)?, here(strong, strong_config)?);
-        let strong_recipe = grid.recipe(strong_config, task, None)?;
-        let weak_recipe = grid.recipe(weak_config, task, None)?;
-        trains(&strong_recipe, &data, grid.data[task].ceiling_split)?;
-        let mut made = Made { numeric: &self.numeric, jobs: Vec::new() };
-        let ceiling = made.push(FineTune {
-            model: strong.clone(),
-            recipe: strong_recipe.clone(),
-            data: data.clone(),
-            on: grid.data[task].ceiling_split,
-            seed,
-            save: false,
-            copy: 0,
-            bagged: false,
-        })?;
-        // Methods share supervisors; what a stage is called is found out once.
-        let mut supervisions: BTreeMap<String, StageId> = BTreeMap::new();
-        let named = named.into_iter().map(|config| {
-            let used = (here(&models[&config.name], config)?, grid.recipe(config, task, None)?);
-            Ok((config.name.clone(), used))
-        });
-        let labelling = Labelling {
-            named: named.collect::<Result<_>>()?,
-            weak: (weak, weak_recipe),
-            strong: (strong.clone(), strong_recipe.clone()),
-            task: &grid.tasks[task],
-            data: &data,
-            seed,
-            desk: &desk,
-        };
-        for (index, method) in grid.methods.iter().enumerate() {
-            let (on_auxiliary, recipe) = match &method.p_ik {
-                Some(p_ik) => (
-                    ModelRef { head: grid.auxiliary_head(strong_config, task, p_ik)?, ..strong.clone() },
-                    grid.auxiliary_recipe(strong_config, task, p_ik)?,
-                ),
-                None => (strong.clone(), strong_recipe.clone()),
-            };
-            let knowledge =
-                Knowledge { strong: &strong, on_auxiliary: &on_auxiliary, recipe: &recipe, data: &data, seed };
-            let evaluated = grid.tasks[task].name();
-            let auxiliary =
-                method.p_ik.as_ref().map(|p_ik| &auxiliary[&(p_ik.task_for(evaluated).to_owned(), p_ik.n_train)]);
-            let learnt = method.p_ik.as_ref().zip(auxiliary);
-            let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, &mut made)).transpose()?;
-            let self_labels = method.self_labels.as_ref();
-            let self_labels = self_labels.map(|own| knowledge.self_labels(own, learnt, &mut made)).transpose()?;
-            let answers = match (&self_labels, learnt) {
-                (Some(SelfLabels::Answers { stage, .. }), _) => Some(Some(stage.clone())),
-                (None, Some((p_ik, data))) => {
-                    let can = match p_ik.answers {
-                        AnswersBy::LanguageModel => {
-                            grid.tasks[task].prompt.as_ref().is_some_and(|p| !p.answers.is_empty())
-                        }
-                        AnswersBy::Classifier => grid.auxiliary[p_ik.task_for(evaluated)].classes.len() == classes,
-                    };
-                    let note = format!(
-                        "{evaluated}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
-                        method.name
-                    );
-                    if !can && !self.notes.contains(&note) {
-                        self.notes.push(note);
-                    }
-                    Some(can.then(|| knowledge.own_answers(p_ik, data, &mut made)).transpose()?)
-                }
-                _ => None,
-            };
-            let needs = method.needs();
-            let embeddings = needs.embeddings.then(|| knowledge.embeddings(&mut made)).transpose()?;
-            let supervision = match supervisions.entry(stage::canonical(&whole(&method.supervisor)?)) {
-                Entry::Occupied(known) => known.get().clone(),
-                Entry::Vacant(vacant) => {
-                    vacant.insert(labelling.supervise(copy(&method.supervisor)?, &mut made)?).clone()
-                }
-            };
-            let columns = match &method.agrees {
-                None => BTreeMap::new(),
-                Some(agrees) => {
-                    let recipe = grid.judge_recipe(strong_config, task, agrees)?;
-                    let judge = knowledge.judge(agrees, recipe, &strong_recipe, &supervision, &mut made)?;
-                    BTreeMap::from([(AGREES.to_owned(), judge)])
-                }
-            };
-            let phase = |phase: &config::Phase| {
-                let recipe = grid.recipe(strong_config, task, Some(phase))?;
-                trains(&recipe, &data, Split::Transfer)
-                    .map_err(|error| error.context(format!("method `{}`", method.name)))?;
-                let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
-                Ok(Phase { recipe, selector, refiner, loss: copy(&phase.loss)? })
-            };
-            let student = made.push(Student {
-                model: strong.clone(),
-                phases: method.phases.iter().map(phase).collect::<Result<_>>()?,
-                data: data.clone(),
-                supervision: supervision.clone(),
-                self_labels,
-                p_ik,
-                embeddings,
-                columns,
-                truth: needs.truth,
-                calibration: needs.calibration,
-                seed,
-                save: grid.save_students,
-            })?;
-            self.cells.push(Cell {
-                task,
-                pair,
-                method: index,
-                seed,
-                data: data.clone(),
-                supervision,
-                ceiling: ceiling.clone(),
-                answers: answers.unwrap_or_else(|| Some(student.clone())),
-                student,
-            });
-        }
-        for (id, job) in made.jobs {
-            self.jobs.entry(id).or_insert(job);
-        }
-        Ok(())
+        let Made { jobs, cells, notes } = cells::make(&grid, &models, desk, &numeric, (jobs, notes))?;
+        let store = store.root().to_owned();
+        Ok(Self { grid, cells, jobs, models: origins, folders, store, notes, numeric })
     }
 
     /// Where its stages can be done in this process.

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
-    config::Grid,
+    config::{Grid, Phase},
     plan::{Cell, Plan},
     run::Outcome,
 };
@@ -50,8 +50,7 @@ pub struct Books {
     folder: PathBuf,
     finished: IndexMap<StageId, Finished>,
     entries: Vec<Entry>,
-    /// What the supervisor of each method is called.
-    supervisors: Vec<String>,
+    supervisors: Supervisors,
     /// The entries that a stage is needed for.
     concerned: BTreeMap<StageId, Vec<usize>>,
     /// The place of each entry, by what its rows are about.
@@ -190,6 +189,7 @@ impl Books {
             "models": plan.models,
             "cells": plan.cells.iter().map(|cell| json!({
                 "cell": cell.id(),
+                "suite": cell.suite,
                 "task": plan.grid.tasks[cell.task].name(),
                 "weak": plan.grid.pairs[cell.pair].weak.name,
                 "strong": plan.grid.pairs[cell.pair].strong.name,
@@ -203,7 +203,7 @@ impl Books {
                 "student": cell.student,
             })).collect::<Vec<_>>(),
         });
-        let supervisors = supervisors(&plan.grid);
+        let supervisors = Supervisors::new(&plan.grid);
         let entries = entries(plan, &supervisors);
         let mut concerned: BTreeMap<StageId, Vec<usize>> = BTreeMap::new();
         let mut places = BTreeMap::new();
@@ -540,6 +540,10 @@ impl Books {
                 }
             };
             rows.extend(measures.iter().map(|measure| row.with(measure)));
+            // Of some tasks of a suite nothing may be left out; their average is over all.
+            if cell.suite.is_some() && !measures.iter().any(|measure| measure.metric == "kept") {
+                rows.push(row.with(&Measure { metric: "kept", value: Some(1.0), n: decisions.len() }));
+            }
         }
         Ok(rows)
     }
@@ -604,34 +608,60 @@ fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(File, File)>
 /// The files of results, beside their logs.
 const FILES: [&str; 3] = ["results.csv", "grid.json", "timings.csv"];
 
-/// What the supervisor of each method of a grid is called in results: its registered name, with the parameters that tell it apart where
-/// the grid has several of that name.
-fn supervisors(grid: &Grid) -> Vec<String> {
-    let all: Vec<Value> =
-        grid.methods.iter().map(|method| serde_json::to_value(&method.supervisor).unwrap_or_default()).collect();
-    let name = |one: &Value| one["type"].as_str().unwrap_or_default().to_owned();
-    let label = |one: &Value| {
-        let differs = |key: &String| all.iter().any(|other| other["type"] == one["type"] && other[key] != one[key]);
-        let parameters = one.as_object().into_iter().flatten().filter(|(key, _)| differs(key));
-        let parameters = parameters
-            .map(|(key, value)| format!(" {key}={}", value.as_str().map_or(value.to_string(), str::to_owned)));
-        name(one) + &parameters.collect::<String>()
-    };
-    all.iter().map(label).collect()
+/// What supervisors are called in results: the registered name, with the parameters that tell one apart where the grid has several of that
+/// name.
+#[derive(Debug)]
+struct Supervisors {
+    /// By method.
+    usual: Vec<String>,
+    /// Of the tasks for which a method has another.
+    others: BTreeMap<(usize, String), String>,
+}
+
+impl Supervisors {
+    fn new(grid: &Grid) -> Self {
+        let plain = |supervisor| serde_json::to_value(supervisor).unwrap_or_default();
+        let usual: Vec<Value> = grid.methods.iter().map(|method| plain(&method.supervisor)).collect();
+        let others = grid.methods.iter().enumerate().flat_map(|(index, method)| {
+            method.supervisors.iter().map(move |(task, own)| ((index, task.clone()), plain(own)))
+        });
+        let others: BTreeMap<(usize, String), Value> = others.collect();
+        let all: Vec<&Value> = usual.iter().chain(others.values()).collect();
+        let label = |one: &Value| {
+            let differs = |key: &String| all.iter().any(|other| other["type"] == one["type"] && other[key] != one[key]);
+            let parameters = one.as_object().into_iter().flatten().filter(|(key, _)| differs(key));
+            let parameters = parameters
+                .map(|(key, value)| format!(" {key}={}", value.as_str().map_or(value.to_string(), str::to_owned)));
+            one["type"].as_str().unwrap_or_default().to_owned() + &parameters.collect::<String>()
+        };
+        let labelled = others.iter().map(|(key, one)| (key.clone(), label(one))).collect();
+        Self { usual: usual.iter().map(label).collect(), others: labelled }
+    }
+
+    /// The supervisor of a method on a task.
+    fn of(&self, method: usize, task: &str) -> &str {
+        self.others.get(&(method, task.to_owned())).unwrap_or(&self.usual[method])
+    }
+
+    /// Whether there is more than one.
+    fn several(&self) -> bool {
+        self.usual.iter().chain(self.others.values()).any(|name| *name != self.usual[0])
+    }
 }
 
 /// Every entry of the results, in the order of tables: per task and pair the weak models, the methods, the ceiling; seeds inside.
-fn entries(plan: &Plan, supervisors: &[String]) -> Vec<Entry> {
+fn entries(plan: &Plan, supervisors: &Supervisors) -> Vec<Entry> {
     let mut entries = Vec::new();
     let mut from = 0;
     for group in plan.cells.chunk_by(|a, b| (a.task, a.pair) == (b.task, b.pair)) {
         let mut seen = BTreeSet::new();
         let (mut weak, mut students, mut ceilings) = (Vec::new(), Vec::new(), Vec::new());
-        let first = &supervisors[group[0].method];
+        let task = plan.grid.tasks[group[0].task].name();
+        let first = supervisors.of(group[0].method, task);
         for (cell, of) in (from..).zip(group) {
             if seen.insert(&of.supervision) {
                 // Further supervisors have their own line.
-                let own = &supervisors[of.method];
+                let own = supervisors.of(of.method, task);
                 let method = if own == first { WEAK.to_owned() } else { format!("{FURTHER_WEAK}{own}") };
                 weak.push(Entry { cell, method, role: Role::Weak });
             }
@@ -647,11 +677,18 @@ fn entries(plan: &Plan, supervisors: &[String]) -> Vec<Entry> {
 }
 
 /// A row of an entry without a metric.
-fn blank(plan: &Plan, entry: &Entry, supervisors: &[String], finished: Option<&Finished>) -> ResultRow {
+fn blank(plan: &Plan, entry: &Entry, supervisors: &Supervisors, finished: Option<&Finished>) -> ResultRow {
     let cell = &plan.cells[entry.cell];
     let (pair, method) = (&plan.grid.pairs[cell.pair], &plan.grid.methods[cell.method]);
+    let task = plan.grid.tasks[cell.task].name();
     let is_student = entry.role == Role::Student;
+    let suite = match entry.role {
+        Role::Weak => None,
+        Role::Student => cell.suite.as_deref(),
+        Role::Ceiling => plan.grid.ceiling_of(cell.task).map(|(suite, _)| suite.name.as_str()),
+    };
     let part = |name: String, there: bool| if there { name } else { String::new() };
+    let of_phase = |name: fn(&Phase) -> String| method.last().filter(|_| is_student).map(name).unwrap_or_default();
     ResultRow {
         run: plan.grid.name.clone(),
         // Pairs may share a ceiling or a weak model; their rows are rows of their own.
@@ -661,15 +698,17 @@ fn blank(plan: &Plan, entry: &Entry, supervisors: &[String], finished: Option<&F
             let stage = entry.stage(plan);
             stage::hash(&json!([stage, entry.method, pair.weak.name, pair.strong.name]))[..16].to_owned()
         },
-        task: plan.grid.tasks[cell.task].name().to_owned(),
+        suite: suite.unwrap_or(task).to_owned(),
+        task: task.to_owned(),
         weak: pair.weak.name.clone(),
         strong: pair.strong.name.clone(),
-        supervisor: part(supervisors[cell.method].clone(), entry.role != Role::Ceiling),
-        selector: part(stage::strategy_name(&method.last().selector), is_student),
-        refiner: part(stage::strategy_name(&method.last().refiner), is_student),
-        loss: part(stage::strategy_name(&method.last().loss), is_student),
+        supervisor: part(supervisors.of(cell.method, task).to_owned(), entry.role != Role::Ceiling),
+        selector: of_phase(|phase| stage::strategy_name(&phase.selector)),
+        refiner: of_phase(|phase| stage::strategy_name(&phase.refiner)),
+        loss: of_phase(|phase| stage::strategy_name(&phase.loss)),
         method: entry.method.clone(),
         seed: cell.seed,
+        step: None,
         split: Split::Test,
         metric: String::new(),
         value: None,
@@ -679,7 +718,7 @@ fn blank(plan: &Plan, entry: &Entry, supervisors: &[String], finished: Option<&F
         commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
         config_hash: entry.stage(plan).to_string(),
         data_hash: cell.data.fingerprint.clone(),
-        truth_used: is_student && method.uses_truth(plan.grid.tasks[cell.task].name()),
+        truth_used: is_student && method.uses_truth(task),
         schema_version: SCHEMA_VERSION,
     }
 }
@@ -688,12 +727,12 @@ impl Plan {
     /// What every stage is, for people and in the order of the plan: `student world-home js seed 0`.
     pub fn labels(&self) -> IndexMap<StageId, String> {
         let mut known = BTreeMap::new();
-        let supervisors = supervisors(&self.grid);
-        let several = supervisors.iter().any(|name| *name != supervisors[0]);
+        let supervisors = Supervisors::new(&self.grid);
+        let several = supervisors.several();
         for cell in &self.cells {
             let (pair, method) = (&self.grid.pairs[cell.pair], &self.grid.methods[cell.method]);
             let task = self.grid.tasks[cell.task].name();
-            let by = if several { format!(" by {}", supervisors[cell.method]) } else { String::new() };
+            let by = if several { format!(" by {}", supervisors.of(cell.method, task)) } else { String::new() };
             // Pairs that share a model have stages of their own.
             let (weak, strong) = (&pair.weak.name, &pair.strong.name);
             let of = if self.grid.pairs.len() > 1 { format!("  {weak} → {strong}") } else { String::new() };

@@ -49,6 +49,8 @@ pub struct Objective {
     pub embeddings: Option<Vec<Vec<f32>>>,
     /// Numbers of each example, by the names that strategies ask for.
     pub columns: BTreeMap<String, Vec<f32>>,
+    /// Which task of a suite each example is of; empty where all are of one.
+    pub tasks: Vec<u32>,
     /// Whose label is trusted; without one, the weak label of every row.
     pub selector: Option<Box<dyn Selector>>,
     /// How selected labels are refined; without one, not at all.
@@ -106,6 +108,7 @@ impl Objective {
             calibration: None,
             embeddings: None,
             columns: BTreeMap::new(),
+            tasks: Vec::new(),
             selector: None,
             refiner: None,
             loss,
@@ -162,6 +165,7 @@ impl Objective {
             truth: self.truth.take(),
             calibration: self.calibration.take(),
             columns: std::mem::take(&mut self.columns),
+            tasks: std::mem::take(&mut self.tasks),
             seed,
         }
     }

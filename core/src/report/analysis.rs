@@ -227,6 +227,7 @@ mod tests {
         let row = ResultRow {
             run: "r".into(),
             cell: "c".into(),
+            suite: "task".into(),
             task: "task".into(),
             weak: "w".into(),
             strong: "s".into(),
@@ -236,6 +237,7 @@ mod tests {
             loss: "cross-entropy".into(),
             method: "selective".into(),
             seed: 0,
+            step: None,
             split: Split::Transfer,
             metric: String::new(),
             value: None,

@@ -5,6 +5,7 @@
 //! sees the rows of `results.csv` and nothing else. docs/results.md describes schema and rules, docs/figures.md the figures.
 
 pub mod analysis;
+pub mod averages;
 mod chart;
 pub mod compare;
 pub mod figure;

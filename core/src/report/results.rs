@@ -8,7 +8,10 @@ use super::metrics::Measure;
 use crate::{Error, Result, error::IoContext, stage::write_atomically, strategy::Split};
 
 /// Version of the schema; raised when a column is added, removed or changes its meaning.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// The version before suites and steps: every student was trained on its task alone, and measured at its end.
+const ALONE: u32 = 1;
 
 /// The method name of the weak model's own rows, once per (task, pair, seed).
 pub const WEAK: &str = "weak";
@@ -28,9 +31,10 @@ pub fn is_end(method: &str) -> bool {
 }
 
 /// The columns, in order: the fields of [`ResultRow`].
-pub const COLUMNS: [&str; 22] = [
+pub const COLUMNS: [&str; 24] = [
     "run",
     "cell",
+    "suite",
     "task",
     "weak",
     "strong",
@@ -40,6 +44,7 @@ pub const COLUMNS: [&str; 22] = [
     "loss",
     "method",
     "seed",
+    "step",
     "split",
     "metric",
     "value",
@@ -88,6 +93,9 @@ pub struct ResultRow {
     pub run: String,
     /// Identity of the cell (task × pair × method × seed).
     pub cell: String,
+    /// Name of the suite that the model was trained on; the task's where it was trained on that alone.
+    #[serde(default)]
+    pub suite: String,
     /// Task name.
     pub task: String,
     /// Weak model of the pair.
@@ -107,6 +115,9 @@ pub struct ResultRow {
     pub method: String,
     /// Root seed.
     pub seed: u64,
+    /// The step of the training after which it is measured; empty at the end.
+    #[serde(default)]
+    pub step: Option<u64>,
     /// What it is measured on.
     pub split: Split,
     /// Name of the metric, as in [`METRICS`](super::metrics::METRICS).
@@ -163,8 +174,8 @@ impl ResultRow {
         [&self.cell, &self.task, &self.weak, &self.strong, &self.method]
     }
 
-    fn key(&self) -> (&str, [&str; 5], Split, &str) {
-        (&self.run, self.entry(), self.split, &self.metric)
+    fn key(&self) -> (&str, [&str; 5], Option<u64>, Split, &str) {
+        (&self.run, self.entry(), self.step, self.split, &self.metric)
     }
 }
 
@@ -181,7 +192,7 @@ pub fn write(path: &Path, rows: &[ResultRow]) -> Result<()> {
 /// Floats are written in the shortest form that reads back equal, so equal rows give equal bytes.
 ///
 /// # Errors
-/// A row with a value that contradicts its status, or two rows for the same (run, cell, task, pair, method, split, metric).
+/// A row with a value that contradicts its status, or two rows for the same (run, cell, task, pair, method, step, split, metric).
 pub fn to_bytes<'a>(rows: impl IntoIterator<Item = &'a ResultRow>, path: &Path) -> Result<Vec<u8>> {
     let mut seen = BTreeSet::new();
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(vec![]);
@@ -204,7 +215,7 @@ pub fn to_bytes<'a>(rows: impl IntoIterator<Item = &'a ResultRow>, path: &Path) 
 ///
 /// # Errors
 /// A file that cannot be read, another schema version, a missing or unknown column, a field that does not parse, a value that
-/// contradicts its status, the same (run, cell, task, pair, method, split, metric) twice; with line and column.
+/// contradicts its status, the same (run, cell, task, pair, method, step, split, metric) twice; with line and column.
 pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
     let bytes = fs::read(path).path("read results", path)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::new("results are not UTF-8 text").in_file(path));
@@ -243,17 +254,19 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<ResultRow>> {
         })?;
         let start = record.position().map_or(0, |position| position.byte() as usize);
         let version = &record[version_column];
-        if version != SCHEMA_VERSION.to_string() {
-            let message = format!("results have schema version `{version}`, this w2s reads {SCHEMA_VERSION}");
+        let known = [ALONE, SCHEMA_VERSION].into_iter().find(|known| known.to_string() == version);
+        let Some(version) = known else {
+            let message =
+                format!("results have schema version `{version}`, this w2s reads {ALONE} and {SCHEMA_VERSION}");
             return Err(at(field(text, start, version_column), message).help(
                 "`w2s run` writes the file anew from finished stages; or read it with the w2s of its `commit` column",
             ));
-        }
-        // Only now: another version may well have other columns.
+        };
+        // Only now: another version has other columns.
         if rows.is_empty() {
-            check_header(&headers).map_err(|(index, message)| at(field(text, 0, index), message))?;
+            check_header(&headers, version).map_err(|(index, message)| at(field(text, 0, index), message))?;
         }
-        let row: ResultRow = record.deserialize(Some(&headers)).map_err(|cause| {
+        let mut row: ResultRow = record.deserialize(Some(&headers)).map_err(|cause| {
             let (index, why) = match cause.kind() {
                 csv::ErrorKind::Deserialize { err, .. } => (err.field(), err.kind().to_string()),
                 other => (None, format!("{other:?}")),
@@ -264,6 +277,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<ResultRow>> {
             let (name, value) = (headers.get(index).unwrap_or("?"), record.get(index).unwrap_or(""));
             at(field(text, start, index), format!("`{name}` cannot be `{value}`: {why}"))
         })?;
+        if version == ALONE {
+            (row.suite, row.schema_version) = (row.task.clone(), SCHEMA_VERSION);
+        }
         if let Some((name, wrong)) = row.defect() {
             return Err(at(field(text, start, column(name).unwrap_or(0)), format!("`{name}` {wrong}")));
         }
@@ -271,7 +287,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<ResultRow>> {
         places.push(start);
     }
     if rows.is_empty() {
-        check_header(&headers).map_err(|(index, message)| at(field(text, 0, index), message))?;
+        check_header(&headers, SCHEMA_VERSION).map_err(|(index, message)| at(field(text, 0, index), message))?;
     }
     let mut seen = BTreeSet::new();
     for (row, start) in rows.iter().zip(places) {
@@ -284,16 +300,18 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<ResultRow>> {
 }
 
 /// Columns are found by name, so their order is free; but each must be there once, and no other.
-fn check_header(headers: &csv::StringRecord) -> Result<(), (usize, String)> {
+fn check_header(headers: &csv::StringRecord, version: u32) -> Result<(), (usize, String)> {
+    let since = |name: &&&str| version != ALONE || !["suite", "step"].contains(*name);
+    let columns: Vec<&str> = COLUMNS.iter().filter(since).copied().collect();
     for (index, name) in headers.iter().enumerate() {
-        if !COLUMNS.contains(&name) {
+        if !columns.contains(&name) {
             return Err((index, format!("unknown column `{name}`")));
         }
         if headers.iter().take(index).any(|earlier| earlier == name) {
             return Err((index, format!("column `{name}` is there twice")));
         }
     }
-    match COLUMNS.iter().find(|name| !headers.iter().any(|header| header == **name)) {
+    match columns.iter().find(|name| !headers.iter().any(|header| header == **name)) {
         Some(missing) => Err((0, format!("column `{missing}` is missing"))),
         None => Ok(()),
     }
@@ -331,6 +349,7 @@ pub(super) mod tests {
         ResultRow {
             run: "made-up".to_owned(),
             cell: format!("{task}/{weak}/{strong}/{method}/{seed}"),
+            suite: task.to_owned(),
             task: task.to_owned(),
             weak: weak.to_owned(),
             strong: strong.to_owned(),
@@ -340,6 +359,7 @@ pub(super) mod tests {
             loss: "cross-entropy".to_owned(),
             method: method.to_owned(),
             seed,
+            step: None,
             split: Split::Test,
             metric: "accuracy".to_owned(),
             value: Some(value),
@@ -382,12 +402,12 @@ pub(super) mod tests {
         let text = written(&[first.clone(), first.with(&undefined)]);
         assert_eq!(
             text,
-            "run,cell,task,weak,strong,supervisor,selector,refiner,loss,method,seed,split,metric,value,n,status,device,commit,\
+            "run,cell,suite,task,weak,strong,supervisor,selector,refiner,loss,method,seed,step,split,metric,value,n,status,device,commit,\
              config_hash,data_hash,truth_used,schema_version\n\
-             made-up,sciq/gpt2/gpt2-xl/weak/0,sciq,gpt2,gpt2-xl,fine-tune,,,cross-entropy,weak,0,test,accuracy,\
-             0.30000000000000004,1000,ok,cpu,0123abc,c0ffee,da7a,false,1\n\
-             made-up,sciq/gpt2/gpt2-xl/weak/0,sciq,gpt2,gpt2-xl,fine-tune,,,cross-entropy,weak,0,test,auroc,\
-             ,3,undefined,cpu,0123abc,c0ffee,da7a,false,1\n"
+             made-up,sciq/gpt2/gpt2-xl/weak/0,sciq,sciq,gpt2,gpt2-xl,fine-tune,,,cross-entropy,weak,0,,test,accuracy,\
+             0.30000000000000004,1000,ok,cpu,0123abc,c0ffee,da7a,false,2\n\
+             made-up,sciq/gpt2/gpt2-xl/weak/0,sciq,sciq,gpt2,gpt2-xl,fine-tune,,,cross-entropy,weak,0,,test,auroc,\
+             ,3,undefined,cpu,0123abc,c0ffee,da7a,false,2\n"
         );
         assert_eq!(parse(&text, Path::new("")).unwrap()[0], first);
         assert_eq!(parse(&written(&[]), Path::new("")).unwrap(), []);
@@ -435,7 +455,7 @@ pub(super) mod tests {
         );
         assert!(refused(&text.replace(",ok,", ",fine,")).contains("`status` cannot be `fine`"));
         assert!(refused(&text.replace(",test,", ",dev,")).contains("`split` cannot be `dev`"));
-        assert!(refused(&text.replace(",false,1\n", ",false\n")).contains("this row has 21 fields, the header has 22"));
+        assert!(refused(&text.replace(",false,2\n", ",false\n")).contains("this row has 23 fields, the header has 24"));
         assert!(refused(&text.replace("truth_used", "truth")).contains("unknown column `truth` (results.csv:1:"));
         let doubled = format!("{text}{}", text.lines().nth(4).unwrap());
         assert!(
@@ -445,13 +465,33 @@ pub(super) mod tests {
 
     #[test]
     fn another_schema_version_is_told_before_anything_else() {
-        let text = example().replace("truth_used", "truth").replace(",false,1\n", ",false,2\n");
+        let text = example().replace("truth_used", "truth").replace(",false,2\n", ",false,3\n");
         let message = refused(&text);
-        assert!(message.starts_with("results have schema version `2`, this w2s reads 1 (results.csv:4:"), "{message}");
+        assert!(
+            message.starts_with("results have schema version `3`, this w2s reads 1 and 2 (results.csv:4:"),
+            "{message}"
+        );
         assert!(message.contains("\nhint: `w2s run` writes the file anew"), "{message}");
         assert!(refused("a,b\n1,2\n").starts_with("this is no file of results"));
         assert!(refused("").starts_with("this is no file of results"));
         assert!(refused("schema_version\n").contains("column `run` is missing"));
+    }
+
+    #[test]
+    fn results_from_before_suites_are_those_of_single_tasks() {
+        let rows = [row("sciq", "a", "b", "c", 1, 0.25), row("boolq", "a", "b", "c", 1, 0.5)];
+        let mut old = String::new();
+        for line in written(&rows).lines() {
+            let mut fields: Vec<&str> = line.split(',').collect();
+            (fields.remove(12), fields.remove(2));
+            old.push_str(&fields.join(",").replace(",false,2", ",false,1"));
+            old.push('\n');
+        }
+        assert!(old.starts_with("run,cell,task,weak,"), "{old}");
+        assert_eq!(parse(&old, Path::new("")).unwrap(), rows);
+        // Each version has its own columns.
+        assert!(refused(&old.replace(",false,1", ",false,2")).contains("column `suite` is missing"));
+        assert!(refused(&written(&rows).replace(",false,2", ",false,1")).contains("unknown column `suite`"));
     }
 
     #[test]

@@ -196,7 +196,7 @@ impl<'a> Bench<'a> {
     /// What trains and predicts on a task's data.
     pub(super) fn trainer(&'a self, data: &DataRef, seed: u64) -> Result<Trainer<'a>> {
         let folder = self.stage(&data.stage)?.folder;
-        Trainer::new(TaskData::read(&folder)?, folder, self, seed)
+        Ok(Trainer::new(TaskData::read(&folder)?, folder, self, seed))
     }
 }
 

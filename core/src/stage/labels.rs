@@ -58,12 +58,13 @@ impl Truth {
     /// A stored expression does not compile.
     pub fn of(data: &TaskData, split: Split) -> Result<Self> {
         let examples = part(data, split).iter();
-        Ok(match data.matcher()? {
-            None => Self::Choices(examples.map(|example| example.label).collect()),
-            Some(matcher) => Self::Texts(
-                examples.map(|example| matcher.reference(example.reference.as_deref().unwrap_or_default())).collect(),
-            ),
-        })
+        let Some(matchers) = data.matchers(split)? else {
+            return Ok(Self::Choices(examples.map(|example| example.label).collect()));
+        };
+        let answer = |(row, example): (usize, &Example)| {
+            matchers.of(row).reference(example.reference.as_deref().unwrap_or_default())
+        };
+        Ok(Self::Texts(examples.enumerate().map(answer).collect()))
     }
 
     /// Number of examples.
@@ -84,7 +85,7 @@ impl Labels {
     /// Ground truth of a split, as whoever knows it would label.
     pub(super) fn true_of(data: &TaskData, split: Split) -> Result<Self> {
         let examples = part(data, split).iter();
-        let Some(matcher) = data.matcher()? else {
+        let Some(matchers) = data.matchers(split)? else {
             let width = data.asks().choices().unwrap_or(0);
             let one_hot = |label: u8| (0..width).map(|class| f32::from(class == usize::from(label))).collect();
             let soft = |example: &Example| match example.candidates.is_empty() {
@@ -97,11 +98,11 @@ impl Labels {
             };
             return Ok(Self::Soft(examples.map(soft).collect()));
         };
-        let text = |example: &Example| {
+        let text = |(row, example): (usize, &Example)| {
             let raw = example.reference.clone().unwrap_or_default();
-            Answer { answer: matcher.reference(&raw), raw, log_p: None, cut: false }
+            Answer { answer: matchers.of(row).reference(&raw), raw, log_p: None, cut: false }
         };
-        Ok(Self::Texts(examples.map(text).collect()))
+        Ok(Self::Texts(examples.enumerate().map(text).collect()))
     }
 
     /// Number of examples.
@@ -115,6 +116,19 @@ impl Labels {
     /// Whether there is no example.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The same for places up to `width` of each example: those beyond are of no candidate, and those that are missing have no share.
+    #[must_use]
+    pub(super) fn as_wide_as(self, width: usize) -> Self {
+        let resized = |mut row: Vec<f32>| {
+            row.resize(width, 0.0);
+            row
+        };
+        match self {
+            Self::Soft(rows) => Self::Soft(rows.into_iter().map(resized).collect()),
+            texts @ Self::Texts(_) => texts,
+        }
     }
 
     /// Those of some of the examples.
@@ -198,12 +212,12 @@ impl Labels {
         match self {
             Self::Texts(answers) => answers.iter().map(|answer| answer.raw.as_str()).collect(),
             Self::Soft(rows) => {
-                let said = |(row, example): (&Vec<f32>, &'l Example)| {
+                let said = |(number, (row, example)): (usize, (&Vec<f32>, &'l Example))| {
                     let place = learner::argmax(row);
                     let candidate = example.candidates.get(place).map(|candidate| candidate.answer.as_str());
-                    candidate.or_else(|| data.class_names.get(place).map(String::as_str)).unwrap_or_default()
+                    candidate.or_else(|| data.class_name(split, number, place)).unwrap_or_default()
                 };
-                rows.iter().zip(part(data, split)).map(said).collect()
+                rows.iter().zip(part(data, split)).enumerate().map(said).collect()
             }
         }
     }
@@ -256,6 +270,16 @@ impl Labels {
         };
         let answer = |(line, text): (usize, &str)| serde_json::from_str(text).map_err(|error| wrong((line, error)));
         Ok(Self::Texts(text.lines().enumerate().map(answer).collect::<Result<_>>()?))
+    }
+
+    /// Reads the labels that a stage has of a split, if it has any.
+    ///
+    /// # Errors
+    /// A file that is not of this form.
+    pub(super) fn of(stage: &Finished, split: Split) -> Result<Option<Self>> {
+        let files = [texts_file(split), Predictions::file(split)];
+        let there = files.iter().any(|name| stage.manifest.files.contains_key(name));
+        there.then(|| Self::read(&stage.folder, split)).transpose()
     }
 
     /// As [`read`](Self::read), of a finished stage whose bytes are looked at first.

@@ -14,7 +14,7 @@ use crate::{
     model::{Classifier, Pretrained, Tokenizer, Transformer},
     rng,
     strategy::{Form, Split},
-    task::{self, Matcher, TaskData},
+    task::{self, TaskData},
 };
 
 /// Trains models on one task, and lets them answer.
@@ -24,8 +24,6 @@ pub(super) struct Trainer<'a> {
     folder: PathBuf,
     bench: &'a Bench<'a>,
     seed: u64,
-    /// What finds answers in words.
-    matcher: Option<Matcher>,
 }
 
 /// A model that answers the questions of a task.
@@ -66,9 +64,8 @@ impl Lesson {
 }
 
 impl<'a> Trainer<'a> {
-    pub(super) fn new(data: TaskData, folder: PathBuf, bench: &'a Bench<'a>, seed: u64) -> Result<Self> {
-        let matcher = data.matcher()?;
-        Ok(Self { data, folder, bench, seed, matcher })
+    pub(super) fn new(data: TaskData, folder: PathBuf, bench: &'a Bench<'a>, seed: u64) -> Self {
+        Self { data, folder, bench, seed }
     }
 
     /// The texts of a split, as a model reads them.
@@ -203,12 +200,12 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// How answers to the task's questions are written: the likeliest token each time.
+    /// How answers to the questions of the task, or of that at a place of a suite, are written: the likeliest token each time.
     ///
     /// # Errors
     /// It does not ask for words.
-    pub(super) fn decoding(&self) -> Result<Decoding> {
-        let task::Form::Generate(generation) = &self.data.form else {
+    pub(super) fn decoding(&self, place: usize) -> Result<Decoding> {
+        let task::Form::Generate(generation) = self.data.portion_form(place) else {
             return Err(Error::new(format!("task `{}` does not ask for words", self.data.task)));
         };
         let (max_new_tokens, stop) = (generation.max_new_tokens, generation.stop.clone());
@@ -223,23 +220,30 @@ impl<'a> Trainer<'a> {
         draws: Option<(usize, f64)>,
         split: Split,
     ) -> Result<Vec<Answer>> {
-        let mut decoding = self.decoding()?;
-        if let Some((samples, temperature)) = draws {
-            (decoding.samples, decoding.temperature) = (samples, temperature);
-        }
         let seed = rng::derive(self.seed, &format!("write/{}", split.name()));
+        let Some(matchers) = self.data.matchers(split)? else { return Ok(Vec::new()) };
         let Writer { model, tokenizer, ends } = writer;
-        let written = learner::generate(model, tokenizer, ends, prompts, &decoding, seed, &self.bench.place.execution)?;
-        let answer = |written: learner::Written| {
-            let matcher = self.matcher.as_ref()?;
-            Some(Answer {
+        let execution = &self.bench.place.execution;
+        let mut answers = Vec::new();
+        for (place, rows) in self.data.portion_rows(split).into_iter().enumerate() {
+            let mut decoding = self.decoding(place)?;
+            if let Some((samples, temperature)) = draws {
+                (decoding.samples, decoding.temperature) = (samples, temperature);
+            }
+            let matcher = matchers.of(rows.start);
+            // A task alone may be asked some of its questions.
+            let own = (!self.data.portions.is_empty()).then(|| prompts.part(&rows.collect::<Vec<_>>()));
+            let prompts = own.as_ref().unwrap_or(prompts);
+            let seed = if place == 0 { seed } else { rng::derive(seed, &format!("task-{place}")) };
+            let written = learner::generate(model, tokenizer, ends, prompts, &decoding, seed, execution)?;
+            answers.extend(written.into_iter().flatten().map(|written| Answer {
                 answer: matcher.answer(&written.text),
                 log_p: Some(written.total()),
                 cut: written.ending == Ending::Length,
                 raw: written.text,
-            })
-        };
-        Ok(written.into_iter().flatten().filter_map(answer).collect())
+            }));
+        }
+        Ok(answers)
     }
 
     /// Lets a model answer one split, into its file.

@@ -108,6 +108,8 @@ pub struct Pool {
     pub calibration: Option<Calibration>,
     /// Numbers of each example, by the names that the strategies of a method [asked](super::Selector::columns) for.
     pub columns: BTreeMap<String, Vec<f32>>,
+    /// Which task of a suite each example is of; empty where all are of one.
+    pub tasks: Vec<u32>,
     /// Seed of this stage, for a strategy that draws at random.
     pub seed: u64,
 }

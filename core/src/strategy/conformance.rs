@@ -350,6 +350,7 @@ fn pool(labels: &Labels, needs: &Needs, columns: &[String]) -> Pool {
         truth: needs.truth.then(|| truth(7000)),
         calibration: needs.calibration.then(|| Calibration { weak: labels.clone(), truth: truth(8000) }),
         columns: columns.iter().map(|name| (name.clone(), (0..rows).map(|row| unit(row + 9000)).collect())).collect(),
+        tasks: Vec::new(),
         seed: 7,
     }
 }

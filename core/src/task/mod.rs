@@ -30,6 +30,7 @@ mod tests_library;
 mod tests_readers;
 #[cfg(test)]
 mod tests_rules;
+mod union;
 mod uses;
 pub mod world;
 
@@ -49,6 +50,7 @@ pub use self::{
     order::{Balance, DataOptions, Order},
     rows::{Row, Rows},
     source::{RowSource, Sources},
+    union::{Matchers, Portion},
 };
 use crate::Result;
 

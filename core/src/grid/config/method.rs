@@ -1,6 +1,6 @@
 //! Methods: `[method.NAME]`, `configs/methods.toml`, and `[sweep]`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -29,7 +29,13 @@ pub struct Method {
     pub title: String,
     /// Who labels.
     pub supervisor: Box<dyn ConfiguredSupervisor>,
-    /// What the student is trained on one after the other, at least one.
+    /// Who labels instead, by task.
+    pub supervisors: BTreeMap<String, Box<dyn ConfiguredSupervisor>>,
+    /// Whether the tasks of a suite have one student.
+    pub together: bool,
+    /// The tasks of a suite that its student is not trained on.
+    pub without: Vec<String>,
+    /// What the student is trained on one after the other; without any it is the pretrained model, which answers as its self-labels say.
     pub phases: Vec<Phase>,
     /// How the strong model learns to know what it knows, if the method asks for that.
     pub p_ik: Option<Pik>,
@@ -75,7 +81,20 @@ impl Method {
     /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
     pub fn uses_truth(&self, task: &str) -> bool {
         let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
-        self.supervisor.asks().iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
+        // What stands in a student's union reaches every task of it.
+        let asks = if self.together { self.asks() } else { self.supervisor_of(task).asks() };
+        asks.iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
+    }
+
+    /// What its supervisors ask for.
+    pub fn asks(&self) -> Vec<Ask> {
+        let all = std::iter::once(&self.supervisor).chain(self.supervisors.values());
+        all.flat_map(|supervisor| supervisor.asks()).collect()
+    }
+
+    /// Who labels a task.
+    pub fn supervisor_of(&self, task: &str) -> &Box<dyn ConfiguredSupervisor> {
+        self.supervisors.get(task).unwrap_or(&self.supervisor)
     }
 
     /// Whether the strong model must answer in words.
@@ -86,7 +105,7 @@ impl Method {
 
     /// The models that its supervisor asks in words.
     pub fn prompted(&self) -> Vec<Role> {
-        let asks = self.supervisor.asks();
+        let asks = self.asks();
         let prompted = |ask: &Ask| match ask {
             Ask::Prompted { role, .. } => Some(role.clone()),
             _ => None,
@@ -105,9 +124,9 @@ impl Method {
         self.phases.iter().flat_map(of).collect()
     }
 
-    /// The phase that the student ends with, which results name.
-    pub fn last(&self) -> &Phase {
-        &self.phases[self.phases.len() - 1]
+    /// The phase that the student ends with, which results name; none if it is not trained.
+    pub fn last(&self) -> Option<&Phase> {
+        self.phases.last()
     }
 }
 
@@ -153,6 +172,9 @@ impl Method {
             "self_labels",
             "phases",
             "agrees",
+            "supervisors",
+            "together",
+            "without",
         ])?;
         Self::assemble(name, Some(&section), None, shared)
     }
@@ -164,6 +186,9 @@ impl Method {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
+            supervisors: supervisors(part("supervisors"))?,
+            together: section.map(|section| section.read_key("together")).transpose()?.flatten().unwrap_or(true),
+            without: section.map(|section| section.read_key("without")).transpose()?.flatten().unwrap_or_default(),
             phases: phases(section, loss.unwrap_or("cross-entropy"))?,
             p_ik: None,
             self_labels: None,
@@ -177,6 +202,14 @@ impl Method {
         }
         if needs.self_labels || self_labels.is_some() {
             method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
+        }
+        let by_itself = |own: &SelfLabels| own.source == SelfSource::PrecomputedGeneration;
+        if method.phases.is_empty() && (!method.self_labels.as_ref().is_some_and(by_itself) || method.p_ik.is_some()) {
+            let message = format!("`phases` is empty: nothing says what the student of `{name}` answers");
+            let error = part("phases").map_or_else(|| Error::new(&message), |at| at.error(&message));
+            return Err(error.help(
+                "leave it out for one phase, write phases = [{}, { selector = { type = \"judged\" } }] for two, or say how the pretrained model is asked: self_labels = { source = \"precomputed-generation\", shots = 3 }",
+            ));
         }
         let columns = method.columns();
         if let Some(unknown) = columns.iter().find(|name| *name != AGREES) {
@@ -206,17 +239,20 @@ impl Method {
     }
 }
 
+/// `supervisors` of a method: who labels instead of its supervisor, by task.
+fn supervisors(section: Option<Section>) -> Result<BTreeMap<String, Box<dyn ConfiguredSupervisor>>> {
+    let read = |(task, supervisor): (String, Section)| {
+        Ok((task, configured(Kind::Supervisor, Some(supervisor), "fine-tuned", Supervisor::validate)?))
+    };
+    section.iter().flat_map(Section::entries).map(read).collect()
+}
+
 /// The phases of a method: its entries of `phases`, each over the method's own table, or the method alone.
 fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
     let Some(list) = method.and_then(|method| method.get("phases")) else {
         return Ok(vec![Phase::read(method, None, loss)?]);
     };
     let entries = list.items()?;
-    if entries.is_empty() {
-        return Err(list
-            .error("`phases` is empty: the student would not be trained")
-            .help("leave it out for one phase, or write phases = [{}, { selector = { type = \"judged\" } }]"));
-    }
     let read = |entry: &Section| {
         entry.only(&["selector", "refiner", "loss", "train"])?;
         Phase::read(method, Some(entry), loss)

@@ -7,6 +7,7 @@ mod method;
 mod model;
 mod names;
 mod published;
+mod suites;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,6 +21,7 @@ pub use judging::{AGREES, Agrees};
 pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
 pub use method::{Method, Phase};
 pub use model::{ModelConfig, ModelFile, Pretrain};
+pub use suites::{Suite, Together};
 
 use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
@@ -51,6 +53,8 @@ pub struct Grid {
     pub title: String,
     /// Tasks, in the order of the file.
     pub tasks: Vec<Task>,
+    /// What is trained together.
+    pub suites: Vec<Suite>,
     /// Auxiliary tasks of P(IK), by name.
     pub auxiliary: BTreeMap<String, Task>,
     /// What `[task.NAME]` says of auxiliary tasks.
@@ -86,6 +90,15 @@ pub struct Pair {
     pub strong: ModelConfig,
 }
 
+/// What models are trained on: a task, or a suite.
+#[derive(Clone, Copy, Debug)]
+pub struct On<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Settings of training on it, and of reading it where it is a task.
+    pub data: &'a Data,
+}
+
 impl Grid {
     /// Reads a grid and everything it names.
     ///
@@ -107,9 +120,10 @@ impl Grid {
             "sweep",
             "words",
             "published",
+            "suite",
         ])?;
         let grid = root.need("grid")?;
-        grid.only(&["name", "title", "tasks", "pairs", "methods", "seeds"])?;
+        grid.only(&["name", "title", "tasks", "suites", "pairs", "methods", "seeds"])?;
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name: String = grid.read_key("name")?.unwrap_or(stem);
@@ -137,12 +151,14 @@ impl Grid {
 
         let own_models = root.get("model");
         let own_methods = root.get("method");
-        let named = names(&grid, "tasks")?;
+        let shelves = suites::shelves(&grid, library)?;
+        let (named, of_suites) = suites::tasks(&grid, &shelves)?;
         let tasks = named
             .iter()
             .map(|(name, at)| open_task(&root, name, library, |error| at.place(error)))
             .collect::<Result<Vec<_>>>()?;
         let data = data_of_tasks(&root, &tasks, library)?;
+        let suites = suites::suites(&root, &shelves, &of_suites, &tasks, library)?;
         let pairs = grid
             .need("pairs")?
             .items()?
@@ -190,7 +206,7 @@ impl Grid {
         methods.extend(swept);
         let further = further_models(&root, &methods, &pairs, library)?;
         if let Some(published) = root.get("published") {
-            check_published(&published, &tasks, &methods, &pairs)?;
+            check_published(&published, &tasks, &suites, &methods, &pairs)?;
         }
         let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
         let auxiliary_settings = auxiliary_settings(&root, &auxiliary_by_name, &tasks)?;
@@ -218,6 +234,7 @@ impl Grid {
             name,
             title: grid.read_key("title")?.unwrap_or_default(),
             tasks,
+            suites,
             auxiliary: auxiliary_by_name,
             auxiliary_settings,
             places: [
@@ -244,8 +261,11 @@ impl Grid {
         let tables = root.get("method");
         for method in &grid.methods {
             // The method's own table says more than its name in the list.
-            let own = tables.as_ref().and_then(|methods| methods.get(&method.name)).map(|own| own.place());
+            let section = tables.as_ref().and_then(|methods| methods.get(&method.name));
+            let own = section.as_ref().map(Section::place);
             let place = own.or_else(|| at(method)).unwrap_or_else(|| root.place());
+            suites::check_method(method, section.as_ref(), &grid.suites, &grid.tasks, library)
+                .map_err(|error| error.or_at(&place))?;
             grid.check_forms(method).map_err(|error| error.or_at(&place))?;
         }
         Ok(grid)
@@ -258,17 +278,16 @@ impl Grid {
             .chain(self.further.iter().map(|(model, _)| model))
             .map(|model| (model.name.as_str(), model))
             .collect();
-        let asks: Vec<Ask> = self.methods.iter().flat_map(|method| method.supervisor.asks()).collect();
+        let asks: Vec<Ask> = self.methods.iter().flat_map(Method::asks).collect();
         let names: BTreeSet<&str> = asks.iter().flat_map(Ask::named).collect();
         names.into_iter().filter_map(|name| all.get(name).copied()).collect()
     }
 
-    /// Whether a method can be used on a task (an index into [`Grid::tasks`]) that asks for this; `fewer` of its examples have fewer candidates
-    /// than others.
+    /// Whether a method can be used on a task or a suite that asks for this; `fewer` of its examples have fewer candidates than others.
     ///
     /// # Errors
     /// One of its parts refuses, or gets what it needs in no such task.
-    pub fn check_form(&self, method: &Method, task: usize, form: Form, fewer: usize) -> Result<()> {
+    pub fn check_form(&self, method: &Method, task: &str, form: Form, fewer: usize) -> Result<()> {
         let fault = |part: &str, message: &str| self.unfit(method, task, part, message);
         method.supervisor.fits(form).map_err(|message| fault("the supervisor", &message))?;
         for phase in &method.phases {
@@ -301,19 +320,19 @@ impl Grid {
             Form::Words => SelfSource::PrecomputedGeneration,
             Form::Classes(_) | Form::Candidates(_) => SelfSource::CurrentHead,
         };
-        match own.source == right {
+        match [right, SelfSource::Student].contains(&own.source) {
             true => Ok(()),
             false => {
                 let message = format!("on {form} a student's own answers do not come from there");
                 let name = whole(&right).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-                Err(fault("the self-labels", &message).help(format!("set `self_labels.source = \"{name}\"`")))
+                Err(fault("the self-labels", &message)
+                    .help(format!("set `self_labels.source = \"{name}\"` or `\"student\"`")))
             }
         }
     }
 
     /// The error about a part of a method that a task is not for.
-    fn unfit(&self, method: &Method, task: usize, part: &str, message: &str) -> Error {
-        let task = self.tasks[task].name();
+    fn unfit(&self, method: &Method, task: &str, part: &str, message: &str) -> Error {
         Error::new(format!("method `{}` cannot be used on task `{task}`: {part}: {message}", method.name))
             .help("leave one of the two out of this grid")
     }
@@ -324,10 +343,13 @@ impl Grid {
         for (index, task) in self.tasks.iter().enumerate() {
             let form = task.form();
             if !matches!(form, Form::Candidates(_)) {
-                self.check_form(method, index, form, 0)?;
+                self.check_form(method, task.name(), form, 0)?;
+            }
+            if let Some(supervisor) = method.supervisors.get(task.name()) {
+                supervisor.fits(form).map_err(|message| self.unfit(method, task.name(), "its supervisor", &message))?;
             }
             let classes = task.classes.len();
-            let refused = |part: &str, message: String| self.unfit(method, index, part, &message);
+            let refused = |part: &str, message: String| self.unfit(method, task.name(), part, &message);
             let Some(p_ik) = &method.p_ik else { continue };
             let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
             let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);
@@ -343,7 +365,8 @@ impl Grid {
                 (p_ik.schedule != PikSchedule::Joint, "P(IK)", 2),
             ];
             for pair in &self.pairs {
-                let HeadInit::Unembedding { tokens } = self.auxiliary_head(&pair.strong, index, p_ik)?.init else {
+                let HeadInit::Unembedding { tokens } = self.auxiliary_head(&pair.strong, self.on(index), p_ik)?.init
+                else {
                     continue;
                 };
                 if let Some((_, what, wanted)) = heads.iter().find(|(used, _, wanted)| *used && tokens.len() != *wanted)
@@ -364,15 +387,14 @@ impl Grid {
         Ok(())
     }
 
-    /// How the data of the auxiliary task of P(IK) are read where a task (an index into [`Grid::tasks`]) is evaluated: as those of that
-    /// task, but for what `[task.AUXILIARY]` and [`Pik::n_train`] say.
+    /// How the data of the auxiliary task of P(IK) are read: as those of the evaluated task, but for what `[task.AUXILIARY]` and [`Pik::n_train`] say.
     ///
     /// # Errors
     /// Settings that do not parse.
-    pub fn auxiliary_data(&self, task: usize, p_ik: &Pik) -> Result<Data> {
+    pub fn auxiliary_data(&self, on: On, p_ik: &Pik) -> Result<Data> {
         // Nobody asks how far the weak model can be trusted in the auxiliary task.
-        let mut data = Data { n_train: None, n_validation: 0, ..self.data[task].clone() };
-        if let Some(own) = self.settings_of_auxiliary(task, p_ik) {
+        let mut data = Data { n_train: None, n_validation: 0, ..on.data.clone() };
+        if let Some(own) = self.settings_of_auxiliary(on, p_ik) {
             let said = |error: String| Error::new(error).context(format!("`[task.{}]`", p_ik.task));
             let mut table = toml::Table::try_from(&data).map_err(|error| said(error.to_string()))?;
             table.extend(own.clone());
@@ -383,24 +405,24 @@ impl Grid {
         Ok(data)
     }
 
-    /// How a model is trained on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    /// How a model is trained on the auxiliary task of P(IK): as on what is evaluated, but for what `[task.AUXILIARY]` says.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn auxiliary_recipe(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<Recipe> {
-        let own = self.settings_of_auxiliary(task, p_ik);
+    pub fn auxiliary_recipe(&self, model: &ModelConfig, on: On, p_ik: &Pik) -> Result<Recipe> {
+        let own = self.settings_of_auxiliary(on, p_ik);
         let here = own.and_then(|own| own.get("model")?.get(&model.name)?.get("train")?.as_table());
         let all = own.and_then(|own| own.get("train")?.as_table());
-        self.recipe_with(model, task, [all, here].into_iter().flatten())
+        self.recipe_with(model, on, [all, here].into_iter().flatten())
     }
 
-    /// The head of a model on the auxiliary task of P(IK) where a task is evaluated: as on that task, but for what `[task.AUXILIARY]` says.
+    /// The head of a model on the auxiliary task of P(IK): as on what is evaluated, but for what `[task.AUXILIARY]` says.
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn auxiliary_head(&self, model: &ModelConfig, task: usize, p_ik: &Pik) -> Result<HeadConfig> {
-        let head = self.head(model, task)?;
-        let own = self.settings_of_auxiliary(task, p_ik);
+    pub fn auxiliary_head(&self, model: &ModelConfig, on: On, p_ik: &Pik) -> Result<HeadConfig> {
+        let head = self.head(model, on)?;
+        let own = self.settings_of_auxiliary(on, p_ik);
         match own.and_then(|own| own.get("model")?.get(&model.name)?.get("head")?.as_table()) {
             Some(here) => over_head(&head, here, &model.name),
             None => Ok(head),
@@ -408,39 +430,37 @@ impl Grid {
     }
 
     /// `[task.AUXILIARY]`, if P(IK) is not learnt on the evaluated task itself.
-    fn settings_of_auxiliary(&self, task: usize, p_ik: &Pik) -> Option<&toml::Table> {
-        let evaluated = self.tasks[task].name();
-        let name = p_ik.task_for(evaluated);
-        self.auxiliary_settings.get(name).filter(|_| name != evaluated)
+    fn settings_of_auxiliary(&self, on: On, p_ik: &Pik) -> Option<&toml::Table> {
+        let name = p_ik.task_for(on.name);
+        self.auxiliary_settings.get(name).filter(|_| name != on.name)
     }
 
     /// How a model is trained here: the defaults, then the model's own settings, then the grid's for all models, for this one, for this
-    /// task (an index into [`Grid::tasks`]) and for this model on this task, then the phase's of a method.
+    /// task or suite and for this model on it, then the phase's of a method.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn recipe(&self, model: &ModelConfig, task: usize, phase: Option<&Phase>) -> Result<Recipe> {
-        self.recipe_with(model, task, phase.map(|phase| &phase.train).into_iter())
+    pub fn recipe(&self, model: &ModelConfig, on: On, phase: Option<&Phase>) -> Result<Recipe> {
+        self.recipe_with(model, on, phase.map(|phase| &phase.train).into_iter())
     }
 
     /// How the judge of a method's labels is trained: as the strong model is here, but for what `agrees.train` says.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn judge_recipe(&self, model: &ModelConfig, task: usize, agrees: &Agrees) -> Result<Recipe> {
-        self.recipe_with(model, task, std::iter::once(&agrees.train))
+    pub fn judge_recipe(&self, model: &ModelConfig, on: On, agrees: &Agrees) -> Result<Recipe> {
+        self.recipe_with(model, on, std::iter::once(&agrees.train))
     }
 
     fn recipe_with<'a>(
         &'a self,
         model: &'a ModelConfig,
-        task: usize,
+        on: On<'a>,
         last: impl Iterator<Item = &'a toml::Table>,
     ) -> Result<Recipe> {
         let mut table = model.file.train.clone();
-        let on_task = &self.data[task];
-        let nearer = [&self.train, &model.train_here, &on_task.train].into_iter();
-        let nearest = on_task.model.get(&model.name).map(|model| &model.train);
+        let nearer = [&self.train, &model.train_here, &on.data.train].into_iter();
+        let nearest = on.data.model.get(&model.name).map(|model| &model.train);
         for settings in nearer.chain(nearest).chain(last) {
             table.extend(settings.clone());
         }
@@ -450,12 +470,12 @@ impl Grid {
         Ok(recipe)
     }
 
-    /// The head of a model on a task (an index into [`Grid::tasks`]).
+    /// The head of a model on a task or a suite.
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn head(&self, model: &ModelConfig, task: usize) -> Result<HeadConfig> {
-        let Some(here) = self.data[task].model.get(&model.name) else { return Ok(model.file.head.clone()) };
+    pub fn head(&self, model: &ModelConfig, on: On) -> Result<HeadConfig> {
+        let Some(here) = on.data.model.get(&model.name) else { return Ok(model.file.head.clone()) };
         over_head(&model.file.head, &here.head, &model.name)
     }
 
@@ -466,32 +486,52 @@ impl Grid {
         let models = models.chain(self.further.iter().map(|(model, _)| model));
         let models = models.map(|model| (model.name.clone(), model.title().to_owned()));
         let methods = self.methods.iter().map(|method| (method.name.clone(), method.title.clone()));
-        tasks.chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
+        // Where a suite has a number, that is the average of its tasks.
+        let suites = self.suites.iter().map(|suite| (suite.name.clone(), format!("{}, average", suite.title)));
+        tasks.chain(suites).chain(models).chain(methods).filter(|(_, title)| !title.is_empty()).collect()
+    }
+
+    /// A task (an index into [`Grid::tasks`]) as what models are trained on.
+    pub fn on(&self, task: usize) -> On<'_> {
+        On { name: self.tasks[task].name(), data: &self.data[task] }
+    }
+
+    /// The suite that a task (an index into [`Grid::tasks`]) is of, and its place there.
+    pub fn suite_of(&self, task: usize) -> Option<(&Suite, usize)> {
+        let place = |suite: &Suite| suite.tasks.iter().position(|own| *own == task);
+        self.suites.iter().find_map(|suite| Some((suite, place(suite)?)))
+    }
+
+    /// The suite on which the ceiling of a task is trained, and the task's place there; none where the task has its own.
+    pub fn ceiling_of(&self, task: usize) -> Option<(&Suite, usize)> {
+        self.suite_of(task).filter(|(suite, _)| suite.ceiling == Together::Together)
     }
 
     /// Every recipe of the grid is in range.
     fn recipes(&self) -> Result<()> {
-        for ((model, place), task) in
-            self.further.iter().flat_map(|further| (0..self.tasks.len()).map(move |task| (further, task)))
-        {
-            self.recipe(model, task, None).map_err(|error| error.or_at(place))?;
-        }
-        for (pair, task) in self.pairs.iter().flat_map(|pair| (0..self.tasks.len()).map(move |task| (pair, task))) {
-            self.recipe(&pair.weak, task, None)?;
-            self.recipe(&pair.strong, task, None)?;
-            for method in &self.methods {
-                // What a method leaves as it is has been looked at.
-                for phase in method.phases.iter().filter(|phase| !phase.train.is_empty()) {
-                    self.recipe(&pair.strong, task, Some(phase))?;
-                }
-                if let Some(agrees) = &method.agrees {
-                    self.judge_recipe(&pair.strong, task, agrees)?;
-                }
-                if let Some(p_ik) = method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(task, p_ik).is_some())
-                {
-                    self.auxiliary_data(task, p_ik)?;
-                    self.auxiliary_recipe(&pair.strong, task, p_ik)?;
-                    self.auxiliary_head(&pair.strong, task, p_ik)?;
+        let ons = (0..self.tasks.len()).map(|task| self.on(task)).chain(self.suites.iter().map(Suite::on));
+        for on in ons {
+            for (model, place) in &self.further {
+                self.recipe(model, on, None).map_err(|error| error.or_at(place))?;
+            }
+            for pair in &self.pairs {
+                self.recipe(&pair.weak, on, None)?;
+                self.recipe(&pair.strong, on, None)?;
+                for method in &self.methods {
+                    // What a method leaves as it is has been looked at.
+                    for phase in method.phases.iter().filter(|phase| !phase.train.is_empty()) {
+                        self.recipe(&pair.strong, on, Some(phase))?;
+                    }
+                    if let Some(agrees) = &method.agrees {
+                        self.judge_recipe(&pair.strong, on, agrees)?;
+                    }
+                    if let Some(p_ik) =
+                        method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(on, p_ik).is_some())
+                    {
+                        self.auxiliary_data(on, p_ik)?;
+                        self.auxiliary_recipe(&pair.strong, on, p_ik)?;
+                        self.auxiliary_head(&pair.strong, on, p_ik)?;
+                    }
                 }
             }
         }

@@ -87,7 +87,7 @@ pub(super) fn further_models(
             .and_then(|table| table.get("supervisor"))
             .or_else(|| root.get("grid"))
             .unwrap_or_else(|| root.clone());
-        for ask in method.supervisor.asks() {
+        for ask in method.asks() {
             for name in ask.named() {
                 if known.insert(name.to_owned()) {
                     let own = root.get("model").and_then(|own| own.get(name));

@@ -149,7 +149,7 @@ impl Answers {
         let trainer = bench.trainer(&self.data, self.seed)?;
         let pretrained = bench.model(model)?;
         let backbone = pretrained.load(&bench.place.device)?;
-        let room = trainer.decoding()?.max_new_tokens;
+        let room = trainer.decoding(0)?.max_new_tokens;
         let tokenizer = pretrained.tokenizer();
         let asker = Asker::for_words(&trainer.data, tokenizer, shots, (self.data.max_tokens, room), self.seed);
         let mut known = serde_json::Map::new();

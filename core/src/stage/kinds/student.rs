@@ -340,6 +340,11 @@ impl Student {
         for (name, stage) in &self.columns {
             objective.columns.insert(name.clone(), second(stage)?);
         }
+        let of_tasks = trainer.data.portion_rows(Split::Transfer);
+        if of_tasks.len() > 1 {
+            let of_task = |(task, rows): (u32, std::ops::Range<usize>)| std::iter::repeat_n(task, rows.len());
+            objective.tasks = (0..).zip(of_tasks).flat_map(of_task).collect();
+        }
         if self.truth {
             objective.truth = Some(right_places(&said, &Truth::of(&trainer.data, Split::Transfer)?));
         }

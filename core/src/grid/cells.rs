@@ -1,0 +1,497 @@
+//! The cells of a grid, and the stages that make them.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    rc::Rc,
+};
+
+use indexmap::IndexMap;
+
+use super::{
+    asked::{self, Knowledge, Labelling, trains},
+    config::{self, AGREES, AnswersBy, Grid, Method, ModelConfig, On, SelfSource, Suite},
+    desk::Desk,
+    found::FoundModel,
+    plan::Cell,
+};
+use crate::{
+    Error, Result,
+    learner::Recipe,
+    stage::{
+        self, DataRef, Job, ModelRef, Numeric, StageId, copy,
+        kinds::{
+            fine_tune::FineTune,
+            gather::Gather,
+            portion::Portion,
+            student::{Phase, SelfLabels, Student},
+        },
+    },
+    strategy::{Form, Role, Split, whole},
+    task::Task,
+};
+
+/// What is made of a grid.
+pub(super) struct Made {
+    pub(super) jobs: IndexMap<StageId, Job>,
+    pub(super) cells: Vec<Cell>,
+    pub(super) notes: Vec<String>,
+}
+
+/// Makes the cells of a grid, in the order of tables, and the stages that they need.
+pub(super) fn make(
+    grid: &Grid,
+    models: &BTreeMap<String, FoundModel>,
+    desk: Desk,
+    numeric: &Numeric,
+    (jobs, notes): (IndexMap<StageId, Job>, Vec<String>),
+) -> Result<Made> {
+    let made = Made { jobs, cells: Vec::new(), notes };
+    let (supervisions, suites, students) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut maker = Maker { grid, models, desk, numeric, made, supervisions, suites, students };
+    let seats = |pair: usize| grid.seeds.iter().map(move |seed| Seat { pair, seed: *seed });
+    let seats: Vec<Seat> = (0..grid.pairs.len()).flat_map(seats).collect();
+    let [places, _] = &grid.places;
+    let mut grounds = BTreeMap::new();
+    for (task, place) in places.iter().enumerate() {
+        for seat in &seats {
+            let ground = maker.ground(task, *seat).map_err(|error| error.or_at(place))?;
+            grounds.insert((task, *seat), ground);
+        }
+    }
+    for (task, place) in places.iter().enumerate() {
+        for seat in &seats {
+            maker.add_cells(task, *seat, &grounds).map_err(|error| error.or_at(place))?;
+        }
+    }
+    // Tables go by task, pair, method, seed.
+    maker.made.cells.sort_by_key(|cell| (cell.task, cell.pair, cell.method));
+    Ok(maker.made)
+}
+
+/// Which models learn, and with which seed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Seat {
+    pair: usize,
+    seed: u64,
+}
+
+/// What the cells of a task, or of a suite, share in one seat: data, and the models as they are used on them.
+struct Ground<'a> {
+    on: On<'a>,
+    tasks: Vec<&'a Task>,
+    data: DataRef,
+    /// The data of each task, where `data` are those of a suite.
+    parts: Vec<DataRef>,
+    /// What P(IK) is learnt on, by the task's name and how much of it is read.
+    auxiliary: BTreeMap<(String, Option<usize>), DataRef>,
+    weak: (ModelRef, Recipe),
+    strong: (ModelRef, Recipe),
+    named: BTreeMap<String, (ModelRef, Recipe)>,
+    seat: Seat,
+}
+
+type Grounds<'a> = BTreeMap<(usize, Seat), Ground<'a>>;
+
+/// A student, and whose answers its P(IK) is about.
+#[derive(Clone)]
+struct Learnt {
+    student: StageId,
+    answers: Option<StageId>,
+}
+
+struct Maker<'a> {
+    grid: &'a Grid,
+    models: &'a BTreeMap<String, FoundModel>,
+    desk: Desk<'a>,
+    numeric: &'a Numeric,
+    made: Made,
+    /// Methods share supervisors; what a stage is called is found out once.
+    supervisions: BTreeMap<(usize, Seat, String), StageId>,
+    /// Suites by name and seat, without some of their tasks.
+    suites: BTreeMap<(&'a str, Seat, &'a [String]), Rc<Ground<'a>>>,
+    /// Their students, by suite, method and seat.
+    students: BTreeMap<(&'a str, usize, Seat), Learnt>,
+}
+
+impl<'a> Maker<'a> {
+    /// Reads the data of a task and looks whether the models can be used on them.
+    fn ground(&mut self, task: usize, seat: Seat) -> Result<Ground<'a>> {
+        let (grid, on) = (self.grid, self.grid.on(task));
+        let pair = &grid.pairs[seat.pair];
+        let (weak, strong) = (&self.models[&pair.weak.name], &self.models[&pair.strong.name]);
+        self.check_speakers(weak, strong)?;
+        // Texts are cut so that whoever is asked can read them.
+        let mut readers = vec![weak, strong];
+        readers.extend(grid.named().iter().map(|model| &self.models[&model.name]));
+        let data = self.desk.data(&grid.tasks[task], on.data, &readers, seat.seed, &mut self.made.notes)?;
+        let auxiliary = self.auxiliary(on, seat)?;
+        if let Form::Candidates(_) = data.form {
+            grid.methods.iter().try_for_each(|method| grid.check_form(method, on.name, data.form, data.fewer))?;
+        }
+        let tasks = vec![&grid.tasks[task]];
+        self.grounded(on, tasks, data, auxiliary, seat)
+    }
+
+    /// The models as they are used on data.
+    fn grounded(
+        &self,
+        on: On<'a>,
+        tasks: Vec<&'a Task>,
+        data: DataRef,
+        auxiliary: BTreeMap<(String, Option<usize>), DataRef>,
+        seat: Seat,
+    ) -> Result<Ground<'a>> {
+        let pair = &self.grid.pairs[seat.pair];
+        let here = |config: &ModelConfig| -> Result<(ModelRef, Recipe)> {
+            Ok((self.model_on(config, on, data.form)?, self.grid.recipe(config, on, None)?))
+        };
+        let (weak, strong) = (here(&pair.weak)?, here(&pair.strong)?);
+        let named = self.grid.named().into_iter().map(|config| Ok((config.name.clone(), here(config)?)));
+        let named = named.collect::<Result<_>>()?;
+        Ok(Ground { on, tasks, data, parts: Vec::new(), auxiliary, weak, strong, named, seat })
+    }
+
+    /// A model as it is used on data of a form.
+    fn model_on(&self, config: &ModelConfig, on: On, form: Form) -> Result<ModelRef> {
+        let model = &self.models[&config.name];
+        let outputs = match form {
+            Form::Classes(classes) => classes,
+            Form::Candidates(_) => 1,
+            Form::Words => {
+                let writing = Some(model.writing(&self.grid.words)?);
+                return Ok(ModelRef { writing, ..model.reference.clone() });
+            }
+        };
+        let head = self.grid.head(config, on)?;
+        let place = || format!("head of `{}` on `{}`", config.name, on.name);
+        head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
+        Ok(ModelRef { head, ..model.reference.clone() })
+    }
+
+    /// Whoever is asked in words must be a language model.
+    fn check_speakers(&self, weak: &FoundModel, strong: &FoundModel) -> Result<()> {
+        if let Some(method) =
+            self.grid.methods.iter().find(|method| method.asks_language_model()).filter(|_| !strong.spec.speaks())
+        {
+            return Err(Error::new(format!(
+                "method `{}` asks `{}` in words, and that is no language model",
+                method.name, strong.reference.name
+            ))
+            .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
+        }
+        for method in &self.grid.methods {
+            for role in method.prompted() {
+                let model = match &role {
+                    Role::Weak => weak,
+                    Role::Strong => strong,
+                    Role::Named(name) => &self.models[name],
+                };
+                if !model.spec.speaks() {
+                    return Err(Error::new(format!(
+                        "method `{}` asks `{}` in words, and that is no language model",
+                        method.name, model.reference.name
+                    ))
+                    .help("let a decoder answer, or use another supervisor than `prompted`"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The data that P(IK) is learnt on where this is evaluated.
+    fn auxiliary(&mut self, on: On, seat: Seat) -> Result<BTreeMap<(String, Option<usize>), DataRef>> {
+        let (grid, pair) = (self.grid, &self.grid.pairs[seat.pair]);
+        let readers = [&self.models[&pair.weak.name], &self.models[&pair.strong.name]];
+        let mut auxiliary = BTreeMap::new();
+        for p_ik in grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
+            let name = p_ik.task_for(on.name);
+            let Some(task) = grid.auxiliary.get(name) else { continue };
+            if let Entry::Vacant(vacant) = auxiliary.entry((name.to_owned(), p_ik.n_train)) {
+                let settings = grid.auxiliary_data(on, p_ik)?;
+                vacant.insert(self.desk.data(task, &settings, &readers, seat.seed, &mut self.made.notes)?);
+            }
+        }
+        Ok(auxiliary)
+    }
+
+    /// The cells of a task in one seat, one for each method.
+    fn add_cells(&mut self, task: usize, seat: Seat, grounds: &Grounds<'a>) -> Result<()> {
+        let grid = self.grid;
+        let ground = &grounds[&(task, seat)];
+        let within = grid.suite_of(task);
+        let ceiling = match grid.ceiling_of(task) {
+            None => self.ceiling(ground, grid.data[task].ceiling_split)?,
+            Some((suite, place)) => {
+                let split = self.ceiling_split(suite)?;
+                let whole = self.in_suite(suite, seat, &[], grounds)?;
+                let ceiling = self.ceiling(&whole, split)?;
+                self.portion(&ceiling, &whole, place)?
+            }
+        };
+        for (index, method) in grid.methods.iter().enumerate() {
+            let together = within.filter(|_| method.together);
+            let learnt = match together {
+                None => self.student(ground, method, |maker| maker.supervision(task, ground, method))?,
+                Some((suite, place)) => self.student_of_suite(suite, place, index, seat, grounds)?,
+            };
+            let supervision = self.supervision(task, ground, method)?;
+            self.made.cells.push(Cell {
+                task,
+                pair: seat.pair,
+                method: index,
+                seed: seat.seed,
+                data: ground.data.clone(),
+                suite: together.map(|(suite, _)| suite.name.clone()),
+                supervision,
+                ceiling: ceiling.clone(),
+                student: learnt.student,
+                answers: learnt.answers,
+            });
+        }
+        Ok(())
+    }
+
+    fn stages(&self) -> asked::Made<'a> {
+        asked::Made { numeric: self.numeric, jobs: Vec::new() }
+    }
+
+    fn keep(&mut self, jobs: Vec<(StageId, Job)>) {
+        for (id, job) in jobs {
+            self.made.jobs.entry(id).or_insert(job);
+        }
+    }
+
+    /// The strong model on ground truth.
+    fn ceiling(&mut self, ground: &Ground, on: Split) -> Result<StageId> {
+        let mut made = self.stages();
+        let (model, recipe) = ground.strong.clone();
+        trains(&recipe, &ground.data, on)?;
+        let (data, seed) = (ground.data.clone(), ground.seat.seed);
+        let id = made.push(FineTune { model, recipe, data, on, seed, save: false, copy: 0, bagged: false })?;
+        self.keep(made.jobs);
+        Ok(id)
+    }
+
+    /// The labels of a method's supervisor of a task.
+    fn supervision(&mut self, task: usize, ground: &Ground, method: &Method) -> Result<StageId> {
+        let supervisor = method.supervisor_of(ground.on.name);
+        let key = (task, ground.seat, stage::canonical(&whole(supervisor)?));
+        if let Some(known) = self.supervisions.get(&key) {
+            return Ok(known.clone());
+        }
+        let labelling = Labelling {
+            named: &ground.named,
+            weak: &ground.weak,
+            strong: &ground.strong,
+            task: &self.grid.tasks[task],
+            data: &ground.data,
+            seed: ground.seat.seed,
+            desk: &self.desk,
+        };
+        let mut made = self.stages();
+        let id = labelling.supervise(copy(supervisor)?, &mut made)?;
+        self.keep(made.jobs);
+        self.supervisions.insert(key, id.clone());
+        Ok(id)
+    }
+}
+
+/// Suites: their students are trained on the union of their tasks, and measured on each.
+impl<'a> Maker<'a> {
+    /// The ground of a suite without some of its tasks; made once.
+    fn in_suite(
+        &mut self,
+        suite: &'a Suite,
+        seat: Seat,
+        without: &'a [String],
+        grounds: &Grounds<'a>,
+    ) -> Result<Rc<Ground<'a>>> {
+        let key = (suite.name.as_str(), seat, without);
+        if let Some(known) = self.suites.get(&key) {
+            return Ok(known.clone());
+        }
+        let grid = self.grid;
+        let tasks: Vec<&Task> = suite.tasks.iter().map(|task| &grid.tasks[*task]).collect();
+        let parts: Vec<&DataRef> = suite.tasks.iter().map(|task| &grounds[&(*task, seat)].data).collect();
+        let trained = |task: &&Task| !without.iter().any(|name| name == task.name());
+        let of: Vec<(&DataRef, bool)> = parts.iter().copied().zip(tasks.iter().map(trained)).collect();
+        let pair = &grid.pairs[seat.pair];
+        let mut readers = vec![&self.models[&pair.weak.name], &self.models[&pair.strong.name]];
+        readers.extend(grid.named().iter().map(|model| &self.models[&model.name]));
+        let data = self.desk.union(&suite.name, &of, &readers)?;
+        let on = suite.on();
+        if let Form::Candidates(_) = data.form {
+            let together = grid.methods.iter().filter(|method| method.together);
+            together.into_iter().try_for_each(|method| grid.check_form(method, on.name, data.form, data.fewer))?;
+        }
+        let auxiliary = self.auxiliary(on, seat)?;
+        let parts = parts.into_iter().cloned().collect();
+        let ground = Rc::new(Ground { parts, ..self.grounded(on, tasks, data, auxiliary, seat)? });
+        self.suites.insert(key, ground.clone());
+        Ok(ground)
+    }
+
+    /// What the ceiling of a suite is trained on, on which its tasks agree.
+    fn ceiling_split(&self, suite: &Suite) -> Result<Split> {
+        let mut splits = suite.tasks.iter().map(|task| self.grid.data[*task].ceiling_split);
+        let first = splits.next().unwrap_or(Split::Transfer);
+        match splits.all(|split| split == first) {
+            true => Ok(first),
+            false => {
+                Err(Error::new(format!("the tasks of `{}` have one ceiling, and not one `ceiling_split`", suite.name))
+                    .help("say the same for all of them, or `ceiling = \"each\"` in the suite"))
+            }
+        }
+    }
+
+    /// What a student or a ceiling of a suite says of the task at a place of it.
+    fn portion(&mut self, of: &StageId, whole: &Ground, place: usize) -> Result<StageId> {
+        let (suite, data) = (whole.data.clone(), whole.parts[place].clone());
+        let mut made = self.stages();
+        let id = made.push(Portion { of: of.clone(), suite, data, place })?;
+        self.keep(made.jobs);
+        Ok(id)
+    }
+
+    /// A method's student of a suite, as it is on the task at a place of it.
+    fn student_of_suite(
+        &mut self,
+        suite: &'a Suite,
+        place: usize,
+        method: usize,
+        seat: Seat,
+        grounds: &Grounds<'a>,
+    ) -> Result<Learnt> {
+        let (grid, key) = (self.grid, (suite.name.as_str(), method, seat));
+        let method = &grid.methods[method];
+        let whole = self.in_suite(suite, seat, &method.without, grounds)?;
+        let learnt = match self.students.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let learnt = self.student(&whole, method, |maker| {
+                    let of = suite.tasks.iter().map(|task| maker.supervision(*task, &grounds[&(*task, seat)], method));
+                    let of = of.collect::<Result<_>>()?;
+                    let mut made = maker.stages();
+                    let gathered = made.push(Gather { of, data: whole.data.clone() })?;
+                    maker.keep(made.jobs);
+                    Ok(gathered)
+                })?;
+                self.students.insert(key, learnt.clone());
+                learnt
+            }
+        };
+        let student = self.portion(&learnt.student, &whole, place)?;
+        let answers = match learnt.answers {
+            Some(own) if own == learnt.student => Some(student.clone()),
+            Some(other) => Some(self.portion(&other, &whole, place)?),
+            None => None,
+        };
+        Ok(Learnt { student, answers })
+    }
+}
+
+impl Maker<'_> {
+    /// A method's student, and all that it needs beside weak labels.
+    fn student(
+        &mut self,
+        ground: &Ground,
+        method: &Method,
+        supervise: impl Fn(&mut Self) -> Result<StageId>,
+    ) -> Result<Learnt> {
+        let grid = self.grid;
+        let mut stages = self.stages();
+        let made = &mut stages;
+        let Ground { on, data, seat, strong: (strong, strong_recipe), .. } = ground;
+        let strong_config = &grid.pairs[seat.pair].strong;
+        let (on_auxiliary, recipe) = match &method.p_ik {
+            Some(p_ik) => (
+                ModelRef { head: grid.auxiliary_head(strong_config, *on, p_ik)?, ..strong.clone() },
+                grid.auxiliary_recipe(strong_config, *on, p_ik)?,
+            ),
+            None => (strong.clone(), strong_recipe.clone()),
+        };
+        let knowledge = Knowledge {
+            strong,
+            on_auxiliary: &on_auxiliary,
+            recipe: &recipe,
+            data,
+            parts: &ground.parts,
+            seed: seat.seed,
+        };
+        let of_p_ik = |p_ik: &config::Pik| ground.auxiliary.get(&(p_ik.task_for(on.name).to_owned(), p_ik.n_train));
+        let learnt = method.p_ik.as_ref().and_then(|p_ik| Some((p_ik, of_p_ik(p_ik)?)));
+        let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, made)).transpose()?;
+        let self_labels = method.self_labels.as_ref();
+        let self_labels = match self_labels {
+            Some(own) if own.source == SelfSource::Student => {
+                let supervision = supervise(self)?;
+                Some(knowledge.relabels(own, strong_recipe, &supervision, made)?)
+            }
+            Some(own) => Some(knowledge.self_labels(own, learnt, made)?),
+            None => None,
+        };
+        if let (Some(SelfLabels::Answers { stage, .. }), []) = (&self_labels, method.phases.as_slice()) {
+            let learnt = Learnt { student: stage.clone(), answers: Some(stage.clone()) };
+            self.keep(stages.jobs);
+            supervise(self)?;
+            return Ok(learnt);
+        }
+        let answers = match (&self_labels, learnt) {
+            (Some(SelfLabels::Answers { stage, .. }), _) => Some(Some(stage.clone())),
+            (None, Some((p_ik, data))) => {
+                let asked = |task: &&Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
+                let classes = grid.auxiliary[p_ik.task_for(on.name)].classes.len();
+                let can = match p_ik.answers {
+                    AnswersBy::LanguageModel => ground.tasks.iter().all(asked),
+                    AnswersBy::Classifier => ground.tasks.iter().all(|task| task.classes.len() == classes),
+                };
+                let note = format!(
+                    "{}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
+                    on.name, method.name
+                );
+                if !can && !self.made.notes.contains(&note) {
+                    self.made.notes.push(note);
+                }
+                Some(can.then(|| knowledge.own_answers(p_ik, data, made)).transpose()?)
+            }
+            _ => None,
+        };
+        let needs = method.needs();
+        let embeddings = needs.embeddings.then(|| knowledge.embeddings(made)).transpose()?;
+        // Inputs stand before what needs them.
+        self.keep(std::mem::take(&mut made.jobs));
+        let supervision = supervise(self)?;
+        let columns = match &method.agrees {
+            None => BTreeMap::new(),
+            Some(agrees) => {
+                let recipe = grid.judge_recipe(strong_config, *on, agrees)?;
+                let judge = knowledge.judge(agrees, recipe, strong_recipe, &supervision, made)?;
+                BTreeMap::from([(AGREES.to_owned(), judge)])
+            }
+        };
+        let phase = |phase: &config::Phase| {
+            let recipe = grid.recipe(strong_config, *on, Some(phase))?;
+            trains(&recipe, data, Split::Transfer)
+                .map_err(|error| error.context(format!("method `{}`", method.name)))?;
+            let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
+            Ok(Phase { recipe, selector, refiner, loss: copy(&phase.loss)? })
+        };
+        let student = made.push(Student {
+            model: strong.clone(),
+            phases: method.phases.iter().map(phase).collect::<Result<_>>()?,
+            data: data.clone(),
+            supervision,
+            self_labels,
+            p_ik,
+            embeddings,
+            columns,
+            truth: needs.truth,
+            calibration: needs.calibration,
+            seed: seat.seed,
+            save: grid.save_students,
+        })?;
+        self.keep(stages.jobs);
+        let answers = answers.unwrap_or_else(|| Some(student.clone()));
+        Ok(Learnt { student, answers })
+    }
+}
