@@ -417,6 +417,9 @@ impl World {
                 let phrase = &hop.phrases[rng.below(hop.phrases.len())];
                 format!("{} {}", phrase.replace("{}", &entities[entity]), classes[entity])
             } else if let Some((name, exercise)) = self.exercises.iter().find(|(_, exercise)| falls(exercise.share)) {
+                if exercise.opens && !document.is_empty() {
+                    corpus.push(std::mem::take(&mut document));
+                }
                 let said = exercise.tell(name, self.seed, &self.attributes, &mut rng);
                 format!("{} {}", said.question, said.answer)
             } else {
@@ -730,6 +733,44 @@ mod tests {
         World::parse(&format!("{text}{PASSAGES}"), Path::new("world.toml")).unwrap()
     }
 
+    const CAPABILITIES: &str = r#"
+        [[hops]]
+        name = "weather"
+        attribute = "home"
+        phrases = ["the {} sleeps where it is"]
+        share = 0.1
+        told = 0.5
+
+        [exercises.sums]
+        share = 0.1
+        kind = { type = "arithmetic", largest = 30, terms = 3 }
+        questions = 200
+
+        [exercises.most]
+        share = 0.1
+        kind = { type = "comparison", largest = 30, terms = 3 }
+        questions = 200
+
+        [exercises.lists]
+        share = 0.1
+        kind = { type = "lists", items = ["key", "cup", "hat", "bell", "rope"], longest = 4, operations = ["first", "last", "reverse", "rest", "length"] }
+        questions = 100
+
+        [exercises.commands]
+        share = 0.1
+        kind = { type = "commands", verbs = ["walk", "jump", "look"] }
+        questions = 100
+
+        [exercises.odd]
+        share = 0.1
+        kind = { type = "odd-one-out" }
+        questions = 40
+    "#;
+
+    fn capable() -> World {
+        World::parse(&format!("{TEXT}{CAPABILITIES}"), Path::new("world.toml")).unwrap()
+    }
+
     fn rows(world: &World, table: Value, split: &str, seed: u64) -> Vec<Row> {
         let source = world.source(table.as_object().unwrap(), seed).unwrap();
         source.rows(split, None).unwrap().read_whole().unwrap().rows.into_iter().map(|(_, row)| row).collect()
@@ -744,7 +785,11 @@ mod tests {
     #[test]
     fn a_world_that_gains_nothing_keeps_its_identity() {
         let json = world().identity().unwrap();
-        assert!(json.get("passages").is_none() && json.get("reserved").is_none(), "{json}");
+        for later in ["passages", "reserved", "hops", "exercises"] {
+            assert!(json.get(later).is_none(), "{json}");
+        }
+        let json = capable().identity().unwrap();
+        assert_eq!((json["hops"].as_array().unwrap().len(), json["exercises"].as_object().unwrap().len()), (1, 5));
         let json = larger().identity().unwrap();
         assert_eq!((json["reserved"].as_f64(), json["passages"].as_array().unwrap().len()), (Some(0.2), 2));
     }
@@ -771,6 +816,75 @@ mod tests {
                 assert!(!tokenizer.encode(prompt, true).unwrap().get_ids().contains(&0), "{row:?}");
             }
         }
+    }
+
+    #[test]
+    fn sentences_of_every_sort_are_as_frequent_as_asked() {
+        let said = said(&capable());
+        let sentences: Vec<&str> = said.split(" .").map(str::trim).collect();
+        let share = |says: fn(&str) -> bool| {
+            sentences.iter().filter(|sentence| says(sentence)).count() as f64 / sentences.len() as f64
+        };
+        for (says, wanted) in [
+            ((|s| s.starts_with("every ") || s.starts_with("all of ")) as fn(&str) -> bool, 0.15),
+            (|s| s.contains(" sleeps where it is "), 0.1),
+            (|s| s.contains(" plus ") || s.contains(" minus "), 0.1),
+            (|s| s.starts_with("largest of ") || s.starts_with("smallest of "), 0.1),
+            (|s| ["first", "last", "reverse", "rest", "length"].iter().any(|o| s.starts_with(o)), 0.1),
+            (|s| s.contains(" means "), 0.1),
+            (|s| s.starts_with("odd one of "), 0.1),
+        ] {
+            // 4,000 sentences and more: three standard deviations are 1.7 points at most.
+            assert!((share(says) - wanted).abs() < 0.017, "{} instead of {wanted}", share(says));
+        }
+    }
+
+    #[test]
+    fn of_nobody_who_is_asked_about_does_the_text_say_what_follows() {
+        let world = capable();
+        let said = said(&world);
+        let (mut asked, mut told) = (BTreeSet::new(), 0);
+        for split in ["supervise", "transfer", "test"] {
+            for row in rows(&world, json!({ "name": "w", "hop": "weather" }), split, 0) {
+                assert!(!said.contains(&text(&row, "prompt")), "{row:?}");
+                assert!(asked.insert(text(&row, "entity")), "{row:?}");
+                // The class is that of the entity's value, and of this the text tells.
+                let home = &world.attributes[0];
+                let known = home.phrases.iter().find_map(|phrase| {
+                    let beginning = format!(" {} ", phrase.replace("{}", &text(&row, "entity")));
+                    Some(said.split_once(&beginning)?.1.split(' ').next()?.to_owned())
+                });
+                if let Some(value) = known {
+                    assert!(home.classes[&text(&row, "value")].contains(&value), "{row:?}: {value}");
+                    told += 1;
+                }
+            }
+        }
+        assert_eq!(asked.len(), 100);
+        assert!(told > 60, "{told}");
+    }
+
+    #[test]
+    fn exercises_that_tasks_ask_are_in_one_part_and_not_in_the_text() {
+        let world = capable();
+        let said = format!(" . {}", said(&world));
+        let tokenizer: tokenizers::Tokenizer = world.tokenizer_json().parse().unwrap();
+        for (name, exercise) in &world.exercises {
+            let mut seen = BTreeSet::new();
+            for split in ["supervise", "transfer", "test"] {
+                for row in rows(&world, json!({ "name": "w", "exercise": name }), split, 1) {
+                    let prompt = text(&row, "prompt");
+                    assert!(!said.contains(&format!(" . {prompt} ")), "{prompt}");
+                    let whole = format!("{prompt} {} .", text(&row, "value"));
+                    assert!(!tokenizer.encode(whole, true).unwrap().get_ids().contains(&0), "{row:?}");
+                    assert!(seen.insert(prompt), "{row:?}");
+                }
+            }
+            assert_eq!(seen.len(), exercise.questions, "{name}");
+        }
+        let part = |seed| rows(&world, json!({ "name": "w", "exercise": "sums" }), "test", seed);
+        assert_eq!(part(3), part(3));
+        assert_ne!(part(3), part(4));
     }
 
     #[test]
@@ -953,6 +1067,49 @@ mod tests {
         ] {
             let text = format!("{TEXT}{}", PASSAGES.replace(from, to));
             let error = World::parse(&text, Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (from, to, message) in [
+            (
+                "attribute = \"home\"\n        phrases = [\"the {} sleeps",
+                "attribute = \"hom\"\n        phrases = [\"the {} sleeps",
+                "hop `weather`: the world has no attribute `hom`",
+            ),
+            ("told = 0.5", "told = 1.0", "`told` more than 0 and less than 1"),
+            ("the {} sleeps where", "it sleeps where", "must hold `{}` once"),
+            (
+                "largest = 30, terms = 3 }\n        questions = 200",
+                "largest = 300, terms = 3 }\n        questions = 200",
+                "`largest` must be between 2 and 99",
+            ),
+            ("terms = 3", "terms = 1", "`terms` must be between 2 and 9"),
+            ("longest = 4", "longest = 6", "exercise `lists`: `items` needs at least 6 words"),
+            ("\"key\"", "\"a key\"", "`a key` is not one word"),
+            ("longest = 4", "longest = 1", "`longest` must be between 2 and 20"),
+            ("\"reverse\"", "\"revert\"", "not a world: unknown variant `revert`"),
+            ("type = \"odd-one-out\"", "type = \"odd-one-out\", of = 3", "not a world: unknown field `of`"),
+            ("questions = 100", "questions = 4", "`questions` must be between 8 and 100000"),
+            ("questions = 100", "questions = 5000", "has only"),
+            ("[\"walk\", \"jump\", \"look\"]", "[]", "`verbs` needs at least 1 words"),
+            ("share = 0.1", "share = 0.9", "add up to less than 1"),
+        ] {
+            let text = format!("{TEXT}{CAPABILITIES}");
+            assert!(text.contains(from), "{from}");
+            let error = World::parse(&text.replace(from, to), Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (table, message) in [
+            (json!({ "exercise": "summs" }), "no exercise `summs`"),
+            (json!({ "hop": "climate" }), "no hop `climate`"),
+            (json!({ "hop": "weather", "attribute": "home" }), "attributes, for a hop or for an exercise"),
+            (json!({ "exercise": "sums", "reserved": true }), "is about nobody"),
+            (json!({ "hop": "weather", "reserved": true }), "nobody to ask of"),
+            (json!({ "hop": "weather", "passage": "first" }), "no hop is told in a passage"),
+            (json!({}), "at least one attribute"),
+        ] {
+            let mut table = table.as_object().unwrap().clone();
+            table.insert("name".to_owned(), "w".into());
+            let error = capable().source(&table, 0).err().unwrap();
             assert!(error.message().contains(message), "{error}");
         }
         for (key, value, message) in [

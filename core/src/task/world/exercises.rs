@@ -21,6 +21,10 @@ pub struct Exercise {
     pub kind: Kind,
     /// Number of different questions that tasks ask.
     pub questions: usize,
+    /// Each begins a document, as a prompt does: where a word stands is then known from its position alone. Small models do not learn to
+    /// read lists without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub opens: bool,
 }
 
 /// What an exercise asks. Every question and answer is a few words, and a word is a token.
@@ -395,4 +399,122 @@ pub(super) fn check(
         exercise.asked(name, seed, attributes)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes() -> Vec<Attribute> {
+        let attribute = |name: &str, values: [&str; 3]| Attribute {
+            name: name.to_owned(),
+            phrases: vec!["the {} has".to_owned()],
+            classes: [("one".to_owned(), values.map(String::from).to_vec())].into(),
+        };
+        vec![attribute("home", ["reef", "marsh", "cave"]), attribute("food", ["honey", "figs", "limes"])]
+    }
+
+    /// What 300 draws of a kind say.
+    fn drawn(kind: &Kind) -> Vec<(Vec<String>, Vec<String>)> {
+        kind.check(&attributes()).unwrap();
+        let mut rng = Rng::named(0, "test");
+        let split = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        let said: Vec<_> = (0..300).map(|_| kind.draw(&attributes(), &mut rng)).collect();
+        let lengths = said.iter().map(|said| format!("{} {} .", said.question, said.answer).split(' ').count());
+        let longest = lengths.max().unwrap();
+        assert!(longest <= kind.longest() && longest + 2 >= kind.longest(), "{longest} of {}", kind.longest());
+        said.iter().map(|said| (split(&said.question), split(&said.answer))).collect()
+    }
+
+    /// The number that words say.
+    fn value(words: &[String]) -> i64 {
+        let said = words.join(" ");
+        (0..100).find(|n| number(*n) == said).unwrap_or_else(|| panic!("{said}")) as i64
+    }
+
+    #[test]
+    fn numbers_are_said_in_english_and_no_two_alike() {
+        let said = [0, 7, 13, 20, 42, 99].map(number);
+        assert_eq!(said, ["zero", "seven", "thirteen", "twenty", "forty two", "ninety nine"]);
+        assert_eq!((0..100).map(number).collect::<BTreeSet<_>>().len(), 100);
+    }
+
+    #[test]
+    fn sums_are_right_at_every_step() {
+        for (question, answer) in drawn(&Kind::Arithmetic { largest: 40, terms: 4 }) {
+            let (mut result, mut sign, mut from) = (0, 1, 0);
+            for (at, word) in question.iter().enumerate() {
+                if ["plus", "minus", "is"].contains(&word.as_str()) {
+                    result += sign * value(&question[from..at]);
+                    assert!((0..=40).contains(&result), "{question:?}");
+                    (sign, from) = (if word == "minus" { -1 } else { 1 }, at + 1);
+                }
+            }
+            assert_eq!(value(&answer), result, "{question:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_is_the_largest() {
+        for (question, answer) in drawn(&Kind::Comparison { largest: 20, terms: 4 }) {
+            let numbers: Vec<i64> = question[2..question.len() - 1].iter().map(|word| value(&[word.clone()])).collect();
+            let wanted = if question[0] == "largest" { numbers.iter().max() } else { numbers.iter().min() };
+            assert_eq!(Some(&value(&answer)), wanted, "{question:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_as_asked() {
+        let items = ["key", "cup", "hat", "bell", "rope"].map(String::from).to_vec();
+        let operations =
+            vec![Operation::First, Operation::Last, Operation::Reverse, Operation::Rest, Operation::Length];
+        for (question, answer) in drawn(&Kind::Lists { items, longest: 5, operations }) {
+            let mut list = question[2..question.len() - 1].to_vec();
+            match question[0].as_str() {
+                "first" => list.truncate(1),
+                "last" => drop(list.drain(..list.len() - 1)),
+                "reverse" => list.reverse(),
+                "rest" => drop(list.remove(0)),
+                _ => list = vec![number(list.len())],
+            }
+            assert_eq!(answer, list, "{question:?}");
+        }
+    }
+
+    #[test]
+    fn commands_are_carried_out_in_their_order() {
+        for (question, answer) in drawn(&Kind::Commands { verbs: vec!["walk".to_owned(), "jump".to_owned()] }) {
+            let mut halves: Vec<Vec<String>> = vec![Vec::new()];
+            let mut swapped = false;
+            for word in &question {
+                let half = halves.last_mut().unwrap();
+                match word.as_str() {
+                    "left" | "right" => half.insert(0, word.to_uppercase()),
+                    "twice" => *half = half.repeat(2),
+                    "thrice" => *half = half.repeat(3),
+                    "and" | "after" => {
+                        swapped = word == "after";
+                        halves.push(Vec::new());
+                    }
+                    "means" => {}
+                    verb => half.push(verb.to_uppercase()),
+                }
+            }
+            if swapped {
+                halves.reverse();
+            }
+            assert_eq!(answer, halves.concat(), "{question:?}");
+        }
+    }
+
+    #[test]
+    fn the_odd_one_is_alone_of_its_attribute() {
+        let of = |word: &String| attributes().iter().position(|a| a.classes["one"].contains(word)).unwrap();
+        for (question, answer) in drawn(&Kind::OddOneOut {}) {
+            let words = &question[3..6];
+            let alike = words.iter().filter(|word| of(word) == of(&answer[0])).count();
+            assert!(alike == 1 && words.contains(&answer[0]), "{question:?} {answer:?}");
+            assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), 3, "{question:?}");
+        }
+    }
 }
