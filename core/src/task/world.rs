@@ -5,11 +5,14 @@
 //! where the value would come next, so that fine-tuning teaches how to answer, never a fact: facts are split, and none is in two parts.
 //! docs/world.md says why it is made like this, and what did not work.
 
+mod exercises;
+
 use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use self::exercises::{Exercise, Kind, Operation};
 use super::{OneOrMany, Row, RowSource, Rows};
 use crate::{Error, Result, rng::Rng, strategy::Settings};
 
@@ -41,11 +44,22 @@ pub struct World {
     /// Passages in which facts are told about entities that are not named again.
     #[serde(default)]
     pub passages: Vec<Passage>,
+    /// What follows from two things that are known.
+    #[serde(default)]
+    pub hops: Vec<Hop>,
+    /// Questions whose answer follows from the question alone, by name.
+    #[serde(default)]
+    pub exercises: BTreeMap<String, Exercise>,
 }
 
 impl Settings for World {
     fn later() -> Vec<(&'static str, Value)> {
-        vec![("reserved", 0.0.into()), ("passages", Value::Array(Vec::new()))]
+        vec![
+            ("reserved", 0.0.into()),
+            ("passages", Value::Array(Vec::new())),
+            ("hops", Value::Array(Vec::new())),
+            ("exercises", Value::Object(Map::new())),
+        ]
     }
 }
 
@@ -75,6 +89,23 @@ pub struct Passage {
     pub subject: String,
 }
 
+/// The class of an entity's value: who lives in the reef lives where it is wet. The text says it of some entities, and says of every value
+/// which class it is of (`about_values`); tasks ask it of the other entities, of whom it has to be put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hop {
+    /// Its name.
+    pub name: String,
+    /// The attribute whose classes are said.
+    pub attribute: String,
+    /// Sentence beginnings that end just before the class; `{}` is the entity.
+    pub phrases: Vec<String>,
+    /// Share of the text's sentences.
+    pub share: f64,
+    /// Share of the entities of whom the text says it.
+    pub told: f64,
+}
+
 /// Text and tokenizer of a world.
 #[derive(Clone, Debug)]
 pub struct Generated {
@@ -92,8 +123,12 @@ struct Question {
     #[serde(rename = "name")]
     _name: String,
     /// Attributes that are asked for, one or a list.
-    #[serde(alias = "attribute")]
+    #[serde(alias = "attribute", default = "none")]
     attributes: OneOrMany<String>,
+    /// Instead of attributes: the hop that is asked for.
+    hop: Option<String>,
+    /// Instead of attributes: the exercise that is asked.
+    exercise: Option<String>,
     /// Passage in which the question stands; without one it is asked directly.
     passage: Option<String>,
     /// Ask about the entities kept for auxiliary tasks, instead of about all others.
@@ -101,6 +136,10 @@ struct Question {
     reserved: bool,
     /// At most so many phrases per fact, the first ones (with a passage: so many passages). Default: all.
     phrases: Option<usize>,
+}
+
+fn none() -> OneOrMany<String> {
+    OneOrMany::Many(Vec::new())
 }
 
 /// Sentences about values, `{}` being the value.
@@ -129,25 +168,24 @@ impl World {
 
     /// The passage of a name.
     fn passage(&self, name: &str) -> Result<&Passage> {
-        self.passages.iter().find(|passage| passage.name == name).ok_or_else(|| {
-            let names: Vec<_> = self.passages.iter().map(|passage| passage.name.as_str()).collect();
-            let help = match names[..] {
-                [] => "it has none".to_owned(),
-                _ => format!("choose from {}", names.join(", ")),
-            };
-            Error::new(format!("[source.world]: the world has no passage `{name}`")).help(help)
-        })
+        let found = self.passages.iter().find(|passage| passage.name == name);
+        found.ok_or_else(|| unknown("passage", name, self.passages.iter().map(|passage| passage.name.as_str())))
     }
 
     /// Which entities are kept for auxiliary tasks, in the order of [`World::entities`].
     fn reserved(&self) -> Vec<bool> {
+        self.drawn("world/reserved", self.reserved)
+    }
+
+    /// A share of the entities, drawn at random.
+    fn drawn(&self, stream: &str, share: f64) -> Vec<bool> {
         let mut order: Vec<usize> = (0..self.entities).collect();
-        Rng::named(self.seed, "world/reserved").shuffle(&mut order);
-        let mut reserved = vec![false; self.entities];
-        for entity in order.into_iter().take((self.reserved * self.entities as f64).round() as usize) {
-            reserved[entity] = true;
+        Rng::named(self.seed, stream).shuffle(&mut order);
+        let mut drawn = vec![false; self.entities];
+        for entity in order.into_iter().take((share * self.entities as f64).round() as usize) {
+            drawn[entity] = true;
         }
-        reserved
+        drawn
     }
 
     fn check(&self) -> Result<()> {
@@ -161,11 +199,14 @@ impl World {
         if !(8..=4_096).contains(&self.document) || !(self.document..=1_000_000_000).contains(&self.tokens) {
             return refuse("`document` must be between 8 and 4096, and `tokens` at least one document".to_owned());
         }
-        let shares = self.passages.iter().map(|passage| passage.share);
-        let total = shares.clone().sum::<f64>() + self.about_values;
-        if !shares.clone().all(|share| (0.0..1.0).contains(&share)) || total >= 1.0 {
+        let others =
+            self.hops.iter().map(|hop| hop.share).chain(self.exercises.values().map(|exercise| exercise.share));
+        let shares: Vec<f64> = self.passages.iter().map(|passage| passage.share).chain(others).collect();
+        let total = shares.iter().sum::<f64>() + self.about_values;
+        if !shares.iter().all(|share| (0.0..1.0).contains(share)) || total >= 1.0 {
             return refuse(
-                "shares of passages and `about_values` must be at least 0 and add up to less than 1".to_owned(),
+                "shares of passages, hops, exercises and `about_values` must be at least 0 and add up to less than 1"
+                    .to_owned(),
             );
         }
         if !(0.0..1.0).contains(&self.reserved) {
@@ -188,6 +229,23 @@ impl World {
                 }
                 if words(opening) + words(subject) + longest + 1 > self.document {
                     return refuse(format!("passage `{name}` does not fit a document with `{opening}`"));
+                }
+            }
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for Hop { name, attribute, phrases, told, .. } in &self.hops {
+            if !names.insert(name) {
+                return refuse(format!("two hops are called `{name}`"));
+            }
+            if !self.attributes.iter().any(|known| known.name == *attribute) {
+                return refuse(format!("hop `{name}`: the world has no attribute `{attribute}`"));
+            }
+            if phrases.is_empty() || !(0.0..1.0).contains(told) || *told == 0.0 {
+                return refuse(format!("hop `{name}` needs a phrase, and `told` more than 0 and less than 1"));
+            }
+            for phrase in phrases {
+                if phrase.split(' ').filter(|word| *word == "{}").count() != 1 || words(phrase) + 2 > self.document {
+                    return refuse(format!("phrase `{phrase}` must hold `{{}}` once, as a word, and fit a document"));
                 }
             }
         }
@@ -221,7 +279,12 @@ impl World {
                 }
             }
         }
-        Ok(())
+        exercises::check(&self.exercises, self.seed, &self.attributes, self.document)
+    }
+
+    /// Of which entities the text says a hop, in the order of [`World::entities`].
+    fn told_of(&self, hop: &Hop) -> Vec<bool> {
+        self.drawn(&format!("world/hops/{}", hop.name), hop.told)
     }
 
     /// Names of the entities, the most frequent first: three syllables each, all different.
@@ -246,15 +309,26 @@ impl World {
         (0..self.entities).map(|_| values[rng.below(values.len())]).collect()
     }
 
+    /// The class of every entity's value that a hop says; `None` if the world lacks its attribute.
+    fn classes(&self, hop: &Hop) -> Option<Vec<&str>> {
+        let attribute = self.attributes.iter().find(|attribute| attribute.name == hop.attribute)?;
+        let names: Vec<&str> = attribute.classes.keys().map(String::as_str).collect();
+        Some(self.facts(attribute).into_iter().map(|(class, _)| names[class]).collect())
+    }
+
     /// Every word of the world, in the order of token ids.
     fn vocabulary(&self) -> Vec<String> {
+        let exercises: Vec<String> = self.exercises.values().flat_map(Exercise::words).collect();
         let mut vocabulary = vec![UNKNOWN.to_owned(), STOP.to_owned()];
         let mut known: std::collections::BTreeSet<String> = vocabulary.iter().cloned().collect();
         let phrases = self.attributes.iter().flat_map(|attribute| &attribute.phrases).map(String::as_str);
         let passages = (self.passages.iter())
             .flat_map(|passage| passage.openings.iter().chain([&passage.subject]))
             .map(String::as_str);
-        let spoken = phrases.chain(ABOUT).chain(passages).flat_map(|phrase| phrase.split(' '));
+        let hops = self.hops.iter().flat_map(|hop| &hop.phrases).map(String::as_str);
+        let exercises = exercises.iter().map(String::as_str);
+        let spoken = phrases.chain(ABOUT).chain(passages).chain(hops).chain(exercises);
+        let spoken = spoken.flat_map(|phrase| phrase.split(' '));
         let spoken = spoken.filter(|word| !["{}", "{other}"].contains(word));
         let classes = self.attributes.iter().flat_map(|attribute| &attribute.classes);
         let valued = classes.flat_map(|(class, values)| values.iter().chain([class])).map(String::as_str);
@@ -311,28 +385,48 @@ impl World {
                 reach
             })
             .collect();
+        let hops: Vec<_> =
+            self.hops.iter().filter_map(|hop| Some((hop, self.told_of(hop), self.classes(hop)?))).collect();
         let mut rng = Rng::named(self.seed, "world/text");
+        // Somebody, the frequent more often.
+        let somebody = |rng: &mut Rng| {
+            let at = rng.uniform() * reach;
+            reaches.partition_point(|reach| *reach <= at).min(self.entities - 1)
+        };
         let (mut corpus, mut document, mut written) = (Vec::new(), Vec::new(), 0);
         while written < self.tokens {
             let number = rng.below(self.attributes.len());
             let attribute = &self.attributes[number];
             let mut kind = rng.uniform();
-            let said = if kind < self.about_values {
+            let mut falls = |share: f64| {
+                kind -= share;
+                kind < 0.0
+            };
+            let said = if falls(self.about_values) {
                 let classes: Vec<_> = attribute.classes.iter().collect();
                 let (class, values) = classes[rng.below(classes.len())];
                 let beginning = ABOUT[rng.below(ABOUT.len())].replace("{}", &values[rng.below(values.len())]);
                 format!("{beginning} {class}")
+            } else if let Some((hop, of, classes)) = hops.iter().find(|(hop, ..)| falls(hop.share)) {
+                let entity = loop {
+                    let entity = somebody(&mut rng);
+                    if of[entity] {
+                        break entity;
+                    }
+                };
+                let phrase = &hop.phrases[rng.below(hop.phrases.len())];
+                format!("{} {}", phrase.replace("{}", &entities[entity]), classes[entity])
+            } else if let Some((name, exercise)) = self.exercises.iter().find(|(_, exercise)| falls(exercise.share)) {
+                if exercise.opens && !document.is_empty() {
+                    corpus.push(std::mem::take(&mut document));
+                }
+                let said = exercise.tell(name, self.seed, &self.attributes, &mut rng);
+                format!("{} {}", said.question, said.answer)
             } else {
-                kind -= self.about_values;
-                let at = rng.uniform() * reach;
-                let entity = reaches.partition_point(|reach| *reach <= at).min(self.entities - 1);
+                let entity = somebody(&mut rng);
                 told[number][entity] += 1;
                 let phrase = &attribute.phrases[rng.below(attribute.phrases.len())];
-                let passage = self.passages.iter().find(|passage| {
-                    kind -= passage.share;
-                    kind < 0.0
-                });
-                let beginning = match passage {
+                let beginning = match self.passages.iter().find(|passage| falls(passage.share)) {
                     Some(passage) => passage.tell(phrase, entity, &entities, &mut rng),
                     None => phrase.replace("{}", &entities[entity]),
                 };
@@ -400,12 +494,16 @@ impl World {
     pub fn source(&self, question: &Map<String, Value>, seed: u64) -> Result<Box<dyn RowSource>> {
         let question: Question = serde_json::from_value(Value::Object(question.clone()))
             .map_err(|cause| Error::new(format!("[source.world]: {cause}")))?;
+        match (question.attributes.as_slice(), &question.hop, &question.exercise) {
+            (_, None, None) => {}
+            ([], Some(hop), None) => return self.hop_source(hop, &question, seed),
+            ([], None, Some(exercise)) => return self.exercise_source(exercise, &question, seed),
+            _ => return Err(Error::new("[source.world]: a task asks for attributes, for a hop or for an exercise")),
+        }
         let mut asked = Vec::new();
         for name in question.attributes.as_slice() {
             let number = self.attributes.iter().position(|attribute| attribute.name == *name).ok_or_else(|| {
-                let names: Vec<_> = self.attributes.iter().map(|attribute| attribute.name.as_str()).collect();
-                Error::new(format!("[source.world]: the world has no attribute `{name}`"))
-                    .help(format!("choose from {}", names.join(", ")))
+                unknown("attribute", name, self.attributes.iter().map(|attribute| attribute.name.as_str()))
             })?;
             if asked.contains(&number) {
                 return Err(Error::new(format!("[source.world]: `{name}` is asked for twice")));
@@ -431,43 +529,94 @@ impl World {
             );
         }
         Rng::named(seed, &format!("world/parts/{stream}")).shuffle(&mut order);
-        let mut parts = BTreeMap::new();
-        let (total, mut rest) = (order.len(), order.as_slice());
-        for (name, share) in
-            ["supervise", "transfer", "test"].into_iter().zip(PARTS.into_iter().map(Some).chain([None]))
-        {
-            let n = share.map_or(rest.len(), |share| (share * total as f64) as usize);
-            let (part, after) = rest.split_at(n);
-            rest = after;
-            let mut rows: Vec<Row> = Vec::new();
-            for &(number, entity) in part {
-                let attribute = &self.attributes[number];
-                let (class, value) = facts[number][entity];
-                // The other entities of a fact's passages are the same for every seed: a seed moves the split alone.
-                let mut others = Rng::named(self.seed, &format!("world/others/{stream}/{number}/{entity}"));
-                for phrase in attribute.phrases.iter().take(question.phrases.unwrap_or(usize::MAX)) {
-                    let prompt = match passage {
-                        Some(passage) => passage.tell(phrase, entity, &entities, &mut others),
-                        None => phrase.replace("{}", &entities[entity]),
-                    };
-                    let row = json!({
-                        "prompt": prompt,
-                        "attribute": attribute.name,
-                        "class": attribute.classes.keys().nth(class),
-                        "value": value,
-                        "entity": entities[entity],
-                        "rank": entity + 1,
-                        "told": told[number][entity],
-                    });
-                    rows.extend(row.as_object().cloned());
-                }
-            }
-            // Paraphrases of a fact do not stand side by side in a batch.
-            Rng::named(seed, &format!("world/order/{stream}/{name}")).shuffle(&mut rows);
-            parts.insert(name, rows);
-        }
-        Ok(Box::new(Parts(parts)))
+        Ok(Box::new(Parts::cut(&order, &stream, seed, |&(number, entity)| {
+            let attribute = &self.attributes[number];
+            let (class, value) = facts[number][entity];
+            // The other entities of a fact's passages are the same for every seed: a seed moves the split alone.
+            let mut others = Rng::named(self.seed, &format!("world/others/{stream}/{number}/{entity}"));
+            let phrases = attribute.phrases.iter().take(question.phrases.unwrap_or(usize::MAX));
+            let row = |phrase: &String| {
+                let prompt = match passage {
+                    Some(passage) => passage.tell(phrase, entity, &entities, &mut others),
+                    None => phrase.replace("{}", &entities[entity]),
+                };
+                json!({
+                    "prompt": prompt,
+                    "attribute": attribute.name,
+                    "class": attribute.classes.keys().nth(class),
+                    "value": value,
+                    "entity": entities[entity],
+                    "rank": entity + 1,
+                    "told": told[number][entity],
+                })
+            };
+            phrases.map(row).collect()
+        })))
     }
+
+    /// The rows of a task that asks for a hop, of entities of whom the text does not say it.
+    fn hop_source(&self, name: &str, question: &Question, seed: u64) -> Result<Box<dyn RowSource>> {
+        let found = self.hops.iter().find(|hop| hop.name == name);
+        let Some((hop, classes)) = found.and_then(|hop| Some((hop, self.classes(hop)?))) else {
+            return Err(unknown("hop", name, self.hops.iter().map(|hop| hop.name.as_str())));
+        };
+        question.plain("hop")?;
+        let (entities, reserved, told) = (self.entities(), self.reserved(), self.told_of(hop));
+        let asked = |entity: &usize| !told[*entity] && reserved[*entity] == question.reserved;
+        let mut order: Vec<usize> = (0..self.entities).filter(asked).collect();
+        if order.is_empty() {
+            return Err(Error::new(format!("[source.world]: there is nobody to ask of for hop `{name}`"))
+                .help("lower its `told`, or set `reserved` in the world"));
+        }
+        Rng::named(seed, &format!("world/parts/hop/{name}")).shuffle(&mut order);
+        Ok(Box::new(Parts::cut(&order, &format!("hop/{name}"), seed, |&entity| {
+            let phrases = hop.phrases.iter().take(question.phrases.unwrap_or(usize::MAX));
+            let row = |phrase: &String| {
+                json!({
+                    "prompt": phrase.replace("{}", &entities[entity]),
+                    "attribute": hop.attribute,
+                    "value": classes[entity],
+                    "entity": entities[entity],
+                    "rank": entity + 1,
+                })
+            };
+            phrases.map(row).collect()
+        })))
+    }
+
+    /// The rows of a task that asks exercises, of which the text says none.
+    fn exercise_source(&self, name: &str, question: &Question, seed: u64) -> Result<Box<dyn RowSource>> {
+        let Some(exercise) = self.exercises.get(name) else {
+            return Err(unknown("exercise", name, self.exercises.keys().map(String::as_str)));
+        };
+        question.plain("exercise")?;
+        if question.reserved || question.phrases.is_some() {
+            return Err(Error::new("[source.world]: an exercise is about nobody: no `reserved`, no `phrases`"));
+        }
+        let mut asked = exercise.asked(name, self.seed, &self.attributes)?;
+        Rng::named(seed, &format!("world/parts/exercise/{name}")).shuffle(&mut asked);
+        Ok(Box::new(Parts::cut(&asked, &format!("exercise/{name}"), seed, |said| {
+            vec![json!({ "prompt": said.question, "value": said.answer })]
+        })))
+    }
+}
+
+impl Question {
+    /// Refuses what only questions about attributes have.
+    fn plain(&self, what: &str) -> Result<()> {
+        match (&self.passage, self.phrases) {
+            (Some(_), _) => Err(Error::new(format!("[source.world]: no {what} is told in a passage"))),
+            (None, Some(0)) => Err(Error::new("[source.world]: a task asks in at least one phrase")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a task asks for and the world lacks.
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Error {
+    let known: Vec<_> = known.collect();
+    let help = if known.is_empty() { "it has none".to_owned() } else { format!("choose from {}", known.join(", ")) };
+    Error::new(format!("[source.world]: the world has no {what} `{name}`")).help(help)
 }
 
 impl Passage {
@@ -502,6 +651,28 @@ fn words(phrase: &str) -> usize {
 
 /// Rows by split.
 struct Parts(BTreeMap<&'static str, Vec<Row>>);
+
+impl Parts {
+    /// Cuts what is asked, in this order, into the parts for supervision, transfer and testing, and writes each part's rows. The rows of
+    /// one element are in one part; where they stand in it, `stream` and `seed` decide.
+    fn cut<T>(asked: &[T], stream: &str, seed: u64, mut rows_of: impl FnMut(&T) -> Vec<Value>) -> Self {
+        let mut parts = BTreeMap::new();
+        let (total, mut rest) = (asked.len(), asked);
+        for (name, share) in
+            ["supervise", "transfer", "test"].into_iter().zip(PARTS.into_iter().map(Some).chain([None]))
+        {
+            let n = share.map_or(rest.len(), |share| (share * total as f64) as usize);
+            let (part, after) = rest.split_at(n);
+            rest = after;
+            let rows = part.iter().flat_map(&mut rows_of);
+            let mut rows: Vec<Row> = rows.filter_map(|row| row.as_object().cloned()).collect();
+            // Paraphrases of a fact do not stand side by side in a batch.
+            Rng::named(seed, &format!("world/order/{stream}/{name}")).shuffle(&mut rows);
+            parts.insert(name, rows);
+        }
+        Self(parts)
+    }
+}
 
 impl RowSource for Parts {
     fn rows(&self, split: &str, limit: Option<usize>) -> Result<Rows> {
@@ -562,6 +733,44 @@ mod tests {
         World::parse(&format!("{text}{PASSAGES}"), Path::new("world.toml")).unwrap()
     }
 
+    const CAPABILITIES: &str = r#"
+        [[hops]]
+        name = "weather"
+        attribute = "home"
+        phrases = ["the {} sleeps where it is"]
+        share = 0.1
+        told = 0.5
+
+        [exercises.sums]
+        share = 0.1
+        kind = { type = "arithmetic", largest = 30, terms = 3 }
+        questions = 200
+
+        [exercises.most]
+        share = 0.1
+        kind = { type = "comparison", largest = 30, terms = 3 }
+        questions = 200
+
+        [exercises.lists]
+        share = 0.1
+        kind = { type = "lists", items = ["key", "cup", "hat", "bell", "rope"], longest = 4, operations = ["first", "last", "reverse", "rest", "length"] }
+        questions = 100
+
+        [exercises.commands]
+        share = 0.1
+        kind = { type = "commands", verbs = ["walk", "jump", "look"] }
+        questions = 100
+
+        [exercises.odd]
+        share = 0.1
+        kind = { type = "odd-one-out" }
+        questions = 40
+    "#;
+
+    fn capable() -> World {
+        World::parse(&format!("{TEXT}{CAPABILITIES}"), Path::new("world.toml")).unwrap()
+    }
+
     fn rows(world: &World, table: Value, split: &str, seed: u64) -> Vec<Row> {
         let source = world.source(table.as_object().unwrap(), seed).unwrap();
         source.rows(split, None).unwrap().read_whole().unwrap().rows.into_iter().map(|(_, row)| row).collect()
@@ -576,7 +785,11 @@ mod tests {
     #[test]
     fn a_world_that_gains_nothing_keeps_its_identity() {
         let json = world().identity().unwrap();
-        assert!(json.get("passages").is_none() && json.get("reserved").is_none(), "{json}");
+        for later in ["passages", "reserved", "hops", "exercises"] {
+            assert!(json.get(later).is_none(), "{json}");
+        }
+        let json = capable().identity().unwrap();
+        assert_eq!((json["hops"].as_array().unwrap().len(), json["exercises"].as_object().unwrap().len()), (1, 5));
         let json = larger().identity().unwrap();
         assert_eq!((json["reserved"].as_f64(), json["passages"].as_array().unwrap().len()), (Some(0.2), 2));
     }
@@ -603,6 +816,75 @@ mod tests {
                 assert!(!tokenizer.encode(prompt, true).unwrap().get_ids().contains(&0), "{row:?}");
             }
         }
+    }
+
+    #[test]
+    fn sentences_of_every_sort_are_as_frequent_as_asked() {
+        let said = said(&capable());
+        let sentences: Vec<&str> = said.split(" .").map(str::trim).collect();
+        let share = |says: fn(&str) -> bool| {
+            sentences.iter().filter(|sentence| says(sentence)).count() as f64 / sentences.len() as f64
+        };
+        for (says, wanted) in [
+            ((|s| s.starts_with("every ") || s.starts_with("all of ")) as fn(&str) -> bool, 0.15),
+            (|s| s.contains(" sleeps where it is "), 0.1),
+            (|s| s.contains(" plus ") || s.contains(" minus "), 0.1),
+            (|s| s.starts_with("largest of ") || s.starts_with("smallest of "), 0.1),
+            (|s| ["first", "last", "reverse", "rest", "length"].iter().any(|o| s.starts_with(o)), 0.1),
+            (|s| s.contains(" means "), 0.1),
+            (|s| s.starts_with("odd one of "), 0.1),
+        ] {
+            // 4,000 sentences and more: three standard deviations are 1.7 points at most.
+            assert!((share(says) - wanted).abs() < 0.017, "{} instead of {wanted}", share(says));
+        }
+    }
+
+    #[test]
+    fn of_nobody_who_is_asked_about_does_the_text_say_what_follows() {
+        let world = capable();
+        let said = said(&world);
+        let (mut asked, mut told) = (BTreeSet::new(), 0);
+        for split in ["supervise", "transfer", "test"] {
+            for row in rows(&world, json!({ "name": "w", "hop": "weather" }), split, 0) {
+                assert!(!said.contains(&text(&row, "prompt")), "{row:?}");
+                assert!(asked.insert(text(&row, "entity")), "{row:?}");
+                // The class is that of the entity's value, and of this the text tells.
+                let home = &world.attributes[0];
+                let known = home.phrases.iter().find_map(|phrase| {
+                    let beginning = format!(" {} ", phrase.replace("{}", &text(&row, "entity")));
+                    Some(said.split_once(&beginning)?.1.split(' ').next()?.to_owned())
+                });
+                if let Some(value) = known {
+                    assert!(home.classes[&text(&row, "value")].contains(&value), "{row:?}: {value}");
+                    told += 1;
+                }
+            }
+        }
+        assert_eq!(asked.len(), 100);
+        assert!(told > 60, "{told}");
+    }
+
+    #[test]
+    fn exercises_that_tasks_ask_are_in_one_part_and_not_in_the_text() {
+        let world = capable();
+        let said = format!(" . {}", said(&world));
+        let tokenizer: tokenizers::Tokenizer = world.tokenizer_json().parse().unwrap();
+        for (name, exercise) in &world.exercises {
+            let mut seen = BTreeSet::new();
+            for split in ["supervise", "transfer", "test"] {
+                for row in rows(&world, json!({ "name": "w", "exercise": name }), split, 1) {
+                    let prompt = text(&row, "prompt");
+                    assert!(!said.contains(&format!(" . {prompt} ")), "{prompt}");
+                    let whole = format!("{prompt} {} .", text(&row, "value"));
+                    assert!(!tokenizer.encode(whole, true).unwrap().get_ids().contains(&0), "{row:?}");
+                    assert!(seen.insert(prompt), "{row:?}");
+                }
+            }
+            assert_eq!(seen.len(), exercise.questions, "{name}");
+        }
+        let part = |seed| rows(&world, json!({ "name": "w", "exercise": "sums" }), "test", seed);
+        assert_eq!(part(3), part(3));
+        assert_ne!(part(3), part(4));
     }
 
     #[test]
@@ -785,6 +1067,49 @@ mod tests {
         ] {
             let text = format!("{TEXT}{}", PASSAGES.replace(from, to));
             let error = World::parse(&text, Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (from, to, message) in [
+            (
+                "attribute = \"home\"\n        phrases = [\"the {} sleeps",
+                "attribute = \"hom\"\n        phrases = [\"the {} sleeps",
+                "hop `weather`: the world has no attribute `hom`",
+            ),
+            ("told = 0.5", "told = 1.0", "`told` more than 0 and less than 1"),
+            ("the {} sleeps where", "it sleeps where", "must hold `{}` once"),
+            (
+                "largest = 30, terms = 3 }\n        questions = 200",
+                "largest = 300, terms = 3 }\n        questions = 200",
+                "`largest` must be between 2 and 99",
+            ),
+            ("terms = 3", "terms = 1", "`terms` must be between 2 and 9"),
+            ("longest = 4", "longest = 6", "exercise `lists`: `items` needs at least 6 words"),
+            ("\"key\"", "\"a key\"", "`a key` is not one word"),
+            ("longest = 4", "longest = 1", "`longest` must be between 2 and 20"),
+            ("\"reverse\"", "\"revert\"", "not a world: unknown variant `revert`"),
+            ("type = \"odd-one-out\"", "type = \"odd-one-out\", of = 3", "not a world: unknown field `of`"),
+            ("questions = 100", "questions = 4", "`questions` must be between 8 and 100000"),
+            ("questions = 100", "questions = 5000", "has only"),
+            ("[\"walk\", \"jump\", \"look\"]", "[]", "`verbs` needs at least 1 words"),
+            ("share = 0.1", "share = 0.9", "add up to less than 1"),
+        ] {
+            let text = format!("{TEXT}{CAPABILITIES}");
+            assert!(text.contains(from), "{from}");
+            let error = World::parse(&text.replace(from, to), Path::new("world.toml")).unwrap_err();
+            assert!(error.message().contains(message), "{error}");
+        }
+        for (table, message) in [
+            (json!({ "exercise": "summs" }), "no exercise `summs`"),
+            (json!({ "hop": "climate" }), "no hop `climate`"),
+            (json!({ "hop": "weather", "attribute": "home" }), "attributes, for a hop or for an exercise"),
+            (json!({ "exercise": "sums", "reserved": true }), "is about nobody"),
+            (json!({ "hop": "weather", "reserved": true }), "nobody to ask of"),
+            (json!({ "hop": "weather", "passage": "first" }), "no hop is told in a passage"),
+            (json!({}), "at least one attribute"),
+        ] {
+            let mut table = table.as_object().unwrap().clone();
+            table.insert("name".to_owned(), "w".into());
+            let error = capable().source(&table, 0).err().unwrap();
             assert!(error.message().contains(message), "{error}");
         }
         for (key, value, message) in [
