@@ -117,7 +117,7 @@ proptest! {
 
     #[test]
     fn any_change_of_a_world_is_a_world_or_an_error(
-        name in prop::sample::select(vec!["worlds/quickstart.toml", "worlds/partial.toml"]),
+        name in prop::sample::select(vec!["worlds/quickstart.toml", "worlds/partial.toml", "worlds/capabilities.toml"]),
         place in any::<usize>(),
         length in 0_usize..40,
         with in scraps(),

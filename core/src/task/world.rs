@@ -240,8 +240,11 @@ impl World {
             if !self.attributes.iter().any(|known| known.name == *attribute) {
                 return refuse(format!("hop `{name}`: the world has no attribute `{attribute}`"));
             }
-            if phrases.is_empty() || !(0.0..1.0).contains(told) || *told == 0.0 {
-                return refuse(format!("hop `{name}` needs a phrase, and `told` more than 0 and less than 1"));
+            let n = (told * self.entities as f64).round();
+            if phrases.is_empty() || !(1.0..self.entities as f64).contains(&n) {
+                return refuse(format!(
+                    "hop `{name}` needs a phrase, and `told` for some of the entities, not for all"
+                ));
             }
             for phrase in phrases {
                 if phrase.split(' ').filter(|word| *word == "{}").count() != 1 || words(phrase) + 2 > self.document {
@@ -378,21 +381,13 @@ impl World {
         let ids: BTreeMap<String, u32> = self.vocabulary().into_iter().zip(0..).collect();
         let (entities, facts) = (self.entities(), self.attributes.iter().map(|a| self.facts(a)).collect::<Vec<_>>());
         let mut told = vec![vec![0; self.entities]; self.attributes.len()];
-        let mut reach = 0.0;
-        let reaches: Vec<f64> = (1..=self.entities)
-            .map(|rank| {
-                reach += (rank as f64).powf(-self.zipf);
-                reach
-            })
-            .collect();
-        let hops: Vec<_> =
-            self.hops.iter().filter_map(|hop| Some((hop, self.told_of(hop), self.classes(hop)?))).collect();
-        let mut rng = Rng::named(self.seed, "world/text");
-        // Somebody, the frequent more often.
-        let somebody = |rng: &mut Rng| {
-            let at = rng.uniform() * reach;
-            reaches.partition_point(|reach| *reach <= at).min(self.entities - 1)
+        let all = Crowd::of(0..self.entities, self.zipf);
+        let hop = |hop| {
+            let told = self.told_of(hop);
+            Some((hop, Crowd::of((0..self.entities).filter(|entity| told[*entity]), self.zipf), self.classes(hop)?))
         };
+        let hops: Vec<(&Hop, Crowd, Vec<&str>)> = self.hops.iter().filter_map(hop).collect();
+        let mut rng = Rng::named(self.seed, "world/text");
         let (mut corpus, mut document, mut written) = (Vec::new(), Vec::new(), 0);
         while written < self.tokens {
             let number = rng.below(self.attributes.len());
@@ -407,13 +402,8 @@ impl World {
                 let (class, values) = classes[rng.below(classes.len())];
                 let beginning = ABOUT[rng.below(ABOUT.len())].replace("{}", &values[rng.below(values.len())]);
                 format!("{beginning} {class}")
-            } else if let Some((hop, of, classes)) = hops.iter().find(|(hop, ..)| falls(hop.share)) {
-                let entity = loop {
-                    let entity = somebody(&mut rng);
-                    if of[entity] {
-                        break entity;
-                    }
-                };
+            } else if let Some((hop, crowd, classes)) = hops.iter().find(|(hop, ..)| falls(hop.share)) {
+                let entity = crowd.somebody(&mut rng);
                 let phrase = &hop.phrases[rng.below(hop.phrases.len())];
                 format!("{} {}", phrase.replace("{}", &entities[entity]), classes[entity])
             } else if let Some((name, exercise)) = self.exercises.iter().find(|(_, exercise)| falls(exercise.share)) {
@@ -423,7 +413,7 @@ impl World {
                 let said = exercise.tell(name, self.seed, &self.attributes, &mut rng);
                 format!("{} {}", said.question, said.answer)
             } else {
-                let entity = somebody(&mut rng);
+                let entity = all.somebody(&mut rng);
                 told[number][entity] += 1;
                 let phrase = &attribute.phrases[rng.below(attribute.phrases.len())];
                 let beginning = match self.passages.iter().find(|passage| falls(passage.share)) {
@@ -642,6 +632,31 @@ impl Passage {
             }
         }
         said.join(" ")
+    }
+}
+
+/// Entities, of whom the frequent are met more often.
+struct Crowd {
+    entities: Vec<usize>,
+    /// The frequency of each, on top of all before it.
+    reaches: Vec<f64>,
+}
+
+impl Crowd {
+    fn of(entities: impl Iterator<Item = usize>, zipf: f64) -> Self {
+        let mut reach = 0.0;
+        let (entities, reaches) = entities
+            .map(|entity| {
+                reach += ((entity + 1) as f64).powf(-zipf);
+                (entity, reach)
+            })
+            .unzip();
+        Self { entities, reaches }
+    }
+
+    fn somebody(&self, rng: &mut Rng) -> usize {
+        let at = rng.uniform() * self.reaches.last().copied().unwrap_or_default();
+        self.entities[self.reaches.partition_point(|reach| *reach <= at).min(self.entities.len() - 1)]
     }
 }
 
@@ -1075,7 +1090,7 @@ mod tests {
                 "attribute = \"hom\"\n        phrases = [\"the {} sleeps",
                 "hop `weather`: the world has no attribute `hom`",
             ),
-            ("told = 0.5", "told = 1.0", "`told` more than 0 and less than 1"),
+            ("told = 0.5", "told = 1.0", "`told` for some of the entities, not for all"),
             ("the {} sleeps where", "it sleeps where", "must hold `{}` once"),
             (
                 "largest = 30, terms = 3 }\n        questions = 200",

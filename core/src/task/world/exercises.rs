@@ -353,15 +353,18 @@ impl Exercise {
     /// There are fewer than `questions`.
     pub(super) fn asked(&self, name: &str, seed: u64, attributes: &[Attribute]) -> Result<Vec<Said>> {
         let mut rng = Rng::named(seed, &format!("world/questions/{name}"));
-        let (mut asked, mut seen) = (Vec::new(), BTreeSet::new());
-        // What is rare is found late: so many tries are enough for most of what there is.
-        for _ in 0..100 * self.questions + 1_000 {
+        let (mut asked, mut seen, mut vain) = (Vec::new(), BTreeSet::new(), 0);
+        // What is rare is found late; after so many tries in vain there is hardly anything left.
+        while vain < 20_000 {
             let said = self.kind.draw(attributes, &mut rng);
             if kept(seed, name, &said.question) && seen.insert(said.question.clone()) {
+                vain = 0;
                 asked.push(said);
                 if asked.len() == self.questions {
                     return Ok(asked);
                 }
+            } else {
+                vain += 1;
             }
         }
         let message = format!("exercise `{name}` has only {} questions for tasks, not {}", asked.len(), self.questions);
@@ -490,8 +493,8 @@ mod tests {
                 let half = halves.last_mut().unwrap();
                 match word.as_str() {
                     "left" | "right" => half.insert(0, word.to_uppercase()),
-                    "twice" => *half = half.repeat(2),
-                    "thrice" => *half = half.repeat(3),
+                    "twice" => *half = [half.clone(), half.clone()].concat(),
+                    "thrice" => *half = [half.clone(), half.clone(), half.clone()].concat(),
                     "and" | "after" => {
                         swapped = word == "after";
                         halves.push(Vec::new());
