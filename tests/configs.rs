@@ -17,7 +17,7 @@ use crate::arbitrary::{few, scraps, spliced};
 fn every_grid_that_comes_with_w2s_can_be_read() {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let mut read = Vec::new();
-    for folder in ["", "small", "paper"] {
+    for folder in ["", "small", "paper", "paper/multi"] {
         for entry in fs::read_dir(configs.join(folder)).unwrap().flatten() {
             let file = entry.path();
             if file.extension().is_none_or(|extension| extension != "toml") || file.ends_with("methods.toml") {

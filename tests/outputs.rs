@@ -69,6 +69,28 @@ selector = { type = "judged", threshold = 0.3 }
 phases = [{ selector = { type = "all" } }, {}]
 "#;
 
+/// Several tasks with one student.
+const SUITE: &str = r#"
+[grid]
+name = "suite"
+suites = ["tiny-words"]
+pairs = [{ weak = "tiny-weak", strong = "tiny-hasty" }]
+methods = ["cross-entropy", "relabelled", "without"]
+seeds = [0]
+[train]
+epochs = 10
+batch_size = 8
+[model.tiny-weak.train]
+learning_rate = 1e-2
+[model.tiny-hasty.train]
+learning_rate = 4e-3
+[method.relabelled]
+selector = { type = "own", share = 0.5 }
+self_labels = { source = "student" }
+[method.without]
+without = ["tiny-food-words"]
+"#;
+
 /// A grid with every strategy that comes with w2s, one at a time.
 fn grid() -> String {
     let mut methods = String::new();
@@ -128,9 +150,9 @@ fn golden(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)).unwrap()
 }
 
-fn plans(store: &Store) -> [Plan; 2] {
+fn plans(store: &Store) -> [Plan; 3] {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny/outputs.toml");
-    [grid(), FURTHER.to_owned()].map(|text| {
+    [grid(), FURTHER.to_owned(), SUITE.to_owned()].map(|text| {
         let document = Document::parse(&path, &text).unwrap();
         let library = Library::beside(&path);
         let places = Places { sources: Sources { roots: vec![], hub: None }, models: vec![] };

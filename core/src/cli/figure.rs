@@ -48,6 +48,10 @@ enum Kind {
     Reliability,
     /// Methods between the weak model and the ceiling
     Pgr,
+    /// What method and weak supervisor have right, alone and together
+    Partition,
+    /// Accuracy over the strong models of several pairs
+    Sizes,
     /// Accuracy over a swept key of a method
     Sensitivity,
     /// What the models of a generated world know, over how often they were told
@@ -101,14 +105,15 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
     if !args.methods.is_empty() {
         rows.retain(|row| is_end(&row.method) || chosen(&row.method));
     }
+    let drawn =
+        || -> Vec<ResultRow> { rows.iter().filter(|row| is_end(&row.method) || shown(&row.method)).cloned().collect() };
     let draw = |kind: Kind| match kind {
         Kind::PIk => figure::p_ik(sets()?, &titles),
         Kind::Coverage => figure::coverage(sets()?, &titles),
         Kind::Reliability => figure::reliability_curve(sets()?, &titles),
-        Kind::Pgr => {
-            let drawn = |row: &&ResultRow| is_end(&row.method) || shown(&row.method);
-            figure::pgr(&rows.iter().filter(drawn).cloned().collect::<Vec<_>>(), &titles)
-        }
+        Kind::Pgr => figure::pgr(&drawn(), &titles),
+        Kind::Partition => figure::partition(&drawn(), &titles),
+        Kind::Sizes => figure::sizes(&drawn(), &titles),
         Kind::Sensitivity => figure::sensitivity(&rows, &titles),
         Kind::Known => figure::known(&facts(cells.as_ref().map_err(Clone::clone)?, &store)?, &titles),
     };

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 
 use super::{
     analysis::{calibration, histogram, over_gamma, reliability},
@@ -327,8 +327,13 @@ struct Accuracies {
 
 impl Accuracies {
     fn of(rows: &[ResultRow]) -> Self {
+        Self::of_metric(rows, ACCURACY)
+    }
+
+    /// Another metric of the test, in percent.
+    fn of_metric(rows: &[ResultRow], metric: &str) -> Self {
         let mut all = Self { settings: vec![], methods: vec![], seeds: BTreeSet::new(), items: vec![] };
-        let tested = |row: &&ResultRow| row.split == Split::Test && row.metric == ACCURACY && row.status == Status::Ok;
+        let tested = |row: &&ResultRow| row.split == Split::Test && row.metric == metric && row.status == Status::Ok;
         for row in rows.iter().filter(tested) {
             let Some(value) = row.value else { continue };
             let setting = Setting { task: row.task.clone(), weak: row.weak.clone(), strong: row.strong.clone() };
@@ -439,6 +444,115 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         caption.push_str(" † saw ground truth of the student's examples: a control, no method.");
     }
     let title = "Students between their weak supervisor and the ceiling".to_owned();
+    Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
+}
+
+/// Parts of the consistency partition, as results call them and as the figure does, with their colours; the first stands lowest.
+const PARTITION: [(&str, &str, usize); 5] = [
+    ("both_right", "both right", 2),
+    ("only_method_right", "the method alone right", 0),
+    ("only_weak_right", "the weak model alone right", 4),
+    ("same_error", "the same error", 1),
+    ("different_errors", "different errors", 3),
+];
+
+/// `partition`: shares of test items on which a method and its weak supervisor are right, or wrong in the same way (multi-capabilities W2SG,
+/// Figures 5 and 6), a stacked bar per method, a panel per task and pair.
+///
+/// # Errors
+/// No method with a partition.
+pub fn partition(rows: &[ResultRow], titles: &Titles) -> Result<String> {
+    let shares: Vec<Accuracies> = PARTITION.iter().map(|(metric, ..)| Accuracies::of_metric(rows, metric)).collect();
+    let all = &shares[0];
+    let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
+    let mut panels = Vec::new();
+    for (place, setting) in all.settings.iter().enumerate() {
+        let methods: Vec<&str> =
+            all.methods[place].iter().map(|(name, _)| name.as_str()).filter(|name| !is_end(name)).collect();
+        if methods.is_empty() {
+            continue;
+        }
+        let mut heights = vec![0.0; methods.len()];
+        let mut series = Vec::new();
+        for (share, (_, called, colour)) in shares.iter().zip(PARTITION) {
+            let mut points = Vec::new();
+            for (number, (method, height)) in (1u32..).zip(methods.iter().zip(&mut heights)) {
+                let own = share.settings.iter().position(|known| known == setting);
+                let mean = own.and_then(|own| mean_and_s(0.0, share.get(own, method)?));
+                *height += mean.map_or(0.0, |mean| mean.y);
+                points.push(Point { x: f64::from(number), y: *height, error: None });
+            }
+            series.push(Series { key: key(called, colour, Mark::Bars(0.7)), points });
+        }
+        // Each bar reaches from the ground to the top of its part: the highest is drawn first.
+        series.reverse();
+        let labels = methods.iter().map(|name| names.method(name)).collect();
+        let x = Axis { range: (0.4, methods.len() as f64 + 0.6), names: labels, ..Axis::default() };
+        let y = axis("share of test items (%)", PERCENT, 20.0);
+        panels.push(Panel { title: names.setting(setting), subtitle: String::new(), x, y, series, levels: vec![] });
+    }
+    if panels.is_empty() {
+        return Err(nothing("no method has a partition", "let `w2s run` finish at least one cell"));
+    }
+    let (title, caption) = ("What method and weak supervisor have right".to_owned(), all.caption());
+    Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
+}
+
+/// `sizes`: test accuracy over the strong model, in the order of the grid's pairs (multi-capabilities W2SG, Figures 1, 2, 8 and 13): a line for
+/// each method and weak model, and one for the ceiling; a panel per task.
+///
+/// # Errors
+/// Not two strong models.
+pub fn sizes(rows: &[ResultRow], titles: &Titles) -> Result<String> {
+    let all = Accuracies::of(rows);
+    let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
+    let strong: IndexSet<&str> = all.settings.iter().map(|setting| setting.strong.as_str()).collect();
+    let tasks: IndexSet<&str> = all.settings.iter().map(|setting| setting.task.as_str()).collect();
+    if strong.len() < 2 {
+        return Err(nothing(
+            "there are not two strong models",
+            "a grid with several `pairs` shows what their sizes do",
+        ));
+    }
+    let weak: IndexSet<&str> = all.settings.iter().map(|setting| setting.weak.as_str()).collect();
+    let mut panels = Vec::new();
+    for task in tasks {
+        let mut methods: IndexSet<&str> = IndexSet::new();
+        let mut lines: IndexMap<String, Series> = IndexMap::new();
+        for (place, setting) in all.settings.iter().enumerate().filter(|(_, setting)| setting.task == task) {
+            let x = strong.get_index_of(setting.strong.as_str()).unwrap_or(0) as f64 + 1.0;
+            let shape = SHAPES[weak.get_index_of(setting.weak.as_str()).unwrap_or(0) % SHAPES.len()];
+            for (method, values) in all.methods[place].iter().filter(|(method, _)| !is_weak(method)) {
+                let (name, mark) = match method.as_str() {
+                    CEILING => ("ceiling".to_owned(), Mark::Dotted),
+                    _ => (format!("{}, by {}", names.method(method), names.title(&setting.weak)), Mark::Joined(shape)),
+                };
+                let look = key(&name, methods.insert_full(method).0, mark);
+                let line = lines.entry(name).or_insert_with(|| Series { key: look, points: Vec::new() });
+                // Pairs of one strong model share a ceiling.
+                if !line.points.iter().any(|point| point.x == x) {
+                    line.points.extend(mean_and_s(x, values));
+                }
+            }
+        }
+        let series: Vec<Series> = lines.into_values().collect();
+        let reach = series.iter().flat_map(|series| &series.points).flat_map(|point| {
+            let (below, above) = point.error.unwrap_or_default();
+            [point.y - below, point.y + above]
+        });
+        let y = fitted("test accuracy (%)", reach, PERCENT);
+        let labels = strong.iter().map(|name| names.title(name).to_owned()).collect();
+        let x = Axis { range: (0.6, strong.len() as f64 + 0.4), names: labels, ..Axis::default() };
+        panels.push(Panel {
+            title: names.title(task).to_owned(),
+            subtitle: String::new(),
+            x,
+            y,
+            series,
+            levels: vec![],
+        });
+    }
+    let (title, caption) = ("Students over the size of the strong model".to_owned(), all.caption());
     Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
 }
 
@@ -648,6 +762,38 @@ mod tests {
         let other: Vec<_> = (rows.iter().cloned()).map(|row| ResultRow { strong: "huge".into(), ..row }).collect();
         rows.extend(other);
         assert!(pgr(&rows, &titles()).unwrap().contains("World: home, small → huge"));
+    }
+
+    #[test]
+    fn partitions_are_stacked_to_their_sum() {
+        let of = |metric: &str, value: f64| ResultRow {
+            metric: metric.to_owned(),
+            ..row("sciq", "small", "large", "js", 0, value)
+        };
+        let values = [0.5, 0.1, 0.05, 0.25, 0.1];
+        let rows: Vec<ResultRow> =
+            PARTITION.iter().zip(values).map(|((metric, ..), value)| of(metric, value)).collect();
+        let svg = partition(&rows, &titles()).unwrap();
+        for (_, called, colour) in PARTITION {
+            assert!(svg.contains(called) && svg.to_uppercase().contains(&COLOURS[colour].to_uppercase()), "{called}");
+        }
+        assert!(partition(&rows[1..], &titles()).unwrap_err().message().contains("no method has a partition"));
+    }
+
+    #[test]
+    fn sizes_are_lines_over_strong_models() {
+        let of = |weak: &str, strong: &str, method: &str, value: f64| row("sciq", weak, strong, method, 0, value);
+        let rows = [
+            of("a", "b", "weak", 0.5),
+            of("a", "b", "js", 0.6),
+            of("a", "b", "ceiling", 0.8),
+            of("a", "c", "js", 0.7),
+            of("a", "c", "ceiling", 0.9),
+            of("b", "c", "js", 0.75),
+        ];
+        let svg = sizes(&rows, &titles()).unwrap();
+        assert!(svg.contains(", by a") && svg.contains(", by b") && svg.contains("ceiling"), "{svg}");
+        assert!(sizes(&rows[..3], &titles()).unwrap_err().remedy().is_some());
     }
 
     #[test]
