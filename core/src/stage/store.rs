@@ -972,4 +972,27 @@ mod tests {
         fs::write(&plain, b"text").unwrap();
         assert_eq!(fs::metadata(ours).unwrap().permissions(), fs::metadata(plain).unwrap().permissions());
     }
+
+    /// Checkpoints outlive the process that wrote them, and nothing but a sweep after the stage was finished or whoever made it removes them.
+    #[test]
+    fn checkpoints_stay_until_their_stage_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let checkpoints = store.checkpoints_of(&id(), 0);
+        fs::create_dir_all(checkpoints.join("step-2")).unwrap();
+        assert_eq!(store.leftovers().unwrap().paths, Vec::<PathBuf>::new());
+        let shelved = store.checkpoints().unwrap();
+        assert_eq!(shelved.iter().map(|shelved| &shelved.folder).collect::<Vec<_>>(), [&checkpoints]);
+        // The next process that begins the stage finds them.
+        drop(store.begin(&id()).unwrap());
+        assert!(checkpoints.exists());
+        make(&store);
+        assert_eq!(store.leftovers().unwrap().paths, [checkpoints.clone()]);
+        // Whoever holds the lock of the stage may be at work with them.
+        let held = store.try_lock(&id()).unwrap();
+        assert_eq!(store.leftovers().unwrap().paths, Vec::<PathBuf>::new());
+        drop(held);
+        store.sweep();
+        assert!(!checkpoints.exists() && store.checkpoints().unwrap().is_empty());
+    }
 }
