@@ -262,17 +262,14 @@ mod processes {
                 let mut end = None;
                 while end.is_none() {
                     // The last one is left alone.
-                    if killed < kills
-                        && killed_after(
-                            &mut run(grid, folder.path(), OFTEN),
-                            folder.path(),
-                            2 + left.len() + rng.below(within),
-                        )
-                    {
-                        killed += 1;
-                        left = saved(folder.path());
-                        finished = stages(folder.path()).into_keys().collect();
-                        continue;
+                    if killed < kills {
+                        let moment = 2 + left.len() + rng.below(within);
+                        let lived = killed_after(&mut run(grid, folder.path(), OFTEN), folder.path(), moment);
+                        (left, finished) = (saved(folder.path()), stages(folder.path()).into_keys().collect());
+                        if lived {
+                            killed += 1;
+                            continue;
+                        }
                     }
                     end = Some(run(grid, folder.path(), OFTEN).output().unwrap());
                 }
