@@ -159,6 +159,7 @@ fn a_result_is_never_replaced_by_less() {
         device: burn::tensor::Device::flex(),
         name: "cpu".to_owned(),
         execution: w2s_core::learner::Execution::default(),
+        checkpoint_every: w2s_core::learner::Every::Never,
     };
     let needed: BTreeSet<_> = plan.cells.iter().map(|cell| cell.ceiling.clone()).collect();
     for (id, job) in again.jobs.iter().filter(|(id, _)| !needed.contains(id)) {

@@ -7,6 +7,7 @@ use w2s_strategies as _;
 mod arbitrary;
 mod bad_files;
 mod books;
+mod checkpoints;
 mod command_line;
 mod configs;
 mod conformance;

@@ -11,7 +11,7 @@ use burn::tensor::Device;
 use w2s_core::{
     document::Document,
     grid::{Grid, Library, Places, Plan},
-    learner::{Execution, Recipe},
+    learner::{Every, Execution, Recipe},
     model::HeadConfig,
     stage::{Numeric, Place, Store, canonical},
     strategy::{Kind, Settings, all},
@@ -206,7 +206,12 @@ fn outputs_stay_under_their_identities() {
     let store = Store::open(folder.path()).unwrap();
     let plans = plans(&store);
     let mut seen = BTreeSet::new();
-    let place = Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() };
+    let place = Place {
+        device: Device::flex(),
+        name: "cpu".to_owned(),
+        execution: Execution::default(),
+        checkpoint_every: Every::Never,
+    };
     let mut lines = Vec::new();
     let stages =
         plans.iter().flat_map(|plan| plan.labels().into_iter().zip(plan.jobs.values()).map(move |of| (plan, of)));

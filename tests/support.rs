@@ -13,7 +13,7 @@ use w2s_core::{
     Result,
     document::Document,
     grid::{Grid, Library, Places, Plan},
-    learner::Execution,
+    learner::{Every, Execution},
     stage::{Bench, Numeric, Place, Store},
     task::Sources,
 };
@@ -75,7 +75,15 @@ pub fn plan_for(grid: &Path, changes: &[&str], folder: &Path, numeric: Numeric) 
 
 /// Where the stages of a plan are done in this process.
 pub fn bench<'a>(plan: &'a Plan, store: &'a Store) -> Bench<'a> {
-    plan.bench(store, Place { device: Device::flex(), name: "cpu".to_owned(), execution: Execution::default() })
+    plan.bench(
+        store,
+        Place {
+            device: Device::flex(),
+            name: "cpu".to_owned(),
+            execution: Execution::default(),
+            checkpoint_every: Every::Never,
+        },
+    )
 }
 
 /// Every stage in this process, inputs first.

@@ -8,7 +8,7 @@ use serde_json::json;
 use w2s_core::{
     Result,
     grid::{Cell, Plan, results::Books},
-    learner::Execution,
+    learner::{Every, Execution},
     report::results,
     stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
     strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
@@ -161,7 +161,7 @@ fn numeric_modes_are_stages_of_their_own() {
     // Whoever does a stage knows it by the identity that the plan gave it.
     let place = |micro_batch| {
         let execution = Execution { micro_batch, ..Execution::default() };
-        Place { device: Device::flex(), name: "cpu".to_owned(), execution }
+        Place { device: Device::flex(), name: "cpu".to_owned(), execution, checkpoint_every: Every::Never }
     };
     for job in parts.jobs.values() {
         job.stage.make(&parts.bench(&store, place(Some(5)))).unwrap();

@@ -2,8 +2,9 @@
 //!
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
-//! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones.
-#![allow(clippy::print_stdout)]
+//! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones. With
+//! `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;
 use std::path::Path;
@@ -16,7 +17,7 @@ use burn::tensor::Device;
 use serde_json::json;
 use w2s_benches::peak_mb;
 use w2s_core::learner::{
-    Encoded, Execution, Objective, Optimizer, Packing, Recipe, predict, train_classifier, train_lm,
+    Checkpoints, Encoded, Every, Execution, Objective, Optimizer, Packing, Recipe, predict, train_classifier, train_lm,
 };
 use w2s_core::model::{Classifier, HeadConfig, Spec, Transformer};
 use w2s_core::rng::Rng;
@@ -125,13 +126,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         optimizer: Optimizer::Adamw,
         ..Recipe::default()
     };
-    let execution = Execution { predict_batch: shape.batch, ..Execution::default() };
+    let folder = std::env::var_os("W2S_CHECKPOINTS").map(std::path::PathBuf::from);
+    let every = if phase == "memory" { steps - 1 } else { 1 };
+    let every = std::num::NonZeroUsize::new(every).map_or(Every::Never, Every::Steps);
+    let checkpoints = folder.as_ref().map(|folder| Checkpoints {
+        folder: folder.join("checkpoints"),
+        aside: folder.join("aside"),
+        training: json!(name),
+        every,
+        tell: Arc::new(|passage| eprintln!("{passage:?}")),
+    });
+    let execution = Execution { predict_batch: shape.batch, checkpoints, ..Execution::default() };
     let labels: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| if row % 3 == 0 { vec![0.2, 0.8] } else { vec![0.9, 0.1] }).collect();
     let data = Encoded::new(rows.clone(), &spec)?;
 
     let watch = (phase == "memory").then(Watch::start);
     for repeat in 0..=repeats {
+        if let Some(folder) = folder.as_ref().filter(|folder| phase == "train" && folder.exists()) {
+            std::fs::remove_dir_all(folder)?;
+        }
         // A model of its own for every repeat: one that is kept would be in memory twice, which no run does.
         let model = Transformer::init(&spec, 1, &Device::flex())?;
         let head = |model| Classifier::new(model, &HeadConfig::default(), 2, 1, None);

@@ -34,7 +34,7 @@ use crate::{
 const REFUSED: u8 = 2;
 /// Exit code of a run in which something failed.
 const FAILED: u8 = 1;
-/// Exit code of a run that the user interrupted.
+/// Exit code of a run that was interrupted before anything was trained, or again while it was [ending in order](crate::grid::STOPPED).
 const INTERRUPTED: u8 = 130;
 
 #[derive(Parser)]

@@ -15,15 +15,16 @@ use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{
-    FAILED, GridArgs, INTERRUPTED, PlaceArgs, say, show,
+    FAILED, GridArgs, PlaceArgs, say, show,
     signals::{Interruption, pass_on},
     table::{print, read, recorded},
 };
 use crate::{
     Error, Result, device,
     error::ErrorKind,
-    grid::{self, Cell, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, Word, results},
+    grid::{self, Cell, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, STOPPED, Word, results},
     last_words,
+    learner::{Every, Stop},
     report::Table,
     stage::{Finished, Job, Numeric, STORE, StageId, Store},
     task::Sources,
@@ -71,6 +72,9 @@ pub struct RunArgs {
     /// End a stage that makes no progress for so long; 0 waits for ever
     #[arg(long, value_name = "MINUTES", default_value_t = 120.0)]
     patience: f64,
+    /// Save trainings that are under way so often, from where they go on after a kill: a time (`5m`), steps (`500steps`), or `off`
+    #[arg(long, value_name = "INTERVAL", default_value = "5m")]
+    checkpoint_every: Every,
     /// Weak models and ceilings alone: is there a gap to recover?
     #[arg(long)]
     no_students: bool,
@@ -260,6 +264,7 @@ fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
         folders: plan.folders.clone(),
         max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
         patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
+        checkpoint_every: args.checkpoint_every,
     }
 }
 
@@ -285,7 +290,7 @@ fn report(plan: &Plan, outcome: &Outcome, failures: &Failures) -> Result<ExitCod
     }
     if outcome.interrupted {
         say!("interrupted: run the same command to continue");
-        return Ok(ExitCode::from(INTERRUPTED));
+        return Ok(ExitCode::from(STOPPED));
     }
     Ok(if outcome.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }
@@ -299,8 +304,11 @@ pub fn stage() -> ExitCode {
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
         }
     };
-    match pass_on().and_then(|()| grid::obey(say.clone())) {
+    let stop = Stop::default();
+    match pass_on(stop.clone()).and_then(|()| grid::obey(&stop, say.clone())) {
         Ok(()) => ExitCode::SUCCESS,
+        // What failed besides will fail again when it is continued.
+        Err(_) if stop.is_asked() => ExitCode::from(STOPPED),
         Err(error) => {
             // The parent first: the log may be on a disk that is full.
             let help = error.remedy().map(str::to_owned);

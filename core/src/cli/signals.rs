@@ -9,13 +9,13 @@ use std::{
 };
 
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1},
     iterator::Signals,
     low_level::signal_name,
 };
 
 use super::INTERRUPTED;
-use crate::{Error, Result};
+use crate::{Error, Result, grid::wind_up, learner::Stop};
 
 /// Whether a run was asked to stop.
 #[derive(Clone, Debug, Default)]
@@ -33,9 +33,8 @@ impl Interruption {
     /// Signals cannot be watched.
     pub fn watch() -> Result<Self> {
         let interruption = Self::default();
-        let signals = [SIGINT, SIGTERM].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP));
         let seen = interruption.clone();
-        on_signals(signals, move |signal| {
+        on_signals(move |signal| {
             let name = signal_name(signal).unwrap_or("a signal");
             if !seen.at_work.load(Ordering::SeqCst) {
                 end(&format!("interrupted by {name} before anything was trained: run the same command to start again"));
@@ -53,15 +52,18 @@ impl Interruption {
     }
 }
 
-/// A stage that is interrupted alone ends with a code that interrupts the run; what it leaves behind is removed by that.
+/// A stage that is asked to stop saves what it has done, whether the run passes the wish on or the stage alone got the signal, and ends with a code
+/// that interrupts the run; what it leaves behind is removed by that.
 ///
 /// # Errors
 /// Signals cannot be watched.
-pub fn pass_on() -> Result<()> {
-    on_signals([SIGINT], |_| end("interrupted"))
+pub fn pass_on(stop: Stop) -> Result<()> {
+    on_signals(move |_| wind_up(&stop))
 }
 
-fn on_signals(signals: impl IntoIterator<Item = i32>, act: impl Fn(i32) + Send + 'static) -> Result<()> {
+/// Acts on the signals that ask a process to end. SIGUSR1 is how Slurm announces the end of a job's time.
+fn on_signals(act: impl Fn(i32) + Send + 'static) -> Result<()> {
+    let signals = [SIGINT, SIGTERM, SIGUSR1].into_iter().chain((!is_ignored(SIGHUP)).then_some(SIGHUP));
     let cannot = |error| Error::new(format!("cannot watch for interruptions: {error}"));
     let mut signals = Signals::new(signals).map_err(cannot)?;
     let watch = move || signals.forever().for_each(act);

@@ -22,7 +22,8 @@ pub enum StoreCommand {
     Ls(LsArgs),
     /// Hashes every byte of every stage and names what is damaged
     Verify(ResultsArgs),
-    /// Removes what killed runs left behind, what is in quarantine, and stages that no grid in the folder of results needs
+    /// Removes what killed runs left behind, what is in quarantine, checkpoints that nobody came back for, and stages that no grid in the folder
+    /// of results needs
     Gc(GcArgs),
 }
 
@@ -68,7 +69,7 @@ pub struct LsArgs {
 pub struct GcArgs {
     #[command(flatten)]
     filter: Filter,
-    /// What was finished, or put into quarantine, at least so many days ago
+    /// What was finished, saved or put into quarantine at least so many days ago
     #[arg(long, value_name = "DAYS", default_value_t = 1.0)]
     older_than: f64,
     /// Print what would be removed, and stop
@@ -186,6 +187,11 @@ fn ls(args: &LsArgs) -> Result<ExitCode> {
     if !quarantined.is_empty() {
         println!("{} in quarantine, {}", quarantined.len(), total(&mut quarantined.iter().map(|one| one.bytes)));
     }
+    let checkpoints = store.checkpoints()?;
+    if !checkpoints.is_empty() {
+        let bytes = total(&mut checkpoints.iter().map(|one| one.bytes));
+        println!("{} trainings that are not finished, with checkpoints of {bytes}", checkpoints.len());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -224,7 +230,8 @@ fn gc(args: &GcArgs) -> Result<ExitCode> {
         let stages = store.inventory()?.into_iter();
         let unused = stages.filter(|stage| stage.grids.is_empty() && fits(stage.bytes, stage.finished));
         let unused = unused.map(|stage| (stage.bytes, stage.finished, stage.folder));
-        let shelf = store.quarantined()?.into_iter().filter(|one| fits(one.bytes, one.since));
+        let shelf = store.quarantined()?.into_iter().chain(store.checkpoints()?);
+        let shelf = shelf.filter(|one| fits(one.bytes, one.since) && !left.paths.contains(&one.folder));
         let goes: Vec<_> = unused.chain(shelf.map(|one| (one.bytes, one.since, one.folder))).collect();
         for (size, since, folder) in &goes {
             println!("{}", line(*size, *since, &folder.display().to_string()));

@@ -19,4 +19,4 @@ pub use found::find_tokenizer;
 pub use library::{Library, embedded_grid};
 pub use models::ModelFolder;
 pub use plan::{Cell, Places, Plan};
-pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, Word, obey, run};
+pub use run::{Event, Failure, Order, Outcome, Progress, RunOptions, STOPPED, Word, obey, run, wind_up};

@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
     last_words,
-    learner::Execution,
+    learner::{Every, Execution, Stop},
     stage::{Bench, Folders, Job, Notice, Place, Stage, StageId, Store, any_path},
 };
 
@@ -43,6 +43,8 @@ pub struct RunOptions {
     pub max_fails: usize,
     /// How long a stage may make no progress before it is ended; for ever when absent.
     pub patience: Option<Duration>,
+    /// How often a training that is under way is saved.
+    pub checkpoint_every: Every,
 }
 
 /// What a child process is told on its standard input, as one line of JSON.
@@ -59,6 +61,8 @@ pub struct Order<S = Box<dyn Stage>> {
     pub micro_batch: Option<usize>,
     /// Where models are that no stage makes.
     pub folders: Folders,
+    /// How often a training that is under way is saved.
+    pub checkpoint_every: Every,
 }
 
 /// What a child process says on its standard output, one line of JSON each.
@@ -201,8 +205,9 @@ impl Queue {
 
 struct Running {
     child: Child,
-    // Closing it tells the child that nobody waits for it any more.
-    _stdin: ChildStdin,
+    // A line asks the child to stop; closing it says that nobody waits for it any more.
+    stdin: ChildStdin,
+    asked: bool,
     started: Instant,
     failure: Option<(ErrorKind, String, Option<String>)>,
     log: PathBuf,
@@ -218,6 +223,14 @@ impl Running {
         // It may have ended by itself in this very moment.
         let _ = self.child.kill();
     }
+
+    /// Asks it once to save what it has done, and to end.
+    fn ask_to_stop(&mut self) {
+        if !std::mem::replace(&mut self.asked, true) {
+            // As above.
+            let _ = writeln!(self.stdin, "stop").and_then(|()| self.stdin.flush());
+        }
+    }
 }
 
 /// A run that ends early leaves no process behind.
@@ -228,7 +241,8 @@ impl Drop for Running {
     }
 }
 
-/// Runs the jobs that are not done yet. `stop` set to true ends the run: children are killed, and the same command continues later.
+/// Runs the jobs that are not done yet. `stop` set to true ends the run: children that train finish their step and save what they have, the others
+/// end at once, and the same command continues later.
 ///
 /// Other processes may run the same jobs: a stage that one of them makes is left to it, and the next one that is ready is started.
 ///
@@ -286,7 +300,7 @@ pub fn run(
             stopping = stop.load(Ordering::SeqCst) || outcome.failed.len() >= options.max_fails;
         }
         if stop.load(Ordering::SeqCst) && !running.is_empty() {
-            running.values_mut().for_each(Running::kill);
+            running.values_mut().for_each(Running::ask_to_stop);
             outcome.interrupted = true;
         }
         if running.is_empty() {
@@ -416,21 +430,22 @@ impl Running {
 /// Whether a child went the way of an interruption: a terminal sends it to parent and children alike, in no order. A child that was
 /// interrupted alone interrupts the run.
 fn was_interrupted(status: &ExitStatus, stop: &AtomicBool) -> bool {
-    if status.code() == Some(INTERRUPTED) {
+    if status.code() == Some(STOPPED.into()) {
         stop.store(true, Ordering::SeqCst);
     }
     #[cfg(unix)]
     if matches!(
         std::os::unix::process::ExitStatusExt::signal(status),
-        Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP)
+        Some(libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGUSR1)
     ) {
         std::thread::sleep(Duration::from_millis(200));
     }
     stop.load(Ordering::SeqCst)
 }
 
-/// Exit code of a stage's process that was interrupted.
-const INTERRUPTED: i32 = 130;
+/// Exit code of a run, and of a stage's process, that was asked to stop and saved what it had done: the same command continues. It is the
+/// `EX_TEMPFAIL` of `sysexits.h`, by which job scripts know that they may start it again.
+pub const STOPPED: u8 = 75;
 /// How long a stage may take to end in order when its parent is gone.
 const ORPHANED: Duration = Duration::from_millis(200);
 
@@ -489,6 +504,7 @@ fn start(
         device: options.device.clone(),
         micro_batch: options.micro_batch,
         folders: options.folders.clone(),
+        checkpoint_every: options.checkpoint_every,
     };
     let order = serde_json::to_string(&order).map_err(|error| Error::new(format!("cannot write an order: {error}")))?;
     let mut child = Command::new(&program)
@@ -517,7 +533,8 @@ fn start(
     let _ = writeln!(stdin, "{order}").and_then(|()| stdin.flush());
     let running = Running {
         child,
-        _stdin: stdin,
+        stdin,
+        asked: false,
         started: Instant::now(),
         failure: None,
         log,
@@ -530,25 +547,34 @@ fn start(
     Ok(running)
 }
 
+/// Asks the stage of this process to stop. A training finishes its step and is saved; whatever else it does is not waited for.
+pub fn wind_up(stop: &Stop) {
+    stop.ask();
+    if !stop.is_awaited() {
+        last_words::end(STOPPED.into());
+    }
+}
+
 /// The child's side: reads an order from standard input, does the stage, and says how it goes on standard output.
 ///
 /// # Errors
-/// Whatever the stage fails at.
-pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
+/// Whatever the stage fails at, or that it was asked to stop.
+pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
     let mut line = String::new();
     io::stdin().read_line(&mut line).path("read the order of a stage", "standard input")?;
     let order: Order = serde_json::from_str(&line).map_err(|error| {
         Error::new(format!("not an order: {error}")).help("this command is for w2s itself; use `w2s run`")
     })?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let orphaned = stop.clone();
+    let asked = stop.clone();
     spawn("parent", move || {
-        // Nothing more is ever written: the end of the input is the end of the parent.
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        orphaned.store(true, Ordering::SeqCst);
+        // All that is ever written is the wish to stop; the end of the input is the end of the parent.
+        while io::stdin().read_line(&mut String::new()).is_ok_and(|bytes| bytes > 0) {
+            wind_up(&asked);
+        }
+        asked.ask();
         // A step of a large model would keep its memory and the processor for long; what is left behind is swept by the next run.
         std::thread::sleep(ORPHANED);
-        last_words::end(INTERRUPTED);
+        last_words::end(STOPPED.into());
     })?;
     // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
@@ -579,7 +605,7 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
             speaker(&Word::Note(notice.to_string()));
         }
         Notice::Resumed(_) => speaker(&Word::Waiting(false)),
-        Notice::Damaged { .. } | Notice::Quarantined { .. } => speaker(&Word::Note(notice.to_string())),
+        _ => speaker(&Word::Note(notice.to_string())),
     });
     // What was whole when the grid was planned may not be any more.
     for input in order.stage.reads()? {
@@ -587,8 +613,9 @@ pub fn obey(say: impl Fn(&Word) + Clone + Send + Sync + 'static) -> Result<()> {
     }
     let (device, name) = crate::device::open(&order.device)?;
     let execution =
-        Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop), ..Execution::default() };
-    let bench = Bench::new(&store, Place { device, name, execution }, &order.folders);
+        Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop.clone()), ..Execution::default() };
+    let place = Place { device, name, execution, checkpoint_every: order.checkpoint_every };
+    let bench = Bench::new(&store, place, &order.folders);
     if store.is_busy(&order.stage.id(&bench.numeric())?)? {
         say(&Word::Busy);
         return Ok(());

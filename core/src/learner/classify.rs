@@ -14,10 +14,11 @@ use burn::{
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     encoded::{ABSENT, Encoded, parts},
-    method::{Method, Table, examples, left_out, wrong_weights},
+    method::{Memories, Method, Table, examples, left_out, wrong_weights},
     predict::embed,
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
@@ -513,8 +514,34 @@ fn within_range(weights: Tensor<1>) -> Tensor<1> {
     weights / unit.expand(rows)
 }
 
+/// What training on classes and candidates carries from step to step.
+#[derive(Debug, Serialize, Deserialize)]
+struct Carried {
+    memories: Memories,
+    head: Option<TensorData>,
+    labels_are_targets: bool,
+}
+
 impl Work for Classification {
     type Model = Classifier;
+    type State = Carried;
+
+    fn state(&self) -> Carried {
+        Carried {
+            memories: self.method.memories(),
+            head: lock(&self.head).as_ref().map(Tensor::to_data),
+            labels_are_targets: self.labels_are_targets.load(Ordering::Relaxed),
+        }
+    }
+
+    fn restore(&self, state: Carried) {
+        self.method.restore(state.memories);
+        *lock(&self.head) = state.head.map(|head| {
+            let dtype = head.dtype();
+            Tensor::from_data(head, (&self.device, dtype))
+        });
+        self.labels_are_targets.store(state.labels_are_targets, Ordering::Relaxed);
+    }
 
     fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step> {
         let at = &minibatch.progress;

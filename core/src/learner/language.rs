@@ -74,6 +74,11 @@ struct NextToken {
 
 impl Work for NextToken {
     type Model = Transformer;
+    type State = ();
+
+    fn state(&self) {}
+
+    fn restore(&self, (): ()) {}
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
         let total = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).sum();

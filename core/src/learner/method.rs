@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use super::run::{Choice, lock};
 use crate::{
@@ -22,8 +23,8 @@ pub(super) struct Method {
 }
 
 /// What each strategy remembers; apart, so that no two share a name.
-#[derive(Debug, Default)]
-struct Memories {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Memories {
     selector: Memory,
     refiner: Memory,
     loss: Memory,
@@ -122,6 +123,16 @@ impl Method {
     /// [`StudentLoss::weigh`].
     pub(super) fn weigh(&self, surprise: Tensor<1>, at: &Progress) -> Tensor<1> {
         self.loss.weigh(surprise, at, &mut lock(&self.memory).loss)
+    }
+
+    /// What the parts remember.
+    pub(super) fn memories(&self) -> Memories {
+        lock(&self.memory).clone()
+    }
+
+    /// Goes on with what the parts remembered.
+    pub(super) fn restore(&self, memories: Memories) {
+        *lock(&self.memory) = memories;
     }
 
     /// What the parts say after training.

@@ -10,9 +10,10 @@
 //!
 //! A kind of training is one implementation of the private trait `Work`: from model and rows to gradients. burn-train owns the loop, the
 //! optimizer, the learning rate and interruption; the log is ours, because results are computed from stored predictions and
-//! nothing may reach the disk but through a stage.
+//! nothing may reach the disk but through a stage. What a training is continued from after an interruption is ours too (`checkpoint.rs`).
 
 mod answers;
+mod checkpoint;
 mod classify;
 mod encoded;
 mod generate;
@@ -28,12 +29,15 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_checkpoint;
+#[cfg(test)]
 mod tests_generate;
 #[cfg(test)]
 mod tests_words;
 mod words;
 
 pub use answers::{log_p, score};
+pub use checkpoint::{Awaited, Checkpoints, Every, Passage, Stop};
 pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
 pub use generate::{Decoding, Ending, Written, generate};
@@ -41,7 +45,7 @@ pub use language::{Packing, train_lm};
 pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};
-pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained};
+pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained, interrupted};
 pub use sampler::{Minibatch, Order, Sampler};
 pub use schedule::{Schedule, Shape};
 pub use words::{Answering, Mean, Texts, train_words};

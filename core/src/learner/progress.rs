@@ -1,6 +1,6 @@
 //! What a person sees while a model trains: one line, or nothing when standard error is not a terminal.
 
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 use burn::train::{
     logger::{EvaluationProgressLogger, MetricLogger, TrainingProgressLogger},
@@ -33,12 +33,14 @@ pub fn style(bar: &ProgressBar, width: usize) {
 pub(super) struct Display {
     bar: Option<ProgressBar>,
     meter: SharedMeter,
+    /// Steps that were done before.
+    first: usize,
 }
 
 impl Display {
-    /// A display of `meter` on `bar`, if there is one.
-    pub(super) fn new(bar: Option<ProgressBar>, meter: SharedMeter) -> Self {
-        Self { bar, meter }
+    /// A display of `meter` on `bar`, if there is one, after so many steps that were done before.
+    pub(super) fn new(bar: Option<ProgressBar>, meter: SharedMeter, first: usize) -> Self {
+        Self { bar, meter, first }
     }
 
     /// Loss and agreement of the last steps, and speed.
@@ -58,8 +60,7 @@ impl Display {
         if let Some(agreement) = mean(&mut last.iter().filter_map(|step| step.accuracy)) {
             parts.push(format!("agreement {:.1} %", 100.0 * agreement));
         }
-        let seconds = meter.started.elapsed().max(Duration::from_millis(1)).as_secs_f64();
-        parts.push(format!("{:.0} tokens/s", meter.log.tokens as f64 / seconds));
+        parts.push(format!("{:.0} tokens/s", meter.speed()));
         parts.join("  ")
     }
 }
@@ -69,8 +70,8 @@ impl TrainingProgressLogger for Display {
 
     fn start_split(&mut self, _split: &str, items: usize) {
         if let Some(bar) = self.bar.as_ref().filter(|_| items > 0) {
-            bar.set_length(items as u64);
-            bar.set_position(0);
+            bar.set_length((self.first + items) as u64);
+            bar.set_position(self.first as u64);
             bar.reset_eta();
         }
     }
@@ -79,7 +80,7 @@ impl TrainingProgressLogger for Display {
         // A hidden bar too: a stage's process has one, which its parent shows.
         if let Some(bar) = &self.bar {
             bar.set_message(self.message());
-            bar.set_position(items as u64);
+            bar.set_position((self.first + items) as u64);
         }
     }
 
@@ -154,7 +155,7 @@ mod tests {
             meter.log.steps.push(StepLog { step, loss, accuracy, learning_rate: 0.1, gradient_norm: None });
         }
         let bar = ProgressBar::hidden();
-        let mut display = Display::new(Some(bar.clone()), Arc::new(Mutex::new(meter)));
+        let mut display = Display::new(Some(bar.clone()), Arc::new(Mutex::new(meter)), 0);
         let line = display.message();
         assert!(line.starts_with("loss 0.5000  agreement 75.0 %  0 tokens/s"), "{line}");
         // A stage's own bar is hidden, and its parent reads it.

@@ -5,10 +5,7 @@ use std::{
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -19,9 +16,10 @@ use burn::{
     tensor::Device,
     train::{ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
+    checkpoint::{Checkpoints, Resumed, Saver, Stop},
     optimizer::clip,
     progress::{Display, Nowhere},
     recipe::Recipe,
@@ -43,13 +41,15 @@ pub struct Execution {
     pub predict_batch: usize,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
-    /// Set from outside (by a signal handler) to stop at the end of the current step.
-    pub stop: Option<Arc<AtomicBool>>,
+    /// Asked from outside (by a signal handler) to stop at the end of the current step.
+    pub stop: Option<Stop>,
+    /// Where a training that is under way is saved, if it is.
+    pub checkpoints: Option<Checkpoints>,
 }
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { micro_batch: None, predict_batch: PREDICT_BATCH, bar: None, stop: None }
+        Self { micro_batch: None, predict_batch: PREDICT_BATCH, bar: None, stop: None, checkpoints: None }
     }
 }
 
@@ -70,8 +70,8 @@ impl Execution {
     }
 
     /// Whether somebody asked to stop.
-    pub(super) fn stopped(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed))
+    pub fn stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(Stop::is_asked)
     }
 }
 
@@ -157,9 +157,17 @@ impl<M> Trained<M> {
 pub(super) trait Work: Debug + Send + Sync + 'static {
     /// What is trained.
     type Model: Module + ModuleDisplay + Sync + 'static;
+    /// What it carries from step to step beside the model; everything else is the same in every try.
+    type State: Serialize + DeserializeOwned;
 
     /// Gradients of the batch's loss. An error stops training before the model changes; it need not name the step.
     fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step>;
+
+    /// What it carries after the last step.
+    fn state(&self) -> Self::State;
+
+    /// Goes on with what an interrupted training carried.
+    fn restore(&self, state: Self::State);
 }
 
 /// What [`Work`] found out about one batch.
@@ -180,14 +188,36 @@ pub(super) struct Step {
 #[derive(Debug)]
 pub(super) struct Meter {
     pub(super) log: TrainLog,
-    pub(super) started: Instant,
+    started: Instant,
+    /// Seconds and tokens of the tries before this one.
+    before: (f64, u64),
     step: usize,
     failure: Option<Error>,
 }
 
+impl Meter {
+    /// Seconds of training, in this try and those before.
+    fn seconds(&self) -> f64 {
+        self.before.0 + self.started.elapsed().as_secs_f64()
+    }
+
+    /// Tokens per second, in this try.
+    pub(super) fn speed(&self) -> f64 {
+        (self.log.tokens - self.before.1) as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
+    }
+}
+
+/// What a checkpoint says of the steps that were done: a log, and the state of the [`Work`].
+#[derive(Serialize, Deserialize)]
+struct Past<L, S> {
+    log: L,
+    seconds: f64,
+    work: S,
+}
+
 impl Default for Meter {
     fn default() -> Self {
-        Self { log: TrainLog::default(), started: Instant::now(), step: 0, failure: None }
+        Self { log: TrainLog::default(), started: Instant::now(), before: (0.0, 0), step: 0, failure: None }
     }
 }
 
@@ -203,9 +233,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 struct Run<W> {
     work: W,
+    steps: usize,
     schedule: Schedule,
     clip: Option<f64>,
     execution: Execution,
+    saver: Option<Saver>,
     meter: SharedMeter,
     interrupter: Stopper,
 }
@@ -270,10 +302,24 @@ impl<W: Work> Run<W> {
                 entry.gradient_norm = Some(norm);
             }
         }
-        if self.execution.stopped() {
+        true
+    }
+
+    /// What follows a step: a checkpoint if it is time for one, and the end if somebody asked for it.
+    fn after(&self, model: &W::Model, optimizer: &ModuleOptimizer) {
+        let stop = self.execution.stopped();
+        if let Some(saver) = &self.saver {
+            let meter = lock(&self.meter);
+            let done = meter.log.steps.len();
+            // After the last step nothing is left to be continued.
+            if done < self.steps && (stop || saver.is_due(done)) {
+                let past = Past { log: &meter.log, seconds: meter.seconds(), work: self.work.state() };
+                saver.save(done, model, optimizer, &past);
+            }
+        }
+        if stop {
             self.interrupter.0.stop(None);
         }
-        true
     }
 }
 
@@ -297,7 +343,12 @@ impl<W: Work> TrainStep for Trainee<W::Model, Arc<Run<W>>> {
     }
 
     fn optimize(self, optimizer: &mut ModuleOptimizer, rate: ModuleLearningRate, mut grads: GradientsParams) -> Self {
-        if self.run.admit(&self.model, &mut grads) { optimizer.step(rate, self, grads) } else { self }
+        if !self.run.admit(&self.model, &mut grads) {
+            return self;
+        }
+        let trained = optimizer.step(rate, self, grads);
+        trained.run.after(&trained.model, optimizer);
+        trained
     }
 }
 
@@ -310,7 +361,8 @@ impl<W: Work> InferenceStep for Trainee<W::Model, Arc<Run<W>>> {
     fn step(&self, _minibatch: Minibatch) {}
 }
 
-/// Trains `model`: one burn-train epoch over all steps of `sampler` (data epochs are the sampler's business).
+/// Trains `model`: one burn-train epoch over all steps of `sampler` (data epochs are the sampler's business), or over those that are left after
+/// the newest checkpoint of the same training.
 ///
 /// # Errors
 /// Whatever [`Work::step`] refuses, a gradient that is not finite, a panic inside of Burn, or an interruption.
@@ -324,23 +376,35 @@ pub(super) fn train<W: Work>(
     alloc::refuse_for_a_test("train");
     let steps = sampler.steps();
     let schedule = recipe.schedule(steps);
-    let started = Instant::now();
-    let meter = SharedMeter::default();
+    let mut meter = Meter::default();
+    let device = device_of(&model);
+    let (mut model, mut optimizer) = (model.train(), recipe.optimizer());
+    let saver = Saver::new(execution, steps);
+    if let Some(saved) = saver.as_ref().and_then(|saver| saver.newest(&model, &optimizer)) {
+        let past: Past<TrainLog, W::State>;
+        Resumed { model, optimizer, state: past } = saved;
+        meter.before = (past.seconds, past.log.tokens);
+        meter.log = past.log;
+        work.restore(past.work);
+    }
+    let first = meter.log.steps.len();
+    let meter = Arc::new(Mutex::new(meter));
     let interrupter = Interrupter::new();
     let run = Run {
         work,
+        steps,
         schedule: schedule.clone(),
         clip: recipe.clip,
         execution: execution.clone(),
+        saver,
         meter: meter.clone(),
         interrupter: Stopper(interrupter.clone()),
     };
-    let device = device_of(&model);
-    let trainee = Trainee { model: model.train(), run: Arc::new(run) };
+    let trainee = Trainee { model, run: Arc::new(run) };
     let sampler = Arc::new(sampler);
     let training = SupervisedTraining::new(
         Path::new(""),
-        Arc::new(Loader::new(sampler.clone(), 0..steps)),
+        Arc::new(Loader::new(sampler.clone(), first..steps)),
         Arc::new(Loader::new(sampler, 0..0)),
     )
     .num_epochs(1)
@@ -348,12 +412,12 @@ pub(super) fn train<W: Work>(
     .with_interrupter(interrupter)
     .with_application_logger(None)
     .with_metric_logger(Nowhere)
-    .renderer(Box::new(Display::new(execution.bar.clone(), meter.clone())));
-    let learner = Learner::new(trainee, recipe.optimizer(), schedule);
+    .renderer(Box::new(Display::new(execution.bar.clone(), meter.clone(), first)));
+    let learner = Learner::new(trainee, optimizer, schedule.from_step(first));
 
     let result = guard(|| training.launch(learner));
-    let seconds = started.elapsed().as_secs_f64();
     let meter = &mut *lock(&meter);
+    let seconds = meter.seconds();
     if let Some(failure) = meter.failure.take() {
         return Err(failure);
     }
@@ -383,7 +447,7 @@ pub(super) fn astray(steps: &[StepLog]) -> Option<String> {
 }
 
 /// The error of a run that was asked to stop.
-pub(super) fn interrupted() -> Error {
+pub fn interrupted() -> Error {
     Error::new("interrupted")
 }
 

@@ -36,6 +36,11 @@ impl Schedule {
         Self { shape, peak, warmup, steps, next: 0 }
     }
 
+    /// The same, whose next step is this one.
+    pub(super) fn from_step(self, next: usize) -> Self {
+        Self { next, ..self }
+    }
+
     /// Learning rate of a step, counted from 0; 0 from the last step on, except for a constant one.
     pub fn rate(&self, step: usize) -> f64 {
         let factor = if step < self.warmup {

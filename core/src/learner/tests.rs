@@ -1,12 +1,6 @@
 //! Training as a whole, on models small enough to train in a test.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{path::Path, sync::atomic::Ordering};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -24,24 +18,24 @@ use crate::{
 
 const VOCABULARY: usize = 24;
 
-fn spec(hidden: usize, layers: usize) -> Spec {
+pub(super) fn spec(hidden: usize, layers: usize) -> Spec {
     let config = json!({
         "model_type": "gpt2", "vocab_size": VOCABULARY, "n_positions": 16, "n_embd": hidden, "n_layer": layers, "n_head": 2,
     });
     Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
 }
 
-fn classifier_of(spec: &Spec, freeze_backbone: bool) -> Classifier {
+pub(super) fn classifier_of(spec: &Spec, freeze_backbone: bool) -> Classifier {
     let head = HeadConfig { init: HeadInit::Normal { std: 0.5 }, freeze_backbone, ..HeadConfig::default() };
     Classifier::new(Transformer::init(spec, 1, &Device::flex()).unwrap(), &head, 2, 1, None).unwrap()
 }
 
-fn classifier() -> Classifier {
+pub(super) fn classifier() -> Classifier {
     classifier_of(&spec(8, 2), false)
 }
 
 /// Sequences of 1 to 12 tokens; soft labels that follow the last token.
-fn examples(count: usize) -> (Encoded, Vec<Vec<f32>>) {
+pub(super) fn examples(count: usize) -> (Encoded, Vec<Vec<f32>>) {
     let mut rng = Rng::named(7, "examples");
     let rows: Vec<Vec<u32>> =
         (0..count).map(|_| (0..=rng.below(12)).map(|_| rng.below(VOCABULARY) as u32).collect()).collect();
@@ -53,15 +47,19 @@ fn examples(count: usize) -> (Encoded, Vec<Vec<f32>>) {
     (Encoded::new(rows, &spec(8, 2)).unwrap(), labels)
 }
 
-fn recipe() -> Recipe {
+pub(super) fn recipe() -> Recipe {
     Recipe { batch_size: 8, learning_rate: 1e-2, ..Recipe::default() }
 }
 
-fn train(objective: Objective, recipe: &Recipe, execution: &Execution) -> crate::Result<Trained<Classifier>> {
+pub(super) fn train(
+    objective: Objective,
+    recipe: &Recipe,
+    execution: &Execution,
+) -> crate::Result<Trained<Classifier>> {
     train_classifier(classifier(), &examples(objective.labels.len()).0, objective, recipe, 3, execution)
 }
 
-fn cross_entropy(count: usize) -> Objective {
+pub(super) fn cross_entropy(count: usize) -> Objective {
     Objective::new(examples(count).1, Box::new(CrossEntropy))
 }
 
@@ -94,7 +92,7 @@ impl StudentLoss for CrossEntropy {
 
 /// Half of each target is the mean prediction of the batch, from the third step on; remembers how often it was asked.
 #[derive(Debug)]
-struct TowardsMean;
+pub(super) struct TowardsMean;
 
 impl StudentLoss for TowardsMean {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
@@ -114,7 +112,7 @@ impl StudentLoss for TowardsMean {
 
 /// Drops the half of the batch with the lowest probability of class 1 and doubles a row's weight where its id is odd.
 #[derive(Debug)]
-struct UpperHalf;
+pub(super) struct UpperHalf;
 
 impl Selector for UpperHalf {
     fn select(&self, batch: &Batch, memory: &mut Memory) -> Selection {
@@ -140,7 +138,7 @@ impl Selector for UpperHalf {
 
 /// Smooths labels by the similarity of embeddings.
 #[derive(Debug)]
-struct Neighbours;
+pub(super) struct Neighbours;
 
 impl LabelRefiner for Neighbours {
     fn refine(&self, batch: &Batch, selection: &Selection, _memory: &mut Memory) -> Tensor<2> {
@@ -399,10 +397,10 @@ fn a_panic_becomes_an_error() {
 
 #[test]
 fn training_stops_when_asked() {
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Stop::default();
     let execution = Execution { stop: Some(stop.clone()), ..Execution::default() };
     let ask = move |loss| {
-        stop.store(true, Ordering::Relaxed);
+        stop.ask();
         loss
     };
     let error = train(at(3, ask), &recipe(), &execution).unwrap_err();
@@ -664,7 +662,7 @@ fn recipes_are_read_and_checked() {
 }
 
 /// A language in which token n is followed by n + 1, in documents of different lengths.
-fn counting() -> Vec<Vec<u32>> {
+pub(super) fn counting() -> Vec<Vec<u32>> {
     let mut rng = Rng::named(1, "counting");
     (0..60)
         .map(|_| {
@@ -729,7 +727,7 @@ fn the_loss_of_a_language_model_counts_every_token_once_and_no_padding() {
 
 /// Trusts every own label.
 #[derive(Debug)]
-struct Own;
+pub(super) struct Own;
 
 impl Selector for Own {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
@@ -757,7 +755,7 @@ fn soft_labels_of_the_own_head_carry_no_gradient_and_hard_ones_do() {
 }
 
 /// What the model knows are the examples whose last token is in the lower half of the vocabulary.
-fn knowing(count: usize, lambda: f64, once: bool) -> Knowing {
+pub(super) fn knowing(count: usize, lambda: f64, once: bool) -> Knowing {
     let (data, _) = examples(count);
     let known = |row: usize| data.row(row).last().is_some_and(|token| (*token as usize) < VOCABULARY / 2);
     let labels = (0..count).map(|row| if known(row) { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();

@@ -1,11 +1,6 @@
 //! Writing, against what transformers writes and against itself.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use burn::tensor::{Device, Tensor};
 use safetensors::{Dtype, tensor::TensorView};
@@ -365,7 +360,9 @@ fn writing_stops_when_asked_and_says_how_far_it_is() {
     let mut execution = Execution { bar: Some(bar.clone()), predict_batch: 2, ..Execution::default() };
     generate(&model, &tokenizer, &[3], &prompts, &decoding, 0, &execution).unwrap();
     assert_eq!((bar.position(), bar.length()), (100, Some(100)));
-    execution.stop = Some(Arc::new(AtomicBool::new(true)));
+    let stop = Stop::default();
+    stop.ask();
+    execution.stop = Some(stop);
     let error = generate(&model, &tokenizer, &[3], &prompts, &decoding, 0, &execution).unwrap_err();
     assert_eq!(error.to_string(), "interrupted");
     let none = Encoded::new(Vec::new(), model.spec()).unwrap();

@@ -53,7 +53,7 @@ fn own(prompts: &Encoded) -> Vec<Vec<u32>> {
 
 /// Cross-entropy, with a weight for rows that surprise, if it is told to look at them.
 #[derive(Debug, Clone, Copy)]
-struct CrossEntropy {
+pub(super) struct CrossEntropy {
     looks: bool,
 }
 
@@ -100,16 +100,16 @@ impl Selector for ByNumber {
 }
 
 /// What a student learns from, as the tests vary it.
-struct Answers {
+pub(super) struct Answers {
     weak: Vec<Vec<u32>>,
     own: Option<Vec<Vec<u32>>>,
     p_ik: Option<Vec<f32>>,
     end_token: Option<u32>,
     answering: Answering,
-    selector: Option<Box<dyn Selector>>,
+    pub(super) selector: Option<Box<dyn Selector>>,
     refiner: Option<Box<dyn LabelRefiner>>,
-    loss: Box<dyn StudentLoss>,
-    record: bool,
+    pub(super) loss: Box<dyn StudentLoss>,
+    pub(super) record: bool,
 }
 
 impl Answers {
@@ -145,20 +145,20 @@ impl Answers {
     }
 }
 
-fn recipe() -> Recipe {
+pub(super) fn recipe() -> Recipe {
     Recipe { epochs: 1, batch_size: 4, learning_rate: 0.1, optimizer: Optimizer::Sgd, ..Recipe::default() }
 }
 
-fn answers(count: u32) -> Answers {
+pub(super) fn answers(count: u32) -> Answers {
     Answers::new(weak(&prompts(count)), Some(END), Box::new(CrossEntropy { looks: false }))
 }
 
 /// With own answers, some of which are chosen, and weights.
-fn selected(count: u32, select: fn(u32) -> (f32, f32)) -> Answers {
+pub(super) fn selected(count: u32, select: fn(u32) -> (f32, f32)) -> Answers {
     Answers { own: Some(own(&prompts(count))), selector: Some(Box::new(ByNumber(select))), ..answers(count) }
 }
 
-fn train(answers: Answers, recipe: &Recipe, execution: &Execution) -> Result<Trained<Transformer>> {
+pub(super) fn train(answers: Answers, recipe: &Recipe, execution: &Execution) -> Result<Trained<Transformer>> {
     let prompts = prompts(answers.weak.len() as u32);
     answers.learnt_by(model(), &prompts, recipe, 3, execution)
 }

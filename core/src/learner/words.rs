@@ -18,7 +18,7 @@ use super::{
     classify::{Knowing, Objective, OwnLabels},
     encoded::{Encoded, parts},
     language::learn_tokens,
-    method::{Method, Table, examples, left_out, wrong_weights},
+    method::{Memories, Method, Table, examples, left_out, wrong_weights},
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, train},
     sampler::{Minibatch, Sampler},
@@ -329,6 +329,15 @@ impl Words {
 
 impl Work for Words {
     type Model = Transformer;
+    type State = Memories;
+
+    fn state(&self) -> Memories {
+        self.method.memories()
+    }
+
+    fn restore(&self, state: Memories) {
+        self.method.restore(state);
+    }
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
         let at = &minibatch.progress;

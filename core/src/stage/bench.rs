@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     error::IoContext,
-    learner::{Answering, Execution, Trained},
+    learner::{Answering, Every, Execution, Trained},
     model::{HeadConfig, Pretrained},
     strategy::{Form, Settings, Split},
     task::{Example, TaskData},
@@ -34,6 +34,8 @@ pub struct Place {
     pub name: String,
     /// Micro-batches, progress, interruption.
     pub execution: Execution,
+    /// How often a training that is under way is saved.
+    pub checkpoint_every: Every,
 }
 
 impl Place {
@@ -159,9 +161,9 @@ impl<'a> Bench<'a> {
 
     /// The same for making a stage in its own manner.
     pub(super) fn to_make(&self, stage: StageId, execution: Execution) -> Self {
-        let Place { device, name, .. } = self.place.clone();
+        let place = Place { execution, ..self.place.clone() };
         let making = Some(Making { stage, trainings: Arc::default() });
-        Self { place: Place { device, name, execution }, making, ..*self }
+        Self { place, making, ..*self }
     }
 
     /// What of the place enters identities.

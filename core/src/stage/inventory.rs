@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     identity::StageId,
     manifest::{Look, Manifest, files_below},
-    store::{LOCKS, MAKING, QUARANTINE, Store, entries, remove},
+    store::{CHECKPOINTS, LOCKS, MAKING, QUARANTINE, Store, entries, remove},
 };
 use crate::{Error, Result, error::IoContext};
 
@@ -33,9 +33,9 @@ pub struct Entry {
     pub manifest: Option<Manifest>,
 }
 
-/// A damaged stage that was put aside.
+/// A folder of the store that is no stage: what was put aside as damaged, or checkpoints.
 #[derive(Clone, Debug)]
-pub struct Quarantined {
+pub struct Shelved {
     /// Its folder.
     pub folder: PathBuf,
     /// Bytes of all its files.
@@ -80,12 +80,22 @@ impl Store {
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn quarantined(&self) -> Result<Vec<Quarantined>> {
+    pub fn quarantined(&self) -> Result<Vec<Shelved>> {
         let shelf = entries(&self.root().join(QUARANTINE))?.into_iter();
-        let folder = |(_, folder): (String, PathBuf)| {
-            Ok(Quarantined { bytes: size(&folder)?, since: changed(&folder)?, folder })
-        };
+        let folder =
+            |(_, folder): (String, PathBuf)| Ok(Shelved { bytes: size(&folder)?, since: changed(&folder)?, folder });
         shelf.map(folder).collect()
+    }
+
+    /// Checkpoints of trainings that are under way, or wait to be taken up.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn checkpoints(&self) -> Result<Vec<Shelved>> {
+        let waiting = entries(self.root())?.into_iter().filter(|(name, _)| name.starts_with(CHECKPOINTS));
+        let folder =
+            |(_, folder): (String, PathBuf)| Ok(Shelved { bytes: size(&folder)?, since: changed(&folder)?, folder });
+        waiting.map(folder).collect()
     }
 
     /// What is wrong with a stage's bytes, if anything is. A damaged stage stays where it is, and is made again by the next run that needs it.
@@ -112,6 +122,11 @@ impl Store {
         let out = self.root().join(format!("{MAKING}{name}-removed"));
         fs::rename(folder, &out).path("remove a stage", folder)?;
         remove(&out)
+    }
+
+    /// As [`discard`](Self::discard), if there is such a folder.
+    pub(super) fn discard_if_there(&self, folder: &Path) -> Result<()> {
+        if folder.exists() { self.discard(folder) } else { Ok(()) }
     }
 
     /// The records of all grids beside the store: folder and `grid.json`.

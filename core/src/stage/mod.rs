@@ -20,7 +20,7 @@ mod training;
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};
 pub use identity::{Numeric, StageId, canonical, hash};
-pub use inventory::{Entry, Quarantined};
+pub use inventory::{Entry, Shelved};
 pub use job::{Job, Stage, copy, strategy_name};
 pub use kinds::{
     answers::{known_file, read_known},

@@ -26,6 +26,9 @@ pub(super) const LOCKS: &str = "locks";
 pub(super) const QUARANTINE: &str = "quarantine";
 /// How the folder of a stage in the making begins; its identity and a random word follow.
 pub(super) const MAKING: &str = ".making-";
+/// How the folder begins with the checkpoints of a training that is not finished; the stage's identity and the training's number follow. It
+/// belongs to whoever holds the stage's lock.
+pub(super) const CHECKPOINTS: &str = ".checkpoints-";
 
 /// A folder of finished stages, one folder each. Several processes may share it.
 ///
@@ -71,6 +74,31 @@ pub enum Notice {
     Waiting(StageId),
     /// That process has ended.
     Resumed(StageId),
+    /// A training goes on from a checkpoint.
+    Continued {
+        /// The stage that it is for.
+        stage: StageId,
+        /// Steps that were done before.
+        step: usize,
+        /// All steps.
+        steps: usize,
+    },
+    /// A checkpoint is damaged or another training's, and was put aside.
+    PutAside {
+        /// The stage that it is for.
+        stage: StageId,
+        /// What is wrong with it.
+        reason: String,
+        /// Where it is now.
+        folder: PathBuf,
+    },
+    /// A checkpoint cannot be written.
+    NotSaved {
+        /// The stage that it is for.
+        stage: StageId,
+        /// Why.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Notice {
@@ -82,6 +110,15 @@ impl fmt::Display for Notice {
             }
             Self::Waiting(stage) => write!(f, "waiting for another process that makes stage `{stage}`"),
             Self::Resumed(stage) => write!(f, "the other process that made stage `{stage}` has ended"),
+            Self::Continued { stage, step, steps } => {
+                write!(f, "stage `{stage}` goes on from its checkpoint after step {step} of {steps}")
+            }
+            Self::PutAside { stage, reason, folder } => {
+                write!(f, "a checkpoint of stage `{stage}` cannot be used and is now in {}: {reason}", folder.display())
+            }
+            Self::NotSaved { stage, reason } => {
+                write!(f, "a checkpoint of stage `{stage}` could not be written, and training goes on: {reason}")
+            }
         }
     }
 }
@@ -239,6 +276,16 @@ impl Store {
     /// Where a stage is once it is made here.
     pub(super) fn folder_of(&self, id: &StageId) -> PathBuf {
         self.workshop().join(id.as_str())
+    }
+
+    /// Where checkpoints are of a training that a stage makes.
+    pub(super) fn checkpoints_of(&self, id: &StageId, number: usize) -> PathBuf {
+        self.workshop().join(format!("{CHECKPOINTS}{id}-{number}"))
+    }
+
+    /// Tells the listener what happens.
+    pub(super) fn tell(&self, notice: &Notice) {
+        (self.tell.0)(notice);
     }
 
     fn lock_path(&self, name: &str) -> PathBuf {
@@ -461,8 +508,10 @@ impl Store {
         // Versions before there was a lock of the store hold that of their stage alone.
         let is_free = |id: &str| id.parse::<StageId>().is_ok_and(|id| self.is_busy(&id).is_ok_and(|busy| !busy));
         for (name, path) in entries(&self.root)? {
-            let made = name.strip_prefix(MAKING).and_then(|name| name.rsplit_once('-'));
-            if made.is_some_and(|(id, _)| is_free(id)) || is_temporary(&name, &path) {
+            let of = |prefix| name.strip_prefix(prefix).and_then(|name| name.rsplit_once('-'));
+            // Checkpoints wait for somebody to take them up, until their stage is there.
+            let outlived = of(CHECKPOINTS).filter(|(id, _)| self.root.join(id).join(MANIFEST).exists());
+            if of(MAKING).or(outlived).is_some_and(|(id, _)| is_free(id)) || is_temporary(&name, &path) {
                 left.paths.push(path);
             }
         }
@@ -922,5 +971,28 @@ mod tests {
         write_atomically(&ours, b"text").unwrap();
         fs::write(&plain, b"text").unwrap();
         assert_eq!(fs::metadata(ours).unwrap().permissions(), fs::metadata(plain).unwrap().permissions());
+    }
+
+    /// Checkpoints outlive the process that wrote them, and nothing but a sweep after the stage was finished or whoever made it removes them.
+    #[test]
+    fn checkpoints_stay_until_their_stage_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let checkpoints = store.checkpoints_of(&id(), 0);
+        fs::create_dir_all(checkpoints.join("step-2")).unwrap();
+        assert_eq!(store.leftovers().unwrap().paths, Vec::<PathBuf>::new());
+        let shelved = store.checkpoints().unwrap();
+        assert_eq!(shelved.iter().map(|shelved| &shelved.folder).collect::<Vec<_>>(), [&checkpoints]);
+        // The next process that begins the stage finds them.
+        drop(store.begin(&id()).unwrap());
+        assert!(checkpoints.exists());
+        make(&store);
+        assert_eq!(store.leftovers().unwrap().paths, [checkpoints.clone()]);
+        // Whoever holds the lock of the stage may be at work with them.
+        let held = store.try_lock(&id()).unwrap();
+        assert_eq!(store.leftovers().unwrap().paths, Vec::<PathBuf>::new());
+        drop(held);
+        store.sweep();
+        assert!(!checkpoints.exists() && store.checkpoints().unwrap().is_empty());
     }
 }

@@ -145,8 +145,8 @@ impl<'a> Trainer<'a> {
                     end_token: writing.ends.first().copied(),
                     answering: writing.answering.clone(),
                 };
-                let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-                let trained = self.bench.train(model, |model| {
+                let seed = self.order(phase);
+                let trained = self.bench.train(model, |model, execution| {
                     learner::train_words(model, data, lesson.objective, texts, recipe, seed, execution)
                 })?;
                 Ok(trained.map(|model| Answerer::Writes(model, writing)))
@@ -163,8 +163,8 @@ impl<'a> Trainer<'a> {
         objective: Objective,
         phase: usize,
     ) -> Result<Trained<Classifier>> {
-        let (seed, execution) = (self.order(phase), &self.bench.place.execution);
-        self.bench.train(classifier, |classifier| {
+        let seed = self.order(phase);
+        self.bench.train(classifier, |classifier, execution| {
             learner::train_classifier(classifier, data, objective, recipe, seed, execution)
         })
     }

@@ -1,7 +1,11 @@
 //! Trainings whose stage is not done yet. A process that dies over its predictions, for want of memory say, need not train again: the trained
-//! model lies in the store as a stage of its own, as long as the stage that it belongs to is not finished.
+//! model lies in the store as a stage of its own, as long as the stage that it belongs to is not finished. One that dies while it trains goes on
+//! from its last checkpoint, in a folder beside those of stages.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use burn::{
     module::Module,
@@ -13,12 +17,12 @@ use serde_json::{Value, json};
 use super::{
     bench::{Bench, Making},
     identity::StageId,
-    store::{Begin, Finished, Store},
+    store::{Begin, Finished, Notice, QUARANTINE, Store},
 };
 use crate::{
     Error, Result, alloc,
     error::IoContext,
-    learner::{TrainLog, Trained},
+    learner::{Checkpoints, Every, Execution, Passage, Stop, TrainLog, Trained, interrupted},
 };
 
 /// Word that identities of trainings begin with.
@@ -47,13 +51,19 @@ fn id(stage: &StageId, number: usize) -> StageId {
 }
 
 impl Bench<'_> {
-    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained; `fresh` is the model before
-    /// it. A stage trains in the same order in every try, so that the n-th training of one is that of another.
+    /// Trains a model, or takes up what an earlier try of the same stage, by the same commit of w2s, has trained, be it the whole or a part;
+    /// `fresh` is the model before it, and `train` is told how to execute it. A stage trains in the same order in every try, so that the n-th
+    /// training of one is that of another.
     ///
     /// # Errors
-    /// Those of the training, or a store that cannot be written.
-    pub(super) fn train<M: Module>(&self, fresh: M, train: impl FnOnce(M) -> Result<Trained<M>>) -> Result<Trained<M>> {
-        let Some(Making { stage, trainings }) = &self.making else { return train(fresh) };
+    /// Those of the training, an interruption, or a store that cannot be written.
+    pub(super) fn train<M: Module>(
+        &self,
+        fresh: M,
+        train: impl FnOnce(M, &Execution) -> Result<Trained<M>>,
+    ) -> Result<Trained<M>> {
+        let execution = &self.place.execution;
+        let Some(Making { stage, trainings }) = &self.making else { return train(fresh, execution) };
         let number = trainings.fetch_add(1, Ordering::Relaxed);
         let id = id(stage, number);
         if let Some(kept) = self.store.find(&id)? {
@@ -62,24 +72,57 @@ impl Bench<'_> {
             }
             self.store.discard(&kept.folder)?;
         }
-        let trained = train(fresh)?;
-        if trained.seconds < WORTH_KEEPING && !alloc::is_tested() {
-            return Ok(trained);
+        let checkpoints = self.checkpoints(stage, number);
+        let _awaited = checkpoints.as_ref().and(execution.stop.as_ref()).map(Stop::wait_for_me);
+        let trained = train(fresh, &Execution { checkpoints, ..execution.clone() })?;
+        let kept = if trained.seconds < WORTH_KEEPING && !alloc::is_tested() {
+            Ok(())
+        } else {
+            self.keep(&trained, stage, number)
+        };
+        // It is an insurance: on a disk that is too full for it, the stage goes on without, and the last checkpoint is better than nothing.
+        if kept.is_ok() {
+            let _ = self.store.discard_if_there(&self.store.checkpoints_of(stage, number));
         }
-        // It is an insurance: on a disk that is too full for it, the stage goes on without.
-        if let Ok(Begin::Ours(workspace)) = self.store.begin(&id) {
-            let _ = write(&trained, workspace.folder())
-                .and_then(|()| workspace.finish(parameters(stage, number), json!({}), &self.place.name));
+        // Nobody waits for what comes now.
+        if execution.stopped() { Err(interrupted()) } else { Ok(trained) }
+    }
+
+    fn keep<M: Module>(&self, trained: &Trained<M>, stage: &StageId, number: usize) -> Result<()> {
+        if let Begin::Ours(workspace) = self.store.begin(&id(stage, number))? {
+            write(trained, workspace.folder())?;
+            workspace.finish(parameters(stage, number), json!({}), &self.place.name)?;
         }
-        Ok(trained)
+        Ok(())
+    }
+
+    /// Where checkpoints of a training go, if it is to have some.
+    fn checkpoints(&self, stage: &StageId, number: usize) -> Option<Checkpoints> {
+        let (store, stage, every) = (self.store.clone(), stage.clone(), self.place.checkpoint_every);
+        (every != Every::Never).then(|| Checkpoints {
+            every,
+            folder: store.checkpoints_of(&stage, number),
+            aside: store.root().join(QUARANTINE),
+            training: parameters(&stage, number),
+            tell: Arc::new(move |passage| {
+                let stage = stage.clone();
+                store.tell(&match passage {
+                    Passage::Resumed { step, steps } => Notice::Continued { stage, step, steps },
+                    Passage::PutAside { folder, reason } => Notice::PutAside { stage, reason, folder },
+                    Passage::NotWritten(reason) => Notice::NotSaved { stage, reason },
+                });
+            }),
+        })
     }
 }
 
 impl Making {
-    /// Removes the trainings that were kept of the stage, which is finished.
+    /// Removes the trainings that were kept of the stage, which is finished, and what is left of their checkpoints.
     pub(super) fn discard(&self, store: &Store) -> Result<()> {
-        let kept = (0..self.trainings.load(Ordering::Relaxed)).map(|number| store.folder_of(&id(&self.stage, number)));
-        kept.filter(|folder| folder.exists()).try_for_each(|folder| store.discard(&folder))
+        (0..self.trainings.load(Ordering::Relaxed)).try_for_each(|number| {
+            store.discard_if_there(&store.folder_of(&id(&self.stage, number)))?;
+            store.discard_if_there(&store.checkpoints_of(&self.stage, number))
+        })
     }
 }
 

@@ -155,8 +155,8 @@ impl Stage for Judge {
             let targets = rows.iter().map(|&row| if agreed[row] { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
             let (examples, seed) = (learnt.part(&rows), rng::derive(self.seed, &format!("judge-{fold}/order")));
             let objective = Objective::new(targets, Box::new(loss));
-            let trained = bench.train(self.start(bench, &pretrained, fold)?, |judge| {
-                learner::train_classifier(judge, &examples, objective, &self.recipe, seed, &bench.place.execution)
+            let trained = bench.train(self.start(bench, &pretrained, fold)?, |judge, execution| {
+                learner::train_classifier(judge, &examples, objective, &self.recipe, seed, execution)
             })?;
             write_log(&trained, fold, folder)?;
             remarks.extend(trained.log.remarks.iter().cloned());
