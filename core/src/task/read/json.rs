@@ -15,7 +15,7 @@ use crate::{Error, Result, task::Row};
 /// Longest line of JSON that is read: a longer one is no row, and would be kept in memory whole.
 const LONGEST_LINE: u64 = 64 << 20;
 const LINE: &str = "each line has to be one JSON object, such as {\"text\": \"good\", \"label\": 1}";
-const LIST: &str = "if the file is one list of rows, its name has to end in .json; in .jsonl each line is one object";
+const LIST: &str = "each line has to be one JSON object; a file that is one list of rows ends in .json";
 
 /// How a file of JSON holds its rows.
 #[derive(Debug)]
