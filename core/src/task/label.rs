@@ -117,7 +117,7 @@ impl ColumnRule {
         let name = &self.name;
         let error = Error::new(format!("column `{name}` is `{}`, which names no class", brief(text)));
         if let Some(hint) = hidden(name, text) {
-            return error.help(hint);
+            return error.help(format!("{hint}; if it is a class, name it with `values` under `[label.column]`"));
         }
         if !self.values.is_empty() {
             return error.help(format!("the `values` are {}", quoted(self.values.keys())));

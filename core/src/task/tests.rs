@@ -556,10 +556,43 @@ fn the_guide_is_right() {
         blocks += 1;
     }
     assert_eq!(blocks, 7);
+    // Its table has every key there is.
+    let table = guide.split("## Every key\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let schema = serde_json::to_value(schemars::schema_for!(Task)).unwrap();
+    let definitions = schema["$defs"].as_object().unwrap().values();
+    let objects = definitions.chain([&schema]).flat_map(|kind| {
+        let choices = kind["oneOf"].as_array().into_iter().chain(kind["anyOf"].as_array()).flatten();
+        choices
+            .chain([kind])
+            .filter_map(|kind| kind["properties"].as_object())
+            .flat_map(|keys| keys.keys())
+            .collect::<Vec<_>>()
+    });
+    let keys: std::collections::BTreeSet<&String> = objects.collect();
+    assert!(keys.len() > 40, "{keys:?}");
+    let named = |key: &str| {
+        ["`", "."].iter().any(|before| ["`", "."].iter().any(|after| table.contains(&format!("{before}{key}{after}"))))
+    };
+    let missing: Vec<&&String> = keys.iter().filter(|key| !named(key)).collect();
+    assert!(missing.is_empty(), "not in the table of configs/tasks/README.md: {missing:?}");
 }
 
 #[test]
 fn every_shipped_task_is_one() {
+    // Of these no commit is known from several places: they follow a branch.
+    const FOLLOW: [&str; 10] = [
+        "EleutherAI/twitter-sentiment",
+        "allenai/quartz",
+        "aps/super_glue multirc",
+        "aps/super_glue wic",
+        "brendenlake/scan simple",
+        "facebook/anli plain_text",
+        "fancyzhx/amazon_polarity amazon_polarity",
+        "single-turn",
+        "yangdong/ecqa",
+        "yasumasaonoe/creak",
+    ];
+
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/tasks");
     let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let paths: Vec<PathBuf> =
@@ -567,6 +600,17 @@ fn every_shipped_task_is_one() {
     assert!(paths.len() >= 5);
     for path in paths {
         let task = Task::open(&path).unwrap_or_else(|error| panic!("{error}"));
+        if let Some(hub) = &task.source.hub {
+            let configs = task.source.config.iter().flat_map(OneOrMany::as_slice);
+            let names = configs.fold(hub.clone(), |names, config| format!("{names} {config}"));
+            let commit =
+                |revision: &String| revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let pinned = task.source.revision.as_ref().is_some_and(commit);
+            // The hub's own conversion is a branch, too.
+            let follows = FOLLOW.iter().any(|name| names.contains(name))
+                || task.source.revision.as_deref() == Some("refs/convert/parquet");
+            assert!(pinned != follows, "{names}: {:?}", task.source.revision);
+        }
         let json = serde_json::to_value(&task).unwrap();
         let again: Task = serde_json::from_value(json.clone()).unwrap();
         assert_eq!(serde_json::to_value(&again).unwrap(), json, "{}", task.name());

@@ -177,11 +177,12 @@ impl Uses {
             return Ok(());
         }
         let shown: String = text.chars().take(40).collect();
+        let passed = if means_the_other { "" } else { shown.trim() };
         let what = if *other == Side::Truth { "a truth value" } else { "a number" };
         Err(Error::new(format!(
             "the text `{shown}` is compared with {what}: `{name}` is not the same kind of value on both sides"
         ))
-        .help(CONVERT.replace("COLUMN", name)))
+        .help(CONVERT.replace("\"\"", &format!("{passed:?}")).replace("COLUMN", name)))
     }
 
     fn statements(&mut self, statements: &[Stmt]) {

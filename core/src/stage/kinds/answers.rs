@@ -320,3 +320,33 @@ fn draw(shares: &[f32], at: f32) -> usize {
 pub(super) fn mean(values: &[f32]) -> f64 {
     values.iter().copied().map(f64::from).sum::<f64>() / values.len().max(1) as f64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::Manifest;
+
+    /// Examples that were shown with their answers must not be trained on: a record that does not name them is not taken for one of none.
+    #[test]
+    fn a_record_that_does_not_say_what_was_shown_is_an_error() {
+        let shown = |parameters: Value, summary: Value| {
+            let id = StageId::new("answers", 1, &parameters);
+            let manifest = json!({
+                "id": id, "parameters": parameters, "summary": summary, "files": {}, "version": "", "commit": "", "device": "", "seconds": 0.0,
+                "finished": 0,
+            });
+            let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+            shots(&Finished { folder: "answers".into(), manifest })
+        };
+        let asked = json!({"answerer": {"by": "language-model"}});
+        assert_eq!(shown(asked.clone(), json!({"shots": [4, 0, 9]})).unwrap(), [4, 0, 9]);
+        assert_eq!(shown(asked.clone(), json!({"shots": []})).unwrap(), Vec::<usize>::new());
+        for summary in [json!({}), json!({"shots": null}), json!({"shots": 3}), json!({"shots": [-1]}), json!(null)] {
+            let error = shown(asked.clone(), summary).unwrap_err();
+            assert!(error.message().contains("does not say which examples were shown"), "{error}");
+            assert!(error.remedy().is_some() && error.place().is_some(), "{error}");
+        }
+        // A classifier is shown none.
+        assert_eq!(shown(json!({"answerer": {"by": "classifier"}}), json!({})).unwrap(), Vec::<usize>::new());
+    }
+}

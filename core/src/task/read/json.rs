@@ -15,6 +15,7 @@ use crate::{Error, Result, task::Row};
 /// Longest line of JSON that is read: a longer one is no row, and would be kept in memory whole.
 const LONGEST_LINE: u64 = 64 << 20;
 const LINE: &str = "each line has to be one JSON object, such as {\"text\": \"good\", \"label\": 1}";
+const LIST: &str = "each line has to be one JSON object; a file that is one list of rows ends in .json";
 
 /// How a file of JSON holds its rows.
 #[derive(Debug)]
@@ -33,15 +34,25 @@ impl Json {
     /// An object per line.
     pub fn lines(text: Text, limit: usize) -> Result<(Found, Self)> {
         let (mut found, mut columns) = (Found::default(), IndexSet::new());
+        let mut halved = None;
         if limit > 0 {
             each_line(text.open()?, &mut |number, line| {
                 parse_line(line, number, &Wanted::These([].into()), Some(&mut columns))?;
+                if line.contains("\\ud") || line.contains("\\uD") {
+                    let halves = python_to_json(line.as_bytes()).map_or(0, |(_, halves)| halves);
+                    if halves > 0 {
+                        halved.get_or_insert((0, number)).0 += halves;
+                    }
+                }
                 found.lines.push(number);
                 Ok(found.lines.len() < limit)
             })?;
         }
         found.count = found.lines.len();
         found.columns = columns.into_iter().collect();
+        found.notes.extend(halved.map(|(count, line)| {
+            format!("escapes of one half of a character, such as `\\ud83d` alone: {count}, the first on line {line}; they are read as U+FFFD")
+        }));
         Ok((found, Self::Lines(text)))
     }
 
@@ -178,13 +189,14 @@ fn parse_line(line: &str, number: u32, wanted: &Wanted, mut columns: Option<&mut
         parser.end().map(|()| row)
     };
     let parsed = parse(line).or_else(|cause| match python_to_json(line.as_bytes()) {
-        Some(json) => parse(&String::from_utf8_lossy(&json)).map_err(|_| cause),
+        Some((json, _)) => parse(&String::from_utf8_lossy(&json)).map_err(|_| cause),
         None => Err(cause),
     });
     parsed.map_err(|cause| {
         // The parser counts lines too; here there is only one.
         let cause = cause.to_string().replace("line 1 column", "column");
-        Error::new(format!("line {number} is no row: {cause}")).help(LINE)
+        let list = number == 1 && line.trim_start().starts_with('[');
+        Error::new(format!("line {number} is no row: {cause}")).help(if list { LIST } else { LINE })
     })
 }
 
@@ -203,7 +215,7 @@ fn each_item(
     let read = if python {
         let mut bytes = Vec::new();
         input.read_to_end(&mut bytes).map_err(|cause| unreadable(&cause))?;
-        let bytes = python_to_json(&bytes).unwrap_or(bytes);
+        let bytes = python_to_json(&bytes).map_or(bytes, |(json, _)| json);
         let mut parser = Deserializer::from_slice(&bytes);
         parser.deserialize_seq(items).and_then(|()| parser.end())
     } else {
@@ -301,13 +313,18 @@ impl<'de> Visitor<'de> for Cells<'_> {
     }
 }
 
-/// What Python's `json` writes and JSON does not know, in its words: NaN is no value, an infinity is the text of its name. `None` if there
-/// is nothing of the kind.
-fn python_to_json(text: &[u8]) -> Option<Vec<u8>> {
+/// What Python's `json` writes and JSON does not know, in its words: NaN is no value, an infinity is the text of its name, half of a character
+/// is U+FFFD; also how many such halves there are. `None` if there is nothing of the kind.
+fn python_to_json(text: &[u8]) -> Option<(Vec<u8>, usize)> {
     const WORDS: [(&[u8], &[u8]); 3] =
         [(b"NaN", b"null"), (b"Infinity", b"\"Infinity\""), (b"-Infinity", b"\"-Infinity\"")];
     let mut out = Vec::with_capacity(text.len() + 16);
-    let (mut quoted, mut at, mut any) = (false, 0, false);
+    let (mut quoted, mut at, mut any, mut halves) = (false, 0, false, 0);
+    // The unit of UTF-16 for which an escape stands.
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
     while let Some(&byte) = text.get(at) {
         let word = WORDS.iter().find(|(word, _)| !quoted && text[at..].starts_with(word));
         if let Some((word, json)) = word {
@@ -316,6 +333,19 @@ fn python_to_json(text: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         if quoted && byte == b'\\' {
+            match (unit(at), unit(at + 6)) {
+                (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => {
+                    out.extend_from_slice(&text[at..at + 12]);
+                    at += 12;
+                    continue;
+                }
+                (Some(0xd800..=0xdfff), _) => {
+                    out.extend_from_slice(b"\\ufffd");
+                    (at, any, halves) = (at + 6, true, halves + 1);
+                    continue;
+                }
+                _ => {}
+            }
             out.push(byte);
             at += 1;
         } else if byte == b'"' {
@@ -324,7 +354,7 @@ fn python_to_json(text: &[u8]) -> Option<Vec<u8>> {
         out.extend(text.get(at));
         at += 1;
     }
-    any.then_some(out)
+    any.then_some((out, halves))
 }
 
 /// Objects one after the other, over any number of lines; `None` if it is something else.
@@ -334,7 +364,7 @@ fn objects(text: &Text) -> Option<Vec<Row>> {
     first_byte(&mut input).ok()?;
     input.read_to_end(&mut bytes).ok()?;
     let parse = |bytes: &[u8]| Deserializer::from_slice(bytes).into_iter::<Row>().collect::<Result<Vec<_>, _>>().ok();
-    parse(&bytes).or_else(|| parse(&python_to_json(&bytes)?))
+    parse(&bytes).or_else(|| parse(&python_to_json(&bytes)?.0))
 }
 
 /// The rows of an object that holds all of them, and what is to be said of that: a list of rows under one name
@@ -405,12 +435,26 @@ mod tests {
 
     #[test]
     fn words_of_python_are_replaced_outside_of_texts() {
-        let json = |text: &str| python_to_json(text.as_bytes()).map(|json| String::from_utf8(json).unwrap());
+        let json = |text: &str| python_to_json(text.as_bytes()).map(|(json, _)| String::from_utf8(json).unwrap());
         assert_eq!(json(r#"{"a": NaN, "b": [-Infinity]}"#).unwrap(), r#"{"a": null, "b": ["-Infinity"]}"#);
         assert_eq!(
             json(r#"{"NaN": "NaN \" Infinity", "b": Infinity}"#).unwrap(),
             r#"{"NaN": "NaN \" Infinity", "b": "Infinity"}"#
         );
         assert_eq!(json(r#"{"a": "NaN", "b": "\\"}"#), None);
+        // Halves of characters: the first, the second, both the wrong way round, both as they belong together, and none at all.
+        let halves = [
+            (r#""a\ud83d b""#, Some((r#""a\ufffd b""#, 1))),
+            (r#""a\uDE00""#, Some((r#""a\ufffd""#, 1))),
+            (r#""\ude00\ud83d""#, Some((r#""\ufffd\ufffd""#, 2))),
+            (r#""\ud83d\ud83d\ude00""#, Some((r#""\ufffd\ud83d\ude00""#, 1))),
+            (r#""\ud83d\ude00""#, None),
+            (r#""\\ud83d \u12""#, None),
+        ];
+        for (text, expected) in halves {
+            let found = python_to_json(text.as_bytes());
+            let found = found.as_ref().map(|(json, count)| (std::str::from_utf8(json).unwrap(), *count));
+            assert_eq!(found, expected, "{text}");
+        }
     }
 }
