@@ -284,7 +284,7 @@ impl Kind {
             Self::Comparison { largest, terms } => 2 + terms * number(*largest) + 1 + number(*largest) + 1,
             Self::Lists { longest, .. } => 2 + longest + 1 + longest + 1,
             Self::Commands { .. } => 3 + 1 + 3 + 1 + 2 * 6 + 1,
-            Self::OddOneOut {} => 8,
+            Self::OddOneOut {} => 9,
         }
     }
 
