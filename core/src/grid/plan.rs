@@ -121,7 +121,7 @@ impl Plan {
                 }
                 if let Some(origin) = found.origin.take() {
                     plan.notes.extend(origin.note.clone().filter(|note| !plan.notes.contains(note)));
-                    plan.folders.insert(&found.reference.weights, &origin.folder);
+                    plan.folders.insert(&found.reference.weights, &origin.folder, model.file.adapter.as_deref());
                     plan.models.insert(model.name.clone(), origin);
                 }
                 plan.notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
@@ -213,6 +213,10 @@ impl Plan {
                 }
             };
             let head = grid.head(config, task)?;
+            if head.freeze_backbone && model.reference.lora.is_some() {
+                let message = format!("`freeze_backbone` leaves nothing of `{}` for `[lora]` to train", config.name);
+                return Err(Error::new(message).help("leave one of the two out"));
+            }
             let place = || format!("head of `{}` on `{}`", config.name, grid.tasks[task].name());
             head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
             Ok(ModelRef { head, ..model.reference.clone() })

@@ -217,6 +217,12 @@ impl Dense {
         self.lora = Some(Adapter::fresh(weight.dims(), lora, path, seed, &weight.device()));
     }
 
+    /// Lets its adapter be trained, if it has one.
+    pub fn train_adapter(&mut self) {
+        let trained = |param: Param<Tensor<2>>| param.set_require_grad(true);
+        self.lora = self.lora.take().map(|of| Adapter { a: trained(of.a), b: trained(of.b), scale: of.scale });
+    }
+
     /// Takes its adapter into its weight, `W + s A B`.
     pub fn merge(&mut self) {
         let Some(adapter) = self.lora.take() else { return };

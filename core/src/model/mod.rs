@@ -23,6 +23,7 @@ pub use classifier::{Classifier, HeadConfig, HeadInit};
 pub use generate::Decoder;
 pub(crate) use generate::can_write;
 pub use lora::Lora;
+pub use peft::is_adapter;
 pub use pretrained::Pretrained;
 pub use spec::Spec;
 pub use tokenizer::Tokenizer;

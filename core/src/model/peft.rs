@@ -21,13 +21,18 @@ use super::{
 use crate::{Error, Result, error::IoContext};
 
 /// What an adapter's folder is told by.
-pub const CONFIG: &str = "adapter_config.json";
+const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// What we keep beside them of a classifier.
 const OURS: &str = "w2s.json";
 /// What comes before the model's own names.
 const PREFIX: &str = "base_model.model.";
 const ANOTHER: &str = "is it an adapter of this model? `base_model_name_or_path` of its `adapter_config.json` names the one it was trained on";
+
+/// Whether a folder holds an adapter, not a model.
+pub fn is_adapter(folder: &Path) -> bool {
+    folder.join(CONFIG).is_file()
+}
 
 /// An adapter's folder, known to fit a model.
 #[derive(Clone, Debug)]
@@ -129,6 +134,8 @@ fn settings(config: &Config) -> Result<Lora> {
     for (key, supported) in [
         ("use_dora", json!(false)),
         ("use_qalora", json!(false)),
+        ("use_bdlora", json!(false)),
+        ("alora_invocation_tokens", json!([])),
         ("lora_bias", json!(false)),
         ("rank_pattern", json!({})),
         ("alpha_pattern", json!({})),

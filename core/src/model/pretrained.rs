@@ -36,8 +36,8 @@ pub struct Pretrained {
     layers: usize,
     tokenizer: Tokenizer,
     weights: Weights,
-    /// Adapters on its weights.
-    adapter: Option<peft::Files>,
+    /// Adapters on its weights, each on what those before it made of them.
+    adapters: Vec<peft::Files>,
     fingerprint: OnceLock<String>,
 }
 
@@ -76,7 +76,8 @@ impl Pretrained {
         }
         let layers = spec.layers;
         let fingerprint = OnceLock::new();
-        let pretrained = Self { folder: folder.into(), spec, layers, tokenizer, weights, adapter: None, fingerprint };
+        let pretrained =
+            Self { folder: folder.into(), spec, layers, tokenizer, weights, adapters: Vec::new(), fingerprint };
         pretrained.check().map_err(|error| {
             error.or_else_help("do `config.json` and the weights belong to the same model, and are they complete?")
         })?;
@@ -100,7 +101,8 @@ impl Pretrained {
     pub fn with_adapter(mut self, folder: &Path) -> Result<Self> {
         let files = peft::Files::open(folder, &self.spec)?;
         peft::with_settings(&mut self.spec.config, &files);
-        Ok(Self { adapter: Some(files), fingerprint: OnceLock::new(), ..self })
+        self.adapters.push(files);
+        Ok(Self { fingerprint: OnceLock::new(), ..self })
     }
 
     /// The folder.
@@ -142,8 +144,8 @@ impl Pretrained {
         for (path, hash) in self.weights.files().iter().zip(self.weights.hashes(&needed)?) {
             part(&path.file_name().unwrap_or_default().to_string_lossy(), hash);
         }
-        for (name, hash) in self.adapter.as_ref().map_or(Ok(Vec::new()), peft::Files::hashes)? {
-            part(name, hash);
+        for adapter in &self.adapters {
+            adapter.hashes()?.into_iter().for_each(|(name, hash)| part(name, hash));
         }
         let fingerprint = hasher.finalize().to_hex().to_string();
         Ok(self.fingerprint.get_or_init(|| fingerprint))
@@ -159,15 +161,12 @@ impl Pretrained {
             let (name, layout) = self.locate(&entries, path)?;
             self.weights.read(name, shape, layout, self.spec.heads).map(Some)
         })?;
-        match &self.adapter {
-            None => Ok(model),
-            Some(adapter) => adapter.attach(model, device),
-        }
+        self.adapters.iter().try_fold(model, |model, adapter| adapter.attach(model.merged(), device))
     }
 
     /// A classification head's matrix, as `[hidden, classes]` with its number of classes; `None` where there is none of that name.
     pub(super) fn head(&self, name: &str) -> Result<Option<(Vec<f32>, usize)>> {
-        if let Some(adapter) = &self.adapter {
+        if let Some(adapter) = self.adapters.last() {
             return adapter.head(name, self.spec.hidden);
         }
         let Some(shape) = self.weights.shape(name) else { return Ok(None) };

@@ -250,6 +250,14 @@ impl Transformer {
         Self { lora: None, ..self }
     }
 
+    /// The same model with nothing to train but its adapters.
+    #[must_use]
+    pub fn adapters_alone(self) -> Self {
+        let mut model = self.no_grad();
+        model.dense().into_iter().for_each(|(_, dense)| dense.train_adapter());
+        model
+    }
+
     /// What its adapters are, if it has any.
     pub fn lora(&self) -> Option<&Lora> {
         self.lora.as_deref()
