@@ -205,3 +205,45 @@ fn answers_in_words_with_auxiliary_confidence() {
     follow_words("gpt2", "aux-confidence", loss.clone());
     follow_words("llama", "aux-confidence", loss);
 }
+
+/// Trains the adapters of a tiny model as peft and PyTorch do (`golden/golden_lora.json`, made by `make_lora.py`).
+#[test]
+fn adapters_are_trained_as_by_peft() {
+    const TOLERANCE: f64 = 1e-5;
+    let golden: Value = serde_json::from_str(include_str!("golden/golden_lora.json")).unwrap();
+    for (kind, case) in golden["models"].as_object().unwrap() {
+        let folder = model_folder(&case["config"], &case["weights"], &format!("lora-{kind}"));
+        fs::write(folder.join("adapter_config.json"), case["adapter_config"].to_string()).unwrap();
+        fs::write(folder.join("w2s.json"), json!({ "pooling": "last", "classes": 2 }).to_string()).unwrap();
+        fs::write(folder.join("adapter_model.safetensors"), safetensors(&tensors(&case["adapter"]))).unwrap();
+        let pretrained = Pretrained::open(&folder).unwrap().with_adapter(&folder).unwrap();
+        let rows = golden["rows"].as_array().unwrap();
+        let ids = |row: &Value| numbers(&row["ids"]).into_iter().map(|id| id as u32).collect();
+        let label = |row: &Value| numbers(&row["label"]).into_iter().map(|share| share as f32).collect();
+        let data = Encoded::new(rows.iter().map(ids).collect(), pretrained.spec()).unwrap();
+        let loss: Box<dyn ConfiguredLoss> = serde_json::from_value(json!({ "type": "cross-entropy" })).unwrap();
+        let objective = Objective::new(rows.iter().map(label).collect(), loss);
+        let recipe = recipe(json!({ "optimizer": "adamw", "schedule": "constant" }));
+        let classifier = Classifier::load(&pretrained, &Device::flex()).unwrap();
+        let classifier = Classifier { backbone: classifier.backbone.clone().adapters_alone(), ..classifier };
+        let trained = train_classifier(classifier, &data, objective, &recipe, 0, &Execution::default()).unwrap();
+        for (step, reference) in trained.log.steps.iter().zip(numbers(&case["losses"])) {
+            assert!((step.loss - reference).abs() < TOLERANCE, "{kind}: {step:?} instead of {reference}");
+        }
+        assert_eq!(trained.log.steps.len(), 10);
+        // What is left, as peft writes it.
+        trained.model.save_adapter(&folder, pretrained.tokenizer(), "tiny").unwrap();
+        let written = fs::read(folder.join("adapter_model.safetensors")).unwrap();
+        let header = 8 + u64::from_le_bytes(written[..8].try_into().unwrap()) as usize;
+        let places: Value = serde_json::from_slice(&written[8..header]).unwrap();
+        for (name, (_, shape, expected)) in tensors(&case["trained"]) {
+            assert_eq!(places[&name]["shape"], json!(shape), "{name}");
+            let [start, end] = [0, 1].map(|at| header + places[&name]["data_offsets"][at].as_u64().unwrap() as usize);
+            for (ours, reference) in written[start..end].chunks(4).zip(expected.chunks(4)) {
+                let [ours, reference] = [ours, reference].map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+                assert!(f64::from(ours - reference).abs() < TOLERANCE, "{kind}: {name}: {ours} instead of {reference}");
+            }
+        }
+        fs::remove_dir_all(folder).ok();
+    }
+}

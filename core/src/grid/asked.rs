@@ -267,7 +267,7 @@ impl Knowledge<'_> {
     }
 
     pub(super) fn embeddings(&self, made: &mut Made) -> Result<StageId> {
-        made.push(Embeddings { model: self.strong.clone(), data: self.data.clone() })
+        made.push(Embeddings { model: self.strong.untrained(), data: self.data.clone() })
     }
 }
 

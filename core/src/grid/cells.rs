@@ -163,6 +163,10 @@ impl<'a> Maker<'a> {
             }
         };
         let head = self.grid.head(config, on)?;
+        if head.freeze_backbone && model.reference.lora.is_some() {
+            let message = format!("`freeze_backbone` leaves nothing of `{}` for `[lora]` to train", config.name);
+            return Err(Error::new(message).help("leave one of the two out"));
+        }
         let place = || format!("head of `{}` on `{}`", config.name, on.name);
         head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
         Ok(ModelRef { head, ..model.reference.clone() })

@@ -111,10 +111,19 @@ pub(super) fn find_model(
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
         let found = model_folder(model, places)?;
-        let pretrained = Pretrained::open(&found.folder)?;
-        let files = found.folder.read_dir().path("read the model's folder", &found.folder)?;
-        let files = files.flatten().map(|entry| entry.path());
-        let question = question("weights", &json!(found.folder), files);
+        let mut pretrained = Pretrained::open(&found.folder)?;
+        let mut folders = vec![&found.folder];
+        if let Some(folder) = &model.file.adapter {
+            pretrained = pretrained.with_adapter(folder).map_err(|error| model.blame("adapter", error))?;
+            folders.push(folder);
+        }
+        let mut files = Vec::new();
+        for folder in &folders {
+            let entries = folder.read_dir().path("read the model's folder", folder)?;
+            files.extend(entries.flatten().map(|entry| entry.path()));
+        }
+        let asked = if folders.len() > 1 { json!(folders) } else { json!(found.folder) };
+        let question = question("weights", &asked, files.into_iter());
         let reference = ModelRef {
             name: model.name.clone(),
             weights: match question.as_ref().and_then(|question| store.known(question)) {
@@ -127,6 +136,7 @@ pub(super) fn find_model(
             },
             head: model.file.head.clone(),
             writing: None,
+            lora: model.lora(pretrained.spec())?,
         };
         let ends = pretrained.ends()?;
         let model = FoundModel::new(reference, pretrained.tokenizer().clone(), pretrained.spec().clone());
@@ -153,7 +163,8 @@ pub(super) fn find_model(
     jobs.entry(id).or_insert(job);
     // What a world says ends in a full stop.
     let ends = tokenizer.id(".");
-    let found = FoundModel::new(ModelRef { name, weights, head, writing: None }, tokenizer, spec);
+    let lora = model.lora(&spec)?;
+    let found = FoundModel::new(ModelRef { name, weights, head, writing: None, lora }, tokenizer, spec);
     Ok(FoundModel { ends: ends.into_iter().collect(), ..found })
 }
 

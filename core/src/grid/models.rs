@@ -215,7 +215,7 @@ mod tests {
     fn model(revision: &str) -> ModelConfig {
         let (hub, revision) = (Some("org/tiny".to_owned()), Some(revision.to_owned()));
         let file = ModelFile { hub, revision, ..ModelFile::default() };
-        ModelConfig { name: "mine".into(), file, folder: PathBuf::new(), train_here: toml::Table::new() }
+        ModelConfig { name: "mine".into(), file, folder: PathBuf::new(), ..ModelConfig::default() }
     }
 
     fn places(root: &Path, hub: Option<Remote>) -> Places {

@@ -114,7 +114,7 @@ impl Plan {
                 }
                 if let Some(origin) = found.origin.take() {
                     notes.extend(origin.note.clone().filter(|note| !notes.contains(note)));
-                    folders.insert(&found.reference.weights, &origin.folder);
+                    folders.insert(&found.reference.weights, &origin.folder, model.file.adapter.as_deref());
                     origins.insert(model.name.clone(), origin);
                 }
                 notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));

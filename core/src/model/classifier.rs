@@ -13,6 +13,7 @@ use serde_json::{Map, json};
 
 use super::{
     arch::{self, Layout},
+    peft::Heads,
     pretrained::{Extra, Pretrained, floats},
     spec::{LmHead, Spec},
     tokenizer::Tokenizer,
@@ -26,7 +27,7 @@ pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
 /// Name of the P(IK) head's matrix `[2, hidden]` in the files.
 pub(super) const P_IK_NAME: &str = "w2s_p_ik.weight";
 /// Key of our own settings in `config.json`.
-const KEY: &str = "w2s";
+pub(super) const KEY: &str = "w2s";
 
 /// The classification head: a linear layer without bias on one vector per sequence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -218,26 +219,38 @@ impl Classifier {
             |key: &str| spec.config.get(key).filter(|id| id.as_u64().is_some_and(|id| id < spec.vocab as u64)).cloned();
         let padding = known("pad_token_id").or_else(|| known("eos_token_id")).unwrap_or_else(|| 0.into());
         config.insert("pad_token_id".to_owned(), padding);
-        let weight = self.head.weight.val();
-        let head = Outgoing {
-            name: HEAD_NAMES[usize::from(!same)].to_owned(),
-            shape: weight.dims().to_vec(),
-            layout: Layout::Linear,
-            heads: 1,
-            values: Box::new(move || floats(&weight)),
-        };
-        let mut tensors = vec![head];
-        if let Some(p_ik) = &self.p_ik {
-            let weight = p_ik.weight.val();
-            tensors.push(Outgoing {
-                name: P_IK_NAME.to_owned(),
+        let tensors = self.heads(same);
+        self.backbone.save_with(folder, tokenizer, Extra { tensors, config })
+    }
+
+    /// Writes adapters and head into a folder, as [`Transformer::save_adapter`] does; `base` names the model that they are on.
+    ///
+    /// Where transformers has the same head, `PeftModel.from_pretrained` loads the folder onto `AutoModelForSequenceClassification`,
+    /// the head with it.
+    ///
+    /// # Errors
+    /// A backbone without adapters, or a folder that cannot be written to.
+    pub fn save_adapter(&self, folder: &Path, tokenizer: &Tokenizer, base: &str) -> Result<()> {
+        let known = self.pooling == Pooling::Last
+            && !arch::find(self.backbone.spec().architecture)?.classifier_class.is_empty();
+        let ours = Some(json!({ "pooling": self.pooling, "classes": self.classes() }));
+        self.backbone.save_adapter_with(folder, tokenizer, base, Heads { tensors: self.heads(known), known, ours })
+    }
+
+    /// The heads on their way into a file; `known` where transformers has the same head.
+    fn heads(&self, known: bool) -> Vec<Outgoing> {
+        let outgoing = |name: &str, head: &Linear| {
+            let weight = head.weight.val();
+            Outgoing {
+                name: name.to_owned(),
                 shape: weight.dims().to_vec(),
                 layout: Layout::Linear,
                 heads: 1,
                 values: Box::new(move || floats(&weight)),
-            });
-        }
-        self.backbone.save_with(folder, tokenizer, Extra { tensors, config })
+            }
+        };
+        let head = outgoing(HEAD_NAMES[usize::from(!known)], &self.head);
+        std::iter::once(head).chain(self.p_ik.as_ref().map(|p_ik| outgoing(P_IK_NAME, p_ik))).collect()
     }
 
     /// Reads what [`save`](Self::save) wrote.

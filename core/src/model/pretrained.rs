@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     arch::{self, Entry, Layout},
+    peft,
     spec::{LmHead, Spec},
     tokenizer::Tokenizer,
     transformer::Transformer,
@@ -35,6 +36,8 @@ pub struct Pretrained {
     layers: usize,
     tokenizer: Tokenizer,
     weights: Weights,
+    /// Adapters on its weights, each on what those before it made of them.
+    adapters: Vec<peft::Files>,
     fingerprint: OnceLock<String>,
 }
 
@@ -72,7 +75,9 @@ impl Pretrained {
             spec.lm_head = LmHead::Absent;
         }
         let layers = spec.layers;
-        let pretrained = Self { folder: folder.into(), spec, layers, tokenizer, weights, fingerprint: OnceLock::new() };
+        let fingerprint = OnceLock::new();
+        let pretrained =
+            Self { folder: folder.into(), spec, layers, tokenizer, weights, adapters: Vec::new(), fingerprint };
         pretrained.check().map_err(|error| {
             error.or_else_help("do `config.json` and the weights belong to the same model, and are they complete?")
         })?;
@@ -87,6 +92,17 @@ impl Pretrained {
         self.spec = self.spec.truncated(layers).map_err(|error| error.in_file(&self.folder))?;
         self.fingerprint = OnceLock::new();
         Ok(self)
+    }
+
+    /// The same model with the adapters of a folder on its weights, as `peft` or [`Transformer::save_adapter`] wrote it.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, a kind of adapter that is not computed here, an adapter of another model.
+    pub fn with_adapter(mut self, folder: &Path) -> Result<Self> {
+        let files = peft::Files::open(folder, &self.spec)?;
+        peft::with_settings(&mut self.spec.config, &files);
+        self.adapters.push(files);
+        Ok(Self { fingerprint: OnceLock::new(), ..self })
     }
 
     /// The folder.
@@ -128,6 +144,9 @@ impl Pretrained {
         for (path, hash) in self.weights.files().iter().zip(self.weights.hashes(&needed)?) {
             part(&path.file_name().unwrap_or_default().to_string_lossy(), hash);
         }
+        for adapter in &self.adapters {
+            adapter.hashes()?.into_iter().for_each(|(name, hash)| part(name, hash));
+        }
         let fingerprint = hasher.finalize().to_hex().to_string();
         Ok(self.fingerprint.get_or_init(|| fingerprint))
     }
@@ -138,14 +157,18 @@ impl Pretrained {
     /// A file cannot be read, or a weight is not finite.
     pub fn load(&self, device: &Device) -> Result<Transformer> {
         let entries = self.entries()?;
-        Transformer::assemble(&self.spec, device, &mut |path, shape| {
+        let model = Transformer::assemble(&self.spec, device, &mut |path, shape| {
             let (name, layout) = self.locate(&entries, path)?;
             self.weights.read(name, shape, layout, self.spec.heads).map(Some)
-        })
+        })?;
+        self.adapters.iter().try_fold(model, |model, adapter| adapter.attach(model.merged(), device))
     }
 
     /// A classification head's matrix, as `[hidden, classes]` with its number of classes; `None` where there is none of that name.
     pub(super) fn head(&self, name: &str) -> Result<Option<(Vec<f32>, usize)>> {
+        if let Some(adapter) = self.adapters.last() {
+            return adapter.head(name, self.spec.hidden);
+        }
         let Some(shape) = self.weights.shape(name) else { return Ok(None) };
         let classes = shape.first().copied().unwrap_or(0);
         let values = self.weights.read(name, &[self.spec.hidden, classes], Layout::Linear, 1)?;
@@ -309,8 +332,8 @@ impl Transformer {
         tokenizer.save(folder)?;
         let entries = architecture.entries(spec.layers, class == architecture.base_class);
         let mut collector = Collector { entries, heads: spec.heads, path: Vec::new(), tensors: extra.tensors };
-        self.valid().materialize().visit(&mut collector);
-        weights::write(folder, collector.tensors)
+        self.valid().merged().materialize().visit(&mut collector);
+        weights::write(&folder.join(weights::SINGLE), collector.tensors)
     }
 }
 

@@ -19,6 +19,9 @@ use sha2::Digest as _;
 use super::{arch, pretrained::floats, spec::LmHead, *};
 use crate::arbitrary::{few, scraps, spliced};
 
+#[path = "tests_lora.rs"]
+mod lora;
+
 const LENGTHS: [usize; 4] = [5, 3, 8, 1];
 
 fn golden(name: &str) -> Value {

@@ -5,12 +5,14 @@ use std::{ops::Range, sync::Arc};
 use burn::{
     module::{Module, Param, ParamId},
     nn::{Embedding, Linear},
-    tensor::{Device, Shape, Tensor, TensorData, activation::relu},
+    tensor::{Device, Shape, Tensor, TensorData},
 };
 
 use super::{
+    arch,
     generate::{Cache, Past},
-    spec::{self, Activation, LmHead, Positions, Residual, Spec},
+    lora::{self, Adapter, Dense, Lora},
+    spec::{self, LmHead, Positions, Residual, Spec},
 };
 use crate::{Error, Result, ops, rng::Rng};
 
@@ -79,6 +81,9 @@ pub struct Transformer {
     lm_head: Option<Linear>,
     #[module(skip)]
     spec: Arc<Spec>,
+    /// What its adapters are, if it has any.
+    #[module(skip)]
+    lora: Option<Arc<Lora>>,
 }
 
 /// Gain and bias of a normalisation; without bias it is the root-mean-square one.
@@ -99,17 +104,17 @@ struct Block {
 /// `qkv` is one fused matrix or three, as in the model's files, so that optimizers with a state per matrix see the same ones.
 #[derive(Module, Debug)]
 struct Attention {
-    qkv: Vec<Linear>,
+    qkv: Vec<Dense>,
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
-    output: Linear,
+    output: Dense,
 }
 
 /// `input` is one matrix, or gate and value.
 #[derive(Module, Debug)]
 struct Mlp {
-    input: Vec<Linear>,
-    output: Linear,
+    input: Vec<Dense>,
+    output: Dense,
 }
 
 /// Gives the values of a parameter from its path and shape; `None` leaves it uninitialised.
@@ -183,7 +188,7 @@ impl Transformer {
             let attention_norm = make.norm(&at("attention_norm"), hidden, rms)?;
             let mut qkv = Vec::with_capacity(widths.len());
             for (part, width) in widths.into_iter().enumerate() {
-                qkv.push(make.linear(&at(&format!("attention.qkv.{part}")), hidden, width, spec.bias.qkv)?);
+                qkv.push(make.dense(&at(&format!("attention.qkv.{part}")), hidden, width, spec.bias.qkv)?);
             }
             let mut qk_norm = |name: &str| match spec.qk_norm {
                 true => make.norm(&at(name), spec.head_dim, rms).map(Some),
@@ -191,23 +196,23 @@ impl Transformer {
             };
             let query_norm = qk_norm("attention.query_norm")?;
             let key_norm = qk_norm("attention.key_norm")?;
-            let output = make.linear(&at("attention.output"), queries, hidden, spec.bias.output)?;
+            let output = make.dense(&at("attention.output"), queries, hidden, spec.bias.output)?;
             let attention = Attention { qkv, query_norm, key_norm, output };
             let mlp_norm = make.norm(&at("mlp_norm"), hidden, rms)?;
-            let mut input = vec![make.linear(&at("mlp.input.0"), hidden, inner, spec.bias.mlp)?];
+            let mut input = vec![make.dense(&at("mlp.input.0"), hidden, inner, spec.bias.mlp)?];
             if spec.gated {
-                input.push(make.linear(&at("mlp.input.1"), hidden, inner, spec.bias.mlp)?);
+                input.push(make.dense(&at("mlp.input.1"), hidden, inner, spec.bias.mlp)?);
             }
-            let mlp = Mlp { input, output: make.linear(&at("mlp.output"), inner, hidden, spec.bias.mlp)? };
+            let mlp = Mlp { input, output: make.dense(&at("mlp.output"), inner, hidden, spec.bias.mlp)? };
             blocks.push(Block { attention_norm, attention, mlp_norm, mlp });
         }
         let final_norm = if post { None } else { Some(make.norm("final_norm", hidden, rms)?) };
         let lm_head = match spec.lm_head {
-            LmHead::Separate => Some(make.linear("lm_head", hidden, spec.vocab, false)?),
+            LmHead::Separate => Some(make.linear("lm_head", hidden, spec.vocab)?),
             LmHead::Tied | LmHead::Absent => None,
         };
         let spec = Arc::new(spec.clone());
-        Ok(Self { tokens, positions, token_types, embedding_norm, blocks, final_norm, lm_head, spec })
+        Ok(Self { tokens, positions, token_types, embedding_norm, blocks, final_norm, lm_head, spec, lora: None })
     }
 
     /// What the model looks like.
@@ -218,6 +223,69 @@ impl Transformer {
     /// Where the parameters are; also says whether they take part in differentiation.
     pub fn device(&self) -> Device {
         self.tokens.weight.val().device()
+    }
+
+    /// The same model with its weights frozen and fresh adapters on the linear layers that `lora` names; until they are trained it computes
+    /// what it did. Adapters that it has are taken into the weights first.
+    ///
+    /// # Errors
+    /// Settings that do not fit the model ([`Lora::on`]).
+    pub fn with_lora(self, lora: &Lora, seed: u64) -> Result<Self> {
+        let lora = lora.on(&self.spec)?;
+        let mut model = self.merged().no_grad();
+        let entries = arch::find(model.spec.architecture)?.entries(model.spec.layers, false);
+        for (path, dense) in model.dense() {
+            let module = entries.get(&format!("{path}.weight")).map_or("", |entry| entry.module());
+            if lora.targets.iter().any(|target| lora::fits(module, target)) {
+                dense.adapt(&lora, &path, seed);
+            }
+        }
+        Ok(model.adapted_by(lora))
+    }
+
+    /// The same model without adapters: each is taken into the weight that it is on.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        self.dense().into_iter().for_each(|(_, dense)| dense.merge());
+        Self { lora: None, ..self }
+    }
+
+    /// The same model with nothing to train but its adapters.
+    #[must_use]
+    pub fn adapters_alone(self) -> Self {
+        let mut model = self.no_grad();
+        model.dense().into_iter().for_each(|(_, dense)| dense.train_adapter());
+        model
+    }
+
+    /// What its adapters are, if it has any.
+    pub fn lora(&self) -> Option<&Lora> {
+        self.lora.as_deref()
+    }
+
+    /// Remembers what its adapters are.
+    pub(super) fn adapted_by(self, lora: Lora) -> Self {
+        Self { lora: Some(lora.into()), ..self }
+    }
+
+    /// Its adapters, with the paths of the layers that they are on.
+    pub(super) fn adapters(&self) -> impl Iterator<Item = (String, &Adapter)> {
+        let blocks = self.blocks.iter().enumerate();
+        blocks.flat_map(|(layer, block)| {
+            block
+                .dense()
+                .filter_map(move |(path, dense)| Some((format!("blocks.{layer}.{path}"), dense.lora.as_ref()?)))
+        })
+    }
+
+    /// The linear layers of its blocks, with their paths.
+    pub(super) fn dense(&mut self) -> Vec<(String, &mut Dense)> {
+        let blocks = self.blocks.iter_mut().enumerate();
+        blocks
+            .flat_map(|(layer, block)| {
+                block.dense_mut().into_iter().map(move |(path, dense)| (format!("blocks.{layer}.{path}"), dense))
+            })
+            .collect()
     }
 
     /// Hidden states `[N, H]` of all tokens, after the final norm.
@@ -284,7 +352,7 @@ impl Transformer {
     /// The model has no language-model head ([`LmHead::Absent`]).
     pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
         match (&self.lm_head, self.spec.lm_head) {
-            (Some(head), _) => Ok(linear(head, hidden)),
+            (Some(head), _) => Ok(ops::linear(hidden, head.weight.val(), None)),
             (None, LmHead::Tied) => Ok(ops::linear_tied(hidden, self.tokens.weight.val())),
             (None, _) => Err(self.no_lm_head()),
         }
@@ -411,6 +479,24 @@ impl Norm {
 }
 
 impl Block {
+    /// Its linear layers.
+    fn dense(&self) -> impl Iterator<Item = (String, &Dense)> {
+        let Self { attention, mlp, .. } = self;
+        let qkv = attention.qkv.iter().enumerate().map(|(part, dense)| (format!("attention.qkv.{part}"), dense));
+        let input = mlp.input.iter().enumerate().map(|(part, dense)| (format!("mlp.input.{part}"), dense));
+        let outputs = [("attention.output", &attention.output), ("mlp.output", &mlp.output)];
+        qkv.chain(input).chain(outputs.map(|(path, dense)| (path.to_owned(), dense)))
+    }
+
+    /// The same, to change them.
+    fn dense_mut(&mut self) -> Vec<(String, &mut Dense)> {
+        let Self { attention, mlp, .. } = self;
+        let qkv = attention.qkv.iter_mut().enumerate().map(|(part, dense)| (format!("attention.qkv.{part}"), dense));
+        let input = mlp.input.iter_mut().enumerate().map(|(part, dense)| (format!("mlp.input.{part}"), dense));
+        let outputs = [("attention.output", &mut attention.output), ("mlp.output", &mut mlp.output)];
+        qkv.chain(input).chain(outputs.map(|(path, dense)| (path.to_owned(), dense))).collect()
+    }
+
     /// `[N, H]` to the rows that `plan` asks for, which see what came before if there is a `past`.
     fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (attention, mlp) = (&self.attention, &self.mlp);
@@ -418,19 +504,19 @@ impl Block {
         match spec.residual {
             Residual::Pre => {
                 let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
-                let x = residual(&attention.output, seen, plan.select(x));
-                residual(&mlp.output, mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
+                let x = attention.output.onto(seen, plan.select(x));
+                mlp.output.onto(mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
             }
             Residual::Parallel => {
                 let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
                 let x = plan.select(x);
                 let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
-                residual(&mlp.output, inner, residual(&attention.output, seen, x))
+                mlp.output.onto(inner, attention.output.onto(seen, x))
             }
             Residual::Post => {
                 let seen = attention.forward(x.clone(), plan, spec, past);
-                let x = norm(&self.attention_norm, residual(&attention.output, seen, plan.select(x)));
-                norm(&self.mlp_norm, residual(&mlp.output, mlp.forward(x.clone(), spec), x))
+                let x = norm(&self.attention_norm, attention.output.onto(seen, plan.select(x)));
+                norm(&self.mlp_norm, mlp.output.onto(mlp.forward(x.clone(), spec), x))
             }
         }
     }
@@ -441,14 +527,14 @@ impl Attention {
     fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (query, key, value) = match self.qkv.as_slice() {
-            [query, key, value] => (linear(query, plan.select(x.clone())), linear(key, x.clone()), linear(value, x)),
+            [query, key, value] => (query.forward(plan.select(x.clone())), key.forward(x.clone()), value.forward(x)),
             fused if plan.rows.is_some() => {
-                let query = columns(&fused[0], 0, queries, plan.select(x.clone()));
-                let rest = columns(&fused[0], queries, 2 * keys, x);
+                let query = fused[0].columns(0, queries, plan.select(x.clone()));
+                let rest = fused[0].columns(queries, 2 * keys, x);
                 (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
             }
             fused if past.is_none() && self.query_norm.is_none() && self.key_norm.is_none() => {
-                let all = linear(&fused[0], x);
+                let all = fused[0].forward(x);
                 let (turned, heads) = (spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads);
                 let all = match &plan.rotary {
                     None => all,
@@ -457,7 +543,7 @@ impl Attention {
                 return ops::self_attention(all, &plan.how);
             }
             fused => {
-                let all = linear(&fused[0], x);
+                let all = fused[0].forward(x);
                 let part = |start, width| all.clone().narrow(1, start, width);
                 (part(0, queries), part(queries, keys), part(queries + keys, keys))
             }
@@ -484,43 +570,13 @@ impl Attention {
 impl Mlp {
     /// `[N, H]` to `[N, inner]`; the output projection is the caller's, with the residual.
     fn forward(&self, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
-        let f = match spec.activation {
-            Activation::GeluTanh => Some(ops::Activation::GeluTanh),
-            Activation::GeluErf => Some(ops::Activation::GeluErf),
-            Activation::Silu => Some(ops::Activation::Silu),
-            Activation::Relu => None,
-        };
+        let f = lora::fused(spec.activation);
         match (self.input.as_slice(), f) {
-            ([gate, up], Some(ops::Activation::Silu)) => ops::gated_silu(linear(gate, x.clone()), linear(up, x)),
-            ([gate, up], _) => activated(gate, x.clone(), f) * linear(up, x),
-            (only, _) => activated(&only[0], x, f),
+            ([gate, up], Some(ops::Activation::Silu)) => ops::gated_silu(gate.forward(x.clone()), up.forward(x)),
+            ([gate, up], _) => gate.activated(x.clone(), f) * up.forward(x),
+            (only, _) => only[0].activated(x, f),
         }
     }
-}
-
-fn linear<const D: usize>(layer: &Linear, x: Tensor<D>) -> Tensor<D> {
-    ops::linear(x, layer.weight.val(), bias(layer))
-}
-
-/// A linear layer and an activation; `None` is max(x, 0).
-fn activated(layer: &Linear, x: Tensor<2>, f: Option<ops::Activation>) -> Tensor<2> {
-    let x = ops::linear_then(x, layer.weight.val(), bias(layer), f);
-    if f.is_none() { relu(x) } else { x }
-}
-
-/// A linear layer added to the residual stream.
-fn residual(layer: &Linear, x: Tensor<2>, stream: Tensor<2>) -> Tensor<2> {
-    ops::linear_residual(x, layer.weight.val(), bias(layer), stream)
-}
-
-/// The outputs `start..start + width` of a linear layer.
-fn columns(layer: &Linear, start: usize, width: usize, x: Tensor<2>) -> Tensor<2> {
-    let bias = bias(layer).map(|bias| bias.narrow(0, start, width));
-    ops::linear(x, layer.weight.val().narrow(1, start, width), bias)
-}
-
-fn bias(layer: &Linear) -> Option<Tensor<1>> {
-    layer.bias.as_ref().map(|bias| bias.val())
 }
 
 /// Normalises each head of `[N, heads * width]` by itself.
@@ -552,10 +608,14 @@ impl Maker<'_, '_> {
         Ok(Embedding { weight: self.param(&format!("{path}.weight"), [rows, width])? })
     }
 
-    fn linear(&mut self, path: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear> {
+    fn linear(&mut self, path: &str, inputs: usize, outputs: usize) -> Result<Linear> {
+        Ok(Linear { weight: self.param(&format!("{path}.weight"), [inputs, outputs])?, bias: None })
+    }
+
+    fn dense(&mut self, path: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Dense> {
         let weight = self.param(&format!("{path}.weight"), [inputs, outputs])?;
         let bias = if bias { Some(self.param(&format!("{path}.bias"), [outputs])?) } else { None };
-        Ok(Linear { weight, bias })
+        Ok(Dense { weight, bias, lora: None })
     }
 
     fn norm(&mut self, path: &str, width: usize, rms: bool) -> Result<Norm> {

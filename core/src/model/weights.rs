@@ -18,7 +18,7 @@ use serde::Deserialize;
 use super::arch::Layout;
 use crate::{Error, Result, error::IoContext};
 
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The limit of the format's own implementation.
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -85,6 +85,15 @@ impl Weights {
                 weights.lost.insert(tensor.to_owned(), Error::new(message).in_file(path));
             }
         }
+        Ok(weights)
+    }
+
+    /// Reads the header of one file.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        let mut weights = Self { tensors: BTreeMap::new(), files: Vec::new(), lost: BTreeMap::new() };
+        weights
+            .add(path.to_owned(), None)
+            .map_err(|error| error.or_else_help("get the file again: it is damaged, or not complete"))?;
         Ok(weights)
     }
 
@@ -379,16 +388,15 @@ impl View for Written {
     }
 }
 
-/// Writes `model.safetensors` in float32.
-pub(super) fn write(folder: &Path, tensors: Vec<Outgoing>) -> Result<()> {
-    let path = folder.join(SINGLE);
+/// Writes a file of tensors in float32.
+pub(super) fn write(path: &Path, tensors: Vec<Outgoing>) -> Result<()> {
     let tensors = tensors.into_iter().map(|tensor| {
         let shape = tensor.layout.shape(&tensor.shape);
         (tensor.name.clone(), Written(tensor, shape))
     });
     // transformers refuses files that do not say for whom they were written.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &path).map_err(|cause| match cause {
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|cause| match cause {
         safetensors::SafeTensorError::IoError(cause) => Error::of_io("write the weights", &cause, path),
         cause => Error::new(format!("cannot write the weights: {cause}")).in_file(path),
     })

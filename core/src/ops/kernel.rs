@@ -38,6 +38,12 @@ pub(super) trait Kernel<const N: usize>: Debug + Clone + Send + 'static {
     /// Computes the result, and what to keep if `keep`. Inputs are contiguous.
     fn forward(&self, inputs: [Floats; N], keep: bool) -> (Floats, Option<Self::Saved>);
 
+    /// The same operation where only the `wanted` inputs have a gradient: what the others' would need is not worth keeping.
+    #[must_use]
+    fn wanting(self, _wanted: [bool; N]) -> Self {
+        self
+    }
+
     /// Turns the gradient of the result (contiguous) into those of the `wanted` inputs.
     fn backward(&self, saved: Self::Saved, grad: Floats, wanted: [bool; N]) -> [Option<Floats>; N];
 }
@@ -117,10 +123,11 @@ where
         }
     });
     let nodes = inputs.each_ref().map(|tensor| tensor.node());
+    let wanted = inputs.each_ref().map(|tensor| tensor.is_tracked());
     let values = inputs.map(|tensor| tensor.into_primitive().to_contiguous());
     let output = match Step(kernel.clone()).prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
-            let (output, saved) = kernel.forward(values, true);
+            let (output, saved) = kernel.wanting(wanted).forward(values, true);
             match saved {
                 Some(saved) => prepared.finish(saved, output),
                 None => unreachable!("a kernel saves what it was asked to keep"),

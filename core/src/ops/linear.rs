@@ -134,11 +134,16 @@ pub(super) struct Linear {
     pub(super) residual: bool,
     /// Applied to the sum of product and bias.
     pub(super) after: Option<Activation>,
+    /// Whether the weight has no gradient, so that the rows need not be kept for it.
+    pub(super) frozen: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct LinearSaved {
-    x: Floats,
+    /// The rows, unless the weight is frozen.
+    x: Option<Floats>,
+    /// Their shape.
+    rows: Shape,
     weight: Floats,
     /// What the activation was applied to.
     before: Option<Floats>,
@@ -147,7 +152,7 @@ pub(super) struct LinearSaved {
 impl LinearSaved {
     /// What is kept of a layer without bias and activation.
     pub(super) fn plain(x: Floats, weight: Floats) -> Self {
-        Self { x, weight, before: None }
+        Self { rows: shape(&x).0, x: Some(x), weight, before: None }
     }
 }
 
@@ -208,6 +213,7 @@ impl<const N: usize> Kernel<N> for Linear {
         let residual = if self.residual { inputs.next() } else { None };
         let (matrix, wide, narrow) = self.weights(&weight);
         let (mut out_shape, width) = shape(&x);
+        let x_shape = out_shape.clone();
         assert_eq!(width, wide, "the weight must have as many inputs as the rows have elements");
         let last = out_shape.num_dims() - 1;
         out_shape[last] = narrow;
@@ -252,7 +258,12 @@ impl<const N: usize> Kernel<N> for Linear {
             })
         };
         let before = before.filter(|_| keep).map(|before| tensor(before, [rows * narrow]));
-        (tensor(output, out_shape), keep.then_some(LinearSaved { x, weight, before }))
+        let saved = keep.then(|| LinearSaved { x: Some(x).filter(|_| !self.frozen), rows: x_shape, weight, before });
+        (tensor(output, out_shape), saved)
+    }
+
+    fn wanting(self, wanted: [bool; N]) -> Self {
+        Self { frozen: !wanted[1], ..self }
     }
 
     fn backward(&self, saved: LinearSaved, grad: Floats, wanted: [bool; N]) -> [Option<Floats>; N] {
@@ -260,11 +271,10 @@ impl<const N: usize> Kernel<N> for Linear {
         if self.residual && wanted[N - 1] {
             results[N - 1] = Some(grad.clone());
         }
-        let LinearSaved { x, weight, before } = saved;
+        let LinearSaved { x, rows: x_shape, weight, before } = saved;
         let (matrix, wide, narrow) = self.weights(&weight);
-        let (x_shape, _) = shape(&x);
-        let input = values(&x);
-        let rows = input.len() / wide.max(1);
+        let elements = x_shape.num_elements();
+        let rows = elements / wide.max(1);
         let cost = rows * wide * narrow / 16;
         let mut grad = grad;
         if let (Some(after), Some(before)) = (self.after, &before) {
@@ -278,7 +288,7 @@ impl<const N: usize> Kernel<N> for Linear {
         if wanted[0] {
             // SAFETY: the pieces cover the vector, and each product writes a whole piece.
             let grad_x = unsafe {
-                filled(input.len(), |out| {
+                filled(elements, |out| {
                     let (outs, _) = split_rows(out, wide, pieces(rows, wide));
                     each(cost, outs.into_iter().zip(pieces(rows, wide)), |(out, rows)| {
                         let grad = Matrix::new(&slopes[rows.start * narrow..rows.end * narrow], narrow);
@@ -288,8 +298,8 @@ impl<const N: usize> Kernel<N> for Linear {
             };
             results[0] = Some(tensor(grad_x, x_shape));
         }
-        if wanted[1] {
-            let sizes = (rows, wide, narrow);
+        if let Some(x) = x.filter(|_| wanted[1]) {
+            let (input, sizes) = (values(&x), (rows, wide, narrow));
             // SAFETY: the product writes the whole vector.
             let grad_weight = unsafe {
                 filled(wide * narrow, |out| weight_gradient(input, slopes, sizes, self.transposed, out, false))

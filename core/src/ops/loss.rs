@@ -172,7 +172,7 @@ impl Vocabulary<'_> {
     }
 
     fn layer(&self) -> Linear {
-        Linear { transposed: self.transposed, bias: false, residual: false, after: None }
+        Linear { transposed: self.transposed, bias: false, residual: false, after: None, frozen: false }
     }
 
     fn logits(&self, hidden: Floats) -> Floats {

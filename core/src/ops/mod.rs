@@ -141,7 +141,7 @@ pub fn linear_then<const D: usize>(
         let y = composed::linear(x, weight, bias);
         return after.map_or_else(|| y.clone(), |f| composed::activate(f, y.clone()));
     }
-    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: false, after };
+    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: false, after, frozen: false };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => run(kernel, [x, weight, bias.into_dispatch()]),
@@ -159,7 +159,7 @@ pub fn linear_residual<const D: usize>(
     if !fusable(&x) || !fusable(&weight) || !bias.as_ref().is_none_or(fusable) || !fusable(&residual) {
         return residual + composed::linear(x, weight, bias);
     }
-    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: true, after: None };
+    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: true, after: None, frozen: false };
     let (x, weight, residual) = (x.into_dispatch(), weight.into_dispatch(), residual.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => run(kernel, [x, weight, bias.into_dispatch(), residual]),
@@ -172,7 +172,7 @@ pub fn linear_tied<const D: usize>(x: Tensor<D>, table: Tensor<2>) -> Tensor<D> 
     if !fusable(&x) || !fusable(&table) {
         return composed::linear(x, table.transpose(), None);
     }
-    let kernel = Linear { transposed: true, bias: false, residual: false, after: None };
+    let kernel = Linear { transposed: true, bias: false, residual: false, after: None, frozen: false };
     Tensor::from_dispatch(run(kernel, [x.into_dispatch(), table.into_dispatch()]))
 }
 

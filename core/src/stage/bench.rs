@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicUsize},
 };
@@ -20,7 +21,7 @@ use crate::{
     Error, Result,
     error::IoContext,
     learner::{Answering, Every, Execution, Trained},
-    model::{HeadConfig, Pretrained},
+    model::{HeadConfig, Lora, Pretrained, Transformer, is_adapter},
     strategy::{Form, Settings, Split},
     task::{Example, TaskData},
 };
@@ -49,14 +50,33 @@ impl Place {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Folders(BTreeMap<String, Folder>);
 
+/// A model's folder, and that of adapters on its weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Folder {
+    #[serde(with = "any_path")]
+    model: PathBuf,
+    adapter: Option<Adapter>,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Folder(#[serde(with = "any_path")] PathBuf);
+struct Adapter(#[serde(with = "any_path")] PathBuf);
+
+impl Folder {
+    fn open(&self) -> Result<Pretrained> {
+        let pretrained = Pretrained::open(&self.model)?;
+        match &self.adapter {
+            None => Ok(pretrained),
+            Some(Adapter(folder)) => pretrained.with_adapter(folder),
+        }
+    }
+}
 
 impl Folders {
-    /// Remembers where weights are.
-    pub fn insert(&mut self, weights: &str, folder: &Path) {
-        self.0.insert(weights.to_owned(), Folder(folder.to_owned()));
+    /// Remembers where weights are, with the adapters on them if there are any.
+    pub fn insert(&mut self, weights: &str, folder: &Path, adapter: Option<&Path>) {
+        let adapter = adapter.map(|folder| Adapter(folder.to_owned()));
+        self.0.insert(weights.to_owned(), Folder { model: folder.to_owned(), adapter });
     }
 }
 
@@ -72,6 +92,9 @@ pub struct ModelRef {
     /// How it writes, where a task asks for words; then it has no head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub writing: Option<Writing>,
+    /// The adapters that are trained in place of its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
 }
 
 /// How a model learns words, and when it has written enough of them.
@@ -85,12 +108,30 @@ pub struct Writing {
 
 impl ModelRef {
     pub(super) fn identity(&self) -> Result<Value> {
-        Ok(match &self.writing {
+        let mut identity = match &self.writing {
             None => json!({ "weights": self.weights, "head": self.head.identity()? }),
             Some(Writing { ends, answering }) => {
                 json!({ "weights": self.weights, "writing": { "ends": ends, "answering": answering.identity()? } })
             }
-        })
+        };
+        if let Some(lora) = &self.lora {
+            identity["lora"] = lora.identity()?;
+        }
+        Ok(identity)
+    }
+
+    /// A model as its training begins: with its own weights to be trained, into which adapters that it came with are taken, or with fresh
+    /// adapters on them.
+    pub(super) fn begun(&self, backbone: Transformer, seed: u64) -> Result<Transformer> {
+        match &self.lora {
+            None => Ok(backbone.merged()),
+            Some(lora) => backbone.with_lora(lora, seed),
+        }
+    }
+
+    /// The same model as it is when nothing of it is trained.
+    pub fn untrained(&self) -> Self {
+        Self { lora: None, ..self.clone() }
     }
 }
 
@@ -183,16 +224,28 @@ impl<'a> Bench<'a> {
 
     /// A model that a stage names, be it found in a folder or made by another stage.
     pub(super) fn model(&self, model: &ModelRef) -> Result<Pretrained> {
-        match (self.folders.0.get(&model.weights), StageId::recognise(&model.weights)) {
-            (Some(folder), _) => Pretrained::open(&folder.0),
+        self.weights(&model.weights, &model.name)
+    }
+
+    /// The model with these weights, under the name that an error gives it.
+    fn weights(&self, weights: &str, name: impl Display) -> Result<Pretrained> {
+        match (self.folders.0.get(weights), StageId::recognise(weights)) {
+            (Some(folder), _) => folder.open(),
             (None, Some(stage)) => self.model_of(&stage),
-            (None, None) => Err(Error::new(format!("nobody says where the files of model `{}` are", model.name))),
+            (None, None) => Err(Error::new(format!("nobody says where the files of model `{name}` are"))),
         }
     }
 
     /// The model that a stage left behind.
     pub(super) fn model_of(&self, stage: &StageId) -> Result<Pretrained> {
-        Pretrained::open(&self.stage(stage)?.folder.join(MODEL))
+        let stage = self.stage(stage)?;
+        let folder = stage.folder.join(MODEL);
+        if !is_adapter(&folder) {
+            return Pretrained::open(&folder);
+        }
+        // Adapters alone were kept; the stage says what they are on.
+        let weights = stage.manifest.parameters["model"]["weights"].as_str().unwrap_or_default();
+        self.weights(weights, &stage.manifest.id)?.with_adapter(&folder)
     }
 
     /// What trains and predicts on a task's data.

@@ -94,7 +94,8 @@ impl<'a> Trainer<'a> {
                     .clone()
                     .ok_or_else(|| Error::new(format!("nobody says how model `{}` is to write", model.name)))?;
                 let device = self.bench.place.device.clone().autodiff();
-                return Ok(Answerer::Writes(pretrained.load(&device)?, writing));
+                let backbone = model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?;
+                return Ok(Answerer::Writes(backbone, writing));
             }
         };
         self.classifier(model, pretrained, outputs, start).map(Answerer::Chooses)
@@ -110,11 +111,16 @@ impl<'a> Trainer<'a> {
     ) -> Result<Classifier> {
         let device = self.bench.place.device.clone().autodiff();
         let (backbone, p_ik) = match start {
-            None => (pretrained.load(&device)?, None),
+            None => (model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?, None),
             Some(stage) => {
                 let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
                 let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
-                (known.backbone, Some(head))
+                // What it keeps of a training goes on from what that stage kept: the same adapters, on the same weights.
+                let backbone = match &model.lora {
+                    None => known.backbone.merged(),
+                    Some(_) => known.backbone.adapters_alone(),
+                };
+                (backbone, Some(head))
             }
         };
         let head_seed = rng::derive(self.seed, "head");
@@ -277,11 +283,14 @@ impl<'a> Trainer<'a> {
 }
 
 impl Answerer {
-    /// Keeps the model in a stage's folder.
-    pub(super) fn save(&self, folder: &Path, tokenizer: &Tokenizer) -> Result<()> {
-        match self {
-            Self::Chooses(classifier) => classifier.save(&folder.join(MODEL), tokenizer),
-            Self::Writes(model, _) => model.save(&folder.join(MODEL), tokenizer),
+    /// Keeps the model in a stage's folder: where adapters alone were trained, those, and what they are on by its name.
+    pub(super) fn save(&self, folder: &Path, tokenizer: &Tokenizer, model: &ModelRef) -> Result<()> {
+        let (folder, base) = (folder.join(MODEL), &model.name);
+        match (self, &model.lora) {
+            (Self::Chooses(classifier), None) => classifier.save(&folder, tokenizer),
+            (Self::Chooses(classifier), Some(_)) => classifier.save_adapter(&folder, tokenizer, base),
+            (Self::Writes(model, _), None) => model.save(&folder, tokenizer),
+            (Self::Writes(model, _), Some(_)) => model.save_adapter(&folder, tokenizer, base),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Models and how they are trained: `configs/models/NAME.toml`, `[model.NAME]`, `train`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,12 @@ use super::{
     names::{At, check_name, place},
 };
 use crate::{
-    Error, Result, document::Section, error::Place, grid::library::Library, learner::Recipe, model::HeadConfig,
+    Error, Result,
+    document::Section,
+    error::Place,
+    grid::library::Library,
+    learner::Recipe,
+    model::{HeadConfig, Lora, Spec},
 };
 
 /// `configs/models/NAME.toml`, with what a grid changes about it.
@@ -33,6 +38,12 @@ pub struct ModelFile {
     pub citation: String,
     /// Classification head.
     pub head: HeadConfig,
+    /// A folder with an adapter in `peft`'s format, which the weights are read with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// Adapters that are trained in place of the weights; without this table, the weights are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Training settings that belong to this model, above all its learning rate.
     pub train: toml::Table,
     /// A model that is pretrained in the run, on the text of a generated world.
@@ -59,7 +70,7 @@ pub struct Pretrain {
 }
 
 /// A model under its name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelConfig {
     /// Name of the file.
     pub name: String,
@@ -69,6 +80,8 @@ pub struct ModelConfig {
     pub folder: PathBuf,
     /// What the grid itself says of this model's training, in `[model.NAME] train`.
     pub train_here: toml::Table,
+    /// Where `lora.targets`, `lora` and `adapter` stand, as far as they do.
+    pub(in crate::grid) places: BTreeMap<&'static str, Place>,
 }
 
 /// The models that supervisors name and no pair has, with the places where they do.
@@ -119,6 +132,24 @@ pub(super) fn recipe_table(section: &Section) -> Result<toml::Table> {
     train.to_table()
 }
 
+/// `lora` and `adapter` of a section: what can be checked without the model, and where they stand.
+fn adaptation(section: &Section, places: &mut BTreeMap<&'static str, Place>) -> Result<()> {
+    if let Some(adapter) = section.get("adapter") {
+        places.insert("adapter", adapter.place());
+    }
+    let Some(table) = section.get("lora") else { return Ok(()) };
+    let lora: Lora = table.read()?;
+    lora.validate().map_err(|error| {
+        let key = error.message().split('`').nth(1).unwrap_or_default();
+        place(&table.get(key).unwrap_or_else(|| table.clone()), &error)
+    })?;
+    places.insert("lora", table.place());
+    for (known, key) in [("lora.targets", "targets"), ("lora.rank", "rank")] {
+        places.extend(table.get(key).map(|at| (known, at.place())));
+    }
+    Ok(())
+}
+
 impl ModelConfig {
     /// Reads a model by name, with the grid's own `[model.NAME]` over it. A model may stand in the grid alone.
     pub(in crate::grid) fn read(name: &str, library: &Library, own: Option<Section>, at: &Section) -> Result<Self> {
@@ -132,15 +163,21 @@ impl ModelConfig {
         let mut folder = PathBuf::new();
         let mut table = toml::Table::new();
         let mut train_here = toml::Table::new();
+        let mut places = BTreeMap::new();
         if let Some(document) = &shelf {
             folder = document.file().parent().map(Path::to_owned).unwrap_or_default();
             document.root().read::<ModelFile>()?;
             recipe_table(&document.root())?;
             table = document.root().to_table()?;
+            adaptation(&document.root(), &mut places)?;
+            if let Some(toml::Value::String(adapter)) = table.get_mut("adapter") {
+                *adapter = folder.join(&*adapter).to_string_lossy().into_owned();
+            }
         }
         if let Some(own) = own {
             own.read::<ModelFile>()?;
             train_here = recipe_table(&own)?;
+            adaptation(&own, &mut places)?;
             for (key, value) in own.to_table()? {
                 if key == "path" {
                     folder = PathBuf::new();
@@ -161,7 +198,29 @@ impl ModelConfig {
                     .help("name its repository on the hub, or a local folder"),
             ));
         }
-        Ok(Self { name: name.to_owned(), file, folder, train_here })
+        Ok(Self { name: name.to_owned(), file, folder, train_here, places })
+    }
+
+    /// Points an error at one of the keys whose places are known.
+    pub(in crate::grid) fn blame(&self, key: &str, error: Error) -> Error {
+        match self.places.get(key) {
+            Some(place) => error.or_at(place),
+            None => error,
+        }
+    }
+
+    /// The adapters that are trained, with their targets by the names in the model's files.
+    ///
+    /// # Errors
+    /// Settings that do not fit the model.
+    pub(in crate::grid) fn lora(&self, spec: &Spec) -> Result<Option<Lora>> {
+        let Some(lora) = &self.file.lora else { return Ok(None) };
+        let fault = |error: Error| {
+            let key = error.message().split('`').nth(1).unwrap_or_default();
+            let key = ["lora.targets", "lora.rank"].into_iter().find(|known| known.ends_with(key)).unwrap_or("lora");
+            self.blame(key, error)
+        };
+        lora.on(spec).map(Some).map_err(fault)
     }
 
     /// Name for people.

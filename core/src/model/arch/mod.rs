@@ -54,6 +54,13 @@ pub enum Layout {
     LinearPerHead,
 }
 
+impl Layout {
+    /// Whether it is the layout of a linear layer, which may have an adapter.
+    fn is_linear(self) -> bool {
+        self != Self::Norm
+    }
+}
+
 /// One tensor of the files for one parameter of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -61,6 +68,13 @@ pub struct Entry {
     pub names: Vec<String>,
     /// How values lie in the files.
     pub layout: Layout,
+}
+
+impl Entry {
+    /// The module in transformers that the tensor belongs to.
+    pub fn module(&self) -> &str {
+        self.names[0].rsplit_once('.').map_or(self.names[0].as_str(), |(module, _)| module)
+    }
 }
 
 /// The architecture of that name.
@@ -110,6 +124,12 @@ impl Architecture {
             entries.insert("lm_head.weight".to_owned(), Entry { names, layout: Layout::Linear });
         }
         entries
+    }
+
+    /// The linear layers of a block, by their names in it.
+    pub fn adaptable(&self) -> Vec<&'static str> {
+        let layers = self.rules.iter().filter(|(_, ours, layout)| ours.starts_with("blocks.") && layout.is_linear());
+        layers.filter_map(|(theirs, ..)| theirs.split_once("{}.")).map(|(_, name)| name).collect()
     }
 
     /// Whether a tensor of the files is known not to be a parameter.

@@ -107,7 +107,7 @@ impl Stage for FineTune {
             trainer.answer_into(&model, &trained.model, split, folder)?;
         }
         if self.save {
-            trained.model.save(folder, model.tokenizer())?;
+            trained.model.save(folder, model.tokenizer(), &self.model)?;
         }
         Ok(summary_of(&trained, json!({})))
     }

@@ -236,6 +236,7 @@ impl Judge {
             JudgeInit::Pretrained => pretrained.load(&device)?,
             JudgeInit::Student => bench.model_of(&self.student)?.load(&device)?,
         };
+        let backbone = self.model.begun(backbone, rng::derive(self.seed, &format!("judge-{fold}/lora")))?;
         // Words of the task's classes say nothing of agreement.
         let head = HeadConfig { init: HeadInit::default(), ..self.model.head.clone() };
         let seed = rng::derive(self.seed, &format!("judge-{fold}/head"));

@@ -198,7 +198,7 @@ impl Stage for Pik {
         let trained = trained.map(Answerer::Chooses);
         write_log(&trained, 0, folder)?;
         trainer.answer_into(&pretrained, &trained.model, Split::Test, folder)?;
-        trained.model.save(folder, pretrained.tokenizer())?;
+        trained.model.save(folder, pretrained.tokenizer(), &self.model)?;
         Ok(summary_of(&trained, json!({ "p_ik": summary })))
     }
 }

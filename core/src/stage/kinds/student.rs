@@ -268,7 +268,7 @@ impl Stage for Student {
             Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
         }
         if self.save {
-            student.save(folder, model.tokenizer())?;
+            student.save(folder, model.tokenizer(), &self.model)?;
         }
         Ok(summary)
     }
