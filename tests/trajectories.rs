@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
 use w2s_core::{
     learner::{Answering, Encoded, Execution, Objective, Recipe, Shape, Texts, predict, train_classifier, train_words},
-    model::{Classifier, HeadConfig, Pretrained, Tokens},
+    model::{Classifier, HeadConfig, Pretrained, Tokens, Transformer},
     strategy::ConfiguredLoss,
 };
 
@@ -225,7 +225,7 @@ fn adapters_are_trained_as_by_peft() {
         let objective = Objective::new(rows.iter().map(label).collect(), loss);
         let recipe = recipe(json!({ "optimizer": "adamw", "schedule": "constant" }));
         let classifier = Classifier::load(&pretrained, &Device::flex()).unwrap();
-        let classifier = Classifier { backbone: classifier.backbone.clone().adapters_alone(), ..classifier };
+        let classifier = classifier.on_backbone(Transformer::adapters_alone);
         let trained = train_classifier(classifier, &data, objective, &recipe, 0, &Execution::default()).unwrap();
         for (step, reference) in trained.log.steps.iter().zip(numbers(&case["losses"])) {
             assert!((step.loss - reference).abs() < TOLERANCE, "{kind}: {step:?} instead of {reference}");

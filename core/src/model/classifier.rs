@@ -165,6 +165,12 @@ impl Classifier {
         self.p_ik.as_ref().map(|head| ops::linear(embedding, head.weight.val(), None))
     }
 
+    /// The same heads on a backbone that was changed.
+    #[must_use]
+    pub fn on_backbone(self, change: impl FnOnce(Transformer) -> Transformer) -> Self {
+        Self { backbone: change(self.backbone), ..self }
+    }
+
     /// Which vector of a sequence the head sees.
     pub fn pooling(&self) -> Pooling {
         self.pooling

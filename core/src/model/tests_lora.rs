@@ -35,8 +35,7 @@ impl Adapted {
     }
 
     fn classifier(&self, device: &Device) -> Classifier {
-        let classifier = Classifier::load(&self.open().unwrap(), device).unwrap();
-        Classifier { backbone: classifier.backbone.clone().adapters_alone(), ..classifier }
+        Classifier::load(&self.open().unwrap(), device).unwrap().on_backbone(Transformer::adapters_alone)
     }
 
     /// The first four rows, and their labels.
@@ -123,7 +122,7 @@ fn merged_adapters_compute_the_same() {
         let adapted = Adapted::new(kind);
         let classifier = adapted.classifier(&Device::flex());
         let (tokens, _) = adapted.batch();
-        let merged = Classifier { backbone: classifier.backbone.clone().merged(), ..classifier.clone() };
+        let merged = classifier.clone().on_backbone(Transformer::merged);
         assert!(merged.backbone.lora().is_none() && classifier.backbone.lora().is_some());
         let [one, other] = [&classifier, &merged].map(|classifier| floats(&classifier.forward(&tokens).0));
         assert_close(&other, &one, 1e-5, kind);
@@ -185,7 +184,7 @@ fn fresh_adapters_change_nothing_and_are_all_that_is_trained() {
         let plain = tiny.classifier(&device);
         let lora = Lora { rank: 2, ..Lora::default() };
         let adapt = |seed| plain.backbone.clone().with_lora(&lora, seed).unwrap();
-        let adapted = Classifier { backbone: adapt(0), ..plain.clone() };
+        let adapted = plain.clone().on_backbone(|_| adapt(0));
         let tokens = tiny.tokens();
         let logits = adapted.forward(&tokens).0;
         assert_eq!(floats(&logits), floats(&plain.forward(&tokens).0), "{kind}");
