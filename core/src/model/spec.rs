@@ -323,7 +323,9 @@ impl Config {
         match serde_json::from_str(text) {
             Ok(Value::Object(values)) => Ok(Self { values, text: text.into(), file: file.into() }),
             Ok(_) => Err(Error::new("a model's configuration must be a JSON object").in_file(file)),
-            Err(cause) => Err(Error::new(format!("the model's configuration is not JSON: {cause}")).in_file(file)),
+            Err(cause) => Err(Error::new(format!("the model's configuration is not JSON: {cause}"))
+                .in_file(file)
+                .help("the file is damaged or was cut short: copy or download it again")),
         }
     }
 
