@@ -56,7 +56,8 @@ fn objective(card: &Card, form: Form) -> Option<Objective> {
     let configured = json!({ "type": card.name });
     let read = |what: &Value| -> Box<dyn ConfiguredLoss> { serde_json::from_value(what.clone()).unwrap() };
     let mut loss: Box<dyn StudentLoss> = read(&json!({ "type": "cross-entropy" }));
-    let (mut selector, mut refiner): (Option<Box<dyn Selector>>, Option<Box<dyn LabelRefiner>>) = (None, None);
+    let mut selector: Option<Box<dyn Selector>> = None;
+    let mut refiner: Option<Box<dyn LabelRefiner>> = None;
     let fits = match card.kind {
         Kind::Loss => {
             loss = read(&configured);
@@ -288,7 +289,6 @@ mod processes {
                 assert!(saved(folder.path()).is_empty());
             }
             assert!(resumed > 0, "{grid}: no run went on from a checkpoint");
-            println!("{grid}: killed {killed} times");
         }
     }
 

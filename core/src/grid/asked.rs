@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
+
 use super::{
     config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource},
     desk::Desk,
@@ -276,17 +278,17 @@ fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
     Answerer::LanguageModel { model: model.clone(), shots, samples: 0, temperature: 1.0 }
 }
 
-/// The stages of some cells, as they come up.
+/// The stages of a plan, as they come up: what is named by another stands before it.
 pub(super) struct Made<'a> {
     pub(super) numeric: &'a Numeric,
-    pub(super) jobs: Vec<(StageId, Job)>,
+    pub(super) jobs: IndexMap<StageId, Job>,
 }
 
 impl Made<'_> {
     pub(super) fn push(&mut self, stage: impl Stage + 'static) -> Result<StageId> {
         let job = Job::new(stage)?;
         let id = job.stage.id(self.numeric)?;
-        self.jobs.push((id.clone(), job));
+        self.jobs.entry(id.clone()).or_insert(job);
         Ok(id)
     }
 }

@@ -5,10 +5,8 @@ use std::{
     rc::Rc,
 };
 
-use indexmap::IndexMap;
-
 use super::{
-    asked::{self, Knowledge, Labelling, trains},
+    asked::{Knowledge, Labelling, Made, trains},
     config::{self, AGREES, AnswersBy, Grid, Method, ModelConfig, On, SelfSource, Suite},
     desk::Desk,
     found::FoundModel,
@@ -18,7 +16,7 @@ use crate::{
     Error, Result,
     learner::Recipe,
     stage::{
-        self, DataRef, Job, ModelRef, Numeric, StageId, copy,
+        self, DataRef, ModelRef, StageId, copy,
         kinds::{
             fine_tune::FineTune,
             gather::Gather,
@@ -30,24 +28,16 @@ use crate::{
     task::Task,
 };
 
-/// What is made of a grid.
-pub(super) struct Made {
-    pub(super) jobs: IndexMap<StageId, Job>,
-    pub(super) cells: Vec<Cell>,
-    pub(super) notes: Vec<String>,
-}
-
-/// Makes the cells of a grid, in the order of tables, and the stages that they need.
-pub(super) fn make(
-    grid: &Grid,
-    models: &BTreeMap<String, FoundModel>,
-    desk: Desk,
-    numeric: &Numeric,
-    (jobs, notes): (IndexMap<StageId, Job>, Vec<String>),
-) -> Result<Made> {
-    let made = Made { jobs, cells: Vec::new(), notes };
+/// Makes the cells of a grid, in the order of tables; the stages that they need join those that are `made`.
+pub(super) fn make<'a>(
+    grid: &'a Grid,
+    models: &'a BTreeMap<String, FoundModel>,
+    desk: Desk<'a>,
+    made: &mut Made<'a>,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Cell>> {
     let (supervisions, suites, students) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut maker = Maker { grid, models, desk, numeric, made, supervisions, suites, students };
+    let mut maker = Maker { grid, models, desk, made, cells: Vec::new(), notes, supervisions, suites, students };
     let seats = |pair: usize| grid.seeds.iter().map(move |seed| Seat { pair, seed: *seed });
     let seats: Vec<Seat> = (0..grid.pairs.len()).flat_map(seats).collect();
     let [places, _] = &grid.places;
@@ -64,8 +54,8 @@ pub(super) fn make(
         }
     }
     // Tables go by task, pair, method, seed.
-    maker.made.cells.sort_by_key(|cell| (cell.task, cell.pair, cell.method));
-    Ok(maker.made)
+    maker.cells.sort_by_key(|cell| (cell.task, cell.pair, cell.method));
+    Ok(maker.cells)
 }
 
 /// Which models learn, and with which seed.
@@ -99,12 +89,13 @@ struct Learnt {
     answers: Option<StageId>,
 }
 
-struct Maker<'a> {
+struct Maker<'a, 'm> {
     grid: &'a Grid,
     models: &'a BTreeMap<String, FoundModel>,
     desk: Desk<'a>,
-    numeric: &'a Numeric,
-    made: Made,
+    made: &'m mut Made<'a>,
+    cells: Vec<Cell>,
+    notes: &'m mut Vec<String>,
     /// Methods share supervisors; what a stage is called is found out once.
     supervisions: BTreeMap<(usize, Seat, String), StageId>,
     /// Suites by name and seat, without some of their tasks.
@@ -113,7 +104,7 @@ struct Maker<'a> {
     students: BTreeMap<(&'a str, usize, Seat), Learnt>,
 }
 
-impl<'a> Maker<'a> {
+impl<'a> Maker<'a, '_> {
     /// Reads the data of a task and looks whether the models can be used on them.
     fn ground(&mut self, task: usize, seat: Seat) -> Result<Ground<'a>> {
         let (grid, on) = (self.grid, self.grid.on(task));
@@ -123,7 +114,7 @@ impl<'a> Maker<'a> {
         // Texts are cut so that whoever is asked can read them.
         let mut readers = vec![weak, strong];
         readers.extend(grid.named().iter().map(|model| &self.models[&model.name]));
-        let data = self.desk.data(&grid.tasks[task], on.data, &readers, seat.seed, &mut self.made.notes)?;
+        let data = self.desk.data(&grid.tasks[task], on.data, &readers, seat.seed, self.notes)?;
         let auxiliary = self.auxiliary(on, seat)?;
         if let Form::Candidates(_) = data.form {
             grid.methods.iter().try_for_each(|method| grid.check_form(method, on.name, data.form, data.fewer))?;
@@ -212,7 +203,7 @@ impl<'a> Maker<'a> {
             let Some(task) = grid.auxiliary.get(name) else { continue };
             if let Entry::Vacant(vacant) = auxiliary.entry((name.to_owned(), p_ik.n_train)) {
                 let settings = grid.auxiliary_data(on, p_ik)?;
-                vacant.insert(self.desk.data(task, &settings, &readers, seat.seed, &mut self.made.notes)?);
+                vacant.insert(self.desk.data(task, &settings, &readers, seat.seed, self.notes)?);
             }
         }
         Ok(auxiliary)
@@ -239,7 +230,7 @@ impl<'a> Maker<'a> {
                 Some((suite, place)) => self.student_of_suite(suite, place, index, seat, grounds)?,
             };
             let supervision = self.supervision(task, ground, method)?;
-            self.made.cells.push(Cell {
+            self.cells.push(Cell {
                 task,
                 pair: seat.pair,
                 method: index,
@@ -255,25 +246,12 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    fn stages(&self) -> asked::Made<'a> {
-        asked::Made { numeric: self.numeric, jobs: Vec::new() }
-    }
-
-    fn keep(&mut self, jobs: Vec<(StageId, Job)>) {
-        for (id, job) in jobs {
-            self.made.jobs.entry(id).or_insert(job);
-        }
-    }
-
     /// The strong model on ground truth.
     fn ceiling(&mut self, ground: &Ground, on: Split) -> Result<StageId> {
-        let mut made = self.stages();
         let (model, recipe) = ground.strong.clone();
         trains(&recipe, &ground.data, on)?;
         let (data, seed) = (ground.data.clone(), ground.seat.seed);
-        let id = made.push(FineTune { model, recipe, data, on, seed, save: false, copy: 0, bagged: false })?;
-        self.keep(made.jobs);
-        Ok(id)
+        self.made.push(FineTune { model, recipe, data, on, seed, save: false, copy: 0, bagged: false })
     }
 
     /// The labels of a method's supervisor of a task.
@@ -292,16 +270,14 @@ impl<'a> Maker<'a> {
             seed: ground.seat.seed,
             desk: &self.desk,
         };
-        let mut made = self.stages();
-        let id = labelling.supervise(copy(supervisor)?, &mut made)?;
-        self.keep(made.jobs);
+        let id = labelling.supervise(copy(supervisor)?, self.made)?;
         self.supervisions.insert(key, id.clone());
         Ok(id)
     }
 }
 
 /// Suites: their students are trained on the union of their tasks, and measured on each.
-impl<'a> Maker<'a> {
+impl<'a> Maker<'a, '_> {
     /// The ground of a suite without some of its tasks; made once.
     fn in_suite(
         &mut self,
@@ -351,10 +327,7 @@ impl<'a> Maker<'a> {
     /// What a student or a ceiling of a suite says of the task at a place of it.
     fn portion(&mut self, of: &StageId, whole: &Ground, place: usize) -> Result<StageId> {
         let (suite, data) = (whole.data.clone(), whole.parts[place].clone());
-        let mut made = self.stages();
-        let id = made.push(Portion { of: of.clone(), suite, data, place })?;
-        self.keep(made.jobs);
-        Ok(id)
+        self.made.push(Portion { of: of.clone(), suite, data, place })
     }
 
     /// A method's student of a suite, as it is on the task at a place of it.
@@ -375,10 +348,7 @@ impl<'a> Maker<'a> {
                 let learnt = self.student(&whole, method, |maker| {
                     let of = suite.tasks.iter().map(|task| maker.supervision(*task, &grounds[&(*task, seat)], method));
                     let of = of.collect::<Result<_>>()?;
-                    let mut made = maker.stages();
-                    let gathered = made.push(Gather { of, data: whole.data.clone() })?;
-                    maker.keep(made.jobs);
-                    Ok(gathered)
+                    maker.made.push(Gather { of, data: whole.data.clone() })
                 })?;
                 self.students.insert(key, learnt.clone());
                 learnt
@@ -394,7 +364,7 @@ impl<'a> Maker<'a> {
     }
 }
 
-impl Maker<'_> {
+impl Maker<'_, '_> {
     /// A method's student, and all that it needs beside weak labels.
     fn student(
         &mut self,
@@ -403,8 +373,6 @@ impl Maker<'_> {
         supervise: impl Fn(&mut Self) -> Result<StageId>,
     ) -> Result<Learnt> {
         let grid = self.grid;
-        let mut stages = self.stages();
-        let made = &mut stages;
         let Ground { on, data, seat, strong: (strong, strong_recipe), .. } = ground;
         let strong_config = &grid.pairs[seat.pair].strong;
         let (on_auxiliary, recipe) = match &method.p_ik {
@@ -424,19 +392,18 @@ impl Maker<'_> {
         };
         let of_p_ik = |p_ik: &config::Pik| ground.auxiliary.get(&(p_ik.task_for(on.name).to_owned(), p_ik.n_train));
         let learnt = method.p_ik.as_ref().and_then(|p_ik| Some((p_ik, of_p_ik(p_ik)?)));
-        let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, made)).transpose()?;
+        let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, self.made)).transpose()?;
         let self_labels = method.self_labels.as_ref();
         let self_labels = match self_labels {
             Some(own) if own.source == SelfSource::Student => {
                 let supervision = supervise(self)?;
-                Some(knowledge.relabels(own, strong_recipe, &supervision, made)?)
+                Some(knowledge.relabels(own, strong_recipe, &supervision, self.made)?)
             }
-            Some(own) => Some(knowledge.self_labels(own, learnt, made)?),
+            Some(own) => Some(knowledge.self_labels(own, learnt, self.made)?),
             None => None,
         };
         if let (Some(SelfLabels::Answers { stage, .. }), []) = (&self_labels, method.phases.as_slice()) {
             let learnt = Learnt { student: stage.clone(), answers: Some(stage.clone()) };
-            self.keep(stages.jobs);
             supervise(self)?;
             return Ok(learnt);
         }
@@ -453,23 +420,21 @@ impl Maker<'_> {
                     "{}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
                     on.name, method.name
                 );
-                if !can && !self.made.notes.contains(&note) {
-                    self.made.notes.push(note);
+                if !can && !self.notes.contains(&note) {
+                    self.notes.push(note);
                 }
-                Some(can.then(|| knowledge.own_answers(p_ik, data, made)).transpose()?)
+                Some(can.then(|| knowledge.own_answers(p_ik, data, self.made)).transpose()?)
             }
             _ => None,
         };
         let needs = method.needs();
-        let embeddings = needs.embeddings.then(|| knowledge.embeddings(made)).transpose()?;
-        // Inputs stand before what needs them.
-        self.keep(std::mem::take(&mut made.jobs));
+        let embeddings = needs.embeddings.then(|| knowledge.embeddings(self.made)).transpose()?;
         let supervision = supervise(self)?;
         let columns = match &method.agrees {
             None => BTreeMap::new(),
             Some(agrees) => {
                 let recipe = grid.judge_recipe(strong_config, *on, agrees)?;
-                let judge = knowledge.judge(agrees, recipe, strong_recipe, &supervision, made)?;
+                let judge = knowledge.judge(agrees, recipe, strong_recipe, &supervision, self.made)?;
                 BTreeMap::from([(AGREES.to_owned(), judge)])
             }
         };
@@ -480,7 +445,7 @@ impl Maker<'_> {
             let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
             Ok(Phase { recipe, selector, refiner, loss: copy(&phase.loss)? })
         };
-        let student = made.push(Student {
+        let student = self.made.push(Student {
             model: strong.clone(),
             phases: method.phases.iter().map(phase).collect::<Result<_>>()?,
             data: data.clone(),
@@ -494,7 +459,6 @@ impl Maker<'_> {
             seed: seat.seed,
             save: grid.save_students,
         })?;
-        self.keep(stages.jobs);
         let answers = answers.unwrap_or_else(|| Some(student.clone()));
         Ok(Learnt { student, answers })
     }

@@ -9,7 +9,8 @@ use indexmap::IndexMap;
 use serde_json::json;
 
 use super::{
-    cells::{self, Made},
+    asked::Made,
+    cells,
     config::Grid,
     desk::Desk,
     found::{FoundModel, find_model},
@@ -96,7 +97,7 @@ impl Plan {
     /// # Errors
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
-        let mut jobs = IndexMap::new();
+        let mut made = Made { numeric: &numeric, jobs: IndexMap::new() };
         let (mut origins, mut folders, mut notes) = (BTreeMap::new(), Folders::default(), Vec::new());
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [_, of_pairs] = &grid.places;
@@ -107,7 +108,7 @@ impl Plan {
         wanted.extend(grid.further.iter().map(|(model, place)| (model, place)));
         for (model, place) in wanted {
             if !models.contains_key(&model.name) {
-                let mut found = find_model(model, library, places, store, &numeric, &mut jobs)
+                let mut found = find_model(model, library, places, store, &numeric, &mut made.jobs)
                     .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(place))?;
                 if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                     found.counts = other.counts.clone();
@@ -122,7 +123,8 @@ impl Plan {
             }
         }
         let desk = Desk { library, places, store };
-        let Made { jobs, cells, notes } = cells::make(&grid, &models, desk, &numeric, (jobs, notes))?;
+        let cells = cells::make(&grid, &models, desk, &mut made, &mut notes)?;
+        let jobs = made.jobs;
         let store = store.root().to_owned();
         Ok(Self { grid, cells, jobs, models: origins, folders, store, notes, numeric })
     }

@@ -413,7 +413,7 @@ pub(super) fn train<W: Work>(
     .with_application_logger(None)
     .with_metric_logger(Nowhere)
     .renderer(Box::new(Display::new(execution.bar.clone(), meter.clone(), first)));
-    let learner = Learner::new(trainee, optimizer, schedule.from_step(first));
+    let learner = Learner::new(trainee, optimizer, schedule.starting_at(first));
 
     let result = guard(|| training.launch(learner));
     let meter = &mut *lock(&meter);

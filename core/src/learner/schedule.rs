@@ -37,7 +37,7 @@ impl Schedule {
     }
 
     /// The same, whose next step is this one.
-    pub(super) fn from_step(self, next: usize) -> Self {
+    pub(super) fn starting_at(self, next: usize) -> Self {
         Self { next, ..self }
     }
 

@@ -173,7 +173,7 @@ impl Selector for Counts {
         let seen = memory.entry("seen").len() as u32;
         memory.push("seen", &vec![f32::NAN; batch.len()], 1000);
         let weights: Vec<f32> = batch.ids.iter().map(|id| 1.0 + ((id.0 + seen) % 3) as f32).collect();
-        let own: Vec<f32> = batch.ids.iter().map(|id| f32::from((id.0 + seen) % 4 == 0)).collect();
+        let own: Vec<f32> = batch.ids.iter().map(|id| f32::from((id.0 + seen).is_multiple_of(4))).collect();
         let tensor = |values: Vec<f32>| Tensor::from_floats(values.as_slice(), &batch.weak.device());
         Selection { own: tensor(own), weight: tensor(weights) }
     }
@@ -278,7 +278,8 @@ fn without_checkpoints_nothing_is_written() {
 #[test]
 fn what_is_damaged_or_foreign_is_put_aside() {
     let whole = train(cross_entropy(20), &recipe(), &Execution::default()).unwrap();
-    let damages: [(&str, fn(&Path), &str); 6] = [
+    type Damage = (&'static str, fn(&Path), &'static str);
+    let damages: [Damage; 6] = [
         ("model", |step| flip(&step.join("model.bpk")), "`model.bpk` is not the file that was written"),
         ("optimizer", |step| flip(&step.join("optimizer.bpk")), "`optimizer.bpk` is not the file that was written"),
         ("state", |step| flip(&step.join("state.json")), "`state.json` is not the file that was written"),
@@ -317,7 +318,8 @@ fn what_is_damaged_or_foreign_is_put_aside() {
     let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (execution, heard) = saving(folder.path(), "2steps");
     train(cross_entropy(20), &recipe(), &execution).unwrap();
-    let foreign: [(&str, Box<dyn Fn(&mut Execution)>); 3] = [
+    type Change = Box<dyn Fn(&mut Execution)>;
+    let foreign: [(&str, Change); 3] = [
         ("micro batch is null and should be 3", Box::new(|execution| execution.micro_batch = Some(3))),
         ("predict batch is 32 and should be 7", Box::new(|execution| execution.predict_batch = 7)),
         (

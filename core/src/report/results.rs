@@ -483,7 +483,8 @@ pub(super) mod tests {
         let mut old = String::new();
         for line in written(&rows).lines() {
             let mut fields: Vec<&str> = line.split(',').collect();
-            (fields.remove(12), fields.remove(2));
+            fields.remove(12);
+            fields.remove(2);
             old.push_str(&fields.join(",").replace(",false,2", ",false,1"));
             old.push('\n');
         }

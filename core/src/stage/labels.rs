@@ -120,7 +120,7 @@ impl Labels {
 
     /// The same for places up to `width` of each example: those beyond are of no candidate, and those that are missing have no share.
     #[must_use]
-    pub(super) fn as_wide_as(self, width: usize) -> Self {
+    pub(super) fn resized(self, width: usize) -> Self {
         let resized = |mut row: Vec<f32>| {
             row.resize(width, 0.0);
             row

@@ -987,7 +987,7 @@ mod tests {
         drop(store.begin(&id()).unwrap());
         assert!(checkpoints.exists());
         make(&store);
-        assert_eq!(store.leftovers().unwrap().paths, [checkpoints.clone()]);
+        assert_eq!(store.leftovers().unwrap().paths, std::slice::from_ref(&checkpoints));
         // Whoever holds the lock of the stage may be at work with them.
         let held = store.try_lock(&id()).unwrap();
         assert_eq!(store.leftovers().unwrap().paths, Vec::<PathBuf>::new());

@@ -90,7 +90,7 @@ impl TaskData {
             start..from
         };
         match self.portions.is_empty() {
-            true => vec![0..self.parts()[part].1.len()],
+            true => std::iter::once(0..self.parts()[part].1.len()).collect(),
             false => self.portions.iter().map(range).collect(),
         }
     }

@@ -93,6 +93,7 @@ impl Method {
     }
 
     /// Who labels a task.
+    #[expect(clippy::borrowed_box, reason = "what is read back from its own text is the box")]
     pub fn supervisor_of(&self, task: &str) -> &Box<dyn ConfiguredSupervisor> {
         self.supervisors.get(task).unwrap_or(&self.supervisor)
     }

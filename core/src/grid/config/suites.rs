@@ -62,11 +62,11 @@ pub(super) fn shelves(grid: &Section, library: &Library) -> Result<Vec<(String, 
     names(grid, "suites")?.into_iter().map(open).collect()
 }
 
+/// Tasks where they are named, and which of them are of each suite.
+type Named<'a> = (Vec<(String, At<'a>)>, Vec<Vec<usize>>);
+
 /// The tasks of a grid where they are named, its own before those of its suites; and which of them are of each suite.
-pub(super) fn tasks<'a>(
-    grid: &Section<'a>,
-    shelves: &'a [(String, Document)],
-) -> Result<(Vec<(String, At<'a>)>, Vec<Vec<usize>>)> {
+pub(super) fn tasks<'a>(grid: &Section<'a>, shelves: &'a [(String, Document)]) -> Result<Named<'a>> {
     let alone = shelves.is_empty() || grid.get("tasks").is_some();
     let mut all = if alone { names(grid, "tasks")? } else { Vec::new() };
     let mut of_suites = Vec::new();

@@ -64,7 +64,7 @@ impl Stage for Gather {
                     )));
                 }
                 let labels = match most {
-                    Some(most) => labels.as_wide_as(most),
+                    Some(most) => labels.resized(most),
                     None => labels,
                 };
                 all = Some(match all {

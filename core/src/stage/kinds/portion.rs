@@ -51,7 +51,7 @@ impl Stage for Portion {
             if let Some(labels) = Labels::of(&stage, split)?.filter(|_| !own.is_empty()) {
                 let labels = labels.part(&own.collect::<Vec<_>>());
                 let labels = match self.data.form {
-                    Form::Candidates(most) => labels.as_wide_as(most),
+                    Form::Candidates(most) => labels.resized(most),
                     Form::Classes(_) | Form::Words => labels,
                 };
                 labels.write(split, folder)?;

@@ -460,7 +460,8 @@ mod tests {
     #[test]
     fn the_largest_is_the_largest() {
         for (question, answer) in drawn(&Kind::Comparison { largest: 20, terms: 4 }) {
-            let numbers: Vec<i64> = question[2..question.len() - 1].iter().map(|word| value(&[word.clone()])).collect();
+            let numbers: Vec<i64> =
+                question[2..question.len() - 1].iter().map(|word| value(std::slice::from_ref(word))).collect();
             let wanted = if question[0] == "largest" { numbers.iter().max() } else { numbers.iter().min() };
             assert_eq!(Some(&value(&answer)), wanted, "{question:?}");
         }
