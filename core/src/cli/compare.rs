@@ -13,7 +13,8 @@ use super::{
 use crate::{
     Error, Result,
     report::{
-        compare::{Answers, Arm, Comparison, compare},
+        averages::suites,
+        compare::{Answers, Arm, Comparison, averaged, compare},
         results::{CEILING, WEAK, is_end, is_weak},
         sheet::{Sheet, fill},
         statistics::{Bootstrap, Interval, STAR_SEEDS},
@@ -286,12 +287,18 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
         .iter()
         .map(|row| (row.task.as_str(), row.method.as_str(), row.seed, row.weak.as_str(), row.strong.as_str()))
         .collect();
+    let suites = suites(&rows);
+    // An average needs all the tasks of its suite.
+    let chosen = |task: &str, method: &str, seed: u64| {
+        let of_suite = |(suite, tasks): (&&str, &BTreeSet<&str>)| tasks.contains(task) && choice.has(suite, method, seed);
+        choice.has(task, method, seed) || suites.iter().any(of_suite)
+    };
     let mut arms: Vec<Arm> = Vec::new();
     let mut data: BTreeMap<String, (Vec<(u64, u32)>, stage::Truth)> = BTreeMap::new();
     for cell in &cells {
         let text = |key: &str| cell[key].as_str().unwrap_or_default();
         let seed = cell["seed"].as_u64().unwrap_or_default();
-        if !choice.has(text("task"), text("method"), seed) && !choice.has(text("task"), WEAK, seed) {
+        if !chosen(text("task"), text("method"), seed) && !chosen(text("task"), WEAK, seed) {
             continue;
         }
         if !data.contains_key(text("data_stage")) {
@@ -313,18 +320,22 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
             }
             let folder = store.join(text(stage));
             if !is_there
-                || method != against && !choice.has(text("task"), method, seed)
+                || method != against && !chosen(text("task"), method, seed)
                 || arms[index].answers.contains_key(&seed)
                 || !folder.join("manifest.json").is_file()
             {
                 continue;
             }
             let right = stage::Labels::read(&folder, Split::Test)?.right(truth);
+            let right = right.into_iter().map(|right| f32::from(u8::from(right)));
             let answers: Answers = items.iter().copied().zip(right).collect();
             arms[index].answers.insert(seed, answers);
         }
     }
     arms.retain(|arm| !arm.answers.is_empty());
+    let averages: Vec<Arm> = suites.iter().flat_map(|(suite, tasks)| averaged(&arms, suite, tasks)).collect();
+    arms.extend(averages);
+    arms.retain(|arm| choice.tasks.is_empty() || choice.tasks.contains(&arm.task));
     arms.sort_by_key(|arm| match arm.method.as_str() {
         method if is_weak(method) => 0,
         CEILING => 2,

@@ -7,6 +7,15 @@ use super::{
     results::{ResultRow, Status, WEAK},
 };
 
+/// The tasks of each suite, as far as a model was trained on it.
+pub fn suites(rows: &[ResultRow]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut suites: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.suite != row.task) {
+        suites.entry(&row.suite).or_default().insert(&row.task);
+    }
+    suites
+}
+
 /// The rows, and behind them those of every suite: the plain mean over its tasks, where all of them have a value for the same pair, method and
 /// seed.
 ///
@@ -14,11 +23,7 @@ use super::{
 /// the tasks with the smallest gaps.
 pub fn with_averages(rows: &[ResultRow]) -> Vec<ResultRow> {
     let mut all = rows.to_vec();
-    let mut suites: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.suite != row.task) {
-        suites.entry(&row.suite).or_default().insert(&row.task);
-    }
-    for (suite, tasks) in suites.iter().filter(|(suite, _)| !rows.iter().any(|row| row.task == **suite)) {
+    for (suite, tasks) in suites(rows).iter().filter(|(suite, _)| !rows.iter().any(|row| row.task == **suite)) {
         let mut groups: BTreeMap<_, Vec<&ResultRow>> = BTreeMap::new();
         // In the order in which the first of its tasks names them.
         let mut order = Vec::new();

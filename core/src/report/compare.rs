@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use indexmap::IndexMap;
+
 use super::{
-    metrics::{paired_difference, pgr},
-    results::{CEILING, is_end},
+    metrics::pgr,
+    results::{CEILING, WEAK, is_end},
     statistics::{
         Bootstrap, Gap, Interval, Recovered, Reference, Summary, Test, crossed_t, hierarchical_bootstrap, holm,
         mcnemar, paired_t, recovered, sign_flip, stars, wilcoxon,
@@ -15,8 +17,9 @@ use crate::{Error, Result};
 /// A test item, the same in every seed that has the same text: a hash of the text, and which of the items with that text it is.
 pub type Item = (u64, u32);
 
-/// What one method answered in one cell: whether it is right, by item.
-pub type Answers = BTreeMap<Item, bool>;
+/// What one method answered in one cell, by item: 1 where it is right, 0 where it is wrong. Over several tasks, what is right counts so that
+/// each task counts the same.
+pub type Answers = BTreeMap<Item, f32>;
 
 /// A method on a task and a pair of models, over seeds. Weak supervisors and [`CEILING`] are methods here.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,6 +80,39 @@ pub struct Comparison {
     pub pgr: Option<Interval>,
 }
 
+/// The arms over all tasks of a suite, for every method that answered all of them in a seed: items of different tasks are different items, and
+/// the mean over items is the plain mean over tasks.
+pub fn averaged(arms: &[Arm], suite: &str, tasks: &BTreeSet<&str>) -> Vec<Arm> {
+    let mut groups: IndexMap<(&str, &str, &str), Vec<&Arm>> = IndexMap::new();
+    for arm in arms.iter().filter(|arm| tasks.contains(arm.task.as_str())) {
+        groups.entry((&arm.weak, &arm.strong, &arm.method)).or_default().push(arm);
+    }
+    let whole = groups.into_values().filter(|group| group.len() == tasks.len());
+    let average = |group: Vec<&Arm>| {
+        let first = group[0];
+        let seeds = first.answers.keys().filter(|seed| group.iter().all(|arm| arm.answers.contains_key(seed)));
+        let of_seed = |seed: &u64| {
+            let all: usize = group.iter().map(|arm| arm.answers[seed].len()).sum();
+            let of_task = |(place, arm): (usize, &&Arm)| {
+                let own = &arm.answers[seed];
+                let weight = (all as f64 / (group.len() * own.len().max(1)) as f64) as f32;
+                // Two tasks may ask the same.
+                let apart = (place as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                own.iter().map(|(item, right)| ((item.0 ^ apart, item.1), right * weight)).collect::<Vec<_>>()
+            };
+            (*seed, group.iter().enumerate().flat_map(of_task).collect())
+        };
+        let same = group.iter().all(|arm| arm.supervisor == first.supervisor);
+        Arm {
+            task: suite.to_owned(),
+            supervisor: if same { first.supervisor.clone() } else { WEAK.to_owned() },
+            answers: seeds.map(of_seed).collect(),
+            ..first.clone()
+        }
+    };
+    whole.map(average).filter(|arm| !arm.answers.is_empty()).collect()
+}
+
 /// Compares every method with `baseline`, on every task and pair where both have at least one seed. Weak and ceiling are compared too.
 ///
 /// `level` is that of stars and of nothing else; intervals are those of `bootstrap.level`.
@@ -126,8 +162,7 @@ fn one(arm: &Arm, base: &Arm, weak: Option<&Arm>, ceiling: Option<&Arm>, bootstr
         }
     }
     let of = |arm: &Arm, seeds: &[u64]| -> Vec<Vec<f32>> {
-        let scores = |seed: &u64| arm.answers[seed].values().map(|right| f32::from(u8::from(*right))).collect();
-        seeds.iter().map(scores).collect()
+        seeds.iter().map(|seed| arm.answers[seed].values().copied().collect()).collect()
     };
     let keys = |seed: &u64| arm.answers[seed].keys();
     let shared_items = seeds.iter().all(|seed| keys(seed).eq(keys(&seeds[0])));
@@ -185,14 +220,16 @@ fn interval_of_pgr(
 ) -> Result<Option<Interval>> {
     let both = |seed: &u64| weak.answers.contains_key(seed) && ceiling.answers.contains_key(seed);
     let complete: Vec<u64> = seeds.iter().copied().filter(both).collect();
-    let right = |arm: &Arm, seed: &u64| arm.answers[seed].values().copied().collect::<Vec<bool>>();
     let reference = |seed: &u64| {
-        let (weak, ceiling) = (right(weak, seed), right(ceiling, seed));
-        let gap = paired_difference(&ceiling, &weak)?;
-        let accuracy = weak.iter().filter(|right| **right).count() as f64 / weak.len() as f64;
-        Some((*seed, Reference { weak: accuracy, gap: Gap::from(gap) }))
+        let (weak, ceiling) = (&weak.answers[seed], &ceiling.answers[seed]);
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / weak.len().max(1) as f64;
+        let difference = || ceiling.values().zip(weak.values()).map(|(ceiling, weak)| f64::from(ceiling - weak));
+        let value = mean(&mut difference());
+        let variance = (mean(&mut difference().map(|one| one * one)) - value * value).max(0.0);
+        let gap = Gap { value, standard_error: (variance / weak.len().max(1) as f64).sqrt() };
+        (*seed, Reference { weak: mean(&mut weak.values().copied().map(f64::from)), gap })
     };
-    let references: Vec<(u64, Reference)> = complete.iter().filter_map(reference).collect();
+    let references: Vec<(u64, Reference)> = complete.iter().map(reference).collect();
     let students: Vec<(u64, f64)> = seeds.iter().copied().zip(accuracies.iter().copied()).collect();
     let resolved = matches!(recovered(&references, &students), Recovered::Value(_));
     if complete.is_empty() || !resolved {
@@ -204,7 +241,7 @@ fn interval_of_pgr(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::results::WEAK, *};
+    use super::*;
     use crate::rng::Rng;
 
     /// Answers that are right with probability `rate`, by items that all methods of a seed share luck on.
@@ -212,7 +249,7 @@ mod tests {
         let answers = (0..seeds).map(|seed| {
             let mut rng = Rng::named(seed, "compare/luck");
             let first = first_item(seed);
-            (seed, (first..first + 400).map(|item| ((item, 0), rng.uniform() < rate)).collect())
+            (seed, (first..first + 400).map(|item| ((item, 0), f32::from(u8::from(rng.uniform() < rate)))).collect())
         });
         let [task, weak, strong] = ["task", "small", "large"].map(str::to_owned);
         let (method, supervisor) = (method.to_owned(), WEAK.to_owned());
@@ -266,6 +303,34 @@ mod tests {
         let better = found(&own_items, "better");
         assert!(!better.shared_items);
         assert_eq!(better.test.unwrap().p, better.paired_t.unwrap());
+    }
+
+    #[test]
+    fn an_average_counts_every_task_the_same() {
+        let of = |task: &str, method: &str, rate: f64, items: u64| {
+            let mut arm = arm(method, rate, 5, |_| 0);
+            arm.answers.values_mut().for_each(|answers| answers.retain(|(item, _), _| *item < items));
+            Arm { task: task.to_owned(), ..arm }
+        };
+        let arms = [
+            of("a", "x", 0.9, 400),
+            of("b", "x", 0.3, 100),
+            of("a", "y", 0.5, 400),
+            of("b", "y", 0.2, 100),
+            of("a", "only", 0.5, 400),
+        ];
+        let averages = averaged(&arms, "both", &["a", "b"].into());
+        assert_eq!(averages.iter().map(|arm| arm.method.as_str()).collect::<Vec<_>>(), ["x", "y"]);
+        let mean = |answers: &Answers| answers.values().map(|right| f64::from(*right)).sum::<f64>() / answers.len() as f64;
+        for (average, [a, b]) in averages.iter().zip([[0, 1], [2, 3]]) {
+            for (seed, answers) in &average.answers {
+                assert_eq!(answers.len(), 500, "the same items of two tasks are two");
+                let plain = (mean(&arms[a].answers[seed]) + mean(&arms[b].answers[seed])) / 2.0;
+                assert!((mean(answers) - plain).abs() < 1e-6);
+            }
+        }
+        let compared = compare(&averages, "y", 0.05, &Bootstrap { draws: 10, ..Bootstrap::default() }).unwrap();
+        assert!(compared[0].task == "both" && compared[0].items == 500 && compared[0].star, "{compared:?}");
     }
 
     #[test]
