@@ -92,9 +92,13 @@ struct Prepared {
 
 /// Reads a grid and plans it. To look, results need not be such that they can be written.
 fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
+    let PlaceArgs { data, models, results } = &args.places;
+    if let Some(likely) = args.config.file_stem().filter(|_| !to_look) {
+        // Until the grid is read and has a name.
+        last_words::record_in(&Failures::file_in(&results.join(likely)));
+    }
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
-    let PlaceArgs { data, models, results } = &args.places;
     let root = results.join(STORE);
     let store = if to_look { Store::open_to_look(root)? } else { Store::open(root)? };
     let store = store.telling(|notice| say!("note: {notice}"));
