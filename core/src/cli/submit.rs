@@ -20,8 +20,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    error::IoContext,
-    grid::{self, Event, Failures, Grid, STOPPED, slurm},
+    error::{ErrorKind, IoContext},
+    grid::{self, Event, Failure, Failures, Grid, STOPPED, slurm},
     learner::Every,
     stage::{Job, Store},
 };
@@ -169,6 +169,12 @@ pub struct WorkArgs {
     /// Which of its stages, from 0
     #[arg(long, value_name = "N")]
     index: usize,
+    /// How often it has been started before
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    attempt: usize,
+    /// How often it may be started again
+    #[arg(long, value_name = "N", default_value_t = usize::MAX)]
+    attempts: usize,
     /// Wait until what it needs is there, or has failed
     #[arg(long)]
     wait: bool,
@@ -210,21 +216,33 @@ pub fn work(args: &WorkArgs, interruption: &Interruption) -> Result<ExitCode> {
             match event {
                 Event::Note(note) => say!("note: {note}"),
                 Event::Waiting(_) => say!("waiting for another process, which makes it"),
-                Event::Done(..) => Failures::strike_out(&head.results, &id)?,
+                Event::Done(done, _) => Failures::strike_out(&head.results, done)?,
                 Event::Failed(failure) => Failures::add(&head.results, failure, &what)?,
                 _ => {}
             }
             Ok(())
         })?;
     store.leave();
-    if let Some(failure) = outcome.failed.first() {
+    let mut failed = outcome.failed;
+    if outcome.interrupted && failed.is_empty() {
+        if args.attempt < args.attempts {
+            say!("interrupted: it is continued when it is started again");
+            return Ok(ExitCode::from(STOPPED));
+        }
+        let failure = Failure {
+            stage: id,
+            kind: ErrorKind::TimeOut,
+            message: format!("its time was not enough, {} times", args.attempt + 1),
+            help: Some("submit again to continue where it stopped, with more `--time` or `--attempts`".to_owned()),
+            log: args.manifest.with_file_name("logs"),
+        };
+        Failures::add(&head.results, &failure, &what)?;
+        failed.push(failure);
+    }
+    if let Some(failure) = failed.first() {
         let error = Error::new(format!("{what}: {} ({})", failure.message, failure.kind)).in_file(&failure.log);
         show::error(&failure.help.iter().fold(error, |error, help| error.help(help)));
         return Ok(ExitCode::from(FAILED));
-    }
-    if outcome.interrupted {
-        say!("interrupted: it is continued when it is started again");
-        return Ok(ExitCode::from(STOPPED));
     }
     Ok(ExitCode::SUCCESS)
 }

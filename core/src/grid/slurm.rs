@@ -230,10 +230,10 @@ impl Submission {
         fs::create_dir_all(&logs).path("create the folder of logs", &logs)?;
         let mut scripts = Vec::new();
         let mut write = |file: String, tasks: Option<usize>, command: String| -> Result<()> {
-            let Resources { partition, gpus, cpus, memory, time, throttle, attempts, options } = resources;
+            let Resources { partition, gpus, cpus, memory, time, throttle, options, .. } = resources;
             let log = logs.join(if tasks.is_some() { "%A_%a.log" } else { "%j.log" });
             let values = context! {
-                name, tasks, command, partition, cpus, memory, time, throttle, attempts, options,
+                name, tasks, command, partition, cpus, memory, time, throttle, options,
                 logs => log.to_string_lossy(),
                 // Results are collected without one.
                 gpus => if tasks.is_some() { *gpus } else { 0 },
@@ -252,7 +252,8 @@ impl Submission {
         for (wave, stages) in waves.iter().enumerate() {
             for (part, chunk) in stages.chunks(most.max(1)).enumerate() {
                 let part = if stages.len() > most { format!("-{}", part + 1) } else { String::new() };
-                let command = self.work(&format!("$((SLURM_ARRAY_TASK_ID + {first}))"));
+                let work = self.work(&format!("$((SLURM_ARRAY_TASK_ID + {first}))"));
+                let command = format!("{work} --attempt ${{SLURM_RESTART_COUNT:-0}} --attempts {}", resources.attempts);
                 write(format!("wave-{}{part}.sbatch", wave + 1), Some(chunk.len()), command)?;
                 first += chunk.len();
             }
@@ -361,5 +362,53 @@ pub fn word(text: &str) -> String {
         text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources() -> Resources {
+        Resources {
+            partition: Some("a100".into()),
+            gpus: 1,
+            cpus: 4,
+            memory: "8G".into(),
+            time: "1:00:00".into(),
+            throttle: 3,
+            attempts: 2,
+            options: vec!["--account=mine".into()],
+        }
+    }
+
+    #[test]
+    fn large_waves_are_cut_into_arrays_that_slurm_takes() {
+        let results = tempfile::tempdir().unwrap();
+        let submission = Submission::new(results.path()).unwrap();
+        let waves = [(0..5).collect(), vec![5, 6]];
+        let scripts = submission.scripts(TEMPLATE, "w2s-x", &resources(), &waves, "collect it", 2).unwrap();
+        let names: Vec<_> = scripts.iter().map(|script| script.path.file_stem().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["wave-1-1", "wave-1-2", "wave-1-3", "wave-2", "collect"]);
+        assert_eq!(scripts.iter().map(|script| script.stages).collect::<Vec<_>>(), [2, 2, 1, 2, 0]);
+        let text = |place: usize| fs::read_to_string(&scripts[place].path).unwrap();
+        assert!(text(0).contains("#SBATCH --array=0-1%3\n") && text(2).contains("#SBATCH --array=0-0%3\n"));
+        // Every stage of the manifest is somebody's.
+        for (place, first) in [(0, 0), (1, 2), (2, 4), (3, 5)] {
+            assert!(text(place).contains(&format!("--index $((SLURM_ARRAY_TASK_ID + {first})) --attempt")), "{place}");
+            assert!(text(place).contains("#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=4\n#SBATCH --mem=8G\n"));
+            assert!(text(place).contains("#SBATCH --account=mine\n") && text(place).contains("--attempts 2 &\n"));
+        }
+        assert!(text(4).contains("\ncollect it &\n") && !text(4).contains("gpu") && !text(4).contains("--array"));
+        // Another one lies beside it.
+        assert!(Submission::new(results.path()).unwrap().program().ends_with("submit/2/w2s"));
+    }
+
+    #[test]
+    fn words_of_the_shell_are_one_word() {
+        for text in ["plain/path-1.toml", "with space", "it's", "$HOME `x` \"y\"", "", "a;b"] {
+            let output = Command::new("sh").args(["-c", &format!("printf %s {}", word(text))]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
+        }
     }
 }
