@@ -72,7 +72,9 @@ pub struct SubmitArgs {
 pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
     let (device, mode) = args.plan.numeric.elsewhere(args.gpus > 0)?;
     let template = match &args.template {
-        Some(path) => std::fs::read_to_string(path).path("read the template", path)?,
+        Some(path) => std::fs::read_to_string(path)
+            .path("read the template", path)
+            .map_err(|error| error.help("check the path after `--template`"))?,
         None => slurm::TEMPLATE.to_owned(),
     };
     let Prepared { plan, store, folder } = prepare(&args.plan.grid, mode, false)?;
