@@ -25,6 +25,7 @@ fn slurm(line: &str) -> String {
 }
 
 /// The node for one test at a time, if there is one.
+#[expect(clippy::print_stderr, reason = "who reads the tests' output is to know that these looked at nothing")]
 fn node() -> Option<MutexGuard<'static, ()>> {
     static NODE: Mutex<()> = Mutex::new(());
     let answers = Command::new("sinfo").args(["-h", "-o", "%t"]).output();
