@@ -93,7 +93,7 @@ pub trait Hub: Send + Sync {
 }
 
 /// Whether a revision is a whole commit hash, which always means the same files.
-fn is_commit_hash(revision: &str) -> bool {
+pub fn is_commit_hash(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 

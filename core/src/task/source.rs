@@ -215,7 +215,8 @@ impl Files<'_> {
                 };
                 match files.iter().filter(|file| !folder.join(file).is_file()).count() {
                     0 => {
-                        let mut note = aside(split, &listing, &files);
+                        let follows = commit.as_deref().and_then(|commit| follows(&repo, commit));
+                        let mut note = both(aside(split, &listing, &files), follows);
                         let found = |file: String| {
                             let path = folder.join(&file);
                             Found { name: format!("{id}/{file}"), path, commit: commit.clone(), note: note.take() }
@@ -244,7 +245,7 @@ impl Files<'_> {
             let message = format!("`{id}` has no files for the split `{split}` (config {})", quoted(&configs));
             return Err(self.missing(message, split, &files));
         };
-        let mut note = aside(split, &files, &chosen);
+        let mut note = both(aside(split, &files, &chosen), follows(&repo, &commit));
         let fetch = |file: String| {
             let path = hub.fetch(&repo, &commit, &file).map_err(not_here)?;
             Ok(Found { name: format!("{id}/{file}"), path, commit: Some(commit.clone()), note: note.take() })
@@ -324,6 +325,23 @@ fn aside(split: &str, listing: &[String], files: &[String]) -> Option<String> {
             quoted(aside)
         )
     })
+}
+
+/// What to say of a data set that is not pinned: tomorrow, or elsewhere, the same task may have other rows.
+fn follows(repo: &Repo, commit: &str) -> Option<String> {
+    (!hub::is_commit_hash(&repo.revision)).then(|| {
+        format!(
+            "`{}` follows `{}`, which is the commit {commit} on this machine; `source.revision = \"{commit}\"` pins it",
+            repo.id, repo.revision
+        )
+    })
+}
+
+fn both(one: Option<String>, other: Option<String>) -> Option<String> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(format!("{one}; {other}")),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Files below a folder, as paths with `/` from it, sorted; hidden ones left out, and what lies more than six folders deep.

@@ -1440,6 +1440,12 @@ fn what_no_folder_has_comes_from_the_hub() {
     assert_eq!(texts(&data), ["far", "near"]);
     assert_eq!(data.files[0].name, "nyu-mll/glue/sst2/train.jsonl");
     assert_eq!(data.files[0].commit.as_deref(), Some("c0ffee"));
+    // Who does not pin it learns how.
+    let pins = "`nyu-mll/glue` follows `main`, which is the commit c0ffee on this machine; `source.revision = \"c0ffee\"` pins it";
+    assert!(data.counts.notes.iter().any(|note| note == pins), "{:?}", data.counts.notes);
+    task.source.revision = Some("0123456789abcdef0123456789abcdef01234567".into());
+    let pinned = task.read(&sources, &DataOptions::default()).unwrap();
+    assert!(pinned.counts.notes.is_empty(), "{:?}", pinned.counts.notes);
     task.splits.train = Some(OneOrMany::One("trian".into()));
     let error = message(task.read(&sources, &DataOptions::default()).unwrap_err());
     assert!(error.contains("`nyu-mll/glue` has no files for the split `trian`"), "{error}");
