@@ -110,7 +110,10 @@ fn a_submitted_grid_ends_with_the_same_bytes() {
     );
     fs::write(&template, own).unwrap();
     let template = template.to_string_lossy().into_owned();
-    let said = submit(results.path(), &["--gpus", "1", "--cpus", "1", "--throttle", "2", "--template", &template]);
+    // Long enough to be seen.
+    let epochs = "train.epochs=200";
+    let said =
+        submit(results.path(), &[epochs, "--gpus", "1", "--cpus", "1", "--throttle", "2", "--template", &template]);
     let (mut most, mut waits) = (0, false);
     until("the end", || {
         let queue = slurm("squeue -h -o %T");
@@ -122,9 +125,9 @@ fn a_submitted_grid_ends_with_the_same_bytes() {
     let gpus: BTreeSet<String> =
         logs(results.path(), 1).lines().filter_map(|line| line.strip_prefix("gpu ")).map(str::to_owned).collect();
     assert!(gpus.contains("0") && gpus.iter().all(|gpu| ["0", "1", ""].contains(&gpu.as_str())), "{gpus:?}");
-    assert_eq!(rows(results.path()), alone(&[]));
+    assert_eq!(rows(results.path()), alone(&[epochs]));
     // Nothing is left to do, and nothing to cancel.
-    assert!(submit(results.path(), &[]).contains("Nothing left to do"));
+    assert!(submit(results.path(), &[epochs]).contains("Nothing left to do"));
     let output = w2s().args(["cancel", TINY, "--results"]).arg(results.path()).output().unwrap();
     assert!(output.status.success() && text(&output).contains("Nothing to cancel"), "{}", text(&output));
 }
