@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use w2s_core::{
     grid::{Cell, Plan, results::Books},
     report::results::{self, ResultRow},
-    stage::{DECISIONS, Labels, Store, read_decisions},
+    stage::{DECISIONS, Labels, P_IK_TEST, Predictions, Store, Truth, read_decisions},
     strategy::{Form, Split},
     task::TaskData,
 };
@@ -82,6 +82,36 @@ fn words_are_taught_written_judged_and_measured() {
     support::run_here(&same, &other);
     let bytes = |store: &Store| fs::read(store.find(&plain.student).unwrap().unwrap().file("test.jsonl")).unwrap();
     assert_eq!(bytes(&store), bytes(&other));
+}
+
+/// The settings of a method that trusts what P(IK) says of the answers that the strong model writes.
+const P_IK: [&str; 4] = [
+    "methods=mine",
+    "method.mine.selector={ type = \"p-ik\", gamma = 0.5 }",
+    "method.mine.self_labels={ source = \"precomputed-generation\", shots = 1 }",
+    "p_ik={ task = \"tiny-food-words\", shots = 1, samples = 4, label = \"fraction\", epochs = 3, schedule = \"pretrain-then-freeze\" }",
+];
+
+#[test]
+fn p_ik_of_written_answers_is_learnt_beforehand() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plan, store) = support::plan(&support::tiny().join("words.toml"), &P_IK[..4], folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    let rows = rows(&plan, &store, &folder.path().join("words"));
+    let mine = cell(&plan, "mine");
+    let student = store.find(&mine.student).unwrap().unwrap();
+    let knows: Vec<f64> =
+        Predictions::read(&student.file(P_IK_TEST)).unwrap().rows().iter().map(|row| row[1].into()).collect();
+    // What it is right about are the answers that stand in for the weak ones.
+    let own = Labels::read(&store.find(mine.answers.as_ref().unwrap()).unwrap().unwrap().folder, Split::Test).unwrap();
+    let right = own.right(&Truth::of(&mine.data.read(&store).unwrap(), Split::Test).unwrap());
+    assert_eq!(knows.len(), right.len());
+    let errors = knows.iter().zip(&right).map(|(knows, right)| (knows - f64::from(u8::from(*right))).powi(2));
+    let brier = value(&rows, "mine", "p_ik_brier").unwrap();
+    assert!((brier - errors.sum::<f64>() / right.len() as f64).abs() < 1e-6, "{brier}");
+    let decisions = read_decisions(&student.file(DECISIONS)).unwrap();
+    assert_eq!(decisions.len(), mine.data.examples["transfer"]);
+    assert!(decisions.iter().all(|choice| choice.own == (choice.p_ik.unwrap() > 0.5)));
 }
 
 /// Rows that ask which of two or three words is one for a wet home.
@@ -173,11 +203,16 @@ fn candidates_share_one_score_and_those_that_are_missing_have_none() {
 
 #[test]
 fn what_a_form_is_not_for_is_refused_before_anything_runs() {
-    let refused = |changes: &[&str]| {
+    let refused_in = |grid: &str, changes: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
-        let plan = support::plan(&support::tiny().join("words.toml"), changes, folder.path());
+        let plan = support::plan(&support::tiny().join(grid), changes, folder.path());
         plan.map(|_| ()).unwrap_err().to_string()
     };
+    let refused = |changes: &[&str]| refused_in("words.toml", changes);
+    let p_ik = |change| refused(&[&P_IK[..], &[change]].concat());
+    assert!(p_ik("p_ik.schedule=joint").contains("no head beside it"));
+    assert!(p_ik("p_ik.answers=classifier").contains("a classifier's answers"));
+    assert!(refused_in("selective.toml", &["p_ik.task=tiny-food-words"]).contains("has no classes"));
     for (changes, parts) in [
         (["method.finetune.loss.type=aux-confidence", ""], ["finetune", "the loss", "words"]),
         (["method.finetune.refiner.type=graph-smoothing", ""], ["finetune", "the refiner", "words"]),

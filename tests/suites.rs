@@ -148,6 +148,11 @@ fn what_is_known_and_decided_is_told_task_by_task() {
             let of = |row: &&ResultRow| row.task == task && row.method == "mine" && row.metric == metric;
             assert!(rows.iter().any(|row| of(&row)), "{task} {metric}");
         }
+        // P(IK) is learnt from the truth of one task, and the student of both has learnt from P(IK).
+        assert!(
+            rows.iter().filter(|row| row.task == task).all(|row| row.truth_used == (row.method == "mine")),
+            "{task}"
+        );
     }
 }
 

@@ -377,7 +377,8 @@ impl Maker<'_, '_> {
         let strong_config = &grid.pairs[seat.pair].strong;
         let (on_auxiliary, recipe) = match &method.p_ik {
             Some(p_ik) => (
-                ModelRef { head: grid.auxiliary_head(strong_config, *on, p_ik)?, ..strong.clone() },
+                // P(IK) is a choice of two, however the task is answered.
+                ModelRef { head: grid.auxiliary_head(strong_config, *on, p_ik)?, writing: None, ..strong.clone() },
                 grid.auxiliary_recipe(strong_config, *on, p_ik)?,
             ),
             None => (strong.clone(), strong_recipe.clone()),

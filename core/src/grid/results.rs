@@ -677,6 +677,15 @@ fn entries(plan: &Plan, supervisors: &Supervisors) -> Vec<Entry> {
     entries
 }
 
+/// The tasks that a cell's student is trained on: its own, or all of its suite.
+fn learnt_on<'p>(plan: &'p Plan, cell: &Cell) -> impl Iterator<Item = &'p str> {
+    let whole = plan.grid.suite_of(cell.task).filter(|_| cell.suite.is_some());
+    let method = &plan.grid.methods[cell.method];
+    let tasks = whole.map_or_else(|| vec![cell.task], |(suite, _)| suite.tasks.clone());
+    let names = tasks.into_iter().map(|task| plan.grid.tasks[task].name());
+    names.filter(|name| !method.without.iter().any(|left_out| left_out == name))
+}
+
 /// A row of an entry without a metric.
 fn blank(plan: &Plan, entry: &Entry, supervisors: &Supervisors, finished: Option<&Finished>) -> ResultRow {
     let cell = &plan.cells[entry.cell];
@@ -719,7 +728,7 @@ fn blank(plan: &Plan, entry: &Entry, supervisors: &Supervisors, finished: Option
         commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
         config_hash: entry.stage(plan).to_string(),
         data_hash: cell.data.fingerprint.clone(),
-        truth_used: is_student && method.uses_truth(task),
+        truth_used: is_student && learnt_on(plan, cell).any(|task| method.uses_truth(task)),
         schema_version: SCHEMA_VERSION,
     }
 }

@@ -265,20 +265,24 @@ impl<'a> Trainer<'a> {
 
     /// A model that a stage kept, ready to answer.
     pub(super) fn kept(&self, stage: &StageId) -> Result<(Pretrained, Answerer)> {
+        if self.data.asks() != Form::Words {
+            return self.kept_classifier(stage);
+        }
         let pretrained = self.bench.model_of(stage)?;
-        let device = &self.bench.place.device;
-        let answerer = match self.data.asks() {
-            Form::Classes(_) | Form::Candidates(_) => Answerer::Chooses(Classifier::load(&pretrained, device)?),
-            Form::Words => {
-                let manifest = self.bench.stage(stage)?.manifest;
-                let writing = serde_json::from_value(manifest.parameters["model"]["writing"].clone());
-                let writing = writing.map_err(|error| {
-                    Error::new(format!("the record of `{stage}` does not say how its model writes: {error}"))
-                })?;
-                Answerer::Writes(pretrained.load(device)?, writing)
-            }
-        };
+        let manifest = self.bench.stage(stage)?.manifest;
+        let writing = serde_json::from_value(manifest.parameters["model"]["writing"].clone());
+        let writing = writing.map_err(|error| {
+            Error::new(format!("the record of `{stage}` does not say how its model writes: {error}"))
+        })?;
+        let answerer = Answerer::Writes(pretrained.load(&self.bench.place.device)?, writing);
         Ok((pretrained, answerer))
+    }
+
+    /// A classifier that a stage kept.
+    pub(super) fn kept_classifier(&self, stage: &StageId) -> Result<(Pretrained, Answerer)> {
+        let pretrained = self.bench.model_of(stage)?;
+        let classifier = Classifier::load(&pretrained, &self.bench.place.device)?;
+        Ok((pretrained, Answerer::Chooses(classifier)))
     }
 }
 

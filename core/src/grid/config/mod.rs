@@ -312,8 +312,20 @@ impl Grid {
         if matches!(form, Form::Classes(_)) {
             return Ok(());
         }
-        if method.p_ik.is_some() {
-            return Err(fault("P(IK)", &format!("it is learnt of classes, and this task has {form}")));
+        if let Some(p_ik) = &method.p_ik {
+            let refused = |message: &str, help: &str| Err(fault("P(IK)", message).help(help));
+            if form != Form::Words {
+                let message = format!("it is learnt of classes and of words, and this task has {form}");
+                return refused(&message, "leave one of the two out of this grid");
+            }
+            if p_ik.schedule != PikSchedule::PretrainThenFreeze {
+                let message = "a student that writes has no head beside it, to learn P(IK) along";
+                return refused(message, "let it be learnt beforehand: `p_ik.schedule = \"pretrain-then-freeze\"`");
+            }
+            if p_ik.answers == AnswersBy::Classifier {
+                let message = "it would be about a classifier's answers, and this task has answers in words";
+                return refused(message, "set `p_ik.answers = \"language-model\"`");
+            }
         }
         let Some(own) = &method.self_labels else { return Ok(()) };
         let right = match form {

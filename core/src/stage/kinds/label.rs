@@ -33,16 +33,11 @@ impl Stage for Label {
     }
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
-        label(&self.by, &self.data, bench, folder)
+        let trainer = bench.trainer(&self.data, 0)?;
+        let (pretrained, answerer) = trainer.kept(&self.by)?;
+        for split in [Split::Transfer, Split::Test] {
+            trainer.answer_into(&pretrained, &answerer, split, folder)?;
+        }
+        Ok(json!({}))
     }
-}
-
-/// What a kept model says of the transfer and the test split.
-pub(super) fn label(by: &StageId, data: &DataRef, bench: &Bench, folder: &Path) -> Result<Value> {
-    let trainer = bench.trainer(data, 0)?;
-    let (pretrained, answerer) = trainer.kept(by)?;
-    for split in [Split::Transfer, Split::Test] {
-        trainer.answer_into(&pretrained, &answerer, split, folder)?;
-    }
-    Ok(json!({}))
 }

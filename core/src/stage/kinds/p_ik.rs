@@ -19,7 +19,7 @@ use crate::{
         job::default_strategy,
         trainer::Answerer,
     },
-    strategy::{ConfiguredLoss, Kind, Settings, Split},
+    strategy::{ConfiguredLoss, Form, Kind, Settings, Split},
 };
 
 /// What the label of an example of P(IK) is.
@@ -95,16 +95,16 @@ impl PikExamples {
         let data = self.data.read(bench.store)?;
         let shots = shots(&answers)?;
         let tokenizer = model.tokenizer();
-        let words = match self.input {
-            PikInput::Text => None,
-            PikInput::Prompt | PikInput::FewShotPrompt => Some(Answers::of(&data, tokenizer)?),
+        let shown = if self.input == PikInput::FewShotPrompt { shots.len() } else { 0 };
+        let words = match (self.input, data.asks()) {
+            (PikInput::Text, _) | (_, Form::Words) => None,
+            _ => Some(Answers::of(&data, tokenizer)?),
         };
-        let asker = words
-            .map(|words| {
-                let shots = if self.input == PikInput::FewShotPrompt { shots.len() } else { 0 };
-                Asker::new(&data, &words, tokenizer, shots, self.data.max_tokens, self.seed)
-            })
-            .transpose()?;
+        let asker = match (self.input, &words) {
+            (PikInput::Text, _) => None,
+            (_, None) => Some(Asker::for_words(&data, tokenizer, shown, (self.data.max_tokens, 0), self.seed)),
+            (_, Some(words)) => Some(Asker::new(&data, words, tokenizer, shown, self.data.max_tokens, self.seed)?),
+        };
         let mut examples: Vec<(String, f32)> = Vec::new();
         for &split in &self.splits {
             let known = read_known(&answers.folder, split)?;
