@@ -24,7 +24,7 @@ use crate::{
     error::ErrorKind,
     grid::{self, Cell, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, STOPPED, Word, results},
     last_words,
-    learner::{Every, Stop},
+    learner::{Every, Stop, time},
     report::Table,
     stage::{Finished, Job, Numeric, STORE, StageId, Store},
     task::Sources,
@@ -69,6 +69,12 @@ pub struct RunArgs {
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<NonZeroUsize>,
+    /// End the run at the first failure: what is at work is asked to stop, and trainings are saved
+    #[arg(long, conflicts_with = "max_fails")]
+    fail_fast: bool,
+    /// End a stage that takes longer than that, e.g. `2h`
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    timeout: Option<Duration>,
     /// End a stage that makes no progress for so long; 0 waits for ever
     #[arg(long, value_name = "MINUTES", default_value_t = 120.0)]
     patience: f64,
@@ -81,6 +87,10 @@ pub struct RunArgs {
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
+}
+
+fn limit(text: &str) -> std::result::Result<Duration, String> {
+    time(text).ok_or_else(|| format!("`{text}` is no time: give one such as `30s`, `5m` or `2h`"))
 }
 
 /// What every command on a grid starts with: the plan, and where its results go.
@@ -205,7 +215,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
                         failures.done(id)?;
                         books.enter(&plan, &store, id)?;
                     }
-                    Event::Failed(failure) => {
+                    Event::Again(failure) | Event::Failed(failure) => {
                         if let Err(error) = failures.enter(failure, &screen.label(&failure.stage)) {
                             screen.line(&format!("note: the failure cannot be recorded: {error}"));
                         }
@@ -262,7 +272,9 @@ fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
         device,
         micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
         folders: plan.folders.clone(),
-        max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+        max_fails: if args.fail_fast { 1 } else { args.max_fails.map_or(usize::MAX, NonZeroUsize::get) },
+        fail_fast: args.fail_fast,
+        timeout: args.timeout,
         patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
         checkpoint_every: args.checkpoint_every,
     }
@@ -385,6 +397,10 @@ impl Screen {
             }
             Event::PutOff(id) => self.clear(id),
             Event::Done(id, _) => self.end(id, None),
+            Event::Again(failure) => {
+                self.clear(&failure.stage);
+                self.line(&format!("note: {}: {}; it is tried once more", self.label(&failure.stage), failure.message));
+            }
             Event::Failed(failure) => self.end(&failure.stage.clone(), Some(&failure.message)),
         }
     }
