@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod analyse;
+mod cell;
 mod compare;
 mod figure;
 mod items;
@@ -9,6 +10,7 @@ mod list;
 mod run;
 mod show;
 mod signals;
+mod status;
 mod store;
 mod table;
 mod task;
@@ -48,6 +50,7 @@ const EXAMPLES: &str = "Examples:
   w2s run configs/quickstart.toml                     run a grid, or continue it
   w2s run configs/quickstart.toml seeds=0,1,2,3,4     change a key from the command line
   w2s check configs/quickstart.toml                   find mistakes without running anything
+  w2s status                                          how far every grid is
   w2s table configs/quickstart.toml --format latex    the table of the paper
   w2s explain loss/js                                 what a loss computes and where it comes from
   w2s task check sst2 --data DATA                     what a task's data look like
@@ -61,6 +64,14 @@ enum Command {
     Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
     Plan(run::PlanArgs),
+    /// Says how far grids are, while they run too: done, running, failed, waiting
+    Status(status::StatusArgs),
+    /// Prints what the processes of a cell's stages wrote
+    Logs(cell::LogsArgs),
+    /// Says what two cells differ in, key by key
+    Why(cell::WhyArgs),
+    /// Makes a finished cell again, from the folder of results alone, and compares byte by byte
+    Replay(cell::ReplayArgs),
     /// Prints a grid's table from its results.csv
     Table(table::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
@@ -194,11 +205,14 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
     last_words::prepare(if command == "stage" { Role::Stage } else { Role::Command(FAILED) });
     end_without_output();
     // Before anything else that takes time.
-    let interruption =
-        if command == "run" { signals::Interruption::watch() } else { Ok(signals::Interruption::default()) };
+    let interruption = if command == "run" || command == "replay" {
+        signals::Interruption::watch()
+    } else {
+        Ok(signals::Interruption::default())
+    };
     let cli = Cli::parse();
     // A run writes to processes that may die before they listen, and must not die of it.
-    if !matches!(cli.command, Command::Run(_) | Command::Stage) {
+    if !matches!(cli.command, Command::Run(_) | Command::Replay(_) | Command::Stage) {
         end_with_the_reader();
     }
     let act = || {
@@ -207,6 +221,10 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Run(args) => run::run(&args, &interruption?),
             Command::Check(args) => run::check(&args),
             Command::Plan(args) => run::plan(&args),
+            Command::Status(args) => status::status(&args),
+            Command::Logs(args) => cell::logs(&args),
+            Command::Why(args) => cell::why(&args),
+            Command::Replay(args) => cell::replay(&args, &interruption?),
             Command::Table(args) => table::table(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Analyse(args) => analyse::analyse(&args),

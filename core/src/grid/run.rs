@@ -18,6 +18,7 @@ use indexmap::IndexMap;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 
+use super::progress::{Post, Progress};
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
@@ -90,17 +91,6 @@ pub enum Word {
         /// The likely remedy.
         help: Option<String>,
     },
-}
-
-/// How far a stage is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// What is done, in steps or examples.
-    pub done: u64,
-    /// Of how many.
-    pub total: u64,
-    /// Loss, accuracy and speed, for people.
-    pub message: String,
 }
 
 /// A stage that failed.
@@ -532,7 +522,8 @@ fn last_line(log: &Path) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
-fn log_of(logs: &Path, id: &StageId) -> PathBuf {
+/// Where a stage's process writes.
+pub(super) fn log_of(logs: &Path, id: &StageId) -> PathBuf {
     logs.join(format!("{id}.log"))
 }
 
@@ -629,19 +620,6 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
     // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let (watched, speaker) = (bar.clone(), say.clone());
-    spawn("progress", move || {
-        let mut last = Progress::default();
-        loop {
-            std::thread::sleep(Duration::from_millis(300));
-            let now =
-                Progress { done: watched.position(), total: watched.length().unwrap_or(0), message: watched.message() };
-            if now != last {
-                speaker(&Word::Progress(now.clone()));
-                last = now;
-            }
-        }
-    })?;
-    let (watched, speaker) = (bar.clone(), say.clone());
     last_words::watch_panics(
         move || watched.position(),
         move |kind, message, help| speaker(&Word::Failed { kind, message, help: help.map(str::to_owned) }),
@@ -662,14 +640,33 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
         store.take(&input)?;
     }
     let (device, name) = crate::device::open(&order.device)?;
-    let execution =
-        Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop.clone()), ..Execution::default() };
+    let execution = Execution {
+        micro_batch: order.micro_batch,
+        bar: Some(bar.clone()),
+        stop: Some(stop.clone()),
+        ..Execution::default()
+    };
     let place = Place { device, name, execution, checkpoint_every: order.checkpoint_every };
     let bench = Bench::new(&store, place, &order.folders);
-    if store.is_busy(&order.stage.id(&bench.numeric())?)? {
+    let id = order.stage.id(&bench.numeric())?;
+    if store.is_busy(&id)? {
         say(&Word::Busy);
         return Ok(());
     }
+    let noticeboard = store.clone();
+    spawn("progress", move || {
+        let (mut last, mut posted) = (Progress::default(), None);
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = Progress { done: bar.position(), total: bar.length().unwrap_or(0), message: bar.message() };
+            if now != last {
+                say(&Word::Progress(now.clone()));
+                let post = Post::new(now.clone(), posted.as_ref());
+                noticeboard.post(&id, &serde_json::to_string(&post).unwrap_or_default());
+                (last, posted) = (now, Some(post));
+            }
+        }
+    })?;
     order.stage.make(&bench).map(|_| ())
 }
 
