@@ -36,7 +36,7 @@ struct Bad {
 enum How {
     #[default]
     Panics,
-    Nan,
+    NotFinite,
     Aborts,
     Allocates,
     Hangs,
@@ -46,7 +46,7 @@ impl StudentLoss for Bad {
     fn loss(&self, logits: Tensor<2>, targets: Tensor<2>, _at: &Progress) -> Tensor<1> {
         match self.how {
             How::Panics => panic!("nobody expected this"),
-            How::Nan => math::rows(targets * logits * f32::NAN),
+            How::NotFinite => math::rows(targets * logits * f32::NAN),
             How::Aborts => std::process::abort(),
             // More than any machine has.
             How::Allocates => math::rows(targets * black_box(Vec::<u8>::with_capacity(1 << 60)).len() as f32),
@@ -100,7 +100,7 @@ const BAD: [(&str, &str, &str); 5] = [
     // First, so that others are made while it is waited for.
     ("hangs", "time-out", "longer than 20 seconds"),
     ("panics", "panic", "nobody expected this"),
-    ("nan", "not-finite", "step"),
+    ("not-finite", "not-finite", "step"),
     ("aborts", "panic", "signal 6"),
     ("allocates", "out-of-memory", "1152921504606846976 bytes"),
 ];
