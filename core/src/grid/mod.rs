@@ -14,6 +14,7 @@ mod recorded;
 mod replay;
 pub mod results;
 mod run;
+pub mod slurm;
 mod why;
 
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, On, Pair, Phase, Pretrain, Suite, Together};

@@ -315,7 +315,7 @@ impl StageRecord {
             Error::new(format!("stage `{}` cannot be read: {error}", self.id))
                 .help("use the version of w2s and the plugins that made it")
         })?;
-        Ok(Job { reads: stage.reads()?, stage })
+        Job::of(stage)
     }
 }
 
