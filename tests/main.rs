@@ -20,6 +20,7 @@ mod outputs;
 mod plugin_file;
 mod registry;
 mod slurm;
+mod status;
 mod stress;
 mod suites;
 mod supervisors;

@@ -43,12 +43,20 @@ pub enum ErrorKind {
     OutOfMemory,
     /// A loss, a gradient or a prediction is no finite number.
     NotFinite,
-    /// Code that should not have failed.
+    /// Code that should not have failed: a panic, an abort, a crash.
     Panic,
-    /// No progress for too long.
+    /// No progress for too long, or more time than was allowed.
     TimeOut,
     /// A signal from outside.
     Killed,
+}
+
+impl ErrorKind {
+    /// Whether the same may go well when it is tried again at once. Memory may not: what needs less of it (a smaller micro-batch) is another
+    /// stage.
+    pub fn may_pass(self) -> bool {
+        self == Self::Killed
+    }
 }
 
 impl fmt::Display for ErrorKind {

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod analyse;
+mod cell;
 mod compare;
 mod figure;
 mod items;
@@ -9,6 +10,7 @@ mod list;
 mod run;
 mod show;
 mod signals;
+mod status;
 mod store;
 mod submit;
 mod table;
@@ -50,6 +52,7 @@ const EXAMPLES: &str = "Examples:
   w2s run configs/quickstart.toml                     run a grid, or continue it
   w2s run configs/quickstart.toml seeds=0,1,2,3,4     change a key from the command line
   w2s check configs/quickstart.toml                   find mistakes without running anything
+  w2s status                                          how far every grid is
   w2s table configs/quickstart.toml --format latex    the table of the paper
   w2s explain loss/js                                 what a loss computes and where it comes from
   w2s task check sst2 --data DATA                     what a task's data look like
@@ -63,6 +66,14 @@ enum Command {
     Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
     Plan(run::PlanArgs),
+    /// Says how far grids are, while they run too: done, running, failed, waiting
+    Status(status::StatusArgs),
+    /// Prints what the processes of a cell's stages wrote
+    Logs(cell::LogsArgs),
+    /// Says what two cells differ in, key by key
+    Why(cell::WhyArgs),
+    /// Makes a finished cell again, from the folder of results alone, and compares byte by byte
+    Replay(cell::ReplayArgs),
     /// Gives a grid's stages to Slurm, or prints them as commands for another scheduler
     Submit(submit::SubmitArgs),
     /// Cancels the jobs of a grid that was submitted
@@ -221,14 +232,14 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         last_words::record_in(&crate::grid::Failures::file_in(&folder));
     }
     // Before anything else that takes time.
-    let interruption = if command == "run" || command == "work" {
+    let interruption = if ["run", "replay", "work"].iter().any(|verb| command == *verb) {
         signals::Interruption::watch()
     } else {
         Ok(signals::Interruption::default())
     };
     let cli = Cli::parse();
     // A run writes to processes that may die before they listen, and must not die of it.
-    if !matches!(cli.command, Command::Run(_) | Command::Work(_) | Command::Stage) {
+    if !matches!(cli.command, Command::Run(_) | Command::Replay(_) | Command::Work(_) | Command::Stage) {
         end_with_the_reader();
     }
     let act = || {
@@ -237,6 +248,10 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Run(args) => run::run(&args, &interruption?),
             Command::Check(args) => run::check(&args),
             Command::Plan(args) => run::plan(&args),
+            Command::Status(args) => status::status(&args),
+            Command::Logs(args) => cell::logs(&args),
+            Command::Why(args) => cell::why(&args),
+            Command::Replay(args) => cell::replay(&args, &interruption?),
             Command::Submit(args) => submit::submit(&args),
             Command::Cancel(args) => submit::cancel(&args),
             Command::Collect(args) => run::collect(&args),

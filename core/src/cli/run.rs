@@ -1,30 +1,34 @@
 //! `w2s run`, `check` and `plan`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
 use indexmap::IndexMap;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::{
     FAILED, GridArgs, PlaceArgs, say, show,
     signals::{Interruption, pass_on},
+    status::post_text,
     table::{print, read, recorded},
 };
 use crate::{
     Error, Result, device,
     error::ErrorKind,
-    grid::{self, Cell, Event, Failures, Grid, Outcome, Places, Plan, RunOptions, STOPPED, Word, results},
+    grid::{
+        self, Cell, Event, Failure, Failures, Grid, Outcome, Places, Plan, Post, RunOptions, STOPPED, Word, results,
+    },
     last_words,
-    learner::{Every, Stop},
+    learner::{Every, Stop, time},
     report::Table,
     stage::{Finished, Job, Numeric, STORE, StageId, Store},
     task::Sources,
@@ -83,18 +87,37 @@ pub struct RunArgs {
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
     max_fails: Option<NonZeroUsize>,
+    /// End the run at the first failure: what is at work is asked to stop, and trainings are saved
+    #[arg(long, conflicts_with = "max_fails")]
+    fail_fast: bool,
+    /// End a stage that takes longer than that, e.g. `2h`
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    timeout: Option<Duration>,
     /// End a stage that makes no progress for so long; 0 waits for ever
     #[arg(long, value_name = "MINUTES", default_value_t = 120.0)]
     patience: f64,
     /// Save trainings that are under way so often, from where they go on after a kill: a time (`5m`), steps (`500steps`), or `off`
     #[arg(long, value_name = "INTERVAL", default_value = "5m")]
     checkpoint_every: Every,
+    /// Do again: `failed`, only what failed before and its cells; METHOD or TASK, what their results are made of and no others need
+    #[arg(long, value_name = "failed|METHOD|TASK")]
+    rerun: Option<String>,
     /// Weak models and ceilings alone: is there a gap to recover?
     #[arg(long)]
     no_students: bool,
     /// Print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
+    /// Say nothing while it runs: the table, and what failed, at the end
+    #[arg(long)]
+    quiet: bool,
+    /// Print what happens as JSON, one event a line, in place of progress and table
+    #[arg(long, conflicts_with_all = ["quiet", "dry_run"])]
+    json: bool,
+}
+
+fn limit(text: &str) -> std::result::Result<Duration, String> {
+    time(text).ok_or_else(|| format!("`{text}` is no time: give one such as `30s`, `5m` or `2h`"))
 }
 
 /// What every command on a grid starts with: the plan, and where its results go.
@@ -191,17 +214,39 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     let PlanArgs { grid, numeric } = &args.plan;
     let (device, mode) = numeric.choose()?;
     let Prepared { plan, store, folder } = prepare(grid, mode, args.dry_run)?;
-    let finished = plan.finished(&store)?;
-    let pending = plan.pending(&finished, !args.no_students);
-    let but = if args.no_students && !plan.pending(&finished, true).is_empty() { " but students" } else { "" };
+    let mut finished = plan.finished(&store)?;
+    let mut outdated = BTreeSet::new();
+    if let Some(name) = args.rerun.as_deref().filter(|name| *name != FAILURES) {
+        outdated = plan.made_for(name)?;
+        finished.retain(|id, _| !outdated.contains(id));
+    }
+    let mut pending = plan.pending(&finished, !args.no_students);
+    let only_failed = args.rerun.as_deref() == Some(FAILURES);
+    if only_failed {
+        let records = Failures::recorded(&folder);
+        let failed: BTreeSet<&StageId> = records.iter().filter_map(|record| record.stage.as_ref()).collect();
+        let concerned = plan.with_cells_of(|id| failed.contains(id) && pending.contains_key(id));
+        pending.retain(|id, _| concerned.contains(id));
+    }
+    let but = if only_failed {
+        " of what failed"
+    } else if args.no_students && !plan.pending(&finished, true).is_empty() {
+        " but students"
+    } else {
+        ""
+    };
     if args.dry_run {
         print_plan(&plan, &finished, &pending);
         return Ok(ExitCode::SUCCESS);
     }
-    plan.notes.iter().for_each(|note| say!("note: {note}"));
-    say!("{}", headline(&plan, &finished, &pending));
+    if !args.quiet {
+        plan.notes.iter().for_each(|note| say!("note: {note}"));
+        say!("{}", headline(&plan, &finished, &pending));
+    }
+    let open: BTreeSet<StageId> = plan.jobs.keys().filter(|id| !finished.contains_key(*id)).cloned().collect();
     let mut books = results::Books::open(&plan, &folder, finished)?;
-    let mut failures = Failures::open(&folder, |id| pending.contains_key(id))?;
+    put_aside(&store, &outdated, args.rerun.as_deref().unwrap_or_default())?;
+    let mut failures = Failures::open(&folder, |id| open.contains(id))?;
     interruption.at_work();
 
     let mut begun = false;
@@ -210,16 +255,21 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             Outcome::default()
         } else {
             let options = options(args, device, &plan);
-            let mut screen = Screen::new(&plan, pending.len());
+            let view = match (args.quiet, args.json) {
+                (true, _) => View::Nothing,
+                (_, true) => View::Events,
+                _ => View::of_terminal(),
+            };
+            let mut screen = Screen::new(view, plan.labels(), pending.len());
             grid::run(&pending, &store, &folder.join("logs"), &options, &interruption.stop, |event| {
-                screen.show(&event);
+                screen.show(&event)?;
                 begun = true;
                 match event {
                     Event::Done(id, _) => {
                         failures.done(id)?;
                         books.enter(&plan, &store, id)?;
                     }
-                    Event::Failed(failure) => {
+                    Event::Again(failure) | Event::Failed(failure) => {
                         if let Err(error) = failures.enter(failure, &screen.label(&failure.stage)) {
                             screen.line(&format!("note: the failure cannot be recorded: {error}"));
                         }
@@ -244,17 +294,25 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     store.leave();
     books.notes().iter().for_each(|note| say!("note: {note}"));
 
+    if args.json {
+        let ended = json!({
+            "event": "ended", "done": outcome.done.len(), "failed": outcome.failed.len(), "left": outcome.left.len(),
+            "interrupted": outcome.interrupted, "results": folder.join("results.csv").to_string_lossy(),
+        });
+        print(&ended.to_string())?;
+        return report(&plan, &outcome, &failures);
+    }
     if pending.is_empty() {
         let cells = count(plan.cells.len(), "cell");
         print(&format!("Nothing left to do{but}: {cells} in {}", folder.join("results.csv").display()))?;
         print("")?;
     }
-    show_results(&plan, &books, &folder, &outcome)?;
+    show_results(&plan, &books, &folder, &outcome, args.quiet)?;
     report(&plan, &outcome, &failures)
 }
 
 /// The table of what is there, and what is to be known of it.
-fn show_results(plan: &Plan, books: &results::Books, folder: &Path, outcome: &Outcome) -> Result<()> {
+fn show_results(plan: &Plan, books: &results::Books, folder: &Path, outcome: &Outcome, quiet: bool) -> Result<()> {
     let path = folder.join("results.csv");
     if !books.is_empty() {
         let table = read(&path).and_then(|rows| Table::main(&rows, &recorded(&path)));
@@ -268,7 +326,9 @@ fn show_results(plan: &Plan, books: &results::Books, folder: &Path, outcome: &Ou
     for (remark, methods) in books.remarks(plan) {
         say!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
-    say!("\nresults: {}", path.display());
+    if !quiet {
+        say!("\nresults: {}", path.display());
+    }
     Ok(())
 }
 
@@ -285,8 +345,25 @@ pub fn collect(args: &PlanArgs) -> Result<ExitCode> {
     let outcome = Outcome { failed, left, ..Outcome::default() };
     books.close(&plan, &outcome)?;
     books.notes().iter().for_each(|note| say!("note: {note}"));
-    show_results(&plan, &books, &folder, &outcome)?;
+    show_results(&plan, &books, &folder, &outcome, false)?;
     report(&plan, &outcome, &failures)
+}
+
+/// What `--rerun` calls stages that failed before.
+const FAILURES: &str = "failed";
+
+/// Puts finished stages out of the way that are to be made again.
+fn put_aside(store: &Store, outdated: &BTreeSet<StageId>, name: &str) -> Result<()> {
+    let mut count = 0;
+    for id in outdated {
+        count += usize::from(store.put_aside(id, &format!("made again by `w2s run --rerun {name}`"))?.is_some());
+    }
+    if count > 0 {
+        let shelf = store.root().join("quarantine");
+        say!("note: to be made again: {}; what there was is kept in {}", self::count(count, "stage"), shelf.display());
+        say!("note: to continue, run the same command without `--rerun {name}`");
+    }
+    Ok(())
 }
 
 fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
@@ -299,7 +376,9 @@ fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
         device,
         micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
         folders: plan.folders.clone(),
-        max_fails: args.max_fails.map_or(usize::MAX, NonZeroUsize::get),
+        max_fails: if args.fail_fast { 1 } else { args.max_fails.map_or(usize::MAX, NonZeroUsize::get) },
+        fail_fast: args.fail_fast,
+        timeout: args.timeout,
         patience: Duration::try_from_secs_f64(60.0 * args.patience).ok().filter(|patience| !patience.is_zero()),
         checkpoint_every: args.checkpoint_every,
     }
@@ -356,23 +435,43 @@ pub fn stage() -> ExitCode {
     }
 }
 
-/// What a run looks like while it runs: one line per stage that is at work, one for the whole; quiet when nobody watches.
-struct Screen {
+/// How a run is looked at while it runs.
+#[derive(Clone, Copy, PartialEq)]
+pub enum View {
+    /// In a terminal: a bar for each stage that is at work, and one for the whole.
+    Bars,
+    /// Elsewhere: notes as they come, and how far stages are once a minute.
+    Lines,
+    /// By a program: an event a line, on standard output.
+    Events,
+    /// Not at all.
+    Nothing,
+}
+
+impl View {
+    /// The one that fits where standard error goes.
+    pub fn of_terminal() -> Self {
+        if std::io::stderr().is_terminal() { Self::Bars } else { Self::Lines }
+    }
+}
+
+/// What a run looks like while it runs.
+pub struct Screen {
+    view: View,
     bars: MultiProgress,
     whole: ProgressBar,
-    running: BTreeMap<StageId, ProgressBar>,
+    /// The bar of each stage that is at work, and how far it is.
+    running: BTreeMap<StageId, (ProgressBar, Option<Post>)>,
     labels: IndexMap<StageId, String>,
-    watched: bool,
+    /// When lines were printed last.
+    told: Instant,
 }
 
 impl Screen {
-    fn new(plan: &Plan, left: usize) -> Self {
-        let watched = std::io::stderr().is_terminal();
-        let bars = MultiProgress::with_draw_target(if watched {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        });
+    /// Of a run of so many stages.
+    pub fn new(view: View, labels: IndexMap<StageId, String>, left: usize) -> Self {
+        let target = if view == View::Bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bars = MultiProgress::with_draw_target(target);
         let whole = bars.add(ProgressBar::new(left as u64));
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone{left}") {
             // Nobody knows how long a stage takes before one is done.
@@ -383,17 +482,59 @@ impl Screen {
             };
             whole.set_style(style.with_key("left", left));
         }
-        if watched {
+        if view == View::Bars {
             whole.enable_steady_tick(Duration::from_secs(1));
         }
-        Self { bars, whole, running: BTreeMap::new(), labels: plan.labels(), watched }
+        Self { view, bars, whole, running: BTreeMap::new(), labels, told: Instant::now() }
     }
 
     fn label(&self, id: &StageId) -> String {
         self.labels.get(id).cloned().unwrap_or_else(|| id.to_string())
     }
 
-    fn show(&mut self, event: &Event) {
+    /// Shows what happens.
+    ///
+    /// # Errors
+    /// Events that cannot be printed.
+    pub fn show(&mut self, event: &Event) -> Result<()> {
+        /// How often lines are printed.
+        const MINUTE: Duration = Duration::from_secs(60);
+        if self.view == View::Events {
+            return print(&self.as_json(event).to_string());
+        }
+        self.draw(event);
+        if self.view == View::Lines && self.told.elapsed() >= MINUTE {
+            self.told = Instant::now();
+            for (bar, post) in self.running.values() {
+                self.line(&format!("{}  {}", bar.prefix(), post_text(post.as_ref())));
+            }
+            self.line(&format!("{} of {} stages", self.whole.position(), self.whole.length().unwrap_or(0)));
+        }
+        Ok(())
+    }
+
+    fn as_json(&self, event: &Event) -> Value {
+        let of = |name: &str, id: &StageId| json!({ "event": name, "stage": id, "what": self.label(id) });
+        let with = |mut told: Value, more: Value| {
+            more.as_object().into_iter().flatten().for_each(|(key, value)| told[key] = value.clone());
+            told
+        };
+        let failed = |name: &str, Failure { stage, kind, message, help, .. }: &Failure| {
+            with(of(name, stage), json!({ "kind": kind, "message": message, "help": help }))
+        };
+        match event {
+            Event::Started(id) => of("started", id),
+            Event::Progress(id, progress) => with(of("progress", id), json!(progress)),
+            Event::Note(note) => json!({ "event": "note", "message": note }),
+            Event::Waiting(ids) => json!({ "event": "waiting", "stages": ids }),
+            Event::PutOff(id) => of("put-off", id),
+            Event::Done(id, took) => with(of("done", id), json!({ "seconds": took.as_secs_f64() })),
+            Event::Again(failure) => failed("again", failure),
+            Event::Failed(failure) => failed("failed", failure),
+        }
+    }
+
+    fn draw(&mut self, event: &Event) {
         match event {
             Event::Started(id) => {
                 let bar = self.bars.insert_before(&self.whole, ProgressBar::no_length());
@@ -402,10 +543,10 @@ impl Screen {
                 }
                 bar.set_prefix(self.label(id));
                 bar.tick();
-                self.running.insert((*id).clone(), bar);
+                self.running.insert((*id).clone(), (bar, None));
             }
             Event::Progress(id, progress) => {
-                if let Some(bar) = self.running.get(*id) {
+                if let Some((bar, post)) = self.running.get_mut(*id) {
                     if bar.length().is_none() {
                         crate::learner::style(bar, 16);
                         bar.reset_eta();
@@ -413,6 +554,7 @@ impl Screen {
                     bar.set_length(progress.total);
                     bar.set_position(progress.done);
                     bar.set_message(progress.message.clone());
+                    *post = Some(Post::new((*progress).clone(), post.as_ref()));
                 }
             }
             Event::Note(note) => self.line(&format!("note: {note}")),
@@ -422,12 +564,16 @@ impl Screen {
             }
             Event::PutOff(id) => self.clear(id),
             Event::Done(id, _) => self.end(id, None),
+            Event::Again(failure) => {
+                self.clear(&failure.stage);
+                self.line(&format!("note: {}: {}; it is tried once more", self.label(&failure.stage), failure.message));
+            }
             Event::Failed(failure) => self.end(&failure.stage.clone(), Some(&failure.message)),
         }
     }
 
     fn clear(&mut self, id: &StageId) {
-        if let Some(bar) = self.running.remove(id) {
+        if let Some((bar, _)) = self.running.remove(id) {
             bar.finish_and_clear();
         }
     }
@@ -441,11 +587,11 @@ impl Screen {
     }
 
     fn line(&self, line: &str) {
-        if self.watched {
+        match self.view {
             // The bars redraw themselves below the line.
-            let _ = self.bars.println(show::plain(line));
-        } else {
-            say!("{line}");
+            View::Bars => drop(self.bars.println(show::plain(line))),
+            View::Lines => say!("{line}"),
+            View::Events | View::Nothing => {}
         }
     }
 }

@@ -219,7 +219,7 @@ pub fn work(args: &WorkArgs, interruption: &Interruption) -> Result<ExitCode> {
                 Event::Note(note) => say!("note: {note}"),
                 Event::Waiting(_) => say!("waiting for another process, which makes it"),
                 Event::Done(done, _) => Failures::strike_out(&head.results, done)?,
-                Event::Failed(failure) => Failures::add(&head.results, failure, &what)?,
+                Event::Again(failure) | Event::Failed(failure) => Failures::add(&head.results, failure, &what)?,
                 _ => {}
             }
             Ok(())

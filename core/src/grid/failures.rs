@@ -68,17 +68,21 @@ impl Failures {
         folder.join(FAILURES)
     }
 
+    /// What is recorded in a folder of results; a line that is no record is none.
+    pub fn recorded(folder: &Path) -> Vec<Record> {
+        let text = std::fs::read_to_string(Self::file_in(folder)).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Reads what failed in earlier runs and `is_open` still. A line that is no record is left behind, as are failures of a run itself.
     ///
     /// # Errors
     /// A file that cannot be read or written.
     pub fn open(folder: &Path, is_open: impl Fn(&StageId) -> bool) -> Result<Self> {
         let path = Self::file_in(folder);
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let records = text.lines().filter_map(|line| serde_json::from_str::<Record>(line).ok());
-        let records = records.filter_map(|record| Some((record.stage.clone()?, record)));
-        let mut failures = Self { path, records: records.filter(|(id, _)| is_open(id)).collect() };
-        if !text.is_empty() {
+        let records = Self::recorded(folder).into_iter().filter_map(|record| Some((record.stage.clone()?, record)));
+        let mut failures = Self { records: records.filter(|(id, _)| is_open(id)).collect(), path };
+        if failures.path.exists() {
             failures.write()?;
         }
         Ok(failures)

@@ -18,7 +18,8 @@ use super::{
     models::ModelFolder,
 };
 use crate::{
-    Result,
+    Error, Result,
+    document::did_you_mean,
     stage::{Bench, DataRef, Finished, Folders, Job, Numeric, Place, StageId, Store},
     task::Sources,
 };
@@ -137,16 +138,57 @@ impl Plan {
     /// The stages that are not finished. Without students: those of weak models and ceilings alone, and what these need.
     pub fn pending(&self, finished: &IndexMap<StageId, Finished>, students: bool) -> IndexMap<StageId, &Job> {
         let ends = |cell: &Cell| [cell.supervision.clone(), cell.ceiling.clone()];
-        let mut wanted: Vec<StageId> =
+        let wanted: Vec<StageId> =
             if students { self.jobs.keys().cloned().collect() } else { self.cells.iter().flat_map(ends).collect() };
+        let needed = self.with_inputs(wanted);
+        let open = self.jobs.iter().filter(|(id, _)| needed.contains(*id) && !finished.contains_key(*id));
+        open.map(|(id, job)| (id.clone(), job)).collect()
+    }
+
+    /// Stages, and all that they are made from but data.
+    fn with_inputs(&self, mut wanted: Vec<StageId>) -> BTreeSet<StageId> {
         let mut needed = BTreeSet::new();
         while let Some(id) = wanted.pop() {
-            if let Some(job) = self.jobs.get(&id).filter(|_| needed.insert(id)) {
+            if let Some(job) = self.jobs.get(&id)
+                && needed.insert(id)
+            {
                 wanted.extend(job.reads.iter().cloned());
             }
         }
-        let open = self.jobs.iter().filter(|(id, _)| needed.contains(*id) && !finished.contains_key(*id));
-        open.map(|(id, job)| (id.clone(), job)).collect()
+        needed
+    }
+
+    /// The stages of all cells that one of some stages is needed for.
+    pub fn with_cells_of(&self, is_one: impl Fn(&StageId) -> bool) -> BTreeSet<StageId> {
+        let of_cell = |cell: &Cell| self.with_inputs(cell.stages().map(StageId::clone).to_vec());
+        self.cells.iter().map(of_cell).filter(|stages| stages.iter().any(&is_one)).flatten().collect()
+    }
+
+    /// The stages that the students of a method, or all results of a task, are made from and nothing else is: models that are pretrained in
+    /// the run are not among them.
+    ///
+    /// # Errors
+    /// There is no such method or task.
+    pub fn made_for(&self, name: &str) -> Result<BTreeSet<StageId>> {
+        let method = self.grid.methods.iter().position(|method| method.name == name);
+        let task = self.grid.tasks.iter().position(|task| task.name() == name);
+        if method.is_none() && task.is_none() {
+            let methods = self.grid.methods.iter().map(|method| method.name.as_str());
+            let names = methods.chain(self.grid.tasks.iter().map(|task| task.name())).chain(["failed"]);
+            return Err(
+                Error::new(format!("`{name}` is no method and no task of this grid")).help(did_you_mean(name, names))
+            );
+        }
+        let (mut ours, mut others) = (Vec::new(), Vec::new());
+        for cell in &self.cells {
+            let is_ours = task.is_some_and(|task| cell.task == task);
+            let student = is_ours || method.is_some_and(|method| cell.method == method);
+            if is_ours { &mut ours } else { &mut others }.extend([cell.supervision.clone(), cell.ceiling.clone()]);
+            if student { &mut ours } else { &mut others }.push(cell.student.clone());
+        }
+        let models = self.jobs.values().filter_map(|job| StageId::recognise(&job.stage.model()?.weights));
+        let others: BTreeSet<StageId> = self.with_inputs(others).into_iter().chain(models).collect();
+        Ok(self.with_inputs(ours).into_iter().filter(|id| !others.contains(id)).collect())
     }
 
     /// The finished stages of this plan. Damaged ones are put aside and count as not done.

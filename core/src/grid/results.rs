@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{
     config::{Grid, Phase},
     plan::{Cell, Plan},
+    recorded::{CellRecord, write_stages},
     run::Outcome,
 };
 use crate::{
@@ -188,21 +189,7 @@ impl Books {
             "version": env!("CARGO_PKG_VERSION"),
             "commit": crate::commit(),
             "models": plan.models,
-            "cells": plan.cells.iter().map(|cell| json!({
-                "cell": cell.id(),
-                "suite": cell.suite,
-                "task": plan.grid.tasks[cell.task].name(),
-                "weak": plan.grid.pairs[cell.pair].weak.name,
-                "strong": plan.grid.pairs[cell.pair].strong.name,
-                "method": plan.grid.methods[cell.method].name,
-                "seed": cell.seed,
-                "data": cell.data.fingerprint,
-                "data_stage": cell.data.stage,
-                "answers": cell.answers,
-                "supervision": cell.supervision,
-                "ceiling": cell.ceiling,
-                "student": cell.student,
-            })).collect::<Vec<_>>(),
+            "cells": CellRecord::all(plan),
         });
         let supervisors = Supervisors::new(&plan.grid);
         let entries = entries(plan, &supervisors);
@@ -238,6 +225,7 @@ impl Books {
             books.update(plan, place)?;
         }
         books.write(true)?;
+        write_stages(plan, folder)?;
         Ok(books)
     }
 
@@ -576,8 +564,9 @@ fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(File, File)>
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         file.path("open the lock of the results", path)
     };
-    let (gate, running) = (open(".lock")?, open(".running")?);
-    let path = folder.join(".running");
+    let [gate, running] = RUNNING;
+    let path = folder.join(running);
+    let (gate, running) = (open(gate)?, open(running)?);
     let lock = "take the lock of the results";
     // Nobody else looks at `running` meanwhile.
     gate.lock().path(lock, &path)?;
@@ -605,6 +594,9 @@ fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(File, File)>
     gate.unlock().path(lock, &path)?;
     Ok((gate, running))
 }
+
+/// The locks in a folder of results: that which is held while files are replaced, and that of a run as long as it is at work.
+pub(super) const RUNNING: [&str; 2] = [".lock", ".running"];
 
 /// The files of results, beside their logs.
 const FILES: [&str; 3] = ["results.csv", "grid.json", "timings.csv"];

@@ -18,6 +18,7 @@ use indexmap::IndexMap;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::{Deserialize, Serialize};
 
+use super::progress::{Post, Progress};
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
@@ -41,8 +42,12 @@ pub struct RunOptions {
     pub folders: Folders,
     /// Failures after which nothing new is started.
     pub max_fails: usize,
+    /// Whether what is at work is asked to stop then, too.
+    pub fail_fast: bool,
     /// How long a stage may make no progress before it is ended; for ever when absent.
     pub patience: Option<Duration>,
+    /// How long a stage may take before it is ended; for ever when absent.
+    pub timeout: Option<Duration>,
     /// How often a training that is under way is saved.
     pub checkpoint_every: Every,
 }
@@ -88,17 +93,6 @@ pub enum Word {
     },
 }
 
-/// How far a stage is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// What is done, in steps or examples.
-    pub done: u64,
-    /// Of how many.
-    pub total: u64,
-    /// Loss, accuracy and speed, for people.
-    pub message: String,
-}
-
 /// A stage that failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -121,7 +115,7 @@ pub struct Outcome {
     pub done: BTreeSet<StageId>,
     /// Stages that failed.
     pub failed: Vec<Failure>,
-    /// Stages that were not started, because an input failed, the limit of failures was reached, or the run was interrupted.
+    /// Stages that were not made, because an input failed, the limit of failures was reached, or the run was interrupted.
     pub left: BTreeSet<StageId>,
     /// Whether the user interrupted the run.
     pub interrupted: bool,
@@ -142,6 +136,8 @@ pub enum Event<'a> {
     PutOff(&'a StageId),
     /// A stage is done.
     Done(&'a StageId, Duration),
+    /// A stage failed in a way that [may pass](ErrorKind::may_pass), and is tried once more.
+    Again(&'a Failure),
     /// A stage failed.
     Failed(&'a Failure),
 }
@@ -214,6 +210,8 @@ struct Running {
     last: Progress,
     /// For how long it has made no progress, in time that this process was awake.
     still: Duration,
+    /// For how long it has been at work, in the same time.
+    taken: Duration,
     waits: bool,
     busy: bool,
 }
@@ -265,10 +263,12 @@ pub fn run(
     let (sender, messages) = mpsc::channel();
     let mut awake = Instant::now();
     let mut said: BTreeSet<usize> = BTreeSet::new();
+    let mut again: BTreeSet<usize> = BTreeSet::new();
     let place_of = |id: &StageId| jobs.get_index_of(id).unwrap_or_default();
 
     loop {
-        let mut stopping = stop.load(Ordering::SeqCst) || outcome.failed.len() >= options.max_fails;
+        let enough = outcome.failed.len() >= options.max_fails;
+        let mut stopping = stop.load(Ordering::SeqCst) || enough;
         while !stopping && running.len() < options.workers {
             let Some(place) = queue.next() else { break };
             let Some((id, job)) = jobs.get_index(place) else { break };
@@ -303,6 +303,9 @@ pub fn run(
             running.values_mut().for_each(Running::ask_to_stop);
             outcome.interrupted = true;
         }
+        if enough && options.fail_fast {
+            running.values_mut().for_each(Running::ask_to_stop);
+        }
         if running.is_empty() {
             if stopping || queue.elsewhere.is_empty() && queue.ready.is_empty() {
                 break;
@@ -335,12 +338,20 @@ pub fn run(
                     queue.done(place);
                     on(Event::Done(&id, child.started.elapsed()))?;
                     outcome.done.insert(id);
+                } else if child.asked && status.code() == Some(STOPPED.into()) {
+                    // It is left, as we wished.
                 } else if outcome.interrupted || was_interrupted(&status, stop) {
                     outcome.interrupted = true;
                 } else {
-                    open.remove(&place);
                     let (kind, message, help) = child.failure.take().unwrap_or_else(|| died(&status, &child.log));
-                    fail(Failure { stage: id, kind, message, help, log: child.log.clone() }, &mut outcome, &mut on)?;
+                    let failure = Failure { stage: id, kind, message, help, log: child.log.clone() };
+                    if kind.may_pass() && again.insert(place) {
+                        queue.ready.insert(place);
+                        on(Event::Again(&failure))?;
+                    } else {
+                        open.remove(&place);
+                        fail(failure, &mut outcome, &mut on)?;
+                    }
                 }
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -350,7 +361,7 @@ pub fn run(
         let passed = awake.elapsed().min(Duration::from_secs(1));
         awake = Instant::now();
         for child in running.values_mut() {
-            child.lose_patience(passed, options.patience);
+            child.lose_patience(passed, options);
         }
     }
     outcome.interrupted |= stop.load(Ordering::SeqCst);
@@ -411,19 +422,40 @@ fn hear(child: &mut Running, id: &StageId, word: Word, on: &mut impl FnMut(Event
 }
 
 impl Running {
-    /// Counts time without progress, and ends a stage that has had too much of it.
-    fn lose_patience(&mut self, passed: Duration, patience: Option<Duration>) {
-        self.still = if self.waits { Duration::ZERO } else { self.still + passed };
-        let Some(patience) = patience.filter(|patience| self.still > *patience && self.failure.is_none()) else {
+    /// Counts its time, and ends a stage that has had too much of it, or too much without progress.
+    fn lose_patience(&mut self, passed: Duration, options: &RunOptions) {
+        if self.waits {
+            self.still = Duration::ZERO;
+        } else {
+            self.still += passed;
+            self.taken += passed;
+        }
+        let over = |time: Duration, limit: Option<Duration>| limit.filter(|limit| time > *limit);
+        let (what, help) = if let Some(limit) = over(self.taken, options.timeout) {
+            let took = format!("the stage took longer than {}", said(limit));
+            (took, "its log may tell; with a longer `--timeout` a training goes on from its last checkpoint")
+        } else if let Some(limit) = over(self.still, options.patience) {
+            let stood = format!("the stage made no progress for {}", said(limit));
+            (stood, "its log may tell; if it only needs more time, give `--patience MINUTES`")
+        } else {
             return;
         };
+        if self.failure.is_some() {
+            return;
+        }
         let at =
             if self.last.total > 0 { format!(" at {} of {}", self.last.done, self.last.total) } else { String::new() };
-        let message =
-            format!("the stage made no progress for {} minutes{at} and was ended", patience.as_secs_f64() / 60.0);
-        let help = "its log may tell; if it only needs more time, give `--patience MINUTES`".to_owned();
-        self.failure = Some((ErrorKind::TimeOut, message, Some(help)));
+        self.failure = Some((ErrorKind::TimeOut, format!("{what}{at} and was ended"), Some(help.to_owned())));
         self.kill();
+    }
+}
+
+/// A time limit for people.
+fn said(limit: Duration) -> String {
+    match limit.as_secs_f64() {
+        seconds if seconds < 60.0 => format!("{seconds} seconds"),
+        seconds if seconds < 7200.0 => format!("{} minutes", seconds / 60.0),
+        seconds => format!("{} hours", seconds / 3600.0),
     }
 }
 
@@ -462,6 +494,13 @@ fn died(status: &ExitStatus, log: &Path) -> (ErrorKind, String, Option<String>) 
     }
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(status) {
+        // These are the answer to what the process itself has done.
+        if [libc::SIGABRT, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS]
+            .contains(&signal)
+        {
+            let help = Some("a fault in code that it called: its log may tell".to_owned());
+            return (ErrorKind::Panic, format!("the stage's process crashed with signal {signal}{said}"), help);
+        }
         let help = (signal == libc::SIGKILL).then(|| format!("the system may have run out of memory: {OUT_OF_MEMORY}"));
         return (ErrorKind::Killed, format!("the stage's process was ended by signal {signal}{said}"), help);
     }
@@ -483,7 +522,8 @@ fn last_line(log: &Path) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).take(300).collect())
 }
 
-fn log_of(logs: &Path, id: &StageId) -> PathBuf {
+/// Where a stage's process writes.
+pub(super) fn log_of(logs: &Path, id: &StageId) -> PathBuf {
     logs.join(format!("{id}.log"))
 }
 
@@ -540,6 +580,7 @@ fn start(
         log,
         last: Progress::default(),
         still: Duration::ZERO,
+        taken: Duration::ZERO,
         waits: false,
         busy: false,
     };
@@ -579,19 +620,6 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
     // The learner draws on this bar; nobody sees it but the parent, to whom it is told.
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let (watched, speaker) = (bar.clone(), say.clone());
-    spawn("progress", move || {
-        let mut last = Progress::default();
-        loop {
-            std::thread::sleep(Duration::from_millis(300));
-            let now =
-                Progress { done: watched.position(), total: watched.length().unwrap_or(0), message: watched.message() };
-            if now != last {
-                speaker(&Word::Progress(now.clone()));
-                last = now;
-            }
-        }
-    })?;
-    let (watched, speaker) = (bar.clone(), say.clone());
     last_words::watch_panics(
         move || watched.position(),
         move |kind, message, help| speaker(&Word::Failed { kind, message, help: help.map(str::to_owned) }),
@@ -612,14 +640,33 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
         store.take(&input)?;
     }
     let (device, name) = crate::device::open(&order.device)?;
-    let execution =
-        Execution { micro_batch: order.micro_batch, bar: Some(bar), stop: Some(stop.clone()), ..Execution::default() };
+    let execution = Execution {
+        micro_batch: order.micro_batch,
+        bar: Some(bar.clone()),
+        stop: Some(stop.clone()),
+        ..Execution::default()
+    };
     let place = Place { device, name, execution, checkpoint_every: order.checkpoint_every };
     let bench = Bench::new(&store, place, &order.folders);
-    if store.is_busy(&order.stage.id(&bench.numeric())?)? {
+    let id = order.stage.id(&bench.numeric())?;
+    if store.is_busy(&id)? {
         say(&Word::Busy);
         return Ok(());
     }
+    let noticeboard = store.clone();
+    spawn("progress", move || {
+        let (mut last, mut posted) = (Progress::default(), None);
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let now = Progress { done: bar.position(), total: bar.length().unwrap_or(0), message: bar.message() };
+            if now != last {
+                say(&Word::Progress(now.clone()));
+                let post = Post::new(now.clone(), posted.as_ref());
+                noticeboard.post(&id, &serde_json::to_string(&post).unwrap_or_default());
+                (last, posted) = (now, Some(post));
+            }
+        }
+    })?;
     order.stage.make(&bench).map(|_| ())
 }
 

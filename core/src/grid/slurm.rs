@@ -77,8 +77,10 @@ impl Head {
             micro_batch: self.micro_batch,
             folders: self.folders.clone(),
             max_fails: 1,
+            fail_fast: false,
             // The scheduler has a limit of its own.
             patience: None,
+            timeout: None,
             checkpoint_every: self.checkpoint_every,
         }
     }

@@ -75,21 +75,24 @@ impl FromStr for Every {
         if text == "off" {
             return Ok(Self::Never);
         }
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(refused)?;
-        let (number, unit) = (&text[..end], text[end..].trim());
-        if matches!(unit, "step" | "steps") {
-            return number.parse().map(Self::Steps).map_err(|_| refused());
+        if let Some(number) = text.strip_suffix("steps").or_else(|| text.strip_suffix("step")) {
+            return number.trim().parse().map(Self::Steps).map_err(|_| refused());
         }
-        let seconds = match unit {
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(refused()),
-        };
-        let time =
-            number.parse().map_err(|_| refused()).map(|number: f64| Duration::try_from_secs_f64(seconds * number));
-        time?.ok().filter(|time| !time.is_zero()).map(Self::Time).ok_or_else(refused)
+        time(text).map(Self::Time).ok_or_else(refused)
     }
+}
+
+/// A time as people write it: `30s`, `5m`, `1.5h`. None is no time.
+pub fn time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.')?);
+    let seconds = match unit.trim() {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return None,
+    };
+    let time = Duration::try_from_secs_f64(seconds * number.parse::<f64>().ok()?).ok()?;
+    (!time.is_zero()).then_some(time)
 }
 
 impl fmt::Display for Every {

@@ -37,7 +37,7 @@ mod tests_words;
 mod words;
 
 pub use answers::{log_p, score};
-pub use checkpoint::{Awaited, Checkpoints, Every, Passage, Stop};
+pub use checkpoint::{Awaited, Checkpoints, Every, Passage, Stop, time};
 pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
 pub use generate::{Decoding, Ending, Written, generate};

@@ -43,7 +43,7 @@ impl StageId {
 
 /// What of the execution the bits of a result depend on. Where it is not the default, the whole batch at once on the CPU, it is part of the
 /// identity of every stage that it reaches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numeric {
     /// Kind of device, if it is not the CPU.
     device: Option<String>,
@@ -57,6 +57,16 @@ impl Numeric {
         // One GPU is like another.
         let kind = device.split(':').next().unwrap_or_default();
         Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
+    }
+
+    /// Kind of device.
+    pub fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or("cpu")
+    }
+
+    /// Rows that go through a model at once, if somebody asked for so few.
+    pub fn micro_batch(&self) -> Option<usize> {
+        self.micro_batch
     }
 
     /// Rows at once in a stage that takes `batch` of them by default, if they are fewer. As many or more are the default, for predictions too.

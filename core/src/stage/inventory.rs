@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     identity::StageId,
     manifest::{Look, Manifest, files_below},
-    store::{CHECKPOINTS, LOCKS, MAKING, QUARANTINE, Store, entries, remove},
+    store::{CHECKPOINTS, LOCKS, MAKING, QUARANTINE, STORE, Store, entries, remove},
 };
 use crate::{Error, Result, error::IoContext};
 
@@ -131,32 +131,46 @@ impl Store {
 
     /// The records of all grids beside the store: folder and `grid.json`.
     fn grids(&self) -> Result<Vec<(String, Value)>> {
-        /// `results/reference/NAME/earlier/HASH`.
-        const DEPTH: usize = 5;
         let Some(results) = self.root().parent() else { return Ok(Vec::new()) };
-        let mut folders = vec![(results.to_owned(), 0)];
-        let mut grids = Vec::new();
-        while let Some((folder, depth)) = folders.pop() {
-            let path = folder.join("grid.json");
-            if path.is_file() {
-                let text = fs::read(&path).path("read what a grid needs", &path)?;
-                let record = serde_json::from_slice(&text).map_err(|error| {
-                    Error::new(format!("cannot tell which stages this grid needs: {error}"))
-                        .in_file(&path)
-                        .help("run its grid again, or remove the file if its results are no longer wanted")
-                })?;
-                let name = folder.strip_prefix(results).unwrap_or(&folder);
-                grids.push((name.to_string_lossy().into_owned(), record));
-            }
-            if depth < DEPTH {
-                let below = entries(&folder)?.into_iter().map(|(_, path)| path);
-                let below = below.filter(|path| path != self.root() && path.is_dir() && !path.is_symlink());
-                folders.extend(below.map(|path| (path, depth + 1)));
-            }
-        }
-        grids.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(grids)
+        let read = |(name, folder): (String, PathBuf)| {
+            let path = folder.join(GRID);
+            let text = fs::read(&path).path("read what a grid needs", &path)?;
+            let record = serde_json::from_slice(&text).map_err(|error| {
+                Error::new(format!("cannot tell which stages this grid needs: {error}"))
+                    .in_file(&path)
+                    .help("run its grid again, or remove the file if its results are no longer wanted")
+            })?;
+            Ok((name, record))
+        };
+        grids_in(results)?.into_iter().map(read).collect()
     }
+}
+
+/// Name of the record in a grid's folder of results.
+pub const GRID: &str = "grid.json";
+
+/// The folders of all grids in a folder of results, and their names relative to it, in order; what an `earlier` run had among them.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn grids_in(results: &Path) -> Result<Vec<(String, PathBuf)>> {
+    /// `results/reference/NAME/earlier/HASH`.
+    const DEPTH: usize = 5;
+    let mut folders = vec![(results.to_owned(), 0)];
+    let mut grids = Vec::new();
+    while let Some((folder, depth)) = folders.pop() {
+        if folder.join(GRID).is_file() {
+            let name = folder.strip_prefix(results).unwrap_or(&folder);
+            grids.push((name.to_string_lossy().into_owned(), folder.clone()));
+        }
+        if depth < DEPTH {
+            let below = entries(&folder)?.into_iter().map(|(_, path)| path);
+            let below = below.filter(|path| path.is_dir() && !path.is_symlink() && *path != results.join(STORE));
+            folders.extend(below.map(|path| (path, depth + 1)));
+        }
+    }
+    grids.sort();
+    Ok(grids)
 }
 
 /// The stages that a grid's record names, and those that these were made from. Rather too many than too few: a stage counts as named by

@@ -20,7 +20,7 @@ mod training;
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};
 pub use identity::{Numeric, StageId, canonical, hash};
-pub use inventory::{Entry, Shelved};
+pub use inventory::{Entry, GRID, Shelved, grids_in};
 pub use job::{Job, Stage, copy, strategy_name};
 pub use kinds::{
     answers::{known_file, read_known},
@@ -29,6 +29,6 @@ pub use kinds::{
     student::P_IK_TEST,
 };
 pub use labels::{Answer, Labels, Truth};
-pub use manifest::{Manifest, hash_file, stamp_of};
+pub use manifest::{MANIFEST, Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

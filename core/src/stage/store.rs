@@ -367,28 +367,42 @@ impl Store {
             (_, Look::Absent) => Ok(None),
             (folder, Look::Whole(manifest)) => Ok(Some(Finished { folder, manifest: *manifest })),
             (folder, Look::Damaged(reason)) => {
-                if self.keeps() {
-                    self.quarantine(id, &folder, reason)?;
+                if self.keeps()
+                    && let Some(folder) = self.quarantine(id, &folder, &reason)?
+                {
+                    (self.tell.0)(&Notice::Quarantined { stage: id.clone(), reason, folder });
                 }
                 Ok(None)
             }
         }
     }
 
-    fn quarantine(&self, id: &StageId, folder: &Path, reason: String) -> Result<()> {
+    /// Puts a finished stage into quarantine, so that it is made again. Where it is now, if it was there.
+    ///
+    /// # Errors
+    /// Another process is about to make it, or its folder cannot be moved.
+    pub fn put_aside(&self, id: &StageId, reason: &str) -> Result<Option<PathBuf>> {
+        match self.try_lock(id)? {
+            Some(_lock) => self.quarantine(id, &self.folder_of(id), reason),
+            None => {
+                Err(Error::new(format!("another process makes stage `{id}` at present")).help("wait for it to end"))
+            }
+        }
+    }
+
+    fn quarantine(&self, id: &StageId, folder: &Path, reason: &str) -> Result<Option<PathBuf>> {
         let shelf = self.root.join(QUARANTINE);
         fs::create_dir_all(&shelf).path("create the quarantine folder", &shelf)?;
         let target = (0..).map(|n| shelf.join(format!("{id}.{n}"))).find(|path| !path.exists()).unwrap_or_default();
         match fs::rename(folder, &target) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error).path("put a damaged stage into quarantine", folder),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).path("put a stage into quarantine", folder),
         }
         self.forget(id);
         // The reason is a courtesy to whoever looks; the stage is out of the way in any case.
         let _ = fs::write(target.join("reason.txt"), format!("{reason}\n"));
-        (self.tell.0)(&Notice::Quarantined { stage: id.clone(), reason, folder: target });
-        Ok(())
+        Ok(Some(target))
     }
 
     /// Finds a stage or takes its lock; waits while another process makes it, and takes over if that process dies.
@@ -410,7 +424,8 @@ impl Store {
         if let Some(finished) = self.make_way(id)? {
             return Ok(Begin::Finished(Box::new(finished)));
         }
-        // We hold the lock, so whoever began this stage before is dead.
+        // We hold the lock, so whoever began this stage before is dead. What that one posted is worth nothing if it cannot be removed, either.
+        let _ = lock.set_len(0);
         let root = self.workshop();
         let prefix = format!("{MAKING}{id}-");
         for entry in fs::read_dir(root).path("read the results folder", root)?.flatten() {
@@ -441,6 +456,33 @@ impl Store {
     /// A lock that cannot be opened.
     pub fn is_busy(&self, id: &StageId) -> Result<bool> {
         Ok(self.try_lock(id)?.is_none())
+    }
+
+    /// Writes into the lock of a stage, which this process holds, how far the stage is, for whoever asks for what is [posted](Self::posted).
+    pub fn post(&self, id: &StageId, text: &str) {
+        // Nobody needs it.
+        let _ = File::options().write(true).open(self.lock_path(id.as_str())).and_then(|mut lock| {
+            lock.write_all(text.as_bytes())?;
+            lock.set_len(text.len() as u64)
+        });
+    }
+
+    /// What the process that makes a stage at present [posts](Self::post) of it; `None` if there is no such process.
+    ///
+    /// # Errors
+    /// A lock that cannot be opened.
+    pub fn posted(&self, id: &StageId) -> Result<Option<String>> {
+        let path = self.root.join(LOCKS).join(format!("{id}.lock"));
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.path("open a lock", &path)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            // It may be written to in this very moment.
+            Err(TryLockError::WouldBlock) => Ok(Some(fs::read_to_string(&path).unwrap_or_default())),
+            Err(TryLockError::Error(error)) => Err(error).path("look at the lock of a stage", &path),
+        }
     }
 
     /// The lock of a stage, unless another process makes it: who only asks whether it [is busy](Self::is_busy) holds it for a moment.
