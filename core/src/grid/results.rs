@@ -518,7 +518,9 @@ impl Books {
                 }
                 (weak, truth) => {
                     // The weak answer is the first of those that decisions are about, the strong model's own the second.
+                    // Until its own are there (of a suite they are a stage of each task), decisions are measured without.
                     let own = cell.answers.as_ref().filter(|id| **id != cell.student);
+                    let own = own.filter(|id| self.finished.contains_key(*id));
                     let own = own.map(|id| self.labels(id, Split::Transfer)).transpose()?;
                     let right: Vec<Vec<bool>> =
                         std::iter::once(&weak).chain(&own).map(|labels| labels.right(truth)).collect();
