@@ -1063,6 +1063,57 @@ fn two_thousand_odd_texts_have_the_ids_of_auto_tokenizer() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A folder with a tokenizer of the first Qwen.
+fn tiktoken_folder(ranks: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("qwen.tiktoken"), ranks).unwrap();
+    fs::write(folder.path().join("config.json"), json!({ "model_type": "qwen" }).to_string()).unwrap();
+    let config = json!({ "model_max_length": 8192, "tokenizer_class": "QWenTokenizer" });
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_vocabulary_of_tiktoken_has_the_ids_of_tiktoken() {
+    let golden_ids = golden("golden_tiktoken.json");
+    let ranks = golden_ids["ranks"].as_str().unwrap();
+    let folder = tiktoken_folder(ranks);
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    for case in golden_ids["runs"].as_array().unwrap() {
+        let text = case[0].as_str().unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(json!(ids), case[1], "{text}");
+        let without_marks = text.replace("<|im_start|>", "").replace("<|extra_204|>", "");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), without_marks);
+    }
+    let texts = odd_texts(&golden("golden_tokenizers.json")["pieces"]);
+    let ids = tokenizer.encode_all(texts.par_iter().map(String::as_str)).unwrap();
+    assert_eq!(json!(ids[1..4]), golden_ids["first"]);
+    let digest = |block: &[Vec<u32>]| {
+        let hash = sha2::Sha256::digest(serde_json::to_string(block).unwrap());
+        hash[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    assert_eq!(json!(ids.chunks(100).map(digest).collect::<Vec<_>>()), golden_ids["blocks"]);
+    // Saved with a model, it is the same again.
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    assert_eq!(Tokenizer::open(saved.path()).unwrap().fingerprint(), tokenizer.fingerprint());
+    assert_eq!(fs::read_to_string(saved.path().join("qwen.tiktoken")).unwrap(), ranks);
+
+    let error = |ranks: &str| Tokenizer::open(tiktoken_folder(ranks).path()).unwrap_err().message().to_owned();
+    assert_eq!(error("IQ==\n"), "the tokenizer cannot be read: line 1 is not a token in base64 with its rank");
+    assert_eq!(error("I! 0\n"), "the tokenizer cannot be read: line 1 is not a token in base64 with its rank");
+    assert_eq!(
+        error("IQ== 0\nIg== 2\n"),
+        "the tokenizer cannot be read: line 2 has rank 2, and 1 comes next: the file is not complete"
+    );
+    assert_eq!(error("IQ== 0\nIQ== 1\n"), "the tokenizer cannot be read: a token is in it twice: the file is damaged");
+    assert_eq!(
+        error("IQ== 0\n"),
+        "the tokenizer cannot be read: no token stands for the byte 0 alone: the file is not complete"
+    );
+}
+
 /// The tokenizer of a case of `golden_tokenizers.json`, and its model's type.
 fn golden_tokenizer(kind: &str) -> (Value, String) {
     let golden = golden("golden_tokenizers.json");
