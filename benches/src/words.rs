@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let (value, sum) = match how.as_str() {
         "parts" => {
-            let head = Head { weight, transposed: true };
+            let head = Head { weight, transposed: true, cap: None };
             let numbers = ops::token_statistics(hidden.clone(), &head, &labels);
             let live = Tensor::from_inner(numbers.clone()).require_grad();
             let at = Progress { step: 1, total_steps: 2, epoch: 0, epochs: 1 };

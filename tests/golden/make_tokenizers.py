@@ -161,15 +161,16 @@ def llama(metaspace):
     return t
 
 
-def unigram(specials, normalizer, post):
+def unigram(specials, normalizer, post, unknown="<unk>"):
     t = Tokenizer(models.Unigram())
     if normalizer:
         t.normalizer = normalizer
     t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
     t.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token=unknown, show_progress=False)
     t.train_from_iterator(CORPUS, trainer)
-    t.post_processor = post
+    if post:
+        t.post_processor = post
     return t
 
 
@@ -186,6 +187,24 @@ def albert():
 
 def xlm_roberta(normalizer=None):
     return unigram(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], normalizer, around("<s>", 0, "</s>", 2))
+
+
+def deberta():
+    """As the class of transformers writes it."""
+    pieces = [tuple(piece) for piece in json.loads(unigram(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], None, None, "[UNK]").to_str())["model"]["vocab"]]
+    return transformers.DebertaV2Tokenizer(vocab=pieces).backend_tokenizer
+
+
+def gemma():
+    """As the class of transformers writes it."""
+    t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    t.normalizer = normalizers.Replace(" ", "▁")
+    t.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=500, special_tokens=names, show_progress=False))
+    model = json.loads(t.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return transformers.GemmaTokenizer(vocab=model["vocab"], merges=merges).backend_tokenizer
 
 
 def word_level():
@@ -213,7 +232,7 @@ PREFIX, NO_PREFIX = {"add_prefix_space": True}, {"add_prefix_space": False}
 KINDS = {
     "gpt2": (gpt2, "gpt2", "GPT2Tokenizer", [None, PREFIX, NO_PREFIX, MARKED, {"tokenizer_class": FILE}, {"add_eos_token": True, "add_bos_token": True}]),
     "gpt2 with dropout": (gpt2, "gpt2", "GPT2Tokenizer", [None, PREFIX]),
-    "roberta": (roberta, "roberta", "RobertaTokenizer", [PREFIX, NO_PREFIX]),
+    "roberta": (roberta, "roberta", "RobertaTokenizer", [None, PREFIX, NO_PREFIX]),
     "neox": (neox, "gpt_neox", "GPTNeoXTokenizer", [None, PREFIX, {"add_bos_token": False, "add_eos_token": False}]),
     "llama3": (llama3, "llama", FILE, [None, MARKED, {"tokenizer_class": "LlamaTokenizer"}, {"add_bos_token": True}, {"unk_token": "the"}]),
     "qwen2": (qwen2, "qwen2", "Qwen2Tokenizer", [None, NO_PREFIX, {"tokenizer_class": FILE}, {"bos_token": None, "pad_token": "<|endoftext|>"}]),
@@ -224,6 +243,8 @@ KINDS = {
     "t5": (t5, "t5", "T5Tokenizer", [{"tokenizer_class": FILE}]),
     "albert": (albert, "albert", "AlbertTokenizer", [{"do_lower_case": True}, {"keep_accents": False}]),
     "xlm-roberta": (xlm_roberta, "xlm-roberta", "XLMRobertaTokenizer", [PREFIX, {"tokenizer_class": FILE}]),
+    "deberta": (deberta, "deberta-v2", "DebertaV2Tokenizer", [{"do_lower_case": False}]),
+    "gemma": (gemma, "gemma2", "GemmaTokenizer", [{"tokenizer_class": FILE}]),
     "word level": (word_level, "gpt2", FILE, [PREFIX, {"add_eos_token": True, "eos_token": "</s>"}]),
 }
 # Another pipeline than the class's own: the file is followed, as version 4 does.

@@ -13,6 +13,8 @@ use crate::{
 
 /// What a model cannot do without, beside its weights.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
+/// The first Qwen's in place of `tokenizer.json`.
+const TIKTOKEN: &str = "qwen.tiktoken";
 /// What changes how a text is read, where a repository has it.
 const BESIDE: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 /// What says how texts end, before `config.json` does; downloaded with the rest, and not missed where somebody has the rest already: what ends
@@ -94,12 +96,15 @@ fn missing(snapshot: &Snapshot) -> Result<Vec<String>> {
     match &snapshot.files {
         // Of a repository without a tokenizer, say, there is nothing more to get.
         Some(files) => {
-            wanted.extend(BESIDE.map(String::from));
+            wanted.extend(BESIDE.into_iter().chain([TIKTOKEN]).map(String::from));
             wanted.extend(weights(files).map(String::from));
             wanted.retain(|file| files.contains(file));
         }
         None if there(INDEX) && !there(WEIGHTS) => wanted.push(INDEX.to_owned()),
         None => wanted.push(WEIGHTS.to_owned()),
+    }
+    if snapshot.files.is_none() && there(TIKTOKEN) {
+        wanted.retain(|file| file != NEEDED[1]);
     }
     if wanted.iter().any(|file| file == INDEX) && there(INDEX) {
         wanted.extend(shards(&snapshot.folder.join(INDEX))?);
@@ -159,7 +164,7 @@ fn download(hub: &dyn Hub, repo: &Repo) -> Result<ModelFolder> {
     NEEDED[1..]
         .iter()
         .chain(&BESIDE)
-        .chain(&[ENDS])
+        .chain(&[TIKTOKEN, ENDS])
         .filter(|file| has(file))
         .try_for_each(|file| fetch(file).map(drop))?;
     let weights_at = fetch(weights)?;

@@ -120,7 +120,7 @@ pub fn log_p(
     let inputs = answers.iter().enumerate().map(input).collect::<Result<_>>()?;
     let inputs = Encoded::new(inputs, model.spec()).map_err(|error| error.context("an answer after its prompt"))?;
     let (matrix, transposed) = model.lm_matrix()?;
-    let head = ops::Head { weight: matrix.val(), transposed };
+    let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
     let compute = |rows: &[u32]| {
         let items = rows.iter().map(|&row| (inputs.row(row as usize), answers[row as usize].as_slice()));
         let (states, labels) = before(&model, items);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The decoders of the golden files, and where their weights are.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 11] = [
     ("gpt2", "golden_tiny_forward.json"),
     ("gpt_neox", "golden_tiny_forward.json"),
     ("llama_gqa", "golden_tiny_forward.json"),
@@ -21,6 +21,10 @@ const FAMILIES: [(&str, &str); 7] = [
     ("qwen3", "golden_tiny_families.json"),
     ("mistral", "golden_tiny_families.json"),
     ("opt", "golden_tiny_families.json"),
+    ("qwen", "golden_tiny_architectures.json"),
+    ("phi3", "golden_tiny_architectures.json"),
+    ("gemma2", "golden_tiny_architectures.json"),
+    ("gemma3_text", "golden_tiny_architectures.json"),
 ];
 
 fn golden(name: &str) -> Value {
@@ -75,7 +79,8 @@ fn tiny(config: &Value, weights: &Value, scale: f32) -> (tempfile::TempDir, Pret
 fn each_family(work: impl Fn(&str, &Transformer, &Value)) {
     let written = golden("golden_generate.json");
     let scale = written["scale"].as_f64().unwrap() as f32;
-    let files = ["golden_tiny_forward.json", "golden_tiny_families.json"].map(|file| (file, golden(file)));
+    let files = ["golden_tiny_forward.json", "golden_tiny_families.json", "golden_tiny_architectures.json"]
+        .map(|file| (file, golden(file)));
     for (name, file) in FAMILIES {
         let case = &files.iter().find(|(known, _)| *known == file).unwrap().1["models"][name];
         let (_folder, pretrained) = tiny(&case["config"], &case["weights"], scale);

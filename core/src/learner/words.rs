@@ -242,7 +242,7 @@ impl Words {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
         let (matrix, transposed) = model.lm_matrix()?;
-        let head = ops::Head { weight: matrix.val(), transposed };
+        let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
         let items: Vec<Item> = rows
             .iter()
             .flat_map(|&row| (0..self.columns.len()).map(move |column| Item { row, column, weight: 1.0 }))

@@ -23,8 +23,8 @@ const REMEDY: &str = "write `tokenizer.json` and `tokenizer_config.json` with tr
 /// Named special tokens, in the order in which they are added.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// How Qwen2 splits a text; its class knows no other way.
-const QWEN2: &str =
+/// How Qwen and Qwen2 split a text; their classes know no other way.
+pub(super) const QWEN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Classes that read no `tokenizer.json` at all.
@@ -364,7 +364,7 @@ fn shape(tokenizer: &mut Tokenizer, class: Class, named: bool, beside: &Beside, 
         }
         Class::Qwen2 => {
             let split =
-                json!({ "type": "Split", "pattern": { "Regex": QWEN2 }, "behavior": "Isolated", "invert": false });
+                json!({ "type": "Split", "pattern": { "Regex": QWEN }, "behavior": "Isolated", "invert": false });
             let made = json!({ "type": "Sequence", "pretokenizers": [split, byte_level(prefix, false)] });
             (Some([json!({ "type": "NFC" }), made]), false)
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use burn::tensor::Tensor;
 use serde_json::{Map, Value};
 
-use super::{Pretrained, Spec, Tokens, Transformer};
+use super::{Pretrained, Spec, Tokens, Transformer, transformer::Rotaries};
 use crate::{Error, Result, error::IoContext, ops};
 
 /// Some texts that a language model goes on with, each by itself; see [`Transformer::decoder`].
@@ -130,7 +130,7 @@ pub(super) struct Cache {
     /// Places that are taken; the tokens of a row are in the last ones of them.
     taken: usize,
     capacity: usize,
-    rotary: Option<ops::Rotary>,
+    rotaries: Rotaries,
     /// While prompts are read, for each place the packed row that comes there, or any.
     prompt: Option<Vec<u32>>,
 }
@@ -154,7 +154,7 @@ impl Cache {
             start += length as u32;
         }
         let layers = Vec::with_capacity(model.spec().layers);
-        Self { layers, lengths, taken, capacity: taken, rotary: None, prompt: Some(places) }
+        Self { layers, lengths, taken, capacity: taken, rotaries: [None, None], prompt: Some(places) }
     }
 
     /// Makes room for one more token of each row.
@@ -167,7 +167,7 @@ impl Cache {
                 let room = Tensor::zeros([rows, ROOM, width], (&tensor.device(), tensor.dtype()));
                 tensor.inplace(|tensor| Tensor::cat(vec![tensor, room], 1));
             }
-            self.rotary = model.rotary(self.capacity);
+            self.rotaries = model.rotaries(self.capacity);
         }
         self.taken += 1;
         self.lengths.iter_mut().for_each(|length| *length += 1);
@@ -182,16 +182,16 @@ impl Cache {
         self.lengths.iter().map(|length| *length as u32 - 1).collect()
     }
 
-    /// The rotation to all of its positions, if the model rotates.
-    pub(super) fn rotary(&self) -> Option<ops::Rotary> {
-        self.rotary.clone()
+    /// The rotations to all of its positions, as far as the model rotates.
+    pub(super) fn rotaries(&self) -> Rotaries {
+        self.rotaries.clone()
     }
 
     /// The newest token of each row, and where its keys are.
     pub(super) fn spans(&self) -> Vec<ops::Span> {
         let span = |(row, length): (usize, &usize)| {
             let end = row * self.capacity + self.taken;
-            ops::Span { queries: row..row + 1, keys: end - length..end }
+            ops::Span::ending(row..row + 1, end - length..end)
         };
         self.lengths.iter().enumerate().map(span).collect()
     }

@@ -12,6 +12,7 @@ mod lora;
 mod peft;
 mod pretrained;
 pub mod spec;
+mod tiktoken;
 mod tokenizer;
 mod transformer;
 mod weights;

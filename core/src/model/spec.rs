@@ -60,8 +60,41 @@ pub struct Spec {
     pub lm_head: LmHead,
     /// Standard deviation of freshly initialised weights.
     pub initializer_range: f64,
+    /// What only few families have.
+    pub extras: Extras,
     /// The `config.json` this was read from; it is what is saved again.
     pub config: Map<String, Value>,
+}
+
+/// What only few families have; by default nothing of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Extras {
+    /// What the embeddings of tokens are multiplied with.
+    pub embedding_scale: Option<f64>,
+    /// Whether embeddings are normalised though blocks normalise what they read ([`Residual::Pre`]); the first block's attention then
+    /// has no norm of its own.
+    pub embedding_norm: bool,
+    /// Whether gate and value of a gated feed-forward part come from one matrix, the gate first.
+    pub fused_gate: bool,
+    /// What attention scores are multiplied with; `1 / sqrt(head_dim)` if `None`.
+    pub attention_scale: Option<f64>,
+    /// What attention scores are softly capped at ([`soft_cap`](crate::ops::soft_cap)).
+    pub attention_cap: Option<f64>,
+    /// What the logits of the language-model head are softly capped at.
+    pub logit_cap: Option<f64>,
+    /// Layers whose tokens see only what is near.
+    pub local: Option<Local>,
+}
+
+/// Layers whose tokens see only what is near.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// For each layer, whether it is one of them.
+    pub layers: Vec<bool>,
+    /// Tokens less than this many positions away are seen.
+    pub window: usize,
+    /// How positions enter these layers, where it is not as in the others.
+    pub positions: Option<Positions>,
 }
 
 /// How positions enter the model.
@@ -71,7 +104,11 @@ pub enum Positions {
     Learned {
         /// Unused rows at the start of the table (2 in OPT).
         offset: usize,
+        /// A token that takes no position: it has the vector before the first one (RoBERTa's padding).
+        padding: Option<u32>,
     },
+    /// A learned vector per distance, which attention compares with contents (He et al. 2021, DeBERTa). Distances are put into buckets.
+    Relative(Buckets),
     /// Queries and keys are rotated (Su et al. 2021, RoFormer, equation 34), halves paired as in `rotate_half`.
     Rotary {
         /// How many of a head's dimensions are rotated, from the front.
@@ -81,6 +118,32 @@ pub enum Positions {
         /// How frequencies are stretched for texts longer than those of the first pretraining.
         stretched: Option<Llama3Rope>,
     },
+}
+
+/// Buckets of distances: up to half of their number each has its own, beyond it ever more share one, on a logarithmic scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    /// Buckets to either side.
+    pub count: usize,
+    /// The distance that ends the scale (`max_relative_positions`).
+    pub longest: usize,
+}
+
+impl Buckets {
+    /// The bucket of a distance, of the same sign; always inside `-count..count`.
+    ///
+    /// Source: `make_log_bucket_position` of transformers, operation by operation.
+    pub fn of(self, distance: i64) -> i64 {
+        let limit = self.count as i64;
+        let middle = limit / 2;
+        let far = distance.unsigned_abs() as f32;
+        if distance.abs() <= middle || middle == 0 {
+            return distance.clamp(-limit, limit - 1);
+        }
+        let scale = ((self.longest as f64 - 1.0) / middle as f64) as f32;
+        let bucket = ((far / middle as f32).ln() / scale.ln() * (middle - 1) as f32).ceil() + middle as f32;
+        (distance.signum() * bucket as i64).clamp(-limit, limit - 1)
+    }
 }
 
 /// The stretching of Llama 3.1 (`rope_type` = `llama3`): slow frequencies are divided by `factor`, fast ones kept, those between
@@ -132,8 +195,12 @@ impl Llama3Rope {
 pub enum Norm {
     /// Layer normalisation with gain and bias (Ba et al. 2016).
     Layer,
+    /// The same without bias.
+    LayerWithoutBias,
     /// Root-mean-square normalisation with gain (Zhang and Sennrich 2019).
     Rms,
+    /// The same, where the parameter is what the gain is above 1 (Gemma).
+    RmsAboveOne,
 }
 
 /// Where normalisation and residual connections are.
@@ -145,6 +212,8 @@ pub enum Residual {
     Parallel,
     /// `norm(x + attention(x))`, then `norm(x + mlp(x))`; one more norm after the embeddings.
     Post,
+    /// `x + norm2(attention(norm1(x)))`, then `x + norm4(mlp(norm3(x)))`; one more norm at the end of the model.
+    Sandwich,
 }
 
 /// Non-linearity of the feed-forward part.
@@ -240,7 +309,11 @@ impl Spec {
         let [hidden, inner] = [self.hidden, self.inner].map(|n| n as f64);
         let attention = 2.0 * hidden * ((self.heads + self.kv_heads) * self.head_dim) as f64;
         let feed_forward = if self.gated { 3.0 } else { 2.0 } * hidden * inner;
-        let tables = (self.vocab + self.max_positions) as f64 * hidden;
+        let positions = match self.positions {
+            Positions::Learned { .. } | Positions::Rotary { .. } => self.max_positions,
+            Positions::Relative(buckets) => 2 * buckets.count,
+        };
+        let tables = (self.vocab + positions) as f64 * hidden;
         self.layers as f64 * (attention + feed_forward) + tables
     }
 
@@ -274,7 +347,9 @@ impl Spec {
         if !self.heads.is_multiple_of(self.kv_heads) {
             return fault(format!("{} attention heads cannot share {} key and value heads", self.heads, self.kv_heads));
         }
-        if let Positions::Rotary { dims, base, stretched } = self.positions {
+        let local = self.extras.local.as_ref().and_then(|local| local.positions);
+        for positions in std::iter::once(self.positions).chain(local) {
+            let Positions::Rotary { dims, base, stretched } = positions else { continue };
             if let Some(Llama3Rope { factor, low, high, positions }) = stretched
                 && !(factor >= 1.0
                     && factor.is_finite()
@@ -298,6 +373,24 @@ impl Spec {
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return fault(format!("the epsilon of the normalisation must be positive, not {}", self.norm_eps));
+        }
+        let Extras { embedding_scale, attention_scale, attention_cap, logit_cap, .. } = self.extras;
+        for (what, number) in [
+            ("scale of the embeddings", embedding_scale),
+            ("scale of attention scores", attention_scale),
+            ("soft cap of attention scores", attention_cap),
+            ("soft cap of logits", logit_cap),
+        ] {
+            if let Some(number) = number.filter(|number| !(number.is_finite() && *number > 0.0)) {
+                return fault(format!("the {what} must be positive, not {number}"));
+            }
+        }
+        if let Positions::Relative(Buckets { count, longest }) = self.positions
+            && longest <= count / 2 + 1
+        {
+            let message =
+                format!("distances of up to {longest} are too few for {count} buckets on a logarithmic scale");
+            return fault(message);
         }
         if self.layers > 10_000 {
             return fault(format!("{} layers are more than any model has", self.layers));
@@ -340,7 +433,7 @@ impl Config {
     }
 
     /// Points an error at a key.
-    fn blame(&self, key: &str, error: Error) -> Error {
+    pub fn blame(&self, key: &str, error: Error) -> Error {
         match self.span(key) {
             Some(span) => error.at(&self.file, self.text.clone(), span),
             None => error.in_file(&self.file),
@@ -393,15 +486,28 @@ impl Config {
         self.required(key, self.whole(key, 0)?)
     }
 
+    /// A whole number, also 0, or `default` where the key is absent.
+    ///
+    /// # Errors
+    /// The value is something else.
+    pub fn whole_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.whole(key, 0)?.unwrap_or(default))
+    }
+
+    /// A finite number, or `None` where the key is absent.
+    ///
+    /// # Errors
+    /// The value is something else.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|value| value.as_f64().ok_or_else(|| self.wrong(key, "a number"))).transpose()
+    }
+
     /// A finite number, or `default` where the key is absent.
     ///
     /// # Errors
     /// The value is something else.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(value) => value.as_f64().ok_or_else(|| self.wrong(key, "a number")),
-        }
+        Ok(self.number(key)?.unwrap_or(default))
     }
 
     /// `true` or `false`, or `default` where the key is absent.
@@ -439,6 +545,38 @@ impl Config {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses any value but `supported` under a key, and none at all, where transformers takes another one for it.
+    ///
+    /// # Errors
+    /// Another value is there, or none.
+    pub fn must(&self, key: &str, supported: impl Into<Value>) -> Result<()> {
+        let supported = supported.into();
+        match self.get(key) {
+            Some(value) if *value == supported => Ok(()),
+            _ => Err(self.wrong(key, &format!("{supported} (nothing else is supported)"))),
+        }
+    }
+
+    /// Which of `layers` layers see only what is near: by `layer_types`, or as `pattern` says of a layer's number where there is no such key.
+    ///
+    /// # Errors
+    /// A kind of layer that is not known, or fewer than there are layers.
+    pub fn local_layers(&self, layers: usize, pattern: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
+        const KEY: &str = "layer_types";
+        let Some(value) = self.get(KEY) else { return Ok((0..layers).map(pattern).collect()) };
+        let kinds = value.as_array().filter(|kinds| kinds.len() >= layers);
+        let kinds = kinds.ok_or_else(|| self.wrong(KEY, &format!("a list of {layers} kinds of layers")))?;
+        let local = |kind: &Value| match kind.as_str() {
+            Some("sliding_attention") => Ok(true),
+            Some("full_attention") => Ok(false),
+            _ => {
+                let message = format!("`{KEY}` may only hold `full_attention` and `sliding_attention`, not {kind}");
+                Err(self.blame(KEY, Error::new(message)))
+            }
+        };
+        kinds.iter().map(local).collect()
     }
 
     /// Refuses a list under a key that holds anything but `supported`.
@@ -490,47 +628,96 @@ impl Config {
     /// # Errors
     /// Any other kind of scaling.
     pub fn rotary(&self, head_dim: usize, base_key: &str, fraction: f64) -> Result<Positions> {
-        let mut base = self.number_or(base_key, 10_000.0)?;
-        let mut fraction = fraction;
-        let mut stretched = None;
+        let mut rope = Rope { base: self.number_or(base_key, 10_000.0)?, fraction, stretched: None };
         for key in ["rope_scaling", "rope_parameters"] {
             let Some(value) = self.get(key) else { continue };
             let values = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
-            let kind = values.get("rope_type").filter(|kind| !kind.is_null()).or_else(|| values.get("type"));
-            let llama3 = kind.is_some_and(|kind| kind == "llama3");
-            for (name, value) in values {
-                match (name.as_str(), value) {
-                    ("rope_type" | "type", Value::String(kind)) if kind == "default" || kind == "llama3" => {}
-                    ("rope_theta", Value::Number(number)) => base = number.as_f64().unwrap_or(f64::NAN),
-                    ("partial_rotary_factor", Value::Number(number)) => fraction = number.as_f64().unwrap_or(f64::NAN),
-                    (
-                        "factor" | "low_freq_factor" | "high_freq_factor" | "original_max_position_embeddings",
-                        Value::Number(_),
-                    ) if llama3 => {}
-                    _ => {
-                        let message = format!(
-                            "`{key}` with `{name}` = {value} is not supported, only plain rotary positions and those of `llama3`"
-                        );
-                        return Err(self.blame(key, Error::new(message)));
-                    }
-                }
-            }
-            if llama3 {
-                let number = |name: &str| {
-                    let missing = || self.blame(key, Error::new(format!("`{key}` of type `llama3` has no `{name}`")));
-                    values.get(name).and_then(Value::as_f64).ok_or_else(missing)
-                };
-                // As transformers: the key of the whole configuration comes first, and the model's own length is good enough.
-                let length = "original_max_position_embeddings";
-                let positions = match (self.whole(length, 1)?, values.get(length)) {
-                    (Some(positions), _) => positions as f64,
-                    (None, Some(_)) => number(length)?,
-                    (None, None) => self.count("max_position_embeddings")? as f64,
-                };
-                let [factor, low, high] = [number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?];
-                stretched = Some(Llama3Rope { factor, low, high, positions });
+            self.scaling(key, values, &mut rope)?;
+        }
+        Ok(rope.positions(head_dim))
+    }
+
+    /// As [`rotary`](Self::rotary), for the layers of one `kind` of two: `rope_parameters` has an object for each, or `base_key` the base in
+    /// older files; `base` is it where there is neither. `rope_scaling` is of older files, and of the kind `full_attention`.
+    ///
+    /// # Errors
+    /// Any other kind of scaling.
+    pub fn rotary_of(&self, kind: &str, head_dim: usize, base_key: &str, base: f64) -> Result<Positions> {
+        let mut rope = Rope { base: self.number_or(base_key, base)?, fraction: 1.0, stretched: None };
+        const KEY: &str = "rope_parameters";
+        if let Some(value) = self.get("rope_scaling").filter(|_| kind == "full_attention") {
+            let values = value.as_object().ok_or_else(|| self.wrong("rope_scaling", "an object"))?;
+            self.scaling("rope_scaling", values, &mut rope)?;
+        }
+        if let Some(value) = self.get(KEY) {
+            let of = value.as_object().filter(|kinds| kinds.keys().all(|kind| kind.ends_with("_attention")));
+            let of = of.ok_or_else(|| self.wrong(KEY, "an object with one object for each kind of layers"))?;
+            if let Some(values) = of.get(kind).filter(|values| !values.is_null()) {
+                let values = values.as_object().ok_or_else(|| self.wrong(KEY, "an object of objects"))?;
+                self.scaling(KEY, values, &mut rope)?;
             }
         }
-        Ok(Positions::Rotary { dims: (head_dim as f64 * fraction) as usize, base, stretched })
+        Ok(rope.positions(head_dim))
+    }
+
+    /// Reads the object under a key that says how positions are rotated.
+    fn scaling(&self, key: &str, values: &Map<String, Value>, rope: &mut Rope) -> Result<()> {
+        let refused = |name: &str, value: &Value| {
+            let message = format!(
+                "`{key}` with `{name}` = {value} is not supported, only plain rotary positions and those of `llama3`"
+            );
+            Err(self.blame(key, Error::new(message)))
+        };
+        let kind = ["rope_type", "type"].into_iter().find_map(|name| Some((name, values.get(name)?)));
+        let kind = kind.filter(|(_, kind)| !kind.is_null());
+        // Before what belongs to it.
+        if let Some((name, kind)) = kind.filter(|(_, kind)| *kind != "default" && *kind != "llama3") {
+            return refused(name, kind);
+        }
+        let llama3 = kind.is_some_and(|(_, kind)| kind == "llama3");
+        for (name, value) in values {
+            match (name.as_str(), value) {
+                ("rope_type" | "type", Value::String(kind)) if kind == "default" || kind == "llama3" => {}
+                ("rope_theta", Value::Number(number)) => rope.base = number.as_f64().unwrap_or(f64::NAN),
+                ("partial_rotary_factor", Value::Number(number)) => {
+                    rope.fraction = number.as_f64().unwrap_or(f64::NAN);
+                }
+                (
+                    "factor" | "low_freq_factor" | "high_freq_factor" | "original_max_position_embeddings",
+                    Value::Number(_),
+                ) if llama3 => {}
+                _ => return refused(name, value),
+            }
+        }
+        if llama3 {
+            let number = |name: &str| {
+                let missing = || self.blame(key, Error::new(format!("`{key}` of type `llama3` has no `{name}`")));
+                values.get(name).and_then(Value::as_f64).ok_or_else(missing)
+            };
+            // As transformers: the key of the whole configuration comes first, and the model's own length is good enough.
+            let length = "original_max_position_embeddings";
+            let positions = match (self.whole(length, 1)?, values.get(length)) {
+                (Some(positions), _) => positions as f64,
+                (None, Some(_)) => number(length)?,
+                (None, None) => self.count("max_position_embeddings")? as f64,
+            };
+            let [factor, low, high] = [number("factor")?, number("low_freq_factor")?, number("high_freq_factor")?];
+            rope.stretched = Some(Llama3Rope { factor, low, high, positions });
+        }
+        Ok(())
+    }
+}
+
+/// Rotary positions while they are read.
+struct Rope {
+    base: f64,
+    fraction: f64,
+    stretched: Option<Llama3Rope>,
+}
+
+impl Rope {
+    fn positions(self, head_dim: usize) -> Positions {
+        let Self { base, fraction, stretched } = self;
+        Positions::Rotary { dims: (head_dim as f64 * fraction) as usize, base, stretched }
     }
 }

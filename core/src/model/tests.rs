@@ -142,18 +142,37 @@ impl Folder {
     }
 }
 
-/// A model of `golden_tiny_forward.json` or `golden_tiny_families.json`.
+/// A model of `golden_tiny_forward.json`, `golden_tiny_families.json` or `golden_tiny_architectures.json`.
 struct Tiny {
     golden: Value,
     case: Value,
 }
 
-const FAMILIES: [&str; 8] = ["gpt2", "gpt_neox", "llama", "bert", "qwen2", "qwen3", "mistral", "opt"];
+const FAMILIES: [&str; 15] = [
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "bert",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "opt",
+    "qwen",
+    "roberta",
+    "phi3",
+    "gemma2",
+    "gemma3_text",
+    "modernbert",
+    "deberta-v2",
+];
 
 impl Tiny {
     fn new(name: &str) -> Self {
-        let of_the_reference = ["gpt2", "gpt_neox", "llama"].contains(&name);
-        let golden = golden(if of_the_reference { "golden_tiny_forward.json" } else { "golden_tiny_families.json" });
+        let golden = golden(match name {
+            "gpt2" | "gpt_neox" | "llama" => "golden_tiny_forward.json",
+            "bert" | "qwen2" | "qwen3" | "mistral" | "opt" => "golden_tiny_families.json",
+            _ => "golden_tiny_architectures.json",
+        });
         let case = golden["models"][if name == "llama" { "llama_gqa" } else { name }].clone();
         Self { golden, case }
     }
@@ -282,7 +301,7 @@ fn forward_matches(name: &str) {
     assert_close(&states, &tiny.values("hidden_states_seq0"), 2e-6, "hidden states");
 
     let last = at(&model.hidden(&tokens), &tokens, &LENGTHS.map(|length| length - 1));
-    let golden = if name == "bert" { "last" } else { "pooled" };
+    let golden = if model.spec().causal { "pooled" } else { "last" };
     assert_close(&floats(&last), &tiny.values(golden), 2e-6, "last hidden states");
     if model.spec().lm_head != LmHead::Absent {
         let logits = model.lm_logits(last).unwrap();
@@ -323,29 +342,68 @@ fn gradients_match(name: &str) {
 }
 
 macro_rules! families {
-    ($($name:ident)*) => {$(
-        mod $name {
+    ($($module:ident = $name:literal)*) => {$(
+        mod $module {
             #[test]
             fn computes_what_transformers_computes() {
-                super::forward_matches(stringify!($name));
+                super::forward_matches($name);
             }
 
             #[test]
             fn has_the_gradients_of_transformers() {
-                super::gradients_match(stringify!($name));
+                super::gradients_match($name);
             }
         }
     )*};
 }
 
-families! { gpt2 gpt_neox llama bert qwen2 qwen3 mistral opt }
+families! {
+    gpt2 = "gpt2" gpt_neox = "gpt_neox" llama = "llama" bert = "bert" qwen2 = "qwen2" qwen3 = "qwen3" mistral = "mistral" opt = "opt" qwen = "qwen"
+    roberta = "roberta" phi3 = "phi3" gemma2 = "gemma2" gemma3_text = "gemma3_text" modernbert = "modernbert" deberta_v2 = "deberta-v2"
+}
+
+/// Prints the table of docs/models.md: `cargo test --release --workspace --lib -- agreement_with_transformers --nocapture`.
+#[test]
+#[allow(clippy::print_stdout)] // The table is what it is for.
+fn agreement_with_transformers() {
+    let apart = |found: &[f32], expected: &[f32]| {
+        assert_eq!(found.len(), expected.len());
+        found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max)
+    };
+    println!("| `model_type` | hidden states | logits | norms of gradients |\n| --- | --- | --- | --- |");
+    for name in arch::names() {
+        let tiny = Tiny::new(name);
+        let classifier = tiny.classifier(&Device::flex().autodiff());
+        let (model, tokens) = (&classifier.backbone, tiny.tokens());
+        let (logits, pooled) = classifier.forward(&tokens);
+        let states = apart(&floats(&pooled), &tiny.values("pooled"));
+        let mut far = apart(&floats(&logits), &tiny.values("head_logits"));
+        if model.spec().lm_head != LmHead::Absent {
+            let said = model.lm_logits(model.pooled(&tokens, Pooling::Last)).unwrap();
+            far = far.max(apart(&floats(&said), &tiny.values("lm_logits_last_token")));
+        }
+        let gradients = cross_entropy(logits, &tiny.case["soft_labels"]).backward();
+        let norms = gradient_norms(&classifier, &gradients);
+        let expected = tiny.case["backbone_grad_norms"].as_object().unwrap();
+        let entries = arch::find(name).unwrap().entries(model.spec().layers, false);
+        let slopes = entries.iter().filter_map(|(path, entry)| {
+            let expected = entry.names.iter().find_map(|name| expected.get(name))?;
+            Some((norms[&format!("backbone.{path}")] - expected.as_f64()? as f32).abs())
+        });
+        let slopes = slopes.fold(0.0, f32::max);
+        assert!(states.max(far).max(slopes) <= 1e-5, "{name}: {states:.1e} {far:.1e} {slopes:.1e}");
+        println!("| `{name}` | {states:.1e} | {far:.1e} | {slopes:.1e} |");
+    }
+}
 
 #[test]
-fn bert_pools_the_first_token() {
-    let tiny = Tiny::new("bert");
-    let model = tiny.model(&Device::flex());
-    let first = model.pooled(&tiny.tokens(), Pooling::First);
-    assert_close(&floats(&first), &tiny.values("pooled_first"), 1e-6, "first token");
+fn encoders_pool_the_first_token() {
+    for name in ["bert", "roberta", "modernbert", "deberta-v2"] {
+        let tiny = Tiny::new(name);
+        let model = tiny.model(&Device::flex());
+        let first = model.pooled(&tiny.tokens(), Pooling::First);
+        assert_close(&floats(&first), &tiny.values("pooled_first"), 2e-6, name);
+    }
 }
 
 /// `golden_tiny_gpt2.json`, whose file leaves out the biases of `c_attn`: they are zero.
@@ -433,6 +491,33 @@ fn a_sequence_does_not_see_its_neighbours() {
             }
         }
     }
+}
+
+#[test]
+fn distances_have_the_buckets_of_transformers() {
+    for case in golden("golden_tiny_architectures.json")["buckets"].as_array().unwrap() {
+        let [count, longest] = ["count", "longest"].map(|key| case[key].as_u64().unwrap() as usize);
+        let buckets = spec::Buckets { count, longest };
+        let distances = 1 - longest as i64..longest as i64;
+        let found: Vec<Value> = distances.map(|distance| buckets.of(distance).into()).collect();
+        // What transformers gives beyond the table it clamps when it looks there.
+        let limit = count as i64;
+        let expected =
+            case["of"].as_array().unwrap().iter().map(|bucket| bucket.as_i64().unwrap().clamp(-limit, limit - 1));
+        assert_eq!(found, expected.map(Value::from).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn padding_in_a_text_takes_no_position() {
+    let tiny = Tiny::new("roberta");
+    let model = tiny.model(&Device::flex());
+    let states = |rows: &[&[u32]]| model.states(&Tokens::packed(rows)).swap_remove(0);
+    // The third token stands where the second would.
+    let with = states(&[&[7], &[5, 1, 6]]);
+    let without = states(&[&[5, 6]]);
+    assert_eq!(floats(&with.clone().narrow(0, 1, 1)), floats(&without.clone().narrow(0, 0, 1)));
+    assert_eq!(floats(&with.narrow(0, 3, 1)), floats(&without.narrow(0, 1, 1)));
 }
 
 #[test]
@@ -633,12 +718,13 @@ fn saved_files_are_what_transformers_expects() {
         classifier.save(folder.path(), pretrained.tokenizer()).unwrap();
         let bytes = fs::read(folder.path().join("model.safetensors")).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let head = if name == "bert" { "w2s_head.weight" } else { "score.weight" };
+        let known = !arch::find(name).unwrap().classifier_class.is_empty();
+        let head = if known { "score.weight" } else { "w2s_head.weight" };
         let (rows, shape) = numbers(&tiny.case["head_weight"]);
         let view = file.tensor(head).unwrap();
         assert_eq!((view.shape(), view.data()), (shape.as_slice(), Raw::f32(&rows, &shape).bytes.as_slice()));
         let class = read("architectures")[0].as_str().unwrap().to_owned();
-        assert_eq!(class.ends_with("ForSequenceClassification"), name != "bert", "{class}");
+        assert_eq!(class.ends_with("ForSequenceClassification"), known, "{class}");
         assert_eq!(read("id2label"), json!({ "0": "LABEL_0", "1": "LABEL_1" }));
         assert!(read("pad_token_id").as_u64().unwrap() < 32);
         assert_eq!(read("torch_dtype"), "float32");
@@ -975,6 +1061,57 @@ fn two_thousand_odd_texts_have_the_ids_of_auto_tokenizer() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A folder with a tokenizer of the first Qwen.
+fn tiktoken_folder(ranks: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("qwen.tiktoken"), ranks).unwrap();
+    fs::write(folder.path().join("config.json"), json!({ "model_type": "qwen" }).to_string()).unwrap();
+    let config = json!({ "model_max_length": 8192, "tokenizer_class": "QWenTokenizer" });
+    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_vocabulary_of_tiktoken_has_the_ids_of_tiktoken() {
+    let golden_ids = golden("golden_tiktoken.json");
+    let ranks = golden_ids["ranks"].as_str().unwrap();
+    let folder = tiktoken_folder(ranks);
+    let tokenizer = Tokenizer::open(folder.path()).unwrap();
+    for case in golden_ids["runs"].as_array().unwrap() {
+        let text = case[0].as_str().unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(json!(ids), case[1], "{text}");
+        let without_marks = text.replace("<|im_start|>", "").replace("<|extra_204|>", "");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), without_marks);
+    }
+    let texts = odd_texts(&golden("golden_tokenizers.json")["pieces"]);
+    let ids = tokenizer.encode_all(texts.par_iter().map(String::as_str)).unwrap();
+    assert_eq!(json!(ids[1..4]), golden_ids["first"]);
+    let digest = |block: &[Vec<u32>]| {
+        let hash = sha2::Sha256::digest(serde_json::to_string(block).unwrap());
+        hash[..4].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    assert_eq!(json!(ids.chunks(100).map(digest).collect::<Vec<_>>()), golden_ids["blocks"]);
+    // Saved with a model, it is the same again.
+    let saved = tempfile::tempdir().unwrap();
+    tokenizer.save(saved.path()).unwrap();
+    assert_eq!(Tokenizer::open(saved.path()).unwrap().fingerprint(), tokenizer.fingerprint());
+    assert_eq!(fs::read_to_string(saved.path().join("qwen.tiktoken")).unwrap(), ranks);
+
+    let error = |ranks: &str| Tokenizer::open(tiktoken_folder(ranks).path()).unwrap_err().message().to_owned();
+    assert_eq!(error("IQ==\n"), "the tokenizer cannot be read: line 1 is not a token in base64 with its rank");
+    assert_eq!(error("I! 0\n"), "the tokenizer cannot be read: line 1 is not a token in base64 with its rank");
+    assert_eq!(
+        error("IQ== 0\nIg== 2\n"),
+        "the tokenizer cannot be read: line 2 has rank 2, and 1 comes next: the file is not complete"
+    );
+    assert_eq!(error("IQ== 0\nIQ== 1\n"), "the tokenizer cannot be read: a token is in it twice: the file is damaged");
+    assert_eq!(
+        error("IQ== 0\n"),
+        "the tokenizer cannot be read: no token stands for the byte 0 alone: the file is not complete"
+    );
 }
 
 /// The tokenizer of a case of `golden_tokenizers.json`, and its model's type.
@@ -1349,6 +1486,65 @@ fn configurations_that_are_not_supported_are_refused() {
             json!(["full_attention", "sliding_attention"]),
             "`layer_types` may only hold `full_attention`",
         ),
+        ("qwen", "kv_channels", json!(8), "`kv_channels` = 8 is not supported, only 4"),
+        (
+            "phi3",
+            "rope_parameters",
+            json!({ "long_factor": [1.0], "short_factor": [1.0], "type": "su" }),
+            "`rope_parameters` with `type` = \"su\" is not supported, only plain rotary positions and those of `llama3`",
+        ),
+        (
+            "gemma2",
+            "use_bidirectional_attention",
+            json!(true),
+            "`use_bidirectional_attention` = true is not supported, only false",
+        ),
+        ("gemma2", "final_logit_softcapping", json!(-1.0), "the soft cap of logits must be positive, not -1"),
+        ("gemma2", "head_dim", json!(null), "the model's configuration has no `head_dim`"),
+        (
+            "gemma3_text",
+            "rope_parameters",
+            json!({ "full_attention": { "rope_type": "linear", "factor": 8.0 } }),
+            "`rope_parameters` with `rope_type` = \"linear\" is not supported, only plain rotary positions and those of `llama3`",
+        ),
+        (
+            "modernbert",
+            "layer_types",
+            json!(["full_attention"]),
+            "`layer_types` must be a list of 2 kinds of layers, not [\"full_attention\"]",
+        ),
+        (
+            "modernbert",
+            "layer_types",
+            json!(["full_attention", "chunked_attention"]),
+            "`layer_types` may only hold `full_attention` and `sliding_attention`, not \"chunked_attention\"",
+        ),
+        (
+            "roberta",
+            "position_embedding_type",
+            json!("relative_key_query"),
+            "`position_embedding_type` = \"relative_key_query\" is not supported, only \"absolute\"",
+        ),
+        ("roberta", "pad_token_id", json!(17), "18 positions are none after that of the padding token 17"),
+        (
+            "deberta-v2",
+            "share_att_key",
+            json!(null),
+            "`share_att_key` must be true (nothing else is supported), not null",
+        ),
+        (
+            "deberta-v2",
+            "pos_att_type",
+            json!(["c2p"]),
+            "`pos_att_type` must be \"p2c|c2p\" (nothing else is supported), not [\"c2p\"]",
+        ),
+        ("deberta-v2", "conv_kernel_size", json!(3), "`conv_kernel_size` = 3 is not supported, only 0"),
+        (
+            "deberta-v2",
+            "position_buckets",
+            json!(30),
+            "distances of up to 16 are too few for 30 buckets on a logarithmic scale",
+        ),
         ("opt", "word_embed_proj_dim", json!(4), "`word_embed_proj_dim` = 4 is not supported, only 8"),
         ("opt", "model_type", json!("gpt5"), "models of type `gpt5` are not supported"),
         ("opt", "model_type", json!(null), "the model's configuration has no `model_type`"),
@@ -1359,7 +1555,7 @@ fn configurations_that_are_not_supported_are_refused() {
     let error = Spec::parse("{\n \"model_type\": \"gpt5\"\n}", Path::new("config.json")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "models of type `gpt5` are not supported (config.json:2:2)\nhint: supported are `bert`, `gpt2`, `gpt_neox`, `llama`, `mistral`, `opt`, `qwen2`, `qwen3`"
+        "models of type `gpt5` are not supported (config.json:2:2)\nhint: supported are `bert`, `deberta-v2`, `gemma2`, `gemma3_text`, `gpt2`, `gpt_neox`, `llama`, `mistral`, `modernbert`, `opt`, `phi3`, `qwen`, `qwen2`, `qwen3`, `roberta`"
     );
     let error = |text: &str| Spec::parse(text, Path::new("config.json")).unwrap_err().to_string();
     assert_eq!(error("[]"), "a model's configuration must be a JSON object (config.json)");
@@ -1392,6 +1588,25 @@ fn configurations_of_all_ages_are_understood() {
     assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": false })).max_positions, 16);
     assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": true })).max_positions, 4);
     assert_eq!(with("gpt_neox", json!({ "use_parallel_residual": false })).residual, spec::Residual::Pre);
+    // What the first Qwen does to long texts begins after `seq_length`.
+    assert_eq!(with("qwen", json!({})).max_positions, 16);
+    assert_eq!(with("qwen", json!({ "use_dynamic_ntk": false, "use_logn_attn": false })).max_positions, 32);
+    // Files older than `layer_types` and an object for each kind of layers.
+    let local = |spec: Spec| spec.extras.local.unwrap();
+    let old = json!({
+        "layer_types": null, "rope_parameters": null, "rope_theta": 77.0, "rope_local_base_freq": 55.0, "sliding_window_pattern": 2
+    });
+    let spec = with("gemma3_text", old);
+    assert_eq!((spec.positions, local(spec.clone()).layers), (rotary(4, 77.0), vec![true, false]));
+    assert_eq!(local(spec).positions, Some(rotary(4, 55.0)));
+    let old = json!({
+        "layer_types": null, "rope_parameters": null, "global_rope_theta": 77.0, "local_rope_theta": 55.0, "global_attn_every_n_layers": 2
+    });
+    let spec = with("modernbert", old);
+    assert_eq!((spec.positions, local(spec.clone()).layers), (rotary(4, 77.0), vec![false, true]));
+    assert_eq!(local(spec).positions, Some(rotary(4, 55.0)));
+    assert_eq!(local(with("gemma2", json!({ "layer_types": null }))).layers, [true, false]);
+    assert_eq!(with("gemma2", json!({ "tie_word_embeddings": null })).lm_head, LmHead::Tied);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Text to token ids, as the model's own `tokenizer.json` says.
+//! Text to token ids, as the model's own `tokenizer.json` says, or its `qwen.tiktoken`.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{
     auto_tokenizer::{self, Beside},
     spec::Spec,
+    tiktoken,
 };
 use crate::{
     Error, Result,
@@ -38,18 +39,19 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model's folder.
+    /// Reads `tokenizer.json` of a model's folder, or `qwen.tiktoken` where there is none.
     ///
     /// # Errors
-    /// There is none, or it cannot be read.
+    /// There is neither, or it cannot be read.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(MAIN);
+        let main = [MAIN, tiktoken::FILE].into_iter().find(|name| folder.join(name).exists()).unwrap_or(MAIN);
+        let path = folder.join(main);
         if !path.exists() {
             return Err(Error::new(format!("there is no `{MAIN}`"))
                 .in_file(folder)
                 .help("`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers writes one"));
         }
-        let mut files = vec![(MAIN.to_owned(), fs::read(&path).path("read the tokenizer", &path)?)];
+        let mut files = vec![(main.to_owned(), fs::read(&path).path("read the tokenizer", &path)?)];
         let parse = |name: &str, bytes: &[u8]| -> Result<Map<String, Value>> {
             let what = "`save_pretrained` of transformers writes it";
             serde_json::from_slice(bytes).map_err(|cause| {
@@ -81,13 +83,16 @@ impl Tokenizer {
     }
 
     fn from_files(files: Vec<(String, Vec<u8>)>, beside: &Beside, path: &Path) -> Result<Self> {
-        let main = &files[0].1;
-        let unreadable = |cause| {
+        let (name, main) = &files[0];
+        let unreadable = |cause: String| {
             let stand_in = Error::stand_in(main, "tokenizer");
             stand_in.unwrap_or_else(|| Error::new(format!("the tokenizer cannot be read: {cause}"))).in_file(path)
         };
         attempt(|| {
-            let mut inner = tokenizers::Tokenizer::from_bytes(main).map_err(unreadable)?;
+            let mut inner = match name == tiktoken::FILE {
+                true => tiktoken::read(main).map_err(|error| unreadable(error.message().to_owned()))?,
+                false => tokenizers::Tokenizer::from_bytes(main).map_err(|cause| unreadable(cause.to_string()))?,
+            };
             let unusable = |cause| Error::new(format!("the tokenizer cannot be used: {cause}"));
             // Files often carry the settings of their training; a text must not be cut or padded behind the user's back.
             inner.with_truncation(None).map_err(unusable)?.with_padding(None);
@@ -294,7 +299,7 @@ impl Tokenizer {
         files.chain(changed).map(|(name, bytes)| (name, blake3::hash(bytes)))
     }
 
-    /// Contents of the files it was read from, `tokenizer.json` first.
+    /// Contents of the files it was read from, the vocabulary's first.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use burn::{
     module::{Module, Param, ParamId},
     nn::{Embedding, Linear},
-    tensor::{Device, Shape, Tensor, TensorData},
+    tensor::{Device, Shape, Tensor, TensorData, activation::relu},
 };
 
 use super::{
@@ -76,6 +76,9 @@ pub struct Transformer {
     positions: Option<Embedding>,
     token_types: Option<Embedding>,
     embedding_norm: Option<Norm>,
+    /// What stands for distances, where positions are relative.
+    distances: Option<Embedding>,
+    distance_norm: Option<Norm>,
     blocks: Vec<Block>,
     final_norm: Option<Norm>,
     lm_head: Option<Linear>,
@@ -86,19 +89,27 @@ pub struct Transformer {
     lora: Option<Arc<Lora>>,
 }
 
-/// Gain and bias of a normalisation; without bias it is the root-mean-square one.
+/// Gain and bias of a normalisation; only the usual layer normalisation has a bias.
 #[derive(Module, Debug)]
 struct Norm {
     gamma: Param<Tensor<1>>,
     beta: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    kind: spec::Norm,
 }
 
+/// The norms `after` are of blocks that normalise what they add, too ([`Residual::Sandwich`]).
 #[derive(Module, Debug)]
 struct Block {
-    attention_norm: Norm,
+    attention_norm: Option<Norm>,
     attention: Attention,
+    attention_after: Option<Norm>,
     mlp_norm: Norm,
     mlp: Mlp,
+    mlp_after: Option<Norm>,
+    /// Whether its tokens see only what is near.
+    #[module(skip)]
+    local: bool,
 }
 
 /// `qkv` is one fused matrix or three, as in the model's files, so that optimizers with a state per matrix see the same ones.
@@ -110,7 +121,7 @@ struct Attention {
     output: Dense,
 }
 
-/// `input` is one matrix, or gate and value.
+/// `input` is one matrix, which may hold gate and value, or one for each.
 #[derive(Module, Debug)]
 struct Mlp {
     input: Vec<Dense>,
@@ -122,8 +133,12 @@ type Values<'a> = dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>> + 'a;
 
 /// What the blocks of one forward pass share.
 struct Plan {
-    how: ops::Attention,
-    rotary: Option<ops::Rotary>,
+    /// How blocks attend.
+    whole: Sight,
+    /// How those attend whose tokens see only what is near.
+    near: Sight,
+    /// What stands for the distances that occur, with the least of them in buckets.
+    distances: Option<(Tensor<2>, i64)>,
     /// Position of each row in its sequence.
     keys: Vec<u32>,
     /// The same of the rows that are asked for.
@@ -131,6 +146,15 @@ struct Plan {
     /// The one row per sequence that is asked for; all rows if `None`.
     rows: Option<Vec<u32>>,
 }
+
+/// What attention sees, and how positions turn it.
+struct Sight {
+    how: ops::Attention,
+    rotary: Option<ops::Rotary>,
+}
+
+/// The rotations of all blocks, and of those whose tokens see only what is near.
+pub(super) type Rotaries = [Option<ops::Rotary>; 2];
 
 impl Transformer {
     /// A model with fresh weights, as GPT-2 initialises them: normal with the configuration's `initializer_range` (divided by the
@@ -142,7 +166,10 @@ impl Transformer {
         Self::assemble(spec, device, &mut |path, shape| {
             let count = shape.iter().product();
             let std = match path.rsplit('.').next() {
-                Some("gamma") => return Ok(Some(vec![1.0; count])),
+                Some("gamma") => {
+                    let gain = if spec.norm == spec::Norm::RmsAboveOne { 0.0 } else { 1.0 };
+                    return Ok(Some(vec![gain; count]));
+                }
                 Some("beta" | "bias") => return Ok(Some(vec![0.0; count])),
                 _ if path.ends_with(".output.weight") => residual,
                 _ => spec.initializer_range,
@@ -169,50 +196,82 @@ impl Transformer {
         let mut make = Maker { device, values };
         let (hidden, inner) = (spec.hidden, spec.inner);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let rms = spec.norm == spec::Norm::Rms;
-        let post = spec.residual == Residual::Post;
+        let kind = spec.norm;
+        let (post, sandwich) = (spec.residual == Residual::Post, spec.residual == Residual::Sandwich);
         let tokens = make.embedding("tokens", spec.vocab, hidden)?;
         let positions = match spec.positions {
-            Positions::Learned { offset } => Some(make.embedding("positions", spec.max_positions + offset, hidden)?),
-            Positions::Rotary { .. } => None,
+            Positions::Learned { offset, .. } => {
+                Some(make.embedding("positions", spec.max_positions + offset, hidden)?)
+            }
+            Positions::Rotary { .. } | Positions::Relative(_) => None,
         };
         let token_types = match spec.token_types {
             0 => None,
             types => Some(make.embedding("token_types", types, hidden)?),
         };
-        let embedding_norm = if post { Some(make.norm("embedding_norm", hidden, rms)?) } else { None };
+        let early = post || spec.extras.embedding_norm;
+        let embedding_norm = if early { Some(make.norm("embedding_norm", hidden, kind)?) } else { None };
+        let (distances, distance_norm) = match spec.positions {
+            Positions::Relative(buckets) => (
+                Some(make.embedding("distances", 2 * buckets.count, hidden)?),
+                Some(make.norm("distance_norm", hidden, kind)?),
+            ),
+            _ => (None, None),
+        };
         let mut blocks = Vec::with_capacity(spec.layers);
         for layer in 0..spec.layers {
             let at = |part: &str| format!("blocks.{layer}.{part}");
             let widths = if spec.fused_qkv { vec![queries + 2 * keys] } else { vec![queries, keys, keys] };
-            let attention_norm = make.norm(&at("attention_norm"), hidden, rms)?;
+            let normed = layer == 0 && spec.extras.embedding_norm;
+            let attention_norm = if normed { None } else { Some(make.norm(&at("attention_norm"), hidden, kind)?) };
             let mut qkv = Vec::with_capacity(widths.len());
             for (part, width) in widths.into_iter().enumerate() {
                 qkv.push(make.dense(&at(&format!("attention.qkv.{part}")), hidden, width, spec.bias.qkv)?);
             }
             let mut qk_norm = |name: &str| match spec.qk_norm {
-                true => make.norm(&at(name), spec.head_dim, rms).map(Some),
+                true => make.norm(&at(name), spec.head_dim, kind).map(Some),
                 false => Ok(None),
             };
             let query_norm = qk_norm("attention.query_norm")?;
             let key_norm = qk_norm("attention.key_norm")?;
             let output = make.dense(&at("attention.output"), queries, hidden, spec.bias.output)?;
             let attention = Attention { qkv, query_norm, key_norm, output };
-            let mlp_norm = make.norm(&at("mlp_norm"), hidden, rms)?;
-            let mut input = vec![make.dense(&at("mlp.input.0"), hidden, inner, spec.bias.mlp)?];
-            if spec.gated {
+            let after = |make: &mut Maker, name: &str| match sandwich {
+                true => make.norm(&at(name), hidden, kind).map(Some),
+                false => Ok(None),
+            };
+            let attention_after = after(&mut make, "attention_after")?;
+            let mlp_norm = make.norm(&at("mlp_norm"), hidden, kind)?;
+            let both = spec.gated && spec.extras.fused_gate;
+            let width = if both { 2 * inner } else { inner };
+            let mut input = vec![make.dense(&at("mlp.input.0"), hidden, width, spec.bias.mlp)?];
+            if spec.gated && !both {
                 input.push(make.dense(&at("mlp.input.1"), hidden, inner, spec.bias.mlp)?);
             }
             let mlp = Mlp { input, output: make.dense(&at("mlp.output"), inner, hidden, spec.bias.mlp)? };
-            blocks.push(Block { attention_norm, attention, mlp_norm, mlp });
+            let mlp_after = after(&mut make, "mlp_after")?;
+            let local = spec.extras.local.as_ref().is_some_and(|local| local.layers.get(layer) == Some(&true));
+            blocks.push(Block { attention_norm, attention, attention_after, mlp_norm, mlp, mlp_after, local });
         }
-        let final_norm = if post { None } else { Some(make.norm("final_norm", hidden, rms)?) };
+        let final_norm = if post { None } else { Some(make.norm("final_norm", hidden, kind)?) };
         let lm_head = match spec.lm_head {
             LmHead::Separate => Some(make.linear("lm_head", hidden, spec.vocab)?),
             LmHead::Tied | LmHead::Absent => None,
         };
         let spec = Arc::new(spec.clone());
-        Ok(Self { tokens, positions, token_types, embedding_norm, blocks, final_norm, lm_head, spec, lora: None })
+        Ok(Self {
+            tokens,
+            positions,
+            token_types,
+            embedding_norm,
+            distances,
+            distance_norm,
+            blocks,
+            final_norm,
+            lm_head,
+            spec,
+            lora: None,
+        })
     }
 
     /// What the model looks like.
@@ -336,8 +395,8 @@ impl Transformer {
     /// Hidden states `[B, H]` of one more token per sequence of a cache that is [open](Cache::open) for them.
     pub(super) fn next(&self, ids: &[u32], cache: &mut Cache) -> Tensor<2> {
         let positions = cache.positions();
-        let how = ops::Attention { spans: cache.spans(), ..self.attention() };
-        let plan = Plan { how, rotary: cache.rotary(), keys: positions.clone(), queries: positions, rows: None };
+        let [whole, near] = self.sights(cache.spans(), cache.rotaries());
+        let plan = Plan { whole, near, distances: None, keys: positions.clone(), queries: positions, rows: None };
         let tokens = Tokens { ids: ids.to_vec(), lengths: vec![1; ids.len()] };
         let mut x = self.embed(&tokens, &plan);
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -351,11 +410,15 @@ impl Transformer {
     /// # Errors
     /// The model has no language-model head ([`LmHead::Absent`]).
     pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
-        match (&self.lm_head, self.spec.lm_head) {
-            (Some(head), _) => Ok(ops::linear(hidden, head.weight.val(), None)),
-            (None, LmHead::Tied) => Ok(ops::linear_tied(hidden, self.tokens.weight.val())),
-            (None, _) => Err(self.no_lm_head()),
-        }
+        let (matrix, transposed) = self.lm_matrix()?;
+        let logits = match transposed {
+            false => ops::linear(hidden, matrix.val(), None),
+            true => ops::linear_tied(hidden, matrix.val()),
+        };
+        Ok(match self.spec.extras.logit_cap {
+            Some(cap) => ops::soft_cap(logits, cap),
+            None => logits,
+        })
     }
 
     /// Rows of the language-model head's matrix, `[tokens, H]`, detached.
@@ -396,8 +459,22 @@ impl Transformer {
     /// Embeddings `[N, H]`: what the first block sees.
     fn embed(&self, tokens: &Tokens, plan: &Plan) -> Tensor<2> {
         let mut x = ops::lookup(self.tokens.weight.val(), &tokens.ids);
-        if let (Some(table), Positions::Learned { offset }) = (&self.positions, self.spec.positions) {
-            let rows: Vec<u32> = plan.keys.iter().map(|position| position + offset as u32).collect();
+        if let Some(scale) = self.spec.extras.embedding_scale {
+            x = x.mul_scalar(scale);
+        }
+        if let (Some(table), Positions::Learned { offset, padding }) = (&self.positions, self.spec.positions) {
+            let offset = offset as u32;
+            let mut rows: Vec<u32> = plan.keys.iter().map(|position| position + offset).collect();
+            if let Some(padding) = padding {
+                for span in tokens.spans() {
+                    let mut next = offset;
+                    for row in span {
+                        let takes_none = tokens.ids[row] == padding;
+                        rows[row] = if takes_none { offset - 1 } else { next };
+                        next += u32::from(!takes_none);
+                    }
+                }
+            }
             x = x + ops::lookup(table.weight.val(), &rows);
         }
         if let Some(table) = &self.token_types {
@@ -416,35 +493,59 @@ impl Transformer {
         }
     }
 
-    /// The rotation to positions below `positions`, if the model rotates.
-    pub(super) fn rotary(&self, positions: usize) -> Option<ops::Rotary> {
-        self.spec.positions.frequencies().map(|frequencies| ops::Rotary::new(&frequencies, positions, 1.0))
+    /// The rotations to positions below `positions`, as far as the model rotates.
+    pub(super) fn rotaries(&self, positions: usize) -> Rotaries {
+        let table = |of: Positions| of.frequencies().map(|frequencies| ops::Rotary::new(&frequencies, positions, 1.0));
+        let whole = table(self.spec.positions);
+        let own = self.spec.extras.local.as_ref().and_then(|local| local.positions);
+        let near = own.map_or_else(|| whole.clone(), table);
+        [whole, near]
     }
 
-    /// How the model attends, to no rows yet.
-    fn attention(&self) -> ops::Attention {
-        let Spec { heads, kv_heads, causal, .. } = *self.spec;
-        let scale = (self.spec.head_dim as f64).sqrt().recip();
-        ops::Attention { heads, kv_heads, scale, causal, spans: Vec::new() }
+    /// What the blocks see, and what those see whose tokens see only what is near.
+    fn sights(&self, spans: Vec<ops::Span>, [of_all, of_near]: Rotaries) -> [Sight; 2] {
+        let Spec { heads, kv_heads, causal, ref extras, .. } = *self.spec;
+        let scale = extras.attention_scale.unwrap_or_else(|| (self.spec.head_dim as f64).sqrt().recip());
+        let plain = ops::Attention::plain(heads, kv_heads, scale, causal, spans);
+        let how = ops::Attention { cap: extras.attention_cap, ..plain };
+        let window = extras.local.as_ref().map(|local| local.window);
+        let near = ops::Attention { window, ..how.clone() };
+        [Sight { how, rotary: of_all }, Sight { how: near, rotary: of_near }]
     }
 
     /// Plans a pass over all tokens, or one that asks for the token at `places` of each sequence.
     fn plan(&self, tokens: &Tokens, places: Option<&[usize]>) -> Plan {
-        let spec = &self.spec;
         let keys: Vec<u32> = tokens.lengths.iter().flat_map(|&length| 0..length as u32).collect();
-        let rotary = self.rotary(tokens.lengths.iter().copied().max().unwrap_or(0));
-        let mut how = self.attention();
-        let Some(places) = places else {
-            how.spans = tokens.spans().map(|span| ops::Span { queries: span.clone(), keys: span }).collect();
-            return Plan { how, rotary, queries: keys.clone(), keys, rows: None };
+        let longest = tokens.lengths.iter().copied().max().unwrap_or(0);
+        let spans = match places {
+            None => tokens.spans().map(|span| ops::Span::ending(span.clone(), span)).collect(),
+            Some(places) => {
+                let span = |(query, (keys, &place)): (usize, (Range<usize>, &usize))| {
+                    // A lone query counts as the last of its keys: causally, it sees none of those that follow it.
+                    let end = if self.spec.causal { keys.start + place + 1 } else { keys.end };
+                    ops::Span { queries: query..query + 1, keys: keys.start..end, first: place }
+                };
+                tokens.spans().zip(places).enumerate().map(span).collect()
+            }
         };
-        for (query, (keys, &place)) in tokens.spans().zip(places).enumerate() {
-            // A lone query counts as the last of its keys: causally, it sees none of those that follow it.
-            let end = if spec.causal { keys.start + place + 1 } else { keys.end };
-            how.spans.push(ops::Span { queries: query..query + 1, keys: keys.start..end });
-        }
+        let [whole, near] = self.sights(spans, self.rotaries(longest));
+        let distances = self.distances(longest);
+        let Some(places) = places else {
+            return Plan { whole, near, distances, queries: keys.clone(), keys, rows: None };
+        };
         let rows = tokens.spans().zip(places).map(|(span, place)| (span.start + place) as u32).collect();
-        Plan { how, rotary, keys, queries: places.iter().map(|&place| place as u32).collect(), rows: Some(rows) }
+        let queries = places.iter().map(|&place| place as u32).collect();
+        Plan { whole, near, distances, keys, queries, rows: Some(rows) }
+    }
+
+    /// What stands for the distances in texts of up to `longest` tokens, `[2 d + 1, H]`, with the least of them in buckets, `-d`.
+    fn distances(&self, longest: usize) -> Option<(Tensor<2>, i64)> {
+        let Positions::Relative(buckets) = self.spec.positions else { return None };
+        let (table, norm) = (self.distances.as_ref()?, self.distance_norm.as_ref()?);
+        let farthest = longest.saturating_sub(1) as i64;
+        let (least, most) = (buckets.of(-farthest), buckets.of(farthest));
+        let rows = table.weight.val().narrow(0, (buckets.count as i64 + least) as usize, (most - least + 1) as usize);
+        Some((norm.forward(rows, self.spec.norm_eps), least))
     }
 }
 
@@ -471,9 +572,15 @@ impl Plan {
 
 impl Norm {
     fn forward<const D: usize>(&self, x: Tensor<D>, eps: f64) -> Tensor<D> {
-        match &self.beta {
-            Some(beta) => ops::layer_norm(x, self.gamma.val(), beta.val(), eps),
-            None => ops::rms_norm(x, self.gamma.val(), eps),
+        let gamma = self.gamma.val();
+        match (self.kind, &self.beta) {
+            (spec::Norm::Layer, Some(beta)) => ops::layer_norm(x, gamma, beta.val(), eps),
+            (spec::Norm::Layer | spec::Norm::LayerWithoutBias, _) => {
+                let zeros = Tensor::zeros(gamma.dims(), (&x.device(), x.dtype()));
+                ops::layer_norm(x, gamma, zeros, eps)
+            }
+            (spec::Norm::Rms, _) => ops::rms_norm(x, gamma, eps),
+            (spec::Norm::RmsAboveOne, _) => ops::rms_norm(x, gamma.add_scalar(1.0), eps),
         }
     }
 }
@@ -501,22 +608,34 @@ impl Block {
     fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (attention, mlp) = (&self.attention, &self.mlp);
         let norm = |norm: &Norm, x| norm.forward(x, spec.norm_eps);
+        let perhaps = |norm: &Option<Norm>, x| match norm {
+            Some(norm) => norm.forward(x, spec.norm_eps),
+            None => x,
+        };
+        let sight = if self.local { &plan.near } else { &plan.whole };
+        let attend = |x, past| attention.forward(x, plan, sight, spec, past);
         match spec.residual {
             Residual::Pre => {
-                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
+                let seen = attend(perhaps(&self.attention_norm, x.clone()), past);
                 let x = attention.output.onto(seen, plan.select(x));
                 mlp.output.onto(mlp.forward(norm(&self.mlp_norm, x.clone()), spec), x)
             }
             Residual::Parallel => {
-                let seen = attention.forward(norm(&self.attention_norm, x.clone()), plan, spec, past);
+                let seen = attend(perhaps(&self.attention_norm, x.clone()), past);
                 let x = plan.select(x);
                 let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
                 mlp.output.onto(inner, attention.output.onto(seen, x))
             }
             Residual::Post => {
-                let seen = attention.forward(x.clone(), plan, spec, past);
-                let x = norm(&self.attention_norm, attention.output.onto(seen, plan.select(x)));
+                let seen = attend(x.clone(), past);
+                let x = perhaps(&self.attention_norm, attention.output.onto(seen, plan.select(x)));
                 norm(&self.mlp_norm, mlp.output.onto(mlp.forward(x.clone(), spec), x))
+            }
+            Residual::Sandwich => {
+                let seen = attend(perhaps(&self.attention_norm, x.clone()), past);
+                let x = plan.select(x) + perhaps(&self.attention_after, attention.output.forward(seen));
+                let inner = mlp.forward(norm(&self.mlp_norm, x.clone()), spec);
+                x + perhaps(&self.mlp_after, mlp.output.forward(inner))
             }
         }
     }
@@ -524,7 +643,7 @@ impl Block {
 
 impl Attention {
     /// What each row that is asked for sees, `[rows, heads * width]`; the output projection is the caller's, with the residual.
-    fn forward(&self, x: Tensor<2>, plan: &Plan, spec: &Spec, past: Option<Past>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, plan: &Plan, sight: &Sight, spec: &Spec, past: Option<Past>) -> Tensor<2> {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let (query, key, value) = match self.qkv.as_slice() {
             [query, key, value] => (query.forward(plan.select(x.clone())), key.forward(x.clone()), value.forward(x)),
@@ -536,11 +655,11 @@ impl Attention {
             fused if past.is_none() && self.query_norm.is_none() && self.key_norm.is_none() => {
                 let all = fused[0].forward(x);
                 let (turned, heads) = (spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads);
-                let all = match &plan.rotary {
+                let all = match &sight.rotary {
                     None => all,
                     Some(rotary) => ops::rotate(all, heads, turned, &plan.keys, rotary),
                 };
-                return ops::self_attention(all, &plan.how);
+                return ops::self_attention(all, &sight.how);
             }
             fused => {
                 let all = fused[0].forward(x);
@@ -548,7 +667,7 @@ impl Attention {
                 (part(0, queries), part(queries, keys), part(queries + keys, keys))
             }
         };
-        let (query, key) = match &plan.rotary {
+        let (query, key) = match &sight.rotary {
             None => (query, key),
             Some(rotary) => {
                 let query = per_head(&self.query_norm, query, spec);
@@ -559,11 +678,18 @@ impl Attention {
                 )
             }
         };
+        if let (Some((rows, least)), Positions::Relative(buckets), [of_queries, of_keys, _]) =
+            (&plan.distances, spec.positions, self.qkv.as_slice())
+        {
+            let places = [of_keys.forward(rows.clone()), of_queries.forward(rows.clone())];
+            let row = |distance| (buckets.of(distance) - least) as usize;
+            return ops::disentangled_attention([query, key, value], &plan.queries, places, row, &sight.how);
+        }
         let (key, value) = match past {
             None => (key, value),
             Some(past) => past.see(key, value),
         };
-        ops::attention(query, key, value, &plan.how)
+        ops::attention(query, key, value, &sight.how)
     }
 }
 
@@ -572,6 +698,15 @@ impl Mlp {
     fn forward(&self, x: Tensor<2>, spec: &Spec) -> Tensor<2> {
         let f = lora::fused(spec.activation);
         match (self.input.as_slice(), f) {
+            ([both], f) if spec.gated => {
+                let both = both.forward(x);
+                let (gate, up) = (both.clone().narrow(1, 0, spec.inner), both.narrow(1, spec.inner, spec.inner));
+                match f {
+                    Some(ops::Activation::Silu) => ops::gated_silu(gate, up),
+                    Some(f) => ops::activate(f, gate) * up,
+                    None => relu(gate) * up,
+                }
+            }
             ([gate, up], Some(ops::Activation::Silu)) => ops::gated_silu(gate.forward(x.clone()), up.forward(x)),
             ([gate, up], _) => gate.activated(x.clone(), f) * up.forward(x),
             (only, _) => only[0].activated(x, f),
@@ -618,9 +753,12 @@ impl Maker<'_, '_> {
         Ok(Dense { weight, bias, lora: None })
     }
 
-    fn norm(&mut self, path: &str, width: usize, rms: bool) -> Result<Norm> {
+    fn norm(&mut self, path: &str, width: usize, kind: spec::Norm) -> Result<Norm> {
         let gamma = self.param(&format!("{path}.gamma"), [width])?;
-        let beta = if rms { None } else { Some(self.param(&format!("{path}.beta"), [width])?) };
-        Ok(Norm { gamma, beta })
+        let beta = match kind {
+            spec::Norm::Layer => Some(self.param(&format!("{path}.beta"), [width])?),
+            _ => None,
+        };
+        Ok(Norm { gamma, beta, kind })
     }
 }

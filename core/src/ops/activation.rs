@@ -1,9 +1,9 @@
-//! GELU and SiLU, one pass forward and one backward.
+//! GELU, SiLU and soft caps, one pass forward and one backward.
 
 use std::mem::MaybeUninit;
 
 use super::kernel::{CHUNK, Floats, Kernel, each, filled, shape, tensor, values};
-use super::math::{erf, exp, sigmoid, vectorised};
+use super::math::{erf, exp, sigmoid, tanh, vectorised};
 
 /// The non-linear functions of a transformer's feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -116,6 +116,60 @@ impl Kernel<1> for Activation {
         each(COST * input.len(), slopes.chunks_mut(CHUNK).zip(input.chunks(CHUNK)), |(grad, x)| {
             apply_slope(*self, x, grad);
         });
+        [Some(grad)]
+    }
+}
+
+/// `cap * tanh(x / cap)`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SoftCap(pub(super) f32);
+
+vectorised! {
+    /// Caps every element.
+    fn soft_cap(cap: f32, x: &mut [f32]) {
+        let inverse = 1.0 / cap;
+        for x in x {
+            *x = cap * tanh(*x * inverse);
+        }
+    }
+}
+
+vectorised! {
+    /// Multiplies `grad` with the derivative where the capped elements are `y`.
+    fn soft_cap_slope(cap: f32, y: &[f32], grad: &mut [f32]) {
+        let inverse = 1.0 / cap;
+        for (grad, &y) in grad.iter_mut().zip(y) {
+            *grad *= 1.0 - (y * inverse) * (y * inverse);
+        }
+    }
+}
+
+impl SoftCap {
+    /// Caps every element of a tensor of its own.
+    pub(super) fn apply(self, x: &mut Floats) {
+        let x = x.storage_mut::<f32>();
+        each(COST * x.len(), x.chunks_mut(CHUNK), |x| soft_cap(self.0, x));
+    }
+
+    /// Multiplies `grad` with the derivative where the capped elements are `y`.
+    pub(super) fn descend(self, y: &[f32], grad: &mut Floats) {
+        let grad = grad.storage_mut::<f32>();
+        each(COST * y.len(), grad.chunks_mut(CHUNK).zip(y.chunks(CHUNK)), |(grad, y)| soft_cap_slope(self.0, y, grad));
+    }
+}
+
+impl Kernel<1> for SoftCap {
+    type Saved = Floats;
+
+    fn forward(&self, [x]: [Floats; 1], keep: bool) -> (Floats, Option<Floats>) {
+        let (shape, _) = shape(&x);
+        let mut y = tensor(values(&x).to_vec(), shape);
+        self.apply(&mut y);
+        (y.clone(), keep.then_some(y))
+    }
+
+    fn backward(&self, y: Floats, mut grad: Floats, _wanted: [bool; 1]) -> [Option<Floats>; 1] {
+        self.descend(values(&y), &mut grad);
         [Some(grad)]
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::kernel::{Floats, Kernel, each, filled, shape, split_rows, tensor, values};
 #[cfg(target_arch = "x86_64")]
 use super::math::has_wide_vectors;
-use super::math::{LANES, sum, vectorised};
+use super::math::{LANES, sum, tanh, vectorised};
 use super::norm::softmax_row;
 
 /// How [`attention`](super::attention) groups heads and which query rows see which key rows.
@@ -27,6 +27,10 @@ pub struct Attention {
     /// Whether a query sees only keys up to its own position. The queries of a span are its last positions: query `i` of `q` over
     /// `k` keys sees the first `i + 1 + k - q` keys, at least one.
     pub causal: bool,
+    /// A query sees only keys that are less than this many positions away from it; all of them if `None`.
+    pub window: Option<usize>,
+    /// Scores `s`, scaled, become `cap * tanh(s / cap)` before the softmax (Gemma 2); they stay as they are if `None`.
+    pub cap: Option<f64>,
     /// One entry per sequence, in the order of the rows, not overlapping.
     pub spans: Vec<Span>,
 }
@@ -38,13 +42,35 @@ pub struct Span {
     pub queries: Range<usize>,
     /// Rows of the key and value tensors.
     pub keys: Range<usize>,
+    /// Which of the keys stands where the first query does; the other queries follow. Of use only to a window in both directions: causal
+    /// queries are the last positions anyway.
+    pub first: usize,
+}
+
+impl Span {
+    /// Queries that are the last positions of their keys; all of them where there are as many.
+    pub fn ending(queries: Range<usize>, keys: Range<usize>) -> Self {
+        let first = keys.len().saturating_sub(queries.len());
+        Self { queries, keys, first }
+    }
 }
 
 impl Attention {
-    /// The number of keys of `span` that its query `row` sees.
-    pub(super) fn visible(&self, span: &Span, row: usize) -> usize {
+    /// Attention that every query pays to all keys, or to all up to its own position.
+    pub fn plain(heads: usize, kv_heads: usize, scale: f64, causal: bool, spans: Vec<Span>) -> Self {
+        Self { heads, kv_heads, scale, causal, window: None, cap: None, spans }
+    }
+
+    /// The keys of `span` that its query `row` sees: at least one. Neither end goes down from row to row.
+    pub(super) fn visible(&self, span: &Span, row: usize) -> Range<usize> {
         let keys = span.keys.len();
-        if self.causal { (row + 1 + keys).saturating_sub(span.queries.len()).clamp(1, keys) } else { keys }
+        if self.causal {
+            let end = (row + 1 + keys).saturating_sub(span.queries.len()).clamp(1, keys);
+            return end.saturating_sub(self.window.unwrap_or(end).max(1))..end;
+        }
+        let Some(window) = self.window else { return 0..keys };
+        let place = (span.first + row).min(keys - 1);
+        (place + 1).saturating_sub(window.max(1))..(place + window.max(1)).min(keys)
     }
 
     /// About how many element operations all spans take, for heads of this width.
@@ -307,7 +333,7 @@ thread_local! {
 fn with_scratch(keys: usize, width: usize, backward: bool, work: impl FnOnce(Scratch)) {
     let (keys, width) = (padded(keys), padded(width));
     let sizes = [keys * width, keys * width, BLOCK * keys, BLOCK * width];
-    let more = if backward { 3 * keys * width + BLOCK * keys + 2 * BLOCK * width } else { 0 };
+    let more = if backward { 3 * keys * width + 2 * BLOCK * keys + 2 * BLOCK * width } else { 0 };
     let len = sizes.iter().sum::<usize>() + more;
     let mut memory = SCRATCH.take();
     if memory.len() < len {
@@ -322,8 +348,9 @@ fn with_scratch(keys: usize, width: usize, backward: bool, work: impl FnOnce(Scr
 }
 
 /// The weights of a block of queries: `[rows, stride]`, zero where a query does not see a key. Gives the number of keys that any query
-/// of the block sees.
+/// of the block sees. Where scores are capped, `flatness` takes in what is left of their slopes, `1 - tanh²`.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "slices of one scratch memory; a struct would be taken apart again")]
 fn block_weights(
     how: &Attention,
     span: &Span,
@@ -332,16 +359,33 @@ fn block_weights(
     width: usize,
     keys_t: &[f32],
     weights: &mut [f32],
+    mut flatness: Option<&mut [f32]>,
 ) -> usize {
     let stride = padded(span.keys.len());
-    let seen = how.visible(span, block.end - 1);
+    let seen = how.visible(span, block.end - 1).end;
     let first = (span.queries.start + block.start) * queries.stride + queries.column;
     let left = Left { values: &queries.values[first..], strides: (queries.stride, 1) };
     product((block.len(), padded(seen), width), left, keys_t, weights, (stride, stride), false);
-    for (row, weights) in block.zip(weights.chunks_exact_mut(stride)) {
-        let (seen_by_row, hidden) = weights[..padded(seen)].split_at_mut(how.visible(span, row));
+    for (index, (row, weights)) in block.zip(weights.chunks_exact_mut(stride)).enumerate() {
+        let keys = how.visible(span, row);
+        let (before, rest) = weights[..padded(seen)].split_at_mut(keys.start);
+        let (seen_by_row, hidden) = rest.split_at_mut(keys.len());
+        before.fill(0.0);
         hidden.fill(0.0);
-        softmax_row(seen_by_row, how.scale as f32);
+        let Some(cap) = how.cap else {
+            softmax_row(seen_by_row, how.scale as f32);
+            continue;
+        };
+        let (cap, inner) = (cap as f32, (how.scale / cap) as f32);
+        for x in seen_by_row.iter_mut() {
+            *x = tanh(*x * inner);
+        }
+        if let Some(flatness) = flatness.as_deref_mut() {
+            for (flatness, &x) in flatness[index * stride + keys.start..].iter_mut().zip(seen_by_row.iter()) {
+                *flatness = 1.0 - x * x;
+            }
+        }
+        softmax_row(seen_by_row, cap);
     }
     seen
 }
@@ -397,7 +441,7 @@ vectorised! {
             for head in group * per_group..(group + 1) * per_group {
                 let (queries, _, _) = inputs.heads(head, group);
                 for block in blocks(span.queries.len()) {
-                    let seen = block_weights(how, span, queries, block.clone(), width, scratch.keys_t, scratch.weights);
+                    let seen = block_weights(how, span, queries, block.clone(), width, scratch.keys_t, scratch.weights, None);
                     let weights = Left { values: scratch.weights, strides: (padded(span.keys.len()), 1) };
                     let size = (block.len(), wide, seen);
                     product(size, weights, scratch.values, scratch.block, (wide, wide), false);
@@ -441,7 +485,8 @@ vectorised! {
         let (grad_keys, more) = more.split_at_mut(keys_wide * wide);
         let (grad_values, more) = more.split_at_mut(keys_wide * wide);
         let (grad_weights, more) = more.split_at_mut(BLOCK * keys_wide);
-        let (grad_block, queries_block) = more.split_at_mut(BLOCK * wide);
+        let (grad_block, more) = more.split_at_mut(BLOCK * wide);
+        let (queries_block, flatness) = more.split_at_mut(BLOCK * wide);
         for group in 0..how.kv_heads {
             let (_, keys, values) = inputs.heads(0, group);
             transpose_head(keys, span.keys.clone(), width, scratch.keys_t);
@@ -453,7 +498,9 @@ vectorised! {
                 let (queries, _, _) = inputs.heads(head, group);
                 let grads = Head { values: grad, stride: how.heads * width, column: head * width };
                 for block in blocks(span.queries.len()) {
-                    let seen = block_weights(how, span, queries, block.clone(), width, scratch.keys_t, scratch.weights);
+                    let seen = block_weights(
+                        how, span, queries, block.clone(), width, scratch.keys_t, scratch.weights, Some(&mut *flatness),
+                    );
                     let rows = span.queries.start + block.start..span.queries.start + block.end;
                     copy_head(queries, rows, width, queries_block);
                     copy_head(grads, block.clone(), width, grad_block);
@@ -465,12 +512,20 @@ vectorised! {
                     product((seen, wide, block.len()), left, grad_block, grad_values, (wide, wide), true);
                     // scale dS = scale P (dP - sum over keys of P dP), in place of dP.
                     let rows = grad_weights.chunks_exact_mut(keys_wide).zip(scratch.weights.chunks_exact(keys_wide));
-                    for (grad, weights) in rows.take(block.len()) {
+                    for (index, (grad, weights)) in rows.take(block.len()).enumerate() {
                         let (grad, weights) = (&mut grad[..padded(seen)], &weights[..padded(seen)]);
                         let shared = sum(weights, grad, |p, g| p * g);
                         let scale = how.scale as f32;
                         for (grad, &p) in grad.iter_mut().zip(weights) {
                             *grad = p * (*grad - shared) * scale;
+                        }
+                        if how.cap.is_some() {
+                            // Where no key is seen the slope is 0 already, and what is there of earlier use may be anything.
+                            let keys = how.visible(span, block.start + index);
+                            let flatness = &flatness[index * keys_wide..][keys.clone()];
+                            for (grad, &flat) in grad[keys].iter_mut().zip(flatness) {
+                                *grad *= flat;
+                            }
                         }
                     }
                     // dQ = dS K, dK += dS^T Q.

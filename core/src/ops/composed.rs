@@ -109,6 +109,11 @@ fn repeat_heads(x: Tensor<4>, heads: usize) -> Tensor<4> {
     x.reshape([batch, kv, 1, time, width]).repeat_dim(2, heads / kv).reshape([batch, heads, time, width])
 }
 
+/// `cap * tanh(x / cap)`.
+pub(super) fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
+    x.div_scalar(cap).tanh().mul_scalar(cap)
+}
+
 pub(super) fn attention(query: Tensor<2>, key: Tensor<2>, value: Tensor<2>, how: &Attention) -> Tensor<2> {
     let device = query.device();
     let queries = Rectangle::new(how.spans.iter().map(|span| span.queries.clone()), query.dims()[0]);
@@ -120,12 +125,56 @@ pub(super) fn attention(query: Tensor<2>, key: Tensor<2>, value: Tensor<2>, how:
     for span in &how.spans {
         for row in 0..queries.longest {
             let visible = how.visible(span, row);
-            hidden.extend((0..keys.longest).map(|column| column >= visible));
+            hidden.extend((0..keys.longest).map(|column| !visible.contains(&column)));
         }
     }
     let mask = Tensor::<1, Bool>::from_data(hidden.as_slice(), &device);
     let mask = mask.reshape([how.spans.len(), 1, queries.longest, keys.longest]);
     let scores = query.matmul(key.swap_dims(2, 3)).mul_scalar(how.scale);
+    let scores = match how.cap {
+        Some(cap) => soft_cap(scores, cap),
+        None => scores,
+    };
+    let mask = mask.expand(scores.dims());
+    let weights = activation::softmax(scores.mask_fill(mask, MASKED), 3);
+    queries.collect(weights.matmul(value))
+}
+
+pub(super) fn disentangled_attention(
+    [query, key, value]: [Tensor<2>; 3],
+    positions: &[u32],
+    places: [Tensor<2>; 2],
+    row: impl Fn(i64) -> usize,
+    how: &Attention,
+) -> Tensor<2> {
+    let device = query.device();
+    let queries = Rectangle::new(how.spans.iter().map(|span| span.queries.clone()), query.dims()[0]);
+    let keys = Rectangle::new(how.spans.iter().map(|span| span.keys.clone()), key.dims()[0]);
+    let [query, key, value] = [(&queries, query), (&keys, key), (&keys, value)].map(|(of, x)| of.spread(x, how.heads));
+    let [place_keys, place_queries] = places.map(|x| {
+        let [rows, width] = x.dims();
+        x.reshape([1, rows, how.heads, width / how.heads]).swap_dims(1, 2)
+    });
+    let (batch, heads, from, to) = (how.spans.len(), how.heads, queries.longest, keys.longest);
+    let (mut hidden, mut distances) = (Vec::with_capacity(batch * to), Vec::with_capacity(batch * from * to));
+    for span in &how.spans {
+        hidden.extend((0..to).map(|column| column >= span.keys.len()));
+        for query in 0..from {
+            let place = positions.get(span.queries.start + query).filter(|_| query < span.queries.len());
+            // What stands in a row or column of nobody is not looked at.
+            let place = i64::from(place.copied().unwrap_or(0));
+            distances.extend(
+                (0..to as i64).map(|key| row(if key < span.keys.len() as i64 { place - key } else { 0 }) as i32),
+            );
+        }
+    }
+    let rows = Tensor::<1, Int>::from_data(distances.as_slice(), &device).reshape([batch, 1, from, to]);
+    let rows = rows.expand([batch, heads, from, to]);
+    let content = query.clone().matmul(key.clone().swap_dims(2, 3));
+    let of_keys = query.matmul(place_keys.swap_dims(2, 3)).gather(3, rows.clone());
+    let of_queries = key.matmul(place_queries.swap_dims(2, 3)).gather(3, rows.swap_dims(2, 3)).swap_dims(2, 3);
+    let scores = (content + of_keys + of_queries).mul_scalar(how.scale);
+    let mask = Tensor::<1, Bool>::from_data(hidden.as_slice(), &device).reshape([batch, 1, 1, to]);
     let mask = mask.expand(scores.dims());
     let weights = activation::softmax(scores.mask_fill(mask, MASKED), 3);
     queries.collect(weights.matmul(value))
@@ -218,7 +267,7 @@ pub(super) fn token_gradients(
         let x = part(&hidden).require_grad();
         let weight = Tensor::from_inner(head.weight.clone());
         let weight = if with_head { weight.require_grad() } else { weight };
-        let head = Head { weight: weight.clone(), transposed: head.transposed };
+        let head = Head { weight: weight.clone(), ..head.clone() };
         let numbers = statistics(head.logits(x.clone()).cast(FloatDType::F32), &labels[rows.clone()]);
         let mut grads = (numbers * part(&slopes)).sum().backward();
         of_hidden.extend(x.grad_remove(&mut grads));

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use super::activation::SoftCap;
 use super::kernel::{Floats, Kernel, each, filled, shape, tensor, values};
 use super::linear::{Linear, LinearSaved, rows_of_a_part, weight_gradient};
 use super::math::{LANES, add_lanes, exp, largest, vectorised};
@@ -162,6 +163,7 @@ pub(super) struct Vocabulary<'a> {
     /// `[out, in]` if `transposed`, else `[in, out]`.
     pub(super) weight: &'a Floats,
     pub(super) transposed: bool,
+    pub(super) cap: Option<SoftCap>,
 }
 
 impl Vocabulary<'_> {
@@ -176,7 +178,11 @@ impl Vocabulary<'_> {
     }
 
     fn logits(&self, hidden: Floats) -> Floats {
-        self.layer().forward([hidden, self.weight.clone()], false).0
+        let mut logits = self.layer().forward([hidden, self.weight.clone()], false).0;
+        if let Some(cap) = self.cap {
+            cap.apply(&mut logits);
+        }
+        logits
     }
 
     /// The five numbers of each row.
@@ -207,8 +213,12 @@ impl Vocabulary<'_> {
             for rows in parts(labels.len(), part(labels.len(), (wide, narrow))) {
                 let x = some(hidden, &rows, wide);
                 let mut logits = self.logits(x.clone());
+                let capped = self.cap.map(|cap| (cap, values(&logits).to_vec()));
                 let of = |table: &[f32]| table[rows.start * STATISTICS..rows.end * STATISTICS].to_vec();
                 slope(narrow, &labels[rows.clone()], &of(values(numbers)), &of(values(slopes)), &mut logits);
+                if let Some((cap, capped)) = capped {
+                    cap.descend(&capped, &mut logits);
+                }
                 if let Some(out) = &mut grad_weight {
                     // SAFETY: the first part writes everything, and the others add to it.
                     unsafe {

@@ -81,6 +81,21 @@ pub(super) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The hyperbolic tangent, within 3 units in the last place.
+#[inline(always)]
+pub(super) fn tanh(x: f32) -> f32 {
+    // Near 0 the difference below would lose digits; Cephes, tanhf.
+    let square = x * x;
+    let p = -5.704_988_7e-3_f32;
+    let p = p.mul_add(square, 2.063_908_9e-2);
+    let p = p.mul_add(square, -5.373_971_4e-2);
+    let p = p.mul_add(square, 1.333_144_2e-1);
+    let p = p.mul_add(square, -3.333_328_2e-1);
+    let small = (p * square).mul_add(x, x);
+    let large = (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x);
+    if x.abs() < 0.625 { small } else { large }
+}
+
 /// The error function, within 2e-7: a rational approximation in `x * x` (the one Eigen and XLA use).
 #[inline(always)]
 #[allow(clippy::excessive_precision)]

@@ -20,6 +20,7 @@ mod tests;
 
 use burn::tensor::Tensor;
 
+use self::activation::SoftCap;
 use self::attention::Attention as Attend;
 use self::kernel::{fusable, run};
 use self::linear::Linear;
@@ -66,6 +67,16 @@ pub fn gated_silu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         return composed::gated_silu(gate, up);
     }
     Tensor::from_dispatch(run(activation::GatedSilu, [gate.into_dispatch(), up.into_dispatch()]))
+}
+
+/// `cap * tanh(x / cap)` (Gemma 2). Any shape; the same comes back.
+///
+/// Source: Gemma Team, "Gemma 2", 2024, section 2.
+pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
+    if !fusable(&x) {
+        return composed::soft_cap(x, cap);
+    }
+    Tensor::from_dispatch(run(SoftCap(cap as f32), [x.into_dispatch()]))
 }
 
 /// Σ x² over all elements, as `[1]`; outside automatic differentiation.
@@ -208,6 +219,26 @@ pub fn self_attention(rows: Tensor<2>, how: &Attention) -> Tensor<2> {
     Tensor::from_dispatch(run::<Attend, 1>(how.clone(), [rows.into_dispatch()]))
 }
 
+/// Attention whose scores are sums of three, each over the root of three heads' width: of contents, of a query's content with the place of a key
+/// relative to it, and of a key's content with the place of a query relative to it. In both directions, with as many heads of keys as of queries.
+///
+/// `query`, `key` and `value` are as in [`attention`]; `positions` has the place of each query among its keys. `place_keys` and `place_queries`
+/// `[R, heads * width]` are the rows that stand for distances, and `row` gives the one of a distance (place of the query less that of the key).
+///
+/// Source: He et al., "DeBERTa", 2021, equation 4; the scale is `how.scale`.
+///
+/// # Panics
+/// If shapes, spans or rows do not fit.
+pub fn disentangled_attention(
+    [query, key, value]: [Tensor<2>; 3],
+    positions: &[u32],
+    [place_keys, place_queries]: [Tensor<2>; 2],
+    row: impl Fn(i64) -> usize,
+    how: &Attention,
+) -> Tensor<2> {
+    composed::disentangled_attention([query, key, value], positions, [place_keys, place_queries], row, how)
+}
+
 /// Rotates the first `rotated` of the `heads` of each row of `x` `[N, heads * width]` to the row's position. With queries, keys and
 /// values side by side, the values are last and stay as they are.
 ///
@@ -251,6 +282,8 @@ pub struct Head {
     pub weight: Tensor<2>,
     /// Whether the matrix is the table of embeddings.
     pub transposed: bool,
+    /// What logits are [capped](soft_cap) at, if they are.
+    pub cap: Option<f64>,
 }
 
 impl Head {
@@ -261,10 +294,16 @@ impl Head {
 
     /// Logits `[N, V]` of hidden states `[N, H]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        match self.transposed {
+        let logits = match self.transposed {
             true => linear_tied(hidden, self.weight.clone()),
             false => linear(hidden, self.weight.clone(), None),
-        }
+        };
+        self.cap.map_or_else(|| logits.clone(), |cap| soft_cap(logits.clone(), cap))
+    }
+
+    /// As the fused passes take it.
+    fn vocabulary_of<'a>(&self, weight: &'a kernel::Floats) -> loss::Vocabulary<'a> {
+        loss::Vocabulary { weight, transposed: self.transposed, cap: self.cap.map(|cap| SoftCap(cap as f32)) }
     }
 }
 
@@ -280,7 +319,7 @@ pub fn token_statistics(hidden: Tensor<2>, head: &Head, labels: &[u32]) -> Tenso
         return composed::token_statistics(hidden, head, labels);
     }
     let weight = kernel::into_plain(head.weight.clone());
-    let head = loss::Vocabulary { weight: &weight, transposed: head.transposed };
+    let head = head.vocabulary_of(&weight);
     kernel::from_plain(head.describe(&kernel::into_plain(hidden), labels))
 }
 
@@ -302,7 +341,7 @@ pub fn token_gradients(
     }
     let weight = kernel::into_plain(head.weight.clone());
     let [hidden, numbers, slopes] = [hidden, numbers, slopes].map(kernel::into_plain);
-    let head = loss::Vocabulary { weight: &weight, transposed: head.transposed };
+    let head = head.vocabulary_of(&weight);
     let (of_hidden, of_head) = head.descend(&hidden, labels, &numbers, &slopes, with_head);
     (kernel::from_plain(of_hidden), of_head.map(kernel::from_plain))
 }

@@ -92,6 +92,8 @@ fn activations_match() {
         }
         let inputs = vec![matrix(2, rows, columns, 6.0), matrix(3, rows, columns, 1.0)];
         check(inputs, |x| gated_silu(x[0].clone(), x[1].clone()), |x| composed::gated_silu(x[0].clone(), x[1].clone()));
+        let capped = vec![matrix(1, rows, columns, 9.0)];
+        check(capped, |x| soft_cap(x[0].clone(), 3.0), |x| composed::soft_cap(x[0].clone(), 3.0));
     }
 }
 
@@ -217,7 +219,7 @@ fn spans(lengths: &[usize], gap: usize) -> (Vec<Span>, usize) {
     let mut at = 0;
     let mut spans = Vec::new();
     for &length in lengths {
-        spans.push(Span { queries: at..at + length, keys: at..at + length });
+        spans.push(Span::ending(at..at + length, at..at + length));
         at += length + gap;
     }
     (spans, at)
@@ -230,7 +232,7 @@ fn attention_matches() {
         for (lengths, gap) in [(vec![1], 0), (vec![3, 40, 17], 0), (vec![70, 5], 2)] {
             for causal in [false, true] {
                 let (spans, rows) = spans(&lengths, gap);
-                let how = Attention { heads, kv_heads, scale: 1.0 / (width as f64).sqrt(), causal, spans };
+                let how = Attention::plain(heads, kv_heads, 1.0 / (width as f64).sqrt(), causal, spans);
                 let (q, kv) = (heads * width, kv_heads * width);
                 let inputs = vec![matrix(15, rows, q, 2.0), matrix(16, rows, kv, 2.0), matrix(17, rows, kv, 1.0)];
                 let composed = |x: &[Tensor<2>]| composed::attention(x[0].clone(), x[1].clone(), x[2].clone(), &how);
@@ -251,8 +253,8 @@ fn attention_matches() {
 #[test]
 fn attention_with_fewer_queries_than_keys_matches() {
     for causal in [false, true] {
-        let spans = vec![Span { queries: 0..1, keys: 2..9 }, Span { queries: 1..4, keys: 9..30 }];
-        let how = Attention { heads: 3, kv_heads: 3, scale: 0.3, causal, spans };
+        let spans = vec![Span::ending(0..1, 2..9), Span::ending(1..4, 9..30)];
+        let how = Attention::plain(3, 3, 0.3, causal, spans);
         check(
             vec![matrix(19, 5, 24, 2.0), matrix(20, 33, 24, 2.0), matrix(21, 33, 24, 1.0)],
             |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), &how),
@@ -262,13 +264,42 @@ fn attention_with_fewer_queries_than_keys_matches() {
 }
 
 #[test]
+fn attention_within_a_window_and_with_a_cap_matches() {
+    for causal in [false, true] {
+        for (window, cap) in [(Some(1), None), (Some(7), None), (None, Some(1.5)), (Some(30), Some(0.5))] {
+            let (spans, rows) = spans(&[3, 70, 17], 1);
+            let how = Attention { window, cap, ..Attention::plain(4, 2, 0.3, causal, spans) };
+            let inputs = vec![matrix(15, rows, 32, 2.0), matrix(16, rows, 16, 2.0), matrix(17, rows, 16, 1.0)];
+            let composed = |x: &[Tensor<2>]| composed::attention(x[0].clone(), x[1].clone(), x[2].clone(), &how);
+            check(inputs, |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), &how), composed);
+        }
+        // One query in the midst of its keys, and two at the end of them.
+        let first = Span { first: 4, ..Span::ending(0..1, 2..9) };
+        let how = Attention {
+            window: Some(3),
+            ..Attention::plain(3, 3, 0.3, causal, vec![first, Span::ending(1..3, 9..30)])
+        };
+        check(
+            vec![matrix(19, 3, 24, 2.0), matrix(20, 33, 24, 2.0), matrix(21, 33, 24, 1.0)],
+            |x| attention(x[0].clone(), x[1].clone(), x[2].clone(), &how),
+            |x| composed::attention(x[0].clone(), x[1].clone(), x[2].clone(), &how),
+        );
+    }
+    let how = Attention { window: Some(2), ..Attention::plain(1, 1, 1.0, false, Vec::new()) };
+    let seen =
+        |how: &Attention, span: &Span| (0..span.queries.len()).map(|row| how.visible(span, row)).collect::<Vec<_>>();
+    assert_eq!(seen(&how, &Span::ending(0..4, 0..4)), [0..2, 0..3, 1..4, 2..4]);
+    assert_eq!(seen(&Attention { causal: true, ..how }, &Span::ending(0..2, 0..4)), [1..3, 2..4]);
+}
+
+#[test]
 fn composed_attention_is_the_formula() {
     // One head of width 2, two keys; the first query sees one key, the second both.
     let device = Device::flex();
     let t = |x: [[f32; 2]; 2]| Tensor::<2>::from_floats(x, &device);
     let (q, k, v) = (t([[1.0, 0.0], [0.0, 1.0]]), t([[1.0, 2.0], [3.0, 4.0]]), t([[5.0, 6.0], [7.0, 8.0]]));
-    let spans = vec![Span { queries: 0..2, keys: 0..2 }];
-    let how = Attention { heads: 1, kv_heads: 1, scale: 0.5, causal: true, spans };
+    let spans = vec![Span::ending(0..2, 0..2)];
+    let how = Attention::plain(1, 1, 0.5, true, spans);
     // Scores of the second query: 0.5 * [2, 4]; weights 1 / (1 + e) and e / (1 + e).
     let w = 1.0_f32.exp() / (1.0 + 1.0_f32.exp());
     let right = [5.0, 6.0, 5.0 + 2.0 * w, 6.0 + 2.0 * w];
@@ -281,8 +312,7 @@ fn composed_attention_is_the_formula() {
 #[should_panic(expected = "must lie within its rows")]
 fn spans_beyond_the_rows_are_refused() {
     let x = Tensor::<2>::zeros([3, 4], &Device::flex());
-    let how =
-        Attention { heads: 1, kv_heads: 1, scale: 1.0, causal: false, spans: vec![Span { queries: 0..3, keys: 0..4 }] };
+    let how = Attention::plain(1, 1, 1.0, false, vec![Span::ending(0..3, 0..4)]);
     attention(x.clone(), x.clone(), x, &how);
 }
 
@@ -333,18 +363,21 @@ fn cross_entropy_matches() {
     assert!((loss - 8.0_f32.ln()).abs() < 1e-6);
 }
 
-/// Hidden states, a head and labels: in one part, in three, and with a head that is too narrow to be cut.
+/// Hidden states, a head and labels: in one part, in three, with a head that is too narrow to be cut, and with capped logits.
 fn vocabularies() -> Vec<(Tensor<2>, Head, Vec<u32>)> {
     let device = Device::flex();
     let tensor = |seed, rows: usize, columns: usize| {
         Tensor::<1>::from_floats(noise(seed, rows * columns).as_slice(), &device).reshape([rows, columns])
     };
-    let case = |rows: usize, vocabulary: usize, transposed| {
+    let case = |rows: usize, vocabulary: usize, transposed, cap| {
         let weight = if transposed { tensor(2, vocabulary, 24) } else { tensor(2, 24, vocabulary) } * 2.0;
         let labels = (0..rows).map(|i| ((i * 31) % vocabulary) as u32).collect();
-        (tensor(1, rows, 24), Head { weight, transposed }, labels)
+        (tensor(1, rows, 24), Head { weight, transposed, cap }, labels)
     };
-    vec![case(40, 700, true), case(1300, 70, true), case(1300, 70, false), case(600, 9, false)]
+    let capped = [case(1300, 70, true, Some(2.5)), case(600, 9, false, Some(2.5))];
+    let plain =
+        [case(40, 700, true, None), case(1300, 70, true, None), case(1300, 70, false, None), case(600, 9, false, None)];
+    plain.into_iter().chain(capped).collect()
 }
 
 fn bits(x: Tensor<2>) -> Vec<u32> {
@@ -387,7 +420,7 @@ fn parts_of_a_vocabulary_are_the_whole() {
 
         let x = Tensor::<2>::from_inner(hidden.clone()).require_grad();
         let weight = Tensor::<2>::from_inner(head.weight.clone()).require_grad();
-        let whole = Head { weight: weight.clone(), transposed: head.transposed };
+        let whole = Head { weight: weight.clone(), ..head.clone() };
         let losses = cross_entropy(whole.logits(x.clone()), &labels).unsqueeze_dim::<2>(1);
         let grads = (losses.clone() * Tensor::from_inner(slope.neg())).sum().backward();
         assert_eq!(bits(numbers.narrow(1, 0, 1)), bits(losses.inner().neg()));
@@ -401,7 +434,7 @@ fn the_numbers_of_a_certain_and_of_an_undecided_distribution() {
     let device = Device::flex();
     // Two hidden states: one makes all logits equal, the other makes one of them tower above the rest.
     let hidden = Tensor::<2>::from_floats([[0.0], [1.0]], &device);
-    let head = Head { weight: Tensor::from_floats([[0.0, 200.0, 0.0, 0.0]], &device), transposed: false };
+    let head = Head { weight: Tensor::from_floats([[0.0, 200.0, 0.0, 0.0]], &device), transposed: false, cap: None };
     let numbers = token_statistics(hidden, &head, &[3, 3]).into_data().try_to_vec::<f32>().unwrap();
     let quarter = 0.25_f32.ln();
     assert_close("undecided", &numbers[..5], &[quarter, quarter, -quarter, quarter, 0.25], 1e-6);

@@ -3,10 +3,11 @@
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, LmHead, Norm, Positions, Residual, Spec},
+    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Positions, Residual, Spec},
 };
 
-const RULES: &[Rule] = &[
+/// Names of the family's files.
+pub const RULES: &[Rule] = &[
     ("embeddings.word_embeddings", "tokens", Layout::Same),
     ("embeddings.position_embeddings", "positions", Layout::Same),
     ("embeddings.token_type_embeddings", "token_types", Layout::Same),
@@ -21,14 +22,15 @@ const RULES: &[Rule] = &[
     ("encoder.layer.{}.output.LayerNorm", "blocks.{}.mlp_norm", Layout::Norm),
 ];
 
-fn spec(config: &Config) -> Result<Spec> {
+/// What BERT and RoBERTa have in common; callers change the rest.
+pub fn family(architecture: &'static str, config: &Config) -> Result<Spec> {
     config.only("position_embedding_type", "absolute")?;
     config.only("is_decoder", false)?;
     config.only("add_cross_attention", false)?;
     let hidden = config.count("hidden_size")?;
     let heads = config.count("num_attention_heads")?;
     Ok(Spec {
-        architecture: "bert",
+        architecture,
         vocab: config.count("vocab_size")?,
         hidden,
         layers: config.layers("num_hidden_layers")?,
@@ -38,7 +40,7 @@ fn spec(config: &Config) -> Result<Spec> {
         inner: config.count("intermediate_size")?,
         max_positions: config.count("max_position_embeddings")?,
         causal: false,
-        positions: Positions::Learned { offset: 0 },
+        positions: Positions::Learned { offset: 0, padding: None },
         token_types: config.count_or("type_vocab_size", 2)?,
         norm: Norm::Layer,
         norm_eps: config.number_or("layer_norm_eps", 1e-12)?,
@@ -50,8 +52,13 @@ fn spec(config: &Config) -> Result<Spec> {
         bias: Bias::all(true),
         lm_head: LmHead::Absent,
         initializer_range: config.number_or("initializer_range", 0.02)?,
+        extras: Extras::default(),
         config: config.values().clone(),
     })
+}
+
+fn spec(config: &Config) -> Result<Spec> {
+    family("bert", config)
 }
 
 inventory::submit! {

@@ -3,7 +3,7 @@
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, LmHead, Norm, Positions, Residual, Spec},
+    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Positions, Residual, Spec},
 };
 
 // `Conv1D` stores `[inputs, outputs]` already. Transposing it would go unnoticed where a matrix is square (`attn.c_proj`).
@@ -36,7 +36,7 @@ fn spec(config: &Config) -> Result<Spec> {
         inner: config.count_or("n_inner", 4 * hidden)?,
         max_positions: config.count("n_positions")?,
         causal: true,
-        positions: Positions::Learned { offset: 0 },
+        positions: Positions::Learned { offset: 0, padding: None },
         token_types: 0,
         norm: Norm::Layer,
         norm_eps: config.number_or("layer_norm_epsilon", 1e-5)?,
@@ -48,6 +48,7 @@ fn spec(config: &Config) -> Result<Spec> {
         bias: Bias::all(true),
         lm_head: if config.flag_or("tie_word_embeddings", true)? { LmHead::Tied } else { LmHead::Separate },
         initializer_range: config.number_or("initializer_range", 0.02)?,
+        extras: Extras::default(),
         config: config.values().clone(),
     })
 }

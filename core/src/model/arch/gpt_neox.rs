@@ -3,7 +3,7 @@
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, LmHead, Norm, Residual, Spec},
+    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Residual, Spec},
 };
 
 const RULES: &[Rule] = &[
@@ -45,6 +45,7 @@ fn spec(config: &Config) -> Result<Spec> {
         bias: Bias { qkv: attention, output: attention, mlp: true },
         lm_head: if config.flag_or("tie_word_embeddings", false)? { LmHead::Tied } else { LmHead::Separate },
         initializer_range: config.number_or("initializer_range", 0.02)?,
+        extras: Extras::default(),
         config: config.values().clone(),
     })
 }

@@ -3,7 +3,7 @@
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, LmHead, Norm, Residual, Spec},
+    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Positions, Residual, Spec},
 };
 
 /// Names of the family's files; the norms of queries and keys are Qwen3's.
@@ -28,6 +28,15 @@ pub const IGNORED: &[&str] = &["layers.{}.self_attn.rotary_emb.inv_freq"];
 
 /// What the family has in common; callers change the rest.
 pub fn family(architecture: &'static str, config: &Config) -> Result<Spec> {
+    with_positions(architecture, config, |head_dim| config.rotary(head_dim, "rope_theta", 1.0))
+}
+
+/// As [`family`], with positions that `positions` makes of the width of a head.
+pub fn with_positions(
+    architecture: &'static str,
+    config: &Config,
+    positions: impl FnOnce(usize) -> Result<Positions>,
+) -> Result<Spec> {
     let hidden = config.count("hidden_size")?;
     let heads = config.count("num_attention_heads")?;
     let head_dim = config.count_or("head_dim", config.head_dim(hidden, heads)?)?;
@@ -42,7 +51,7 @@ pub fn family(architecture: &'static str, config: &Config) -> Result<Spec> {
         inner: config.count("intermediate_size")?,
         max_positions: config.count("max_position_embeddings")?,
         causal: true,
-        positions: config.rotary(head_dim, "rope_theta", 1.0)?,
+        positions: positions(head_dim)?,
         token_types: 0,
         norm: Norm::Rms,
         norm_eps: config.number_or("rms_norm_eps", 1e-6)?,
@@ -54,6 +63,7 @@ pub fn family(architecture: &'static str, config: &Config) -> Result<Spec> {
         bias: Bias::all(false),
         lm_head: if config.flag_or("tie_word_embeddings", false)? { LmHead::Tied } else { LmHead::Separate },
         initializer_range: config.number_or("initializer_range", 0.02)?,
+        extras: Extras::default(),
         config: config.values().clone(),
     })
 }

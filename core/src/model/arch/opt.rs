@@ -3,7 +3,7 @@
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, LmHead, Norm, Positions, Residual, Spec},
+    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Positions, Residual, Spec},
 };
 
 const RULES: &[Rule] = &[
@@ -39,7 +39,7 @@ fn spec(config: &Config) -> Result<Spec> {
         inner: config.count("ffn_dim")?,
         max_positions: config.count("max_position_embeddings")?,
         causal: true,
-        positions: Positions::Learned { offset: 2 },
+        positions: Positions::Learned { offset: 2, padding: None },
         token_types: 0,
         norm: Norm::Layer,
         norm_eps: 1e-5,
@@ -51,6 +51,7 @@ fn spec(config: &Config) -> Result<Spec> {
         bias: Bias::all(config.flag_or("enable_bias", true)?),
         lm_head: if config.flag_or("tie_word_embeddings", true)? { LmHead::Tied } else { LmHead::Separate },
         initializer_range: config.number_or("init_std", 0.02)?,
+        extras: Extras::default(),
         config: config.values().clone(),
     })
 }
