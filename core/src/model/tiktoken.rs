@@ -38,11 +38,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Tokenizer> {
     let letters = letters();
     let written = |token: &[u8]| token.iter().map(|&byte| letters[usize::from(byte)]).collect::<String>();
     let ranks: HashMap<&[u8], u32> = tokens.iter().map(Vec::as_slice).zip(0..).collect();
-    if let Some(byte) = (0..=u8::MAX).find(|byte| !ranks.contains_key([*byte].as_slice())) {
-        return Err(Error::new(format!("no token stands for the byte {byte} alone: the file is not complete")));
-    }
     if ranks.len() < tokens.len() {
         return Err(Error::new("a token is in it twice: the file is damaged"));
+    }
+    if let Some(byte) = (0..=u8::MAX).find(|byte| !ranks.contains_key([*byte].as_slice())) {
+        return Err(Error::new(format!("no token stands for the byte {byte} alone: the file is not complete")));
     }
     let mut merges: Merges = Vec::new();
     for token in &tokens {
