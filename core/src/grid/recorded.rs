@@ -32,13 +32,13 @@ pub struct CellRecord {
     /// The suite that its student is trained on.
     #[serde(default)]
     pub suite: Option<String>,
-    /// Names of its task, models and method.
+    /// Name of its task.
     pub task: String,
-    #[expect(missing_docs, reason = "as said of the task")]
+    /// Name of the weak model.
     pub weak: String,
-    #[expect(missing_docs, reason = "as said of the task")]
+    /// Name of the strong model.
     pub strong: String,
-    #[expect(missing_docs, reason = "as said of the task")]
+    /// Name of the method.
     pub method: String,
     /// Seed.
     pub seed: u64,
