@@ -19,6 +19,7 @@ mod judging;
 mod outputs;
 mod plugin_file;
 mod registry;
+mod slurm;
 mod stress;
 mod suites;
 mod supervisors;

@@ -152,12 +152,16 @@ fn every_training_of_a_stage_is_kept_for_itself() {
 
 #[test]
 fn a_run_without_memory_says_so() {
-    for at in ["command:300", "command:5000+"] {
+    for at in ["command:300", "command:2000+", "command:5000+"] {
         let folder = tempfile::tempdir().unwrap();
         let output = command("run", folder.path()).env("W2S_REFUSE_ALLOCATION", at).output().unwrap();
         let said = text(&output);
         assert_eq!(output.status.code(), Some(1), "{at}: {said}");
         assert!(said.contains("out of memory") && says_what_to_do(&said), "{at}: {said}");
+        // Before the grid is read, its folder is guessed by the name of the file.
+        let record =
+            |name: &str| fs::read_to_string(folder.path().join(name).join("failures.jsonl")).unwrap_or_default();
+        assert!([record("tiny"), record("grid")].concat().contains("out-of-memory"), "{at}");
         whole(folder.path());
     }
 }
@@ -340,7 +344,10 @@ fn files_that_may_not_grow_fail_a_run_with_the_cause() {
 pub fn children(parent: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
     let of_task = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    of_task.flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+    let pids = of_task.flat_map(|pids| pids.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>());
+    // Between its making and the start of its program it is its parent still, and one that is stopped there stops both.
+    let started = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"\0stage\0"));
+    pids.filter(started).collect()
 }
 
 #[cfg(target_os = "linux")]

@@ -42,6 +42,21 @@ fn passed_over(error: &Error, driver: bool) -> Option<String> {
     })
 }
 
+/// The name that goes into results of a device that need not be on this machine.
+///
+/// # Errors
+/// An unknown name, a GPU with a binary that cannot use any.
+pub fn named(name: &str) -> Result<String> {
+    match name.strip_prefix("cuda") {
+        Some(_) if !cfg!(feature = "cuda") => open(name).map(|(_, name)| name),
+        Some("") => Ok("cuda:0".to_owned()),
+        Some(index) if index.strip_prefix(':').is_some_and(|index| index.parse::<usize>().is_ok()) => {
+            Ok(name.to_owned())
+        }
+        _ => open(name).map(|(_, name)| name),
+    }
+}
+
 /// Opens a device by name, as [`choose`] does. Returns it with the name that goes into results.
 ///
 /// # Errors

@@ -9,9 +9,10 @@ use std::{
     os::raw::c_int,
     panic,
     path::Path,
+    ptr,
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicPtr, Ordering},
     },
     time::Duration,
 };
@@ -37,10 +38,11 @@ pub enum Role {
 
 static ROLE: OnceLock<Role> = OnceLock::new();
 /// Where a run records failures.
-static RECORD: OnceLock<Record> = OnceLock::new();
+static RECORD: AtomicPtr<Record> = AtomicPtr::new(ptr::null_mut());
 
-/// A file of lines and the folder that it is in, as the system wants them.
+/// A file of lines, the folder that it is in and the one around that, as the system wants them.
 struct Record {
+    around: CString,
     folder: CString,
     file: CString,
 }
@@ -59,14 +61,17 @@ pub fn prepare(role: Role) {
     alloc::refuse_for_a_test(if role == Role::Stage { "stage" } else { "command" });
 }
 
-/// Names the file of lines to which a run that ends without memory adds a record; its folder is made if need be.
+/// Names the file of lines to which a run that ends without memory adds a record, in place of one named before; its folder is made if
+/// need be, within one that is made too.
 pub fn record_in(path: &Path) {
     #[cfg(unix)]
     {
         let c_string = |path: &Path| CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok();
-        if let Some((folder, file)) = path.parent().and_then(c_string).zip(c_string(path)) {
-            // Only the first call counts.
-            let _ = RECORD.set(Record { folder, file });
+        let parent = path.parent();
+        let folders = parent.and_then(c_string).zip(parent.and_then(Path::parent).and_then(c_string));
+        if let Some(((folder, around), file)) = folders.zip(c_string(path)) {
+            // Never freed: the process may be about to read it.
+            RECORD.store(Box::into_raw(Box::new(Record { around, folder, file })), Ordering::SeqCst);
         }
     }
     #[cfg(not(unix))]
@@ -106,7 +111,8 @@ impl std::fmt::Write for Line {
 fn enter(message: std::fmt::Arguments) {
     /// Several threads may find at once that there is no memory.
     static ENTERED: AtomicBool = AtomicBool::new(false);
-    let Some(Record { folder, file }) = RECORD.get() else { return };
+    // SAFETY: it is null, or was made by `record_in` and is never freed.
+    let Some(Record { around, folder, file }) = (unsafe { RECORD.load(Ordering::SeqCst).as_ref() }) else { return };
     if ENTERED.swap(true, Ordering::SeqCst) {
         return;
     }
@@ -118,7 +124,8 @@ fn enter(message: std::fmt::Arguments) {
     );
     // SAFETY: the paths end with a nul; `mkdir` and `open` may be called in a signal handler, and the file is closed with the process.
     let file = unsafe {
-        // There may be one.
+        // There may be both.
+        libc::mkdir(around.as_ptr(), 0o755);
         libc::mkdir(folder.as_ptr(), 0o755);
         libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT, 0o644)
     };

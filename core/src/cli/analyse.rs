@@ -151,7 +151,9 @@ fn print_p_ik(set: &ItemSet, examples: usize) -> Result<()> {
         ("highest", order.iter().take(examples).collect::<Vec<_>>()),
         ("lowest", order.iter().rev().take(examples).collect()),
     ] {
-        println!("  {what}:");
+        if !shown.is_empty() {
+            println!("  {what}:");
+        }
         for item in shown {
             let line: String = item.text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(100).collect();
             lines(&format!("    {:.3} {} {}", item.p_ik, if item.right { "right" } else { "wrong" }, plain(&line)));

@@ -290,7 +290,8 @@ pub fn arms(results: &Path, store: &Path, choice: &Choice, against: &str) -> Res
     let suites = suites(&rows);
     // An average needs all the tasks of its suite.
     let chosen = |task: &str, method: &str, seed: u64| {
-        let of_suite = |(suite, tasks): (&&str, &BTreeSet<&str>)| tasks.contains(task) && choice.has(suite, method, seed);
+        let of_suite =
+            |(suite, tasks): (&&str, &BTreeSet<&str>)| tasks.contains(task) && choice.has(suite, method, seed);
         choice.has(task, method, seed) || suites.iter().any(of_suite)
     };
     let mut arms: Vec<Arm> = Vec::new();

@@ -115,12 +115,6 @@ pub fn items(cells: &[Value], store: &Path) -> Result<Vec<ItemSet>> {
     Ok(all.into_values().collect())
 }
 
-/// A world with how often its text tells each fact.
-struct ToldWorld {
-    world: World,
-    told: Vec<Vec<u32>>,
-}
-
 /// The stage that pretrained the model which was fine-tuned in this stage, if the run did.
 fn pretrained(store: &Path, fine_tuned: &str) -> Result<Option<String>> {
     let manifest = json(&store.join(fine_tuned).join("manifest.json"))?;
@@ -129,10 +123,9 @@ fn pretrained(store: &Path, fine_tuned: &str) -> Result<Option<String>> {
 }
 
 /// The world that a pretraining stage learnt, generated again.
-fn world_of(store: &Path, pretrained: &str) -> Result<Option<ToldWorld>> {
+fn world_of(store: &Path, pretrained: &str) -> Result<Option<World>> {
     let mut manifest = json(&store.join(pretrained).join("manifest.json"))?;
-    let world = serde_json::from_value::<World>(manifest["parameters"]["world"].take()).ok();
-    Ok(world.map(|world| ToldWorld { told: world.told(), world }))
+    Ok(serde_json::from_value(manifest["parameters"]["world"].take()).ok())
 }
 
 /// How often questions about a fact were asked and answered right.
@@ -156,7 +149,7 @@ struct Questions {
 /// Questions are those of the transfer and test splits: the weak model was taught the others. Seeds share the strong model and differ in
 /// how facts are split, so a fact that several seeds ask for is one fact.
 pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
-    let mut worlds: BTreeMap<String, Option<ToldWorld>> = BTreeMap::new();
+    let mut worlds: BTreeMap<String, Option<World>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut all: IndexMap<(Setting, String), Questions> = IndexMap::new();
     for cell in cells {
@@ -174,7 +167,7 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
         if !worlds.contains_key(&stage) {
             worlds.insert(stage.clone(), world_of(store, &stage)?);
         }
-        let Some(Some(ToldWorld { world, .. })) = worlds.get(&stage) else { continue };
+        let Some(Some(world)) = worlds.get(&stage) else { continue };
         let data = TaskData::read(&store.join(data))?;
         for split in [Split::Transfer, Split::Test] {
             let examples = stage::part(&data, split);
@@ -193,7 +186,7 @@ pub fn facts(cells: &[Value], store: &Path) -> Result<Vec<FactSet>> {
         }
     }
     let set = |((setting, stage), Questions { seeds, texts, tallies }): ((Setting, String), Questions)| {
-        let told = &worlds.get(&stage)?.as_ref()?.told;
+        let told = worlds.get(&stage)?.as_ref()?.told();
         let fact = |((attribute, entity), tally): ((usize, usize), Tally)| Fact {
             told: told[attribute][entity],
             strong: tally.strong as f64 / tally.asked as f64,

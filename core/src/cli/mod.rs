@@ -10,13 +10,15 @@ mod run;
 mod show;
 mod signals;
 mod store;
+mod submit;
 mod table;
 mod task;
 
 use std::{
+    ffi::OsString,
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -61,6 +63,15 @@ enum Command {
     Check(run::PlanArgs),
     /// Prints the stages of a grid: done, shared, and to do
     Plan(run::PlanArgs),
+    /// Gives a grid's stages to Slurm, or prints them as commands for another scheduler
+    Submit(submit::SubmitArgs),
+    /// Cancels the jobs of a grid that was submitted
+    Cancel(GridArgs),
+    /// Writes the results of the stages that are finished, and starts nothing
+    Collect(run::PlanArgs),
+    /// Does one stage of a submission
+    #[command(hide = true)]
+    Work(submit::WorkArgs),
     /// Prints a grid's table from its results.csv
     Table(table::TableArgs),
     /// Looks into a finished grid: P(IK), trust, smoothing, and what went wrong
@@ -186,6 +197,16 @@ macro_rules! say {
 }
 use say;
 
+/// The folder of results that a run will probably have: for a failure before the arguments are parsed and the grid has told its name.
+fn likely_folder(arguments: &[OsString]) -> Option<PathBuf> {
+    let following = arguments.iter().skip_while(|argument| *argument != "--results").nth(1);
+    let equal = || arguments.iter().find_map(|argument| argument.to_str()?.strip_prefix("--results="));
+    let results = following.map(Path::new).or_else(|| equal().map(Path::new)).unwrap_or(Path::new("results"));
+    let is_grid = |path: &&Path| path.extension().is_some_and(|extension| extension == "toml");
+    let grid = arguments.iter().map(Path::new).find(is_grid).or_else(|| arguments.first().map(Path::new))?;
+    Some(results.join(grid.file_stem()?))
+}
+
 /// Runs the command line and returns the process's exit code. `commit` is what the binary was built from, if that is known.
 pub fn main(commit: Option<&'static str>) -> ExitCode {
     crate::alloc::keep_freed_memory();
@@ -193,12 +214,21 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
     let command = std::env::args_os().nth(1).unwrap_or_default();
     last_words::prepare(if command == "stage" { Role::Stage } else { Role::Command(FAILED) });
     end_without_output();
+    if command == "run"
+        && let Some(folder) = likely_folder(&std::env::args_os().skip(2).collect::<Vec<_>>())
+    {
+        // Until the arguments and the grid are read.
+        last_words::record_in(&crate::grid::Failures::file_in(&folder));
+    }
     // Before anything else that takes time.
-    let interruption =
-        if command == "run" { signals::Interruption::watch() } else { Ok(signals::Interruption::default()) };
+    let interruption = if command == "run" || command == "work" {
+        signals::Interruption::watch()
+    } else {
+        Ok(signals::Interruption::default())
+    };
     let cli = Cli::parse();
     // A run writes to processes that may die before they listen, and must not die of it.
-    if !matches!(cli.command, Command::Run(_) | Command::Stage) {
+    if !matches!(cli.command, Command::Run(_) | Command::Work(_) | Command::Stage) {
         end_with_the_reader();
     }
     let act = || {
@@ -207,6 +237,10 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Run(args) => run::run(&args, &interruption?),
             Command::Check(args) => run::check(&args),
             Command::Plan(args) => run::plan(&args),
+            Command::Submit(args) => submit::submit(&args),
+            Command::Cancel(args) => submit::cancel(&args),
+            Command::Collect(args) => run::collect(&args),
+            Command::Work(args) => submit::work(&args, &interruption?),
             Command::Table(args) => table::table(&args),
             Command::Compare(args) => compare::run(&args),
             Command::Analyse(args) => analyse::analyse(&args),
@@ -238,5 +272,18 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             show::error(&Error::new(message).help(help));
             ExitCode::from(FAILED)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_run_will_record_is_guessed_from_its_arguments() {
+        let folder = |line: &str| likely_folder(&line.split(' ').map(OsString::from).collect::<Vec<_>>()).unwrap();
+        assert_eq!(folder("quickstart"), PathBuf::from("results/quickstart"));
+        assert_eq!(folder("--workers 2 configs/x.toml --results out seeds=0"), PathBuf::from("out/x"));
+        assert_eq!(folder("x.toml --results=/a/b"), PathBuf::from("/a/b/x"));
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,20 +33,20 @@ use crate::{
 #[derive(Args)]
 pub struct PlanArgs {
     #[command(flatten)]
-    grid: GridArgs,
+    pub grid: GridArgs,
     #[command(flatten)]
-    numeric: NumericArgs,
+    pub numeric: NumericArgs,
 }
 
 /// What of the execution results depend on.
 #[derive(Args)]
-struct NumericArgs {
+pub struct NumericArgs {
     /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Examples per forward pass, for less memory. Sums in another order: a result may differ in its last digits, and is a stage of its own
     #[arg(long, value_name = "N")]
-    micro_batch: Option<NonZeroUsize>,
+    pub micro_batch: Option<NonZeroUsize>,
 }
 
 impl NumericArgs {
@@ -54,8 +54,22 @@ impl NumericArgs {
     fn choose(&self) -> Result<(String, Numeric)> {
         let device::Choice { name, note } = device::choose(&self.device)?;
         note.iter().for_each(|note| say!("note: {note}"));
-        let numeric = Numeric::new(&name, self.micro_batch.map(NonZeroUsize::get));
-        Ok((name, numeric))
+        Ok((name.clone(), self.mode(&name)))
+    }
+
+    /// The device on another machine, which need not be there on this one, and its numeric mode. `auto` is a GPU where `gpus` are asked for.
+    pub fn elsewhere(&self, gpus: bool) -> Result<(String, Numeric)> {
+        let name = match self.device.as_str() {
+            "auto" if gpus => "cuda:0",
+            "auto" => "cpu",
+            name => name,
+        };
+        let name = device::named(name)?;
+        Ok((name.clone(), self.mode(&name)))
+    }
+
+    fn mode(&self, device: &str) -> Numeric {
+        Numeric::new(device, self.micro_batch.map(NonZeroUsize::get))
     }
 }
 
@@ -84,17 +98,17 @@ pub struct RunArgs {
 }
 
 /// What every command on a grid starts with: the plan, and where its results go.
-struct Prepared {
-    plan: Plan,
-    store: Store,
-    folder: PathBuf,
+pub struct Prepared {
+    pub plan: Plan,
+    pub store: Store,
+    pub folder: PathBuf,
 }
 
 /// Reads a grid and plans it. To look, results need not be such that they can be written.
-fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
+pub fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
+    let PlaceArgs { data, models, results } = &args.places;
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
-    let PlaceArgs { data, models, results } = &args.places;
     let root = results.join(STORE);
     let store = if to_look { Store::open_to_look(root)? } else { Store::open(root)? };
     let store = store.telling(|notice| say!("note: {notice}"));
@@ -118,7 +132,7 @@ fn is_about_access(error: &Error) -> bool {
     error.kind() == ErrorKind::Disk || error.place().is_some_and(|place| !place.file.exists())
 }
 
-fn count(n: usize, what: &str) -> String {
+pub fn count(n: usize, what: &str) -> String {
     let many = what.strip_suffix('y').map_or_else(|| format!("{what}s"), |stem| format!("{stem}ies"));
     if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
 }
@@ -230,12 +244,18 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     store.leave();
     books.notes().iter().for_each(|note| say!("note: {note}"));
 
-    let path = folder.join("results.csv");
     if pending.is_empty() {
         let cells = count(plan.cells.len(), "cell");
-        print(&format!("Nothing left to do{but}: {cells} in {}", path.display()))?;
+        print(&format!("Nothing left to do{but}: {cells} in {}", folder.join("results.csv").display()))?;
         print("")?;
     }
+    show_results(&plan, &books, &folder, &outcome)?;
+    report(&plan, &outcome, &failures)
+}
+
+/// The table of what is there, and what is to be known of it.
+fn show_results(plan: &Plan, books: &results::Books, folder: &Path, outcome: &Outcome) -> Result<()> {
+    let path = folder.join("results.csv");
     if !books.is_empty() {
         let table = read(&path).and_then(|rows| Table::main(&rows, &recorded(&path)));
         // What failed is said below in any case.
@@ -245,10 +265,27 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             Err(error) => show::error(&error.context("there is no table of these results")),
         }
     }
-    for (remark, methods) in books.remarks(&plan) {
+    for (remark, methods) in books.remarks(plan) {
         say!("\nnote: {}: {remark}", methods.into_iter().collect::<Vec<_>>().join(", "));
     }
     say!("\nresults: {}", path.display());
+    Ok(())
+}
+
+/// `w2s collect`: the results of what is finished, whoever did it.
+pub fn collect(args: &PlanArgs) -> Result<ExitCode> {
+    let Prepared { plan, store, folder } = prepare(&args.grid, args.numeric.elsewhere(false)?.1, false)?;
+    let finished = plan.finished(&store)?;
+    let pending = plan.pending(&finished, true);
+    say!("{}", headline(&plan, &finished, &pending));
+    let mut books = results::Books::open(&plan, &folder, finished)?;
+    let failures = Failures::open(&folder, |id| pending.contains_key(id))?;
+    let failed = failures.stages().map(|(id, record)| record.failure(id)).collect();
+    let left = pending.keys().filter(|id| failures.attempts(id) == 0).cloned().collect();
+    let outcome = Outcome { failed, left, ..Outcome::default() };
+    books.close(&plan, &outcome)?;
+    books.notes().iter().for_each(|note| say!("note: {note}"));
+    show_results(&plan, &books, &folder, &outcome)?;
     report(&plan, &outcome, &failures)
 }
 

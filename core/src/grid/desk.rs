@@ -1,6 +1,6 @@
 //! Where a plan looks data up: read, split and cut once, and remembered.
 
-use std::{path::Path, sync::OnceLock};
+use std::{cell::RefCell, collections::BTreeMap, path::Path, rc::Rc, sync::OnceLock};
 
 use indicatif::{ProgressBar, ProgressFinish};
 use serde_json::{Value, json};
@@ -37,9 +37,24 @@ pub(super) struct Desk<'a> {
     pub(super) library: &'a Library,
     pub(super) places: &'a Places,
     pub(super) store: &'a Store,
+    /// Worlds that were opened, by name: what several seeds ask of one is made once.
+    worlds: RefCell<BTreeMap<String, Rc<World>>>,
 }
 
-impl Desk<'_> {
+impl<'a> Desk<'a> {
+    pub(super) fn new(library: &'a Library, places: &'a Places, store: &'a Store) -> Self {
+        Self { library, places, store, worlds: RefCell::default() }
+    }
+
+    fn world(&self, name: &str) -> Result<Rc<World>> {
+        if let Some(world) = self.worlds.borrow().get(name) {
+            return Ok(world.clone());
+        }
+        let world = Rc::new(open_world(self.library, name)?);
+        self.worlds.borrow_mut().insert(name.to_owned(), world.clone());
+        Ok(world)
+    }
+
     /// What decides which data [`read`](Self::read) makes, so that nothing need be read, generated or cut again while it stands.
     pub(super) fn question(
         &self,
@@ -66,12 +81,12 @@ impl Desk<'_> {
         max_tokens: usize,
         models: &[&FoundModel],
     ) -> Result<Finished> {
-        let Self { library, places, store } = self;
+        let Self { places, store, .. } = self;
         let mut data = match &task.source.world {
             None => task.read(&places.sources, options)?,
             Some(table) => {
                 let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
-                task.read_from(&*open_world(library, name)?.source(table, options.seed)?, options)?
+                task.read_from(&*self.world(name)?.source(table, options.seed)?, options)?
             }
         };
         let mut parameters = json!({

@@ -1,6 +1,9 @@
 //! What failed in a run, and how often: `failures.jsonl` beside the results, one line of JSON for each stage that has not been done since.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -8,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::run::Failure;
 use crate::{
     Error, Result,
-    error::ErrorKind,
+    error::{ErrorKind, IoContext},
     stage::{StageId, any_path, write_atomically},
 };
 
@@ -32,6 +35,19 @@ pub struct Record {
     pub attempts: usize,
     /// What its process wrote.
     pub log: Option<Log>,
+}
+
+impl Record {
+    /// The failure that stands here of a stage.
+    pub fn failure(&self, stage: &StageId) -> Failure {
+        Failure {
+            stage: stage.clone(),
+            kind: self.kind,
+            message: self.message.clone(),
+            help: self.help.clone(),
+            log: self.log.as_ref().map(|log| log.0.clone()).unwrap_or_default(),
+        }
+    }
 }
 
 /// Path of a log.
@@ -98,6 +114,42 @@ impl Failures {
     /// A file that cannot be written.
     pub fn done(&mut self, id: &StageId) -> Result<()> {
         if self.records.shift_remove(id).is_some() { self.write() } else { Ok(()) }
+    }
+
+    /// Whether a stage of the grid whose results are in `folder` is on record.
+    pub fn has(folder: &Path, id: &StageId) -> bool {
+        // Every line is a whole record.
+        std::fs::read_to_string(Self::file_in(folder)).is_ok_and(|text| text.contains(&format!("\"{id}\"")))
+    }
+
+    /// Adds a failure for a process that does one stage of a grid, beside others that do others.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    pub fn add(folder: &Path, failure: &Failure, what: &str) -> Result<()> {
+        Self::alone(folder, |failures| failures.enter(failure, what))
+    }
+
+    /// As [`done`](Self::done), for a process that does one stage of a grid.
+    ///
+    /// # Errors
+    /// As [`done`](Self::done).
+    pub fn strike_out(folder: &Path, id: &StageId) -> Result<()> {
+        if Self::has(folder, id) { Self::alone(folder, |failures| failures.done(id)) } else { Ok(()) }
+    }
+
+    /// Changes the records while no other process does.
+    fn alone(folder: &Path, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        std::fs::create_dir_all(folder).path("create the results folder", folder)?;
+        let path = folder.join(".failures.lock");
+        let lock = File::create(&path).path("create a lock", &path)?;
+        lock.lock().path("take the lock of the failures", &path)?;
+        change(&mut Self::open(folder, |_| true)?)
+    }
+
+    /// The stages that failed and are not done, with what is known of each.
+    pub fn stages(&self) -> impl Iterator<Item = (&StageId, &Record)> {
+        self.records.iter()
     }
 
     /// How often a stage has failed.

@@ -123,7 +123,7 @@ pub(super) fn find_model(
             files.extend(entries.flatten().map(|entry| entry.path()));
         }
         let asked = if folders.len() > 1 { json!(folders) } else { json!(found.folder) };
-        let question = question("weights", &asked, files.into_iter());
+        let question = question("weights", &asked, files);
         let reference = ModelRef {
             name: model.name.clone(),
             weights: match question.as_ref().and_then(|question| store.known(question)) {

@@ -11,6 +11,7 @@ mod models;
 mod plan;
 pub mod results;
 mod run;
+pub mod slurm;
 
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, On, Pair, Phase, Pretrain, Suite, Together};
 pub use desk::open_world;

@@ -122,7 +122,7 @@ impl Plan {
                 models.insert(model.name.clone(), found);
             }
         }
-        let desk = Desk { library, places, store };
+        let desk = Desk::new(library, places, store);
         let cells = cells::make(&grid, &models, desk, &mut made, &mut notes)?;
         let jobs = made.jobs;
         let store = store.root().to_owned();

@@ -31,9 +31,10 @@ use crate::{
     task::TaskData,
 };
 
-/// Bytes of results that a run may write freely. Beyond them `results.csv` is written again when it has doubled, when
-/// [`AT_LEAST_EVERY`] has passed, and at the end: what a run writes in all stays a small multiple of what it leaves behind.
+/// Bytes of results that a run may write freely. Beyond them `results.csv` is written again when a second has passed for each
+/// [`PER_SECOND`] bytes of it, or [`AT_LEAST_EVERY`], and at the end: what a run writes in all stays a small multiple of what it leaves behind.
 const FREELY: u64 = 2 << 20;
+const PER_SECOND: u64 = 20_000;
 const AT_LEAST_EVERY: Duration = Duration::from_secs(600);
 /// Predictions of weak models and ceilings that are kept: several students are compared with each.
 const KEPT: usize = 16;
@@ -133,7 +134,7 @@ impl Entry {
 
 /// Whether results of about `size` bytes are to be written before the end of a run that has written so much of them already.
 fn due(written: u64, size: u64, since: Duration) -> bool {
-    written <= FREELY + size || since >= AT_LEAST_EVERY
+    written <= FREELY || since >= AT_LEAST_EVERY.min(Duration::from_secs(size / PER_SECOND))
 }
 
 /// Rows that hold a number.
@@ -764,21 +765,23 @@ mod tests {
 
     #[test]
     fn a_large_run_writes_a_small_multiple_of_its_results() {
+        // Cells of a tenth of a second each.
         let total = |cells: u64, of_cell: u64| {
-            let (mut written, mut times) = (0, 0);
+            let (mut written, mut times, mut last) = (0, 0, 0);
             for done in 1..=cells {
-                if done == cells || due(written, done * of_cell, Duration::ZERO) {
+                if done == cells || due(written, done * of_cell, Duration::from_millis(100 * (done - last))) {
                     written += done * of_cell;
                     times += 1;
+                    last = done;
                 }
             }
             (written, times)
         };
-        // A small run is always up to date, a large one costs little, as slow as it may be.
+        // A small run is always up to date, a large one costs little, as fast or slow as it may be.
         assert_eq!(total(36, 3000).1, 36);
-        let (written, times) = total(1000, 5600);
-        assert!(written < 19_000_000 && times > 20, "{written} bytes in {times} times");
-        assert!(total(10_000, 5600).0 < 4 * 56_000_000);
-        assert!(due(u64::MAX, 1, AT_LEAST_EVERY));
+        let (written, times) = total(1000, 7300);
+        assert!(written < 12_000_000 && times > 20, "{written} bytes in {times} times");
+        assert!(total(10_000, 7300).0 < 2 * 73_000_000);
+        assert!(due(u64::MAX, u64::MAX, AT_LEAST_EVERY));
     }
 }

@@ -321,7 +321,8 @@ mod tests {
         ];
         let averages = averaged(&arms, "both", &["a", "b"].into());
         assert_eq!(averages.iter().map(|arm| arm.method.as_str()).collect::<Vec<_>>(), ["x", "y"]);
-        let mean = |answers: &Answers| answers.values().map(|right| f64::from(*right)).sum::<f64>() / answers.len() as f64;
+        let mean =
+            |answers: &Answers| answers.values().map(|right| f64::from(*right)).sum::<f64>() / answers.len() as f64;
         for (average, [a, b]) in averages.iter().zip([[0, 1], [2, 3]]) {
             for (seed, answers) in &average.answers {
                 assert_eq!(answers.len(), 500, "the same items of two tasks are two");

@@ -138,7 +138,14 @@ impl Job {
     /// # Errors
     /// Settings that cannot be written down whole.
     pub fn new(stage: impl Stage + 'static) -> Result<Self> {
-        let stage: Box<dyn Stage> = Box::new(stage);
+        Self::of(Box::new(stage))
+    }
+
+    /// A stage of any kind, with what it reads.
+    ///
+    /// # Errors
+    /// As [`Job::new`].
+    pub fn of(stage: Box<dyn Stage>) -> Result<Self> {
         Ok(Self { reads: stage.reads()?, stage })
     }
 }

@@ -780,23 +780,29 @@ fn cells_of_parquet_stay_in_their_rows() {
 #[test]
 fn halves_of_characters_are_replaced_and_said() {
     let root = tempfile::tempdir().unwrap();
-    let read = |text: &str| {
-        let lines = with_more(&format!("{{\"text\": \"{text}\", \"label\": 1}}\n"), |i| {
+    let read = |text: &str, list: bool| {
+        let lines = with_more(&format!("{{\"text\": \"{text}\", \"label\": 1, \"all\": [\"{text}\"]}}\n"), |i| {
             format!("{{\"text\": \"t{i}\", \"label\": {}}}\n", i % 2)
         });
-        fs::write(root.path().join("a.jsonl"), lines).unwrap();
-        examples(&task(root.path(), "a.jsonl", "", "template = \"{{ text }}\"").unwrap()).unwrap()
+        let (file, text) = match list {
+            true => ("a.json", format!("[{}]", lines.trim_end().replace('\n', ","))),
+            false => ("a.jsonl", lines),
+        };
+        fs::write(root.path().join(file), text).unwrap();
+        examples(&task(root.path(), file, "", "template = \"{{ text }}\"").unwrap()).unwrap()
     };
     for (text, right, halves) in [
-        ("cut\\ud83d", "cut\u{fffd}", 1),
-        ("\\uDE00 and \\udfff", "\u{fffd} and \u{fffd}", 2),
+        ("cut\\ud83d", "cut\u{fffd}", 2),
+        ("\\uDE00 and \\udfff", "\u{fffd} and \u{fffd}", 4),
         ("whole \\ud83d\\ude00", "whole \u{1f600}", 0),
         ("no escape \\\\ud83d", "no escape \\ud83d", 0),
     ] {
-        let (all, notes) = read(text);
-        assert_eq!(all[0].0, right, "{text}");
-        let said = format!("one half of a character, such as `\\ud83d` alone: {halves}, the first on line 1");
-        assert_eq!(notes.iter().any(|note| note.contains(&said)), halves > 0, "{text}: {notes:?}");
+        for (list, place) in [(false, ", the first on line 1"), (true, "; they are read")] {
+            let (all, notes) = read(text, list);
+            assert_eq!(all[0].0, right, "{text}");
+            let said = format!("one half of a character, such as `\\ud83d` alone: {halves}{place}");
+            assert_eq!(notes.iter().any(|note| note.contains(&said)), halves > 0, "{text}: {notes:?}");
+        }
     }
 }
 

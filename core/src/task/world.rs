@@ -7,7 +7,7 @@
 
 mod exercises;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -50,6 +50,19 @@ pub struct World {
     /// Questions whose answer follows from the question alone, by name.
     #[serde(default)]
     pub exercises: BTreeMap<String, Exercise>,
+    #[serde(skip)]
+    told: Told,
+}
+
+/// How often a world's text tells each fact, once somebody has asked: the whole text is written for that.
+#[derive(Clone, Debug, Default)]
+struct Told(OnceLock<Vec<Vec<u32>>>);
+
+/// It follows from the rest of the world.
+impl PartialEq for Told {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Settings for World {
@@ -434,8 +447,8 @@ impl World {
     }
 
     /// How often the text tells each fact: by attribute, then entity, in the order of [`World::entities`].
-    pub fn told(&self) -> Vec<Vec<u32>> {
-        self.write().1
+    pub fn told(&self) -> &[Vec<u32>] {
+        self.told.0.get_or_init(|| self.write().1)
     }
 
     /// Which fact each question asks for: places of attribute and entity, as in [`World::told`]; `None` for what is no question of
@@ -504,7 +517,7 @@ impl World {
             return Err(Error::new("[source.world]: a task asks for at least one attribute, in at least one phrase"));
         }
         let passage = question.passage.as_deref().map(|name| self.passage(name)).transpose()?;
-        let (entities, reserved, (_, told)) = (self.entities(), self.reserved(), self.write());
+        let (entities, reserved, told) = (self.entities(), self.reserved(), self.told());
         let facts: Vec<_> = self.attributes.iter().map(|attribute| self.facts(attribute)).collect();
         // Names of random streams; a task that asks for one attribute directly has the attribute's name.
         let mut stream = question.attributes.as_slice().join("+");

@@ -6,7 +6,9 @@ use std::{
 };
 
 use indexmap::IndexSet;
-use serde::de::{DeserializeSeed, Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Deserializer, Map, Value, error::Category};
 
 use super::{DAMAGED, Found, Visit, Wanted, text, text::Text, unreadable};
@@ -50,9 +52,7 @@ impl Json {
         }
         found.count = found.lines.len();
         found.columns = columns.into_iter().collect();
-        found.notes.extend(halved.map(|(count, line)| {
-            format!("escapes of one half of a character, such as `\\ud83d` alone: {count}, the first on line {line}; they are read as U+FFFD")
-        }));
+        found.notes.extend(halved.map(|(count, line)| self::halved(count, &format!(", the first on line {line}"))));
         Ok((found, Self::Lines(text)))
     }
 
@@ -94,18 +94,16 @@ impl Json {
                 count += 1;
                 Ok(count < limit)
             });
-            read.map(|()| (count, columns))
+            read.map(|halves| (count, columns, halves))
         };
-        let (count, columns, python) = match (limit, open(false)) {
-            (0, _) => (0, IndexSet::new(), false),
-            (_, Ok((count, columns))) => (count, columns, false),
-            (_, Err(error)) => {
-                let (count, columns) = open(true).map_err(|_| error)?;
-                (count, columns, true)
-            }
+        let (python, (count, columns, halves)) = match (limit, open(false)) {
+            (0, _) => (false, (0, IndexSet::new(), 0)),
+            (_, Ok(found)) => (false, found),
+            (_, Err(error)) => (true, open(true).map_err(|_| error)?),
         };
         let columns = columns.into_iter().collect();
-        Ok((Found { columns, count, ..Found::default() }, Self::List { text, python }))
+        let notes = (halves > 0).then(|| halved(halves, "")).into_iter().collect();
+        Ok((Found { columns, count, notes, ..Found::default() }, Self::List { text, python }))
     }
 
     /// As [`super::DataFile::visit`].
@@ -130,7 +128,8 @@ impl Json {
                 let (this, more) = picked();
                 this.map_or(Ok(()), |this| visit(this, row))?;
                 Ok(more)
-            }),
+            })
+            .map(drop),
             Self::Held(rows) => rows.iter().try_for_each(|row| {
                 let Some(this) = picked().0 else { return Ok(()) };
                 let cells = row.iter().filter(|(name, _)| wanted.has(name));
@@ -138,6 +137,10 @@ impl Json {
             }),
         }
     }
+}
+
+fn halved(count: usize, place: &str) -> String {
+    format!("escapes of one half of a character, such as `\\ud83d` alone: {count}{place}; they are read as U+FFFD")
 }
 
 /// The first byte that is no blank, which is left to be read.
@@ -200,22 +203,25 @@ fn parse_line(line: &str, number: u32, wanted: &Wanted, mut columns: Option<&mut
     })
 }
 
-/// Visits the items of a list of objects until `visit` says that it has enough.
+/// Visits the items of a list of objects until `visit` says that it has enough. Returns how many halves of characters the file has, if it is
+/// read as Python's.
 fn each_item(
     text: &Text,
     python: bool,
     wanted: &Wanted,
     columns: Option<&mut IndexSet<String>>,
     visit: &mut dyn FnMut(Row) -> Result<bool>,
-) -> Result<()> {
+) -> Result<usize> {
     let mut input = text.open()?;
     first_byte(&mut input)?;
-    let (mut failed, mut enough) = (None, false);
+    let (mut failed, mut enough, mut halves) = (None, false, 0);
     let items = Items { wanted, columns, visit, failed: &mut failed, enough: &mut enough };
     let read = if python {
         let mut bytes = Vec::new();
         input.read_to_end(&mut bytes).map_err(|cause| unreadable(&cause))?;
-        let bytes = python_to_json(&bytes).map_or(bytes, |(json, _)| json);
+        if let Some((json, count)) = python_to_json(&bytes) {
+            (bytes, halves) = (json, count);
+        }
         let mut parser = Deserializer::from_slice(&bytes);
         parser.deserialize_seq(items).and_then(|()| parser.end())
     } else {
@@ -231,7 +237,7 @@ fn each_item(
                 _ => error.help("it has to be a list of objects, in UTF-8"),
             })
         }
-        _ => Ok(()),
+        _ => Ok(halves),
     }
 }
 
@@ -300,16 +306,67 @@ impl<'de> Visitor<'de> for Cells<'_> {
                     columns.insert(name.clone());
                 }
                 row.insert(name, value);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-                if let Some(columns) = &mut self.columns
-                    && !columns.contains(&name)
-                {
+            } else if let Some(columns) = &mut self.columns {
+                map.next_value::<Looked>()?;
+                if !columns.contains(&name) {
                     columns.insert(name);
                 }
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(row)
+    }
+}
+
+/// A value that is not kept, but is such that it could be read: what is ignored may hold halves of characters.
+struct Looked;
+
+impl<'de> Deserialize<'de> for Looked {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for Looked {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        while items.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self, A::Error> {
+        while entries.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
     }
 }
 
