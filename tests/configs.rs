@@ -37,6 +37,25 @@ fn every_grid_that_comes_with_w2s_can_be_read() {
 }
 
 #[test]
+fn every_model_that_comes_with_w2s_can_be_read() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let file = configs.join("small/own.toml");
+    for entry in fs::read_dir(configs.join("models")).unwrap().flatten() {
+        let name = entry.path().file_stem().unwrap().to_string_lossy().into_owned();
+        let other = if name == "gpt2" { "gpt2-medium" } else { "gpt2" };
+        let text = format!(
+            "[grid]\ntasks = [\"sst2\"]\npairs = [{{ weak = \"{other}\", strong = \"{name}\" }}]\nmethods = [\"finetune\"]\nseeds = [0]\n"
+        );
+        let grid = Grid::read(&Document::parse(&file, &text).unwrap(), &Library::beside(&file));
+        let grid = grid.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        let model = &grid.pairs[0].strong;
+        assert!(!model.file.title.is_empty() && !model.file.licence.is_empty(), "{name}");
+        grid.recipe(model, grid.on(0), None).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+        assert!(model.file.lora.iter().all(|lora| lora.validate().is_ok()), "{name}");
+    }
+}
+
+#[test]
 fn the_nearest_setting_of_training_counts() {
     let text = "[grid]\ntasks = [\"tiny-home\", \"tiny-food\"]\npairs = [{ weak = \"tiny-weak\", strong = \"tiny-strong\" }]\nmethods = [\"finetune\", \"mine\"]\nseeds = [0]\n\
                 [train]\nepochs = 2\n[model.tiny-weak.train]\nepochs = 5\n[task.tiny-food.train]\nepochs = 3\n\

@@ -118,6 +118,12 @@ fn one_student_learns_every_task_of_a_suite() {
     let kept = rows.iter().filter(|row| row.method == "two-stage" && row.metric == "kept");
     assert_eq!(kept.map(|row| row.task.as_str()).collect::<Vec<_>>(), TASKS);
     assert!(plan.pending(&plan.finished(&store).unwrap(), true).is_empty());
+
+    // What it decided of a task is measured before the labels that it decided on have been taken out for that task.
+    fs::remove_dir_all(folder_of(relabelled.answers.as_ref().unwrap())).unwrap();
+    let early = self::rows(&plan, &store, &folder.path().join("early"));
+    let of = |row: &&ResultRow| row.task == TASKS[0] && row.method == "relabelled" && row.metric == "accuracy";
+    assert_eq!(early.iter().filter(of).count(), 1);
 }
 
 #[test]
