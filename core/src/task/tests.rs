@@ -1410,12 +1410,15 @@ impl Hub for Unreachable {
     }
 }
 
+const PINNED: &str = "0123456789abcdef0123456789abcdef01234567";
+
 /// A hub whose files are in a folder.
 struct Folder(PathBuf);
 
 impl Hub for Folder {
     fn list(&self, repo: &hub::Repo) -> Result<hub::Listing> {
-        assert_eq!((repo.kind, repo.id.as_str(), repo.revision.as_str()), (hub::Kind::Dataset, "nyu-mll/glue", "main"));
+        assert_eq!((repo.kind, repo.id.as_str()), (hub::Kind::Dataset, "nyu-mll/glue"));
+        assert!(["main", PINNED].contains(&repo.revision.as_str()), "{}", repo.revision);
         let files = ["README.md", "sst2/train.jsonl", "sst2/validation.jsonl", "cola/test.jsonl"];
         Ok(hub::Listing { commit: "c0ffee".into(), files: files.map(String::from).into() })
     }
@@ -1443,7 +1446,7 @@ fn what_no_folder_has_comes_from_the_hub() {
     // Who does not pin it learns how.
     let pins = "`nyu-mll/glue` follows `main`, which is the commit c0ffee on this machine; `source.revision = \"c0ffee\"` pins it";
     assert!(data.counts.notes.iter().any(|note| note == pins), "{:?}", data.counts.notes);
-    task.source.revision = Some("0123456789abcdef0123456789abcdef01234567".into());
+    task.source.revision = Some(PINNED.into());
     let pinned = task.read(&sources, &DataOptions::default()).unwrap();
     assert!(pinned.counts.notes.is_empty(), "{:?}", pinned.counts.notes);
     task.splits.train = Some(OneOrMany::One("trian".into()));
