@@ -63,6 +63,7 @@ register!(loss "bad" for Bad, paper = "original");
 const IS_W2S: &str = "W2S_TEST_IS_W2S";
 const NAME: &str = "five_bad_strategies_leave_seven_good_cells_alone";
 
+#[expect(clippy::print_stdout, reason = "a test that brings its own `main` says itself what became of it")]
 fn main() -> ExitCode {
     if env::var_os(IS_W2S).is_some() {
         return w2s_core::cli::main(None);

@@ -187,7 +187,7 @@ pub(super) fn auxiliary_tasks(
         for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
             let task = open_task(root, name, library, place)?;
             let in_words = |task: &Task| task.form() == Form::Words;
-            if !task.is_classification() && !(in_words(&task) && tasks.iter().all(in_words)) {
+            if !(task.is_classification() || in_words(&task) && tasks.iter().all(in_words)) {
                 let error = Error::new(format!("`{name}` has no classes, and P(IK) is learnt of classes"));
                 return Err(place(error.help(
                     "take a task with a `[label.column]`, `[label.equals]` or `[label.coin]`; where all evaluated tasks have answers in words, it may have them, too",
