@@ -19,8 +19,7 @@ const RULES: &[Rule] = &[
 
 fn spec(config: &Config) -> Result<Spec> {
     let fraction = config.number_or("partial_rotary_factor", 1.0)?;
-    let family =
-        llama::with_positions("phi3", config, |head_dim| config.rotary(head_dim, "rope_theta", fraction))?;
+    let family = llama::with_positions("phi3", config, |head_dim| config.rotary(head_dim, "rope_theta", fraction))?;
     qwen2::within_window(
         config,
         Spec {
