@@ -1,4 +1,4 @@
-//! Grids on a real Slurm. `tests/tools/slurm-one-node.sh up` starts one; where none answers, these tests say so and look at nothing.
+//! Grids on a real Slurm. `tests/tools/slurm-one-node.sh up` starts one; where none starts a job, these tests say so and look at nothing.
 
 use std::{
     collections::BTreeSet,
@@ -28,13 +28,16 @@ fn slurm(line: &str) -> String {
 #[expect(clippy::print_stderr, reason = "who reads the tests' output is to know that these looked at nothing")]
 fn node() -> Option<MutexGuard<'static, ()>> {
     static NODE: Mutex<()> = Mutex::new(());
-    let answers = Command::new("sinfo").args(["-h", "-o", "%t"]).output();
-    let why = match answers {
-        Ok(output) if output.status.success() => return Some(NODE.lock().unwrap_or_else(|broken| broken.into_inner())),
+    let node = NODE.lock().unwrap_or_else(|broken| broken.into_inner());
+    // One that answers and starts nothing is none.
+    let mut trial = Command::new("timeout");
+    trial.args(["30", "srun", "--partition=low", "--mem=50", "--time=1", "true"]);
+    let why = match trial.output() {
+        Ok(output) if output.status.success() => return Some(node),
         Ok(output) => text(&output),
         Err(error) => error.to_string(),
     };
-    eprintln!("skipped: no Slurm answers (sinfo: {}); tests/tools/slurm-one-node.sh up starts one", why.trim());
+    eprintln!("skipped: no Slurm starts a job (srun: {}); tests/tools/slurm-one-node.sh up starts one", why.trim());
     None
 }
 
