@@ -117,14 +117,20 @@ fn a_submitted_grid_ends_with_the_same_bytes() {
     let epochs = "train.epochs=200";
     let said =
         submit(results.path(), &[epochs, "--gpus", "1", "--cpus", "1", "--throttle", "2", "--template", &template]);
-    let (mut most, mut waits) = (0, false);
+    let (mut most, mut waits, mut told) = (0, false, String::new());
     until("the end", || {
+        let output = w2s().args(["status", "tiny", "--results"]).arg(results.path()).output().unwrap();
+        told += &text(&output);
         let queue = slurm("squeue -h -o %T");
         most = most.max(queue.lines().filter(|state| *state == "RUNNING").count());
         waits |= queue.contains("PENDING");
         queue.trim().is_empty()
     });
     assert!(said.contains("4 stages") && waits && (1..=2).contains(&most), "{most} at a time: {said}");
+    // Who asks in the meantime learns from Slurm why something waits.
+    for why in [" running", "pending (Dependency)", "pending (JobArrayTaskLimit)"] {
+        assert!(told.lines().any(|line| line.starts_with("  slurm    job ") && line.contains(why)), "{why}: {told}");
+    }
     let gpus: BTreeSet<String> =
         logs(results.path(), 1).lines().filter_map(|line| line.strip_prefix("gpu ")).map(str::to_owned).collect();
     assert!(gpus.contains("0") && gpus.iter().all(|gpu| ["0", "1", ""].contains(&gpu.as_str())), "{gpus:?}");
@@ -189,7 +195,7 @@ fn who_cancels_can_submit_again() {
     let output = w2s().args(["cancel", TINY, "--results"]).arg(results.path()).output().unwrap();
     assert!(output.status.success() && text(&output).contains("cancelled"), "{}", text(&output));
     until("the end", || slurm("squeue -h -o %i").trim().is_empty());
-    assert!(!results.path().join("tiny/results.csv").exists());
+    assert!(!rows(results.path()).contains(",ok,"));
     assert!(logs(results.path(), 1).contains("interrupted"));
     submit(results.path(), &more);
     until_all_is_done();

@@ -516,3 +516,139 @@ fn several_processes_make_each_stage_once() {
     assert_eq!(stages(folder.path()), stages(alone.path()));
     assert!(leftovers(folder.path()).is_empty(), "{:?}", leftovers(folder.path()));
 }
+
+/// Megabytes of a process that are in memory.
+#[cfg(target_os = "linux")]
+fn resident(process: u32) -> Option<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<f64>().ok().map(|kb| kb / 1024.0)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_training_needs_no_more_memory_than_a_short_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = w2s();
+    run.args(["run", TINY, "--device", "cpu", "--workers", "1", "seeds=0", "methods=finetune"]);
+    // It would go on for minutes.
+    run.arg("train.epochs=100000").arg("--results").arg(folder.path());
+    let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // Resident memory of the stage that trains on the task, after so many of its steps.
+    let after = |steps: u64| {
+        until("a stage that trains", || {
+            let output = w2s().args(["status", "--json", "--results"]).arg(folder.path()).output().unwrap();
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let stage = &status[0]["running"][0];
+            let trains = stage["what"].as_str()?.contains("tiny-home") && stage["done"].as_u64()? >= steps;
+            if trains { resident(stage["process"].as_u64()?.try_into().ok()?) } else { None }
+        })
+    };
+    let (early, late) = (after(500), after(3000));
+    signal("TERM", child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert!(late < early * 1.02 + 1.0, "{early:.1} MB after 500 steps, {late:.1} MB after 3,000");
+}
+
+/// Marks a folder of results as one whose file system has no locks between machines, with leases of so many seconds.
+#[cfg(target_os = "linux")]
+fn shared_by_machines(results: &Path, seconds: u32) {
+    for folder in ["stages/locks", "tiny"] {
+        fs::create_dir_all(results.join(folder)).unwrap();
+        fs::write(results.join(folder).join(".leases"), format!("{seconds}\n")).unwrap();
+    }
+}
+
+/// A command as on a machine of its own, whose processes nobody else can see, where the system lets us have one.
+#[cfg(target_os = "linux")]
+fn on_its_own_machine(command: &Command) -> Command {
+    let apart = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let can = Command::new("unshare").args(apart).arg("true").output().is_ok_and(|output| output.status.success());
+    let mut own = Command::new(if can { "unshare".as_ref() } else { command.get_program() });
+    if can {
+        own.args(apart).arg(command.get_program());
+    }
+    own.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => own.env(name, value),
+            None => own.env_remove(name),
+        };
+    }
+    own.stdout(Stdio::null()).stderr(Stdio::piped());
+    own
+}
+
+/// Everything that came of a process, itself included.
+#[cfg(target_os = "linux")]
+fn descendants(process: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let children = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let children: Vec<u32> =
+        children.flat_map(|ids| ids.split(' ').filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect();
+    [process].into_iter().chain(children.into_iter().flat_map(descendants)).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn machines_that_share_a_folder_without_locks_make_each_stage_once() {
+    let folder = tempfile::tempdir().unwrap();
+    shared_by_machines(folder.path(), 60);
+    let start = |_| {
+        let mut run = command("run", folder.path());
+        run.args(["--workers", "1"]);
+        on_its_own_machine(&run).spawn().unwrap()
+    };
+    let machines: Vec<Child> = (0..3).map(start).collect();
+    for machine in machines {
+        let output = ended(machine);
+        assert!(output.status.success(), "{}", text(&output));
+    }
+    let alone = tempfile::tempdir().unwrap();
+    assert_eq!(rows(folder.path()), whole(alone.path()));
+    assert_eq!(stages(folder.path()), stages(alone.path()));
+    assert!(leftovers(folder.path()).is_empty(), "{:?}", leftovers(folder.path()));
+    let leases = |folder: &str| -> Vec<_> {
+        let entries = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.file_name());
+        entries.filter(|name| name.to_string_lossy().contains(".lease") && name != ".leases").collect()
+    };
+    for part in ["stages/locks", "tiny"] {
+        assert_eq!(leases(folder.path().join(part).to_str().unwrap()), [""; 0], "{part}");
+    }
+}
+
+/// The machine stands still in the middle of a training. Another one makes the stage in its place, and it takes note of that when it wakes.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_stage_of_a_machine_that_stands_still_is_taken_over() {
+    let few = ["seeds=0", "methods=finetune", "train.epochs=300"];
+    let run = |results: &Path| {
+        let mut run = w2s();
+        run.args(["run", TINY, "--device", "cpu", "--workers", "1"]).args(few).arg("--results").arg(results);
+        run
+    };
+    let folder = tempfile::tempdir().unwrap();
+    shared_by_machines(folder.path(), 2);
+    let first = on_its_own_machine(&run(folder.path())).spawn().unwrap();
+    let locks = folder.path().join("stages/locks");
+    let stage = until("a stage that trains", || {
+        let processes = descendants(first.id());
+        let is_stage =
+            |id: &u32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.ends_with(b"\0stage\0"));
+        let entries = fs::read_dir(&locks).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+        let trains = entries.into_iter().any(|name| name.starts_with("fine-tune") && name.ends_with(".lock.lease"));
+        processes.into_iter().find(is_stage).filter(|_| trains)
+    });
+    signal("STOP", stage);
+    let second = ended(on_its_own_machine(&run(folder.path())).spawn().unwrap());
+    assert!(second.status.success(), "{}", text(&second));
+    signal("CONT", stage);
+    let first = ended(first);
+    let said = text(&first);
+    assert!(first.status.success() && said.contains("has taken over the stage"), "{said}");
+
+    let alone = tempfile::tempdir().unwrap();
+    assert!(run(alone.path()).output().unwrap().status.success());
+    assert_eq!(rows(folder.path()), rows(alone.path()));
+    assert_eq!(stages(folder.path()), stages(alone.path()));
+}

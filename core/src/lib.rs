@@ -15,6 +15,7 @@ pub mod grid;
 pub mod hub;
 pub mod last_words;
 pub mod learner;
+pub mod locks;
 pub mod model;
 pub mod ops;
 pub mod report;

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use super::table::{print, results_of};
 use crate::{
     Error, Result,
-    grid::{Post, Recorded, Standing, State},
+    grid::{
+        Post, Recorded, Standing, State,
+        slurm::{self, Queued},
+    },
     stage::{GRID, STORE, Store, grids_in},
 };
 
@@ -92,10 +95,22 @@ pub fn status(args: &StatusArgs) -> Result<ExitCode> {
     let mut told = Vec::new();
     for grid in &grids {
         let standing = grid.standing(&store)?;
+        let waits = standing.cells.iter().any(|state| *state != State::Done);
+        let jobs = if waits { slurm::jobs_of(&grid.folder)? } else { vec![] };
+        let queued = || if jobs.is_empty() { Ok(vec![]) } else { slurm::queued(&jobs) };
         if args.json {
-            told.push(as_json(grid, &standing)?);
+            let mut grid = as_json(grid, &standing)?;
+            if !jobs.is_empty() {
+                // Null where Slurm cannot be asked.
+                grid["slurm"] = queued().map_or(Value::Null, |queued| json!(queued));
+            }
+            told.push(grid);
         } else {
+            // What our own files say comes first: Slurm may take its time.
             print(&as_text(grid, &standing)?)?;
+            let said =
+                queued().map_or_else(|error| vec![format!("  slurm    {}", error.message())], |all| in_lines(&all));
+            said.iter().try_for_each(|line| print(line))?;
         }
     }
     if args.json {
@@ -157,6 +172,19 @@ fn as_text(grid: &Recorded, standing: &Standing) -> Result<String> {
         text += &format!("  waiting  {} more\n", waiting.len() - SHOWN);
     }
     Ok(text)
+}
+
+/// What Slurm says, a line for each job.
+fn in_lines(queued: &[Queued]) -> Vec<String> {
+    let of_job = |tasks: &[Queued]| {
+        let job = tasks.first().map(|one| one.job.clone()).unwrap_or_default();
+        let counts = tasks.iter().map(|Queued { state, reason, tasks, .. }| match reason {
+            Some(reason) => format!("{tasks} {state} ({reason})"),
+            None => format!("{tasks} {state}"),
+        });
+        format!("  slurm    job {job}: {}", counts.collect::<Vec<_>>().join(", "))
+    };
+    queued.chunk_by(|one, other| one.job == other.job).map(of_job).collect()
 }
 
 fn as_json(grid: &Recorded, standing: &Standing) -> Result<Value> {

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext},
-    grid::{self, Event, Failure, Failures, Grid, STOPPED, slurm},
+    grid::{self, Event, Failure, Failures, Grid, STOPPED, results::Books, slurm},
     learner::Every,
     stage::{Job, Store},
 };
@@ -96,6 +96,10 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
         checkpoint_every: args.checkpoint_every,
     };
     let waves = slurm::waves(&pending);
+    if !args.dry_run {
+        // From here on `w2s status` knows the grid.
+        Books::open(&plan, &folder, finished.clone())?;
+    }
     let submission = slurm::Submission::new(&folder)?;
     slurm::write_manifest(&submission.manifest(), &head, &pending, &waves, &plan.labels())?;
     if args.print {

@@ -1,9 +1,6 @@
 //! What failed in a run, and how often: `failures.jsonl` beside the results, one line of JSON for each stage that has not been done since.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -12,6 +9,7 @@ use super::run::Failure;
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext},
+    locks::Lock,
     stage::{StageId, any_path, write_atomically},
 };
 
@@ -146,8 +144,8 @@ impl Failures {
     fn alone(folder: &Path, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         std::fs::create_dir_all(folder).path("create the results folder", folder)?;
         let path = folder.join(".failures.lock");
-        let lock = File::create(&path).path("create a lock", &path)?;
-        lock.lock().path("take the lock of the failures", &path)?;
+        let lock = Lock::open(&path)?;
+        lock.lock()?;
         change(&mut Self::open(folder, |_| true)?)
     }
 

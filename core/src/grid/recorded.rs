@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, TryLockError},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     error::IoContext,
+    locks::Lock,
     stage::{Folders, GRID, Job, Numeric, Stage, StageId, Store},
 };
 
@@ -265,14 +266,11 @@ impl Recorded {
     /// # Errors
     /// A lock that cannot be opened.
     pub fn is_run(&self) -> Result<bool> {
-        let open = |name: &str| match File::open(self.folder.join(name)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            file => file.path("open the lock of the results", self.folder.join(name)).map(Some),
-        };
+        let open = |name: &str| Lock::open_existing(&self.folder.join(name));
         let (Some(gate), Some(running)) = (open(RUNNING[0])?, open(RUNNING[1])?) else { return Ok(false) };
         // Who holds the second lock is asked by who holds the first: no run takes us for another run.
-        gate.lock().path("take the lock of the results", &self.folder)?;
-        Ok(matches!(running.try_lock(), Err(TryLockError::WouldBlock)))
+        gate.lock()?;
+        Ok(!running.try_lock()?)
     }
 
     /// The one cell that words name: the beginning of its identity, or names and seed.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    fs::{self, File, TryLockError},
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     error::IoContext,
+    locks::Lock,
     report::{
         Measure, Predictions, knowledge,
         metrics::{self, ACCURACY},
@@ -71,9 +72,9 @@ pub struct Books {
     truths: BTreeMap<String, Truths>,
     ends: VecDeque<(StageId, Arc<Labels>)>,
     /// Held shared while this run is at work.
-    _running: File,
+    _running: Lock,
     /// Held while files are replaced.
-    gate: File,
+    gate: Lock,
 }
 
 /// What has been written of `results.csv`.
@@ -418,9 +419,9 @@ impl Books {
         }
         let path = self.folder.join(FILES[0]);
         // Runs beside this one wait: each keeps what the others have measured.
-        self.gate.lock().path("take the lock of the results", &path)?;
+        self.gate.lock()?;
         let written = self.replace(&path);
-        self.gate.unlock().path("release the lock of the results", &path)?;
+        self.gate.unlock()?;
         written
     }
 
@@ -559,41 +560,31 @@ fn measure(own: &Labels, weak: Option<&Labels>, truth: &Truth) -> Result<Vec<Mea
 }
 
 /// Takes the results folder of a grid for a run with these cells: the lock that is held while files are replaced, and the one that is
-/// held as long as the run is at work. The operating system releases both when the process ends, however it ends.
-fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(File, File)> {
-    let open = |name: &str| {
-        let path = folder.join(name);
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-        file.path("open the lock of the results", path)
-    };
-    let [gate, running] = RUNNING;
-    let path = folder.join(running);
-    let (gate, running) = (open(gate)?, open(running)?);
-    let lock = "take the lock of the results";
+/// held as long as the run is at work. Both are free when the process ends, however it ends.
+fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(Lock, Lock)> {
+    let [gate, running] = RUNNING.map(|name| folder.join(name));
+    let path = running.clone();
+    let (gate, running) = (Lock::open(&gate)?, Lock::open(&running)?);
     // Nobody else looks at `running` meanwhile.
-    gate.lock().path(lock, &path)?;
-    match running.try_lock() {
-        Ok(()) => {
-            let who = json!({ "cells": cells, "process": std::process::id() }).to_string();
-            let told = running.set_len(0).and_then(|()| (&running).write_all(who.as_bytes()));
-            told.path("write the lock of the results", &path)?;
-            running.unlock().path(lock, &path)?;
+    gate.lock()?;
+    if running.try_lock()? {
+        let who = json!({ "cells": cells, "process": std::process::id() }).to_string();
+        let told = running.file().set_len(0).and_then(|()| running.file().write_all(who.as_bytes()));
+        told.path("write the lock of the results", &path)?;
+        running.unlock()?;
+    } else {
+        let who = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let who = who.unwrap_or_default();
+        if who["cells"].as_str() != Some(cells) {
+            let process = who["process"].as_u64().map_or(String::new(), |id| format!(" (process {id})"));
+            let name = &plan.grid.name;
+            return Err(Error::new(format!("another run of `{name}`, with other settings, is at work{process}"))
+                .in_file(folder)
+                .help("wait for it to end, or give this one a name of its own: `name=NAME`"));
         }
-        Err(TryLockError::WouldBlock) => {
-            let who = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-            let who = who.unwrap_or_default();
-            if who["cells"].as_str() != Some(cells) {
-                let process = who["process"].as_u64().map_or(String::new(), |id| format!(" (process {id})"));
-                let name = &plan.grid.name;
-                return Err(Error::new(format!("another run of `{name}`, with other settings, is at work{process}"))
-                    .in_file(folder)
-                    .help("wait for it to end, or give this one a name of its own: `name=NAME`"));
-            }
-        }
-        Err(TryLockError::Error(error)) => return Err(error).path(lock, &path),
     }
-    running.lock_shared().path(lock, &path)?;
-    gate.unlock().path(lock, &path)?;
+    running.lock_shared()?;
+    gate.unlock()?;
     Ok((gate, running))
 }
 

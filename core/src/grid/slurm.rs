@@ -320,6 +320,65 @@ pub fn alive(jobs: &[String]) -> Result<BTreeSet<String>> {
     Ok(jobs.iter().filter(|job| all.contains(job.as_str())).cloned().collect())
 }
 
+/// Tasks of one job of which Slurm says the same.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Queued {
+    /// The job.
+    pub job: String,
+    /// Its state, in Slurm's words: `pending`, `running`, `timeout`, `out_of_memory` …
+    pub state: String,
+    /// Why it does not run, in Slurm's words: `Resources`, `Priority`, `Dependency`, `JobArrayTaskLimit` (the throttle) …
+    pub reason: Option<String>,
+    /// How many tasks.
+    pub tasks: usize,
+}
+
+/// What Slurm says of jobs: of those that it has from `squeue`, of those that ended otherwise than well from `sacct`, where there is accounting.
+///
+/// # Errors
+/// Slurm is not there, or does not answer.
+pub fn queued(jobs: &[String]) -> Result<Vec<Queued>> {
+    let now = ask(Command::new("squeue").args(["--noheader", "--me", "--array", "--format=%F|%T|%r"]))?;
+    let mut accounts = Command::new("sacct");
+    accounts.args(["--noheader", "--parsable2", "--allocations", "--format=JobID,State", "--jobs"]).arg(jobs.join(","));
+    // Many clusters keep no accounts.
+    let then = ask(&mut accounts).unwrap_or_default();
+    Ok(counted(jobs, &now, &then))
+}
+
+/// Lines of `squeue` and `sacct`, counted.
+fn counted(jobs: &[String], now: &str, then: &str) -> Vec<Queued> {
+    /// States of which `squeue` knows better, or that need no word.
+    const KNOWN: [&str; 4] = ["COMPLETED", "PENDING", "RUNNING", "REQUEUED"];
+    let mut counts: IndexMap<(usize, String, Option<String>), usize> = IndexMap::new();
+    let mut count = |job: &str, state: &str, reason: Option<&str>| {
+        if let Some(place) = jobs.iter().position(|one| one == job) {
+            *counts.entry((place, state.to_lowercase(), reason.map(str::to_owned))).or_default() += 1;
+        }
+    };
+    for line in now.lines() {
+        if let [job, state, reason] = line.trim().splitn(3, '|').collect::<Vec<_>>()[..] {
+            count(job, state, Some(reason).filter(|reason| *reason != "None"));
+        }
+    }
+    for line in then.lines() {
+        let Some((id, state)) = line.trim().split_once('|') else { continue };
+        // `CANCELLED by 1000`
+        let state = state.split(' ').next().unwrap_or_default();
+        if !KNOWN.contains(&state) {
+            count(id.split('_').next().unwrap_or_default(), state, None);
+        }
+    }
+    counts.sort_by(|one, _, other, _| one.0.cmp(&other.0));
+    let queued = |((place, state, reason), tasks): ((usize, String, Option<String>), usize)| Queued {
+        job: jobs[place].clone(),
+        state,
+        reason,
+        tasks,
+    };
+    counts.into_iter().map(queued).collect()
+}
+
 /// Cancels jobs.
 ///
 /// # Errors
@@ -404,6 +463,26 @@ mod tests {
         assert!(text(4).contains("\ncollect it &\n") && !text(4).contains("gpu") && !text(4).contains("--array"));
         // Another one lies beside it.
         assert!(Submission::new(results.path()).unwrap().program().ends_with("submit/2/w2s"));
+    }
+
+    #[test]
+    fn what_slurm_says_of_a_job_is_counted() {
+        let jobs = ["7", "9"].map(str::to_owned);
+        let now = "9|PENDING|Dependency\n7|RUNNING|None\n7|PENDING|JobArrayTaskLimit\n7|PENDING|JobArrayTaskLimit\n8|RUNNING|None";
+        let then = "7_1|COMPLETED\n7_2|OUT_OF_MEMORY\n7_3|CANCELLED by 1000\n7_4|RUNNING\n70|FAILED";
+        let said: Vec<_> = counted(&jobs, now, then)
+            .into_iter()
+            .map(|Queued { job, state, reason, tasks }| (job, state, reason.unwrap_or_default(), tasks))
+            .collect();
+        let expected = [
+            ("7", "running", "", 1),
+            ("7", "pending", "JobArrayTaskLimit", 2),
+            ("7", "out_of_memory", "", 1),
+            ("7", "cancelled", "", 1),
+            ("9", "pending", "Dependency", 1),
+        ];
+        assert_eq!(said, expected.map(|(job, state, reason, n)| (job.into(), state.into(), reason.into(), n)));
+        assert_eq!(counted(&jobs, "", ""), []);
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl dyn Stage {
         };
         let execution = Execution::in_parts(numeric.parts(self.batch()), &bench.place.execution);
         let bench = bench.to_make(id, execution);
-        let summary = self.run(&bench, workspace.folder())?;
+        let summary = workspace.unless_lost(self.run(&bench, workspace.folder()))?;
         let finished = workspace.finish(self.whole_parameters(&numeric)?, summary, &bench.place.name)?;
         // What stays is no more than another stage that no grid needs.
         let _ = bench.making.iter().try_for_each(|making| making.discard(bench.store));

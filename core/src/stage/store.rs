@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,7 +16,11 @@ use super::{
     manifest::{Look, MANIFEST, Manifest, files_below, hash_file, look},
     remembered::Remembered,
 };
-use crate::{Error, Result, error::IoContext};
+use crate::{
+    Error, Result,
+    error::{ErrorKind, IoContext},
+    locks::{self, Lock},
+};
 
 /// The store's folder, in the folder of results.
 pub const STORE: &str = "stages";
@@ -44,7 +48,7 @@ pub struct Store {
     /// Where new stages go when the store itself cannot be written.
     aside: Option<Arc<tempfile::TempDir>>,
     // Says that a process is at work in the store. Absent where the store cannot be written.
-    user: Option<Arc<File>>,
+    user: Option<Arc<Lock>>,
     remembered: Arc<Mutex<Remembered>>,
     /// Damaged stages that have been spoken of.
     told: Arc<Mutex<BTreeSet<StageId>>>,
@@ -185,8 +189,8 @@ pub struct Workspace {
     folder: tempfile::TempDir,
     target: PathBuf,
     started: std::time::Instant,
-    // The operating system releases the lock when the process ends, however it ends.
-    _lock: File,
+    // Free again when the process ends, however it ends.
+    lock: Lock,
 }
 
 /// What an unused store would give back.
@@ -236,8 +240,8 @@ impl Store {
         writable(&root)?;
         let mut store = Self::at(root, None);
         let path = store.lock_path("store");
-        let user = open_lock(&path)?;
-        user.lock_shared().path("take the lock of the store", &path)?;
+        let user = Lock::open(&path)?;
+        user.lock_shared()?;
         store.user = Some(Arc::new(user));
         Ok(store)
     }
@@ -414,9 +418,8 @@ impl Store {
             Some(lock) => lock,
             None => {
                 (self.tell.0)(&Notice::Waiting(id.clone()));
-                let path = self.lock_path(id.as_str());
-                let lock = open_lock(&path)?;
-                lock.lock().path("take the lock of a stage", &path)?;
+                let lock = Lock::open(&self.lock_path(id.as_str()))?;
+                lock.lock()?;
                 (self.tell.0)(&Notice::Resumed(id.clone()));
                 lock
             }
@@ -425,7 +428,7 @@ impl Store {
             return Ok(Begin::Finished(Box::new(finished)));
         }
         // We hold the lock, so whoever began this stage before is dead. What that one posted is worth nothing if it cannot be removed, either.
-        let _ = lock.set_len(0);
+        let _ = lock.file().set_len(0);
         let root = self.workshop();
         let prefix = format!("{MAKING}{id}-");
         for entry in fs::read_dir(root).path("read the results folder", root)?.flatten() {
@@ -436,7 +439,7 @@ impl Store {
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(root).path("create a folder for a stage", root)?;
         let target = self.folder_of(id);
-        Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), _lock: lock }))
+        Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), lock }))
     }
 
     /// As [`begin`](Self::begin), for a stage that is looked at rather than used: its bytes are not hashed again.
@@ -473,20 +476,13 @@ impl Store {
     /// A lock that cannot be opened.
     pub fn posted(&self, id: &StageId) -> Result<Option<String>> {
         let path = self.root.join(LOCKS).join(format!("{id}.lock"));
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.path("open a lock", &path)?,
-        };
-        match file.try_lock_shared() {
-            Ok(()) => Ok(None),
-            // It may be written to in this very moment.
-            Err(TryLockError::WouldBlock) => Ok(Some(fs::read_to_string(&path).unwrap_or_default())),
-            Err(TryLockError::Error(error)) => Err(error).path("look at the lock of a stage", &path),
-        }
+        let Some(lock) = Lock::open_existing(&path)? else { return Ok(None) };
+        // It may be written to in this very moment.
+        Ok((!lock.try_lock_shared()?).then(|| fs::read_to_string(&path).unwrap_or_default()))
     }
 
     /// The lock of a stage, unless another process makes it: who only asks whether it [is busy](Self::is_busy) holds it for a moment.
-    fn try_lock_for_a_moment(&self, id: &StageId) -> Result<Option<File>> {
+    fn try_lock_for_a_moment(&self, id: &StageId) -> Result<Option<Lock>> {
         for _ in 0..10 {
             if let Some(lock) = self.try_lock(id)? {
                 return Ok(Some(lock));
@@ -497,14 +493,9 @@ impl Store {
     }
 
     /// The lock of a stage, unless another process holds it.
-    fn try_lock(&self, id: &StageId) -> Result<Option<File>> {
-        let path = self.lock_path(id.as_str());
-        let file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).path("take the lock of a stage", &path),
-        }
+    fn try_lock(&self, id: &StageId) -> Result<Option<Lock>> {
+        let lock = Lock::open(&self.lock_path(id.as_str()))?;
+        Ok(lock.try_lock()?.then_some(lock))
     }
 
     /// Runs `work` while no other process is at work in the store, or not at all. Other processes that open it wait meanwhile.
@@ -513,15 +504,10 @@ impl Store {
     /// Those of `work`, or a lock that cannot be taken.
     pub fn alone<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         let Some(user) = &self.user else { return Ok(None) };
-        let path = self.lock_path("store");
         // A lock that is held is not converted: what happens to it in that is up to the system.
-        user.unlock().path("release the lock of the store", &path)?;
-        let done = match user.try_lock() {
-            Ok(()) => work().map(Some),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).path("take the lock of the store", &path),
-        };
-        user.unlock().and_then(|()| user.lock_shared()).path("take the lock of the store", &path)?;
+        user.unlock()?;
+        let done = if user.try_lock()? { work().map(Some) } else { Ok(None) };
+        user.unlock().and_then(|()| user.lock_shared())?;
         done
     }
 
@@ -535,7 +521,7 @@ impl Store {
     /// of them comes back.
     pub fn leave(self) {
         let Some(user) = &self.user else { return };
-        if user.unlock().is_ok() && user.try_lock().is_ok() {
+        if user.unlock().is_ok() && user.try_lock().is_ok_and(|alone| alone) {
             // As with every sweep, what cannot be removed stays.
             let _ = self.leftovers().and_then(|left| left.remove());
         }
@@ -559,7 +545,7 @@ impl Store {
         }
         for (name, path) in entries(&self.root.join(LOCKS))? {
             let stage = name.strip_suffix(".lock").filter(|stage| *stage != "store");
-            if is_temporary(&name, &path) {
+            if is_temporary(&name, &path) || locks::is_spent(&path) {
                 left.paths.push(path);
             } else if stage.is_some_and(is_free) {
                 left.locks.push(path);
@@ -620,15 +606,6 @@ fn is_temporary(name: &str, path: &Path) -> bool {
     random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_alphanumeric())) && path.is_file()
 }
 
-fn open_lock(path: &Path) -> Result<File> {
-    let file = match File::options().create(true).truncate(false).write(true).open(path) {
-        // The lock of another user can be taken all the same.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.exists() => File::open(path),
-        file => file,
-    };
-    file.path("open a lock", path)
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -639,11 +616,34 @@ impl Workspace {
         self.folder.path()
     }
 
+    /// What came of work on the stage; where it failed and another process has taken the stage over meanwhile, that is what is said.
+    ///
+    /// # Errors
+    /// Those of the work, or that one.
+    pub fn unless_lost<T>(&self, made: Result<T>) -> Result<T> {
+        made.map_err(|error| {
+            if self.lock.is_held() {
+                return error;
+            }
+            Error::new("another process has taken over the stage, since this one stood still for too long")
+                .of_kind(ErrorKind::Killed)
+                .help("run the same command again")
+        })
+    }
+
     /// Hashes every file, writes the manifest, and makes the stage visible under its identity.
     ///
     /// # Errors
-    /// A disk that is full or a folder that cannot be written; the stage then stays absent.
+    /// A disk that is full or a folder that cannot be written, the stage being another process's by now; it then stays absent.
     pub fn finish(self, parameters: Value, summary: Value, device: &str) -> Result<Finished> {
+        let written = self.write(parameters, summary, device);
+        let manifest = self.unless_lost(written)?;
+        // The folder has moved: there is nothing left to remove.
+        let _ = self.folder.keep();
+        Ok(Finished { folder: self.target, manifest })
+    }
+
+    fn write(&self, parameters: Value, summary: Value, device: &str) -> Result<Manifest> {
         let folder = self.folder.path();
         let mut files = BTreeMap::new();
         for path in files_below(folder)? {
@@ -675,9 +675,7 @@ impl Workspace {
         if let Some(parent) = self.target.parent() {
             File::open(parent).and_then(|dir| dir.sync_all()).path("write the results folder to disk", parent)?;
         }
-        // The folder has moved: there is nothing left to remove.
-        let _ = self.folder.keep();
-        Ok(Finished { folder: self.target, manifest })
+        Ok(manifest)
     }
 }
 
