@@ -10,8 +10,8 @@ use std::{
 const FLOORS: [&str; 17] = [
     "error",
     "alloc",
-    "last_words",
     "locks",
+    "last_words",
     "hub",
     "rng",
     "device",

@@ -20,6 +20,7 @@ use std::{
 use crate::{
     alloc,
     error::{self, ErrorKind, is_about_memory},
+    locks,
 };
 
 /// Exit code of a stage's process that ran out of memory.
@@ -237,6 +238,7 @@ pub fn watch_panics(
 
 /// Ends the process without waiting for any of its threads.
 pub fn end(code: i32) -> ! {
+    locks::release_all();
     #[cfg(unix)]
     // SAFETY: ends the process at once.
     unsafe {

@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     process,
     sync::{
-        Mutex, MutexGuard, Once, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -359,20 +359,44 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Writes the leases of this process again, in a thread of its own.
+/// Writes the leases of this process again, in a thread of its own, and gives them back when the process ends.
 fn keep_alive() {
-    static THREAD: Once = Once::new();
-    THREAD.call_once(|| {
+    static THREAD: OnceLock<Option<thread::Thread>> = OnceLock::new();
+    let start = || {
+        #[cfg(unix)]
+        // SAFETY: the function may be called at any time; that it is not called is no harm.
+        unsafe {
+            libc::atexit(give_all_back);
+        }
         let beat = || loop {
-            let pause = held().values().map(|beat| beat.length).min().unwrap_or(LEASE) / BEATS;
-            thread::sleep(pause.min(Duration::from_secs(2)));
             for (path, beat) in held().iter_mut() {
                 beat.lost |= !is_renewed(path, beat);
             }
+            let length = held().values().map(|beat| beat.length).min().unwrap_or(LEASE);
+            thread::park_timeout(length / (2 * BEATS));
         };
         // Without the thread, leases grow stale: what is made is the same, and may be made twice.
-        let _ = thread::Builder::new().name("leases".into()).spawn(beat);
-    });
+        let started = thread::Builder::new().name("leases".into()).spawn(beat);
+        started.ok().map(|handle| handle.thread().clone())
+    };
+    // A short one among long ones is not to wait for their turn.
+    THREAD.get_or_init(start).as_ref().inspect(|thread| thread.unpark());
+}
+
+#[cfg(unix)]
+extern "C" fn give_all_back() {
+    release_all();
+}
+
+/// Gives back all leases of a process that is about to end. What others hold at that moment grows stale instead.
+pub fn release_all() {
+    let Ok(mut held) = HELD.try_lock() else { return };
+    for (path, beat) in std::mem::take(&mut *held) {
+        if !beat.lost && fs::read_to_string(&path).is_ok_and(|text| text == beat.text) {
+            // As above.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Writes a lease again when it is time; false if it is another's.
@@ -518,10 +542,10 @@ fn are_local_by(table: &str, folder: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// A folder with leases of so many milliseconds.
-    fn leased(milliseconds: u64) -> tempfile::TempDir {
+    /// A folder with leases of so many seconds.
+    fn leased(seconds: u32) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(MARK), format!("{}\n", milliseconds as f64 / 1e3)).unwrap();
+        fs::write(folder.path().join(MARK), format!("{seconds}\n")).unwrap();
         folder
     }
 
@@ -532,17 +556,19 @@ mod tests {
         names
     }
 
-    /// A lease as another machine would hold it.
-    fn foreign(path: &Path, name: &str) -> PathBuf {
+    /// A lease as another machine would hold it, written so many seconds ago.
+    fn foreign(path: &Path, name: &str, ago: u64) -> PathBuf {
         let holder = Holder { host: "other".into(), place: "other".into(), process: 1, token: "other-0".into() };
         let file = path.with_file_name(format!("{}{name}", path.file_name().unwrap().to_str().unwrap()));
         fs::write(&file, serde_json::to_string(&holder).unwrap()).unwrap();
+        let written = SystemTime::now() - Duration::from_secs(ago);
+        File::options().write(true).open(&file).unwrap().set_modified(written).unwrap();
         file
     }
 
     #[test]
     fn both_kinds_of_lock_keep_the_same_rules() {
-        for folder in [leased(60_000), tempfile::tempdir().unwrap()] {
+        for folder in [leased(60), tempfile::tempdir().unwrap()] {
             let path = folder.path().join("it.lock");
             let [a, b, c] = [0; 3].map(|_| Lock::open(&path).unwrap());
             assert!(a.try_lock().unwrap());
@@ -564,7 +590,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_lease_gets_it() {
-        let folder = leased(60_000);
+        let folder = leased(60);
         let path = folder.path().join("it.lock");
         let first = Lock::open(&path).unwrap();
         assert!(first.try_lock().unwrap());
@@ -581,36 +607,39 @@ mod tests {
 
     #[test]
     fn a_lease_of_another_machine_counts_until_it_stands_still() {
-        let folder = leased(400);
+        let folder = leased(60);
         let path = folder.path().join("it.lock");
         let lock = Lock::open(&path).unwrap();
         for (name, shares) in [(ALONE, false), (".lease-other-0", true)] {
-            let lease = foreign(&path, name);
-            assert!(!lock.try_lock().unwrap() && !is_spent(&lease), "{name}");
-            assert_eq!(lock.try_lock_shared().unwrap(), shares, "{name}");
-            lock.unlock().unwrap();
-            // Written again, it goes on counting.
-            thread::sleep(Duration::from_millis(300));
-            foreign(&path, name);
-            thread::sleep(Duration::from_millis(200));
-            assert!(!lock.try_lock().unwrap(), "{name}");
-            thread::sleep(Duration::from_millis(400));
+            for ago in [0, 30] {
+                let lease = foreign(&path, name, ago);
+                assert!(!lock.try_lock().unwrap() && !is_spent(&lease), "{name}, {ago} seconds ago");
+                assert_eq!(lock.try_lock_shared().unwrap(), shares, "{name}, {ago} seconds ago");
+                lock.unlock().unwrap();
+            }
+            let lease = foreign(&path, name, 61);
             assert!(is_spent(&lease), "{name}");
             assert!(lock.try_lock().unwrap(), "{name}");
             lock.unlock().unwrap();
             assert!(!lease.exists(), "{name}");
         }
+        // Who was about to remove a stale one and died counts for nothing after a while, either.
+        foreign(&path, ALONE, 61);
+        let breaking = foreign(&path, ".lease.breaking", 0);
+        assert!(!lock.try_lock().unwrap() && breaking.exists());
+        foreign(&path, ".lease.breaking", 61);
+        assert!(!lock.try_lock().unwrap() && !breaking.exists());
+        assert!(lock.try_lock().unwrap());
     }
 
     #[test]
     fn a_lease_that_is_held_is_written_again() {
-        let folder = leased(300);
+        let folder = leased(3);
         let path = folder.path().join("it.lock");
         let [a, b] = [0; 2].map(|_| Lock::open(&path).unwrap());
         assert!(a.try_lock().unwrap());
-        for _ in 0..8 {
-            thread::sleep(Duration::from_millis(100));
-            assert!(!is_stale(&folder.path().join("it.lock.lease"), Duration::from_millis(300)).unwrap());
+        for _ in 0..5 {
+            thread::sleep(Duration::from_secs(1));
             assert!(!b.try_lock().unwrap());
         }
         assert!(a.is_held());
@@ -618,16 +647,12 @@ mod tests {
 
     #[test]
     fn who_slept_too_long_learns_that_another_took_over() {
-        let folder = leased(300);
+        let folder = leased(3);
         let path = folder.path().join("it.lock");
         let lock = Lock::open(&path).unwrap();
         assert!(lock.try_lock().unwrap());
-        let lease = foreign(&path, ALONE);
-        let lost = (0..50).any(|_| {
-            thread::sleep(Duration::from_millis(20));
-            !lock.is_held()
-        });
-        assert!(lost);
+        let lease = foreign(&path, ALONE, 0);
+        assert!(!lock.is_held());
         // What is the other's stays.
         drop(lock);
         assert!(fs::read_to_string(lease).unwrap().contains("other"));
@@ -638,7 +663,7 @@ mod tests {
     fn the_lease_of_a_dead_process_is_free_at_once() {
         let mut child = process::Command::new("true").spawn().unwrap();
         child.wait().unwrap();
-        let folder = leased(60_000);
+        let folder = leased(60);
         let path = folder.path().join("it.lock");
         let lock = Lock::open(&path).unwrap();
         // Of another process, and of an earlier one with our own number.

@@ -50,6 +50,8 @@ enum Kind {
     Pgr,
     /// What method and weak supervisor have right, alone and together
     Partition,
+    /// Which share of its examples a method keeps, and how often their labels are right
+    Retention,
     /// Accuracy over the strong models of several pairs
     Sizes,
     /// Accuracy over a swept key of a method
@@ -113,6 +115,7 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
         Kind::Reliability => figure::reliability_curve(sets()?, &titles),
         Kind::Pgr => figure::pgr(&drawn(), &titles),
         Kind::Partition => figure::partition(&drawn(), &titles),
+        Kind::Retention => figure::retention(&drawn(), &titles),
         Kind::Sizes => figure::sizes(&drawn(), &titles),
         Kind::Sensitivity => figure::sensitivity(&rows, &titles),
         Kind::Known => figure::known(&facts(cells.as_ref().map_err(Clone::clone)?, &store)?, &titles),

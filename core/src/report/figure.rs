@@ -327,14 +327,14 @@ struct Accuracies {
 
 impl Accuracies {
     fn of(rows: &[ResultRow]) -> Self {
-        Self::of_metric(rows, ACCURACY)
+        Self::of_metric(rows, Split::Test, ACCURACY)
     }
 
-    /// Another metric of the test, in percent.
-    fn of_metric(rows: &[ResultRow], metric: &str) -> Self {
+    /// Another metric of a split, in percent.
+    fn of_metric(rows: &[ResultRow], split: Split, metric: &str) -> Self {
         let mut all = Self { settings: vec![], methods: vec![], seeds: BTreeSet::new(), items: vec![] };
-        let tested = |row: &&ResultRow| row.split == Split::Test && row.metric == metric && row.status == Status::Ok;
-        for row in rows.iter().filter(tested) {
+        let wanted = |row: &&ResultRow| row.split == split && row.metric == metric && row.status == Status::Ok;
+        for row in rows.iter().filter(wanted) {
             let Some(value) = row.value else { continue };
             let setting = Setting { task: row.task.clone(), weak: row.weak.clone(), strong: row.strong.clone() };
             let place = all.settings.iter().position(|known| *known == setting).unwrap_or_else(|| {
@@ -359,13 +359,17 @@ impl Accuracies {
     }
 
     fn caption(&self) -> String {
+        self.caption_of("Test accuracy", "items")
+    }
+
+    fn caption_of(&self, what: &str, of: &str) -> String {
         let (seeds, items) = (seeds_in_words(&self.seeds), range_in_words(self.items.iter().copied()));
         let spread = if self.seeds.len() > 1 {
             "points are means over seeds, bars ± one standard deviation s over seeds"
         } else {
             "one seed, so no spread is known"
         };
-        let mut caption = format!("Test accuracy on {items} items, {seeds}; {spread}.");
+        let mut caption = format!("{what} on {items} {of}, {seeds}; {spread}.");
         let counts = self.methods.iter().flatten().map(|(_, values)| values.len());
         if counts.clone().min() != counts.clone().max() {
             caption.push_str(&format!(" Not every method has every seed: {} of them.", range_in_words(counts)));
@@ -462,7 +466,8 @@ const PARTITION: [(&str, &str, usize); 5] = [
 /// # Errors
 /// No method with a partition.
 pub fn partition(rows: &[ResultRow], titles: &Titles) -> Result<String> {
-    let shares: Vec<Accuracies> = PARTITION.iter().map(|(metric, ..)| Accuracies::of_metric(rows, metric)).collect();
+    let shares: Vec<Accuracies> =
+        PARTITION.iter().map(|(metric, ..)| Accuracies::of_metric(rows, Split::Test, metric)).collect();
     let all = &shares[0];
     let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
     let mut panels = Vec::new();
@@ -495,6 +500,46 @@ pub fn partition(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         return Err(nothing("no method has a partition", "let `w2s run` finish at least one cell"));
     }
     let (title, caption) = ("What method and weak supervisor have right".to_owned(), all.caption());
+    Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
+}
+
+/// `retention`: the share of its examples that a method learns from, and how often their labels are right (multi-capabilities W2SG, Figure 11); a
+/// panel per task and pair, with the methods whose decisions are known.
+///
+/// # Errors
+/// No method that leaves examples out.
+pub fn retention(rows: &[ResultRow], titles: &Titles) -> Result<String> {
+    let kept = Accuracies::of_metric(rows, Split::Transfer, "kept");
+    let right = Accuracies::of_metric(rows, Split::Transfer, "label_accuracy");
+    let names = Names::new(titles, &right.settings.iter().collect::<Vec<_>>());
+    let mut panels = Vec::new();
+    for (place, setting) in right.settings.iter().enumerate() {
+        let Some(own) = kept.settings.iter().position(|known| known == setting) else { continue };
+        let (mut bars, mut means, mut labels) = (vec![], vec![], vec![]);
+        for (number, (method, values)) in (1u32..).zip(&right.methods[place]) {
+            let x = f64::from(number);
+            // Who leaves nothing out says nothing of it.
+            let share = kept.get(own, method).and_then(|shares| mean_and_s(x, shares));
+            bars.push(Point { x, y: share.map_or(100.0, |share| share.y), error: None });
+            means.extend(mean_and_s(x, values));
+            labels.push(names.method(method));
+        }
+        let series = vec![
+            Series {
+                key: Key { name: "examples that are kept".to_owned(), colour: GREY, mark: Mark::Bars(0.7) },
+                points: bars,
+            },
+            Series { key: key("right labels among them", 0, Mark::Points(Shape::Circle)), points: means },
+        ];
+        let x = Axis { range: (0.4, labels.len() as f64 + 0.6), names: labels, ..Axis::default() };
+        let y = axis("share (%)", PERCENT, 20.0);
+        panels.push(Panel { title: names.setting(setting), subtitle: String::new(), x, y, series, levels: vec![] });
+    }
+    if panels.is_empty() {
+        return Err(nothing("no method leaves examples out", "methods with the selector `agreement` or a judge do"));
+    }
+    let caption = right.caption_of("Labels that students were trained towards", "examples");
+    let title = "What students learn from, and how much of it is right".to_owned();
     Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
 }
 
@@ -778,6 +823,25 @@ mod tests {
             assert!(svg.contains(called) && svg.to_uppercase().contains(&COLOURS[colour].to_uppercase()), "{called}");
         }
         assert!(partition(&rows[1..], &titles()).unwrap_err().message().contains("no method has a partition"));
+    }
+
+    #[test]
+    fn what_is_kept_stands_under_how_right_it_is() {
+        let of = |method: &str, metric: &str, value: f64| ResultRow {
+            metric: metric.to_owned(),
+            split: Split::Transfer,
+            ..row("sciq", "small", "large", method, 0, value)
+        };
+        let rows = [of("js", "label_accuracy", 0.9), of("js", "kept", 0.6), of("gce", "label_accuracy", 0.7)];
+        let svg = retention(&rows, &titles()).unwrap();
+        for part in ["examples that are kept", "right labels among them", ">js<", ">gce<"] {
+            assert!(svg.contains(part), "{part}");
+        }
+        // Of the test nothing is meant, and a task where everything is kept has nothing to show.
+        let tested: Vec<_> = rows.iter().map(|row| ResultRow { split: Split::Test, ..row.clone() }).collect();
+        for rows in [&tested[..], &rows[2..]] {
+            assert!(retention(rows, &titles()).unwrap_err().message().contains("leaves examples out"));
+        }
     }
 
     #[test]
