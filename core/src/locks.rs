@@ -260,18 +260,22 @@ impl Lease {
     fn make(&self, path: &Path) -> io::Result<bool> {
         let text = serde_json::to_string(&self.holder)?;
         for _ in 0..2 {
+            // Whoever of this process looks at it meanwhile waits until it is known to be ours.
+            let mut held = held();
             match File::create_new(path) {
                 Ok(mut file) => {
-                    let beat = Beat { text: text.clone(), length: self.length, lost: false };
-                    held().insert(path.to_owned(), beat);
-                    keep_alive();
                     if let Err(error) = file.write_all(text.as_bytes()) {
-                        self.drop_file(path);
+                        // If it cannot be removed it grows stale.
+                        let _ = fs::remove_file(path);
                         return Err(error);
                     }
+                    held.insert(path.to_owned(), Beat { text, length: self.length, lost: false });
+                    drop(held);
+                    keep_alive();
                     return Ok(true);
                 }
                 Err(error) if error.kind() == AlreadyExists => {
+                    drop(held);
                     if self.stands(path)? {
                         return Ok(false);
                     }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Result,
-    model::Transformer,
+    model::{Lora, Transformer},
     strategy::{Batch, Form, Memory, Needs, Progress, Selection, Selector, StudentLoss, TokenView, math},
 };
 
@@ -135,6 +135,17 @@ fn what_is_frozen_stays_frozen() {
     assert_continues(None, |execution| {
         let trained = train_classifier(start(), &examples(20).0, cross_entropy(20), &recipe(), 0, execution)?;
         assert_eq!(bits(&trained.model.backbone), bits(&start().backbone));
+        Ok(trained)
+    });
+}
+
+#[test]
+fn adapters_go_on() {
+    let lora = Lora { rank: 2, ..Lora::default() };
+    let start = || classifier_of(&spec(8, 1), false).on_backbone(|whole| whole.with_lora(&lora, 3).unwrap());
+    assert_continues(None, |execution| {
+        let trained = train_classifier(start(), &examples(20).0, cross_entropy(20), &recipe(), 0, execution)?;
+        assert_ne!(bits(&trained.model.backbone), bits(&start().backbone));
         Ok(trained)
     });
 }
