@@ -22,7 +22,7 @@ use crate::{
             label::Label,
             p_ik::{Pik, PikExamples},
             p_ik_scores::PikScores,
-            student::{Phase, SelfLabels, Student, StudentPik},
+            student::{Column, Phase, SelfLabels, Student},
             supervise::Supervise,
             teach::Teach,
         },
@@ -105,7 +105,7 @@ pub(super) struct Knowledge<'a> {
 }
 
 impl Knowledge<'_> {
-    pub(super) fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
+    pub(super) fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Column> {
         let answers = self.answers_to(auxiliary, self.answerer(settings, auxiliary, made)?, made)?;
         let examples = PikExamples {
             answers,
@@ -123,9 +123,9 @@ impl Knowledge<'_> {
         });
         Ok(match (settings.schedule, first.transpose()?) {
             (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
-                StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
+                Column::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
             }
-            (_, start) => StudentPik::Joint {
+            (_, start) => Column::Joint {
                 examples: Box::new(examples),
                 lambda: settings.lambda,
                 batch_size: settings.batch_size,
@@ -256,7 +256,6 @@ impl Knowledge<'_> {
             data: self.data.clone(),
             supervision: supervision.clone(),
             self_labels: None,
-            p_ik: None,
             embeddings: None,
             columns: BTreeMap::new(),
             truth: false,

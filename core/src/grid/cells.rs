@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     asked::{Knowledge, Labelling, Made, trains},
-    config::{self, AGREES, AnswersBy, Grid, Method, ModelConfig, On, SelfSource, Suite},
+    config::{self, AGREES, AnswersBy, Grid, Method, ModelConfig, On, P_IK, SelfSource, Suite},
     desk::Desk,
     found::FoundModel,
     plan::Cell,
@@ -21,7 +21,7 @@ use crate::{
             fine_tune::FineTune,
             gather::Gather,
             portion::Portion,
-            student::{Phase, SelfLabels, Student},
+            student::{Column, Phase, SelfLabels, Student},
         },
     },
     strategy::{Form, Role, Split, whole},
@@ -431,14 +431,12 @@ impl Maker<'_, '_> {
         let needs = method.needs();
         let embeddings = needs.embeddings.then(|| knowledge.embeddings(self.made)).transpose()?;
         let supervision = supervise(self)?;
-        let columns = match &method.agrees {
-            None => BTreeMap::new(),
-            Some(agrees) => {
-                let recipe = grid.judge_recipe(strong_config, *on, agrees)?;
-                let judge = knowledge.judge(agrees, recipe, strong_recipe, &supervision, self.made)?;
-                BTreeMap::from([(AGREES.to_owned(), judge)])
-            }
-        };
+        let mut columns: BTreeMap<String, Column> = p_ik.into_iter().map(|column| (P_IK.to_owned(), column)).collect();
+        if let Some(agrees) = &method.agrees {
+            let recipe = grid.judge_recipe(strong_config, *on, agrees)?;
+            let scores = knowledge.judge(agrees, recipe, strong_recipe, &supervision, self.made)?;
+            columns.insert(AGREES.to_owned(), Column::Stage { scores });
+        }
         let phase = |phase: &config::Phase| {
             let recipe = grid.recipe(strong_config, *on, Some(phase))?;
             trains(&recipe, data, Split::Transfer)
@@ -452,7 +450,6 @@ impl Maker<'_, '_> {
             data: data.clone(),
             supervision,
             self_labels,
-            p_ik,
             embeddings,
             columns,
             truth: needs.truth,

@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
-    config::{Grid, Phase},
+    config::{Grid, P_IK, Phase},
     plan::{Cell, Plan},
     recorded::{CellRecord, write_stages},
     run::Outcome,
@@ -500,9 +500,10 @@ impl Books {
         let student = &self.finished[&cell.student];
         let mut rows = Vec::new();
         let truth = &self.truths[&cell.data.fingerprint];
-        let path = student.file(stage::P_IK_TEST);
+        let judged = stage::judged_file(P_IK);
+        let path = student.file(&judged);
         if let Some(answers) = cell.answers.as_ref().filter(|id| path.is_file() && self.finished.contains_key(*id)) {
-            let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
+            let knows = stage::Predictions::read(&student.checked(&judged)?)?.into_rows();
             let right = self.labels(answers, Split::Test)?.right(&truth.test);
             let right: Vec<u8> = right.into_iter().map(u8::from).collect();
             rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));

@@ -102,8 +102,8 @@ pub struct Choice {
     pub own: bool,
     /// How much the example counted.
     pub weight: f32,
-    /// Probability that the model knows the answer, with a P(IK) head.
-    pub p_ik: Option<f32>,
+    /// What the columns said of it, by their names.
+    pub columns: BTreeMap<String, f32>,
     /// The strong model's own label `[K]`, if the method has one.
     pub self_label: Option<Vec<f32>>,
     /// What the refiner made of the trusted label `[K]`.

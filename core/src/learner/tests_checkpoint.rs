@@ -117,10 +117,10 @@ fn what_a_method_carries_along_is_taken_up() {
 }
 
 #[test]
-fn p_ik_that_is_trained_along_is_taken_up() {
+fn a_judge_that_is_trained_along_is_taken_up() {
     for once in [false, true] {
         let objective = || Objective {
-            p_ik: Some(knowing(24, 0.5, once)),
+            along: Some(knowing(24, 0.5, once)),
             self_labels: Some(OwnLabels::Current { hard: true, decay: 0.5 }),
             selector: Some(Box::new(Own)),
             ..cross_entropy(20)

@@ -69,6 +69,8 @@ pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], right: impl Fn(usize, u8
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn value(measures: &[Measure], metric: &str) -> Option<f64> {
@@ -90,7 +92,7 @@ mod tests {
         let choice = |row: u32, own: bool, own_class: usize, refined: [f32; 2]| {
             let label = [vec![1.0, 0.0], vec![0.0, 1.0]][own_class].clone();
             let refined = refined.to_vec();
-            Choice { row, own, weight: 1.0, p_ik: Some(0.5), self_label: Some(label), refined }
+            Choice { row, own, weight: 1.0, columns: BTreeMap::new(), self_label: Some(label), refined }
         };
         let weak = vec![vec![0.9, 0.1], vec![0.8, 0.2], vec![0.4, 0.6], vec![0.45, 0.55]];
         let truth = [0, 1, 1, 0];
@@ -120,7 +122,7 @@ mod tests {
     fn what_was_dropped_counts_in_nothing_but_what_was_kept() {
         let choice = |row: u32, weight: f32, own: bool| {
             let refined = if own { vec![1.0, 0.0] } else { vec![0.3, 0.7] };
-            Choice { row, own, weight, p_ik: None, self_label: Some(vec![1.0, 0.0]), refined }
+            Choice { row, own, weight, columns: BTreeMap::new(), self_label: Some(vec![1.0, 0.0]), refined }
         };
         let (weak, truth) = (vec![vec![0.3, 0.7]; 5], [0, 1, 1, 0, 1]);
         // The weight does not matter as long as there is one.

@@ -26,7 +26,7 @@ pub use kinds::{
     answers::{known_file, read_known},
     judge::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
     p_ik::{KnownLabel, PikBalance, PikInput},
-    student::P_IK_TEST,
+    student::{judged_column, judged_file},
 };
 pub use labels::{Answer, Labels, Truth};
 pub use manifest::{MANIFEST, Manifest, hash_file, stamp_of};

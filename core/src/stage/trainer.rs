@@ -83,7 +83,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// A model that has learnt nothing yet of the task: every method of a cell starts from the same one. With `start`, the stage's backbone
-    /// and P(IK) head.
+    /// and judge.
     pub(super) fn fresh(&self, model: &ModelRef, pretrained: &Pretrained, start: Option<&StageId>) -> Result<Answerer> {
         let outputs = match self.data.asks() {
             Form::Classes(classes) => classes,
@@ -110,7 +110,7 @@ impl<'a> Trainer<'a> {
         start: Option<&StageId>,
     ) -> Result<Classifier> {
         let device = self.bench.place.device.clone().autodiff();
-        let (backbone, p_ik) = match start {
+        let (backbone, judge) = match start {
             None => (model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?, None),
             Some(stage) => {
                 let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
@@ -125,7 +125,7 @@ impl<'a> Trainer<'a> {
         };
         let head_seed = rng::derive(self.seed, "head");
         let classifier = Classifier::new(backbone, &model.head, outputs, head_seed, Some(pretrained.tokenizer()))?;
-        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
+        Ok(if judge.is_some() { classifier.with_judge(judge) } else { classifier })
     }
 
     /// Trains a model; every method of a cell sees the same order. Phases after the first draw from streams of their own.

@@ -10,6 +10,9 @@ use crate::{
     strategy::{Invalid, Split},
 };
 
+/// Name of the column.
+pub const P_IK: &str = "p-ik";
+
 /// `p_ik` of a method or a grid: P(IK), the probability that the model knows (Selective W2SG, arXiv 2511.14166, section 3).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     judging::{AGREES, Agrees},
-    knowing::{AnswersBy, Pik, SelfLabels, SelfSource, Shared},
+    knowing::{AnswersBy, P_IK, Pik, SelfLabels, SelfSource, Shared},
     model::recipe_table,
     names::{At, check_name, check_title},
 };
@@ -198,7 +198,7 @@ impl Method {
         let needs = method.needs();
         // What a method spells out it gets, what its parts need it gets too; the grid's own tables say how.
         let (p_ik, self_labels) = (part("p_ik"), part("self_labels"));
-        if needs.p_ik || p_ik.is_some() {
+        if method.columns().contains(P_IK) || p_ik.is_some() {
             method.p_ik = Some(shared.p_ik(name, section, p_ik.as_ref())?);
         }
         if needs.self_labels || self_labels.is_some() {
@@ -213,11 +213,11 @@ impl Method {
             ));
         }
         let columns = method.columns();
-        if let Some(unknown) = columns.iter().find(|name| *name != AGREES) {
+        if let Some(unknown) = columns.iter().find(|name| ![AGREES, P_IK].contains(&name.as_str())) {
             let error =
                 Error::new(format!("method `{name}` reads the column `{unknown}`, and there is none of that name"));
             let error = section.map_or(error.clone(), |section| section.error(error.message()));
-            return Err(error.help(did_you_mean(unknown, [AGREES])));
+            return Err(error.help(did_you_mean(unknown, [AGREES, P_IK])));
         }
         let agrees = part("agrees");
         if columns.contains(AGREES) || agrees.is_some() {

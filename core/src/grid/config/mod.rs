@@ -18,7 +18,7 @@ use serde_json::Value;
 
 pub use data::Data;
 pub use judging::{AGREES, Agrees};
-pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
+pub use knowing::{AnswersBy, Hardness, Mismatch, P_IK, Pik, PikSchedule, SelfLabels, SelfSource};
 pub use method::{Method, Phase};
 pub use model::{ModelConfig, ModelFile, Pretrain};
 pub use suites::{Suite, Together};

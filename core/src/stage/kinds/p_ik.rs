@@ -17,6 +17,7 @@ use crate::{
         asking::{Answers, Asker},
         bench::{Bench, part, summary_of, write_log},
         job::default_strategy,
+        kinds::student::Judged,
         trainer::Answerer,
     },
     strategy::{ConfiguredLoss, Form, Kind, Settings, Split},
@@ -76,8 +77,9 @@ pub struct PikExamples {
     pub seed: u64,
 }
 
-impl PikExamples {
-    pub(super) fn identity(&self) -> Value {
+#[typetag::serde(name = "p-ik")]
+impl Judged for PikExamples {
+    fn identity(&self) -> Value {
         json!({
             "answers": self.answers,
             "data": self.data.fingerprint,
@@ -90,7 +92,7 @@ impl PikExamples {
     }
 
     /// Tokens and `[IDK, IK]` labels, and what they are for the record.
-    pub(super) fn read(&self, bench: &Bench, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
+    fn read(&self, bench: &Bench, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
         let answers = bench.stage(&self.answers)?;
         let data = self.data.read(bench.store)?;
         let shots = shots(&answers)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{gather::LABELLED, student::P_IK_TEST};
+use super::{gather::LABELLED, student::judged_column};
 use crate::{
     Result,
     learner::Choice,
@@ -19,7 +19,7 @@ use crate::{
 /// Takes what concerns one task out of what a student or a ceiling left behind that was trained on a suite: from here on it is measured as
 /// if it had been trained on that task.
 ///
-/// Files: [`Labels`] of the splits, [`DECISIONS`] and [`P_IK_TEST`], as far as the other stage has them.
+/// Files: [`Labels`] of the splits, [`DECISIONS`] and what judges say of the test, as far as the other stage has them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Portion {
     /// The stage.
@@ -58,9 +58,9 @@ impl Stage for Portion {
             }
         }
         let there = |name: &str| stage.manifest.files.contains_key(name).then(|| stage.file(name));
-        if let Some(file) = there(P_IK_TEST) {
-            let own = &Predictions::read(&file)?.into_rows()[rows(Split::Test)];
-            Predictions::new(own.to_vec())?.write(&folder.join(P_IK_TEST))?;
+        for name in stage.manifest.files.keys().filter(|name| judged_column(name).is_some()) {
+            let own = &Predictions::read(&stage.file(name))?.into_rows()[rows(Split::Test)];
+            Predictions::new(own.to_vec())?.write(&folder.join(name))?;
         }
         if let Some(file) = there(DECISIONS) {
             let own = rows(Split::Transfer);
