@@ -2,6 +2,7 @@
 
 mod asked;
 mod cells;
+mod columns;
 mod config;
 mod desk;
 mod failures;

@@ -74,8 +74,8 @@ pub struct Cell {
     pub ceiling: StageId,
     /// Stage that holds the student.
     pub student: StageId,
-    /// Stage that holds the strong model's own answers: the method's self-labels, or what its P(IK) is about; the student where its own head
-    /// labels, and where nobody asks. None where P(IK) is about answers that nobody can give.
+    /// Stage that holds the strong model's own answers: the method's self-labels, or what its columns are about; the student where its own head
+    /// labels, and where nobody asks. None where a column is about answers that nobody can give.
     pub answers: Option<StageId>,
 }
 

@@ -15,9 +15,11 @@ use burn::{
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     encoded::{ABSENT, Encoded, parts},
+    evaluate::{Evaluate, Halfway},
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
     predict::embed,
     recipe::Recipe,
@@ -58,6 +60,8 @@ pub struct Objective {
     pub refiner: Option<Box<dyn LabelRefiner>>,
     /// The loss.
     pub loss: Box<dyn StudentLoss>,
+    /// What is asked of the model in the midst of its training, if anything.
+    pub evaluate: Option<Evaluate>,
     /// Whether the last decision about every example is kept in the log. Looking at decisions waits for the device in every step.
     pub record: bool,
 }
@@ -111,6 +115,7 @@ impl Objective {
             selector: None,
             refiner: None,
             loss,
+            evaluate: None,
             record: false,
         }
     }
@@ -245,6 +250,7 @@ pub fn train_classifier(
         columns: tables(&pool),
         judging,
         fixed,
+        evaluate: objective.evaluate,
         method: method.clone(),
         head: Mutex::default(),
         device: device_of(&model),
@@ -305,6 +311,7 @@ struct Classification {
     judging: Option<Judging>,
     /// Embeddings of all rows, when the backbone is not trained.
     fixed: Option<Table>,
+    evaluate: Option<Evaluate>,
     method: Arc<Method>,
     /// The moving average of the head `[H, K]`, once there is one.
     head: Mutex<Option<Tensor<2>>>,
@@ -515,6 +522,10 @@ struct Carried {
 impl Work for Classification {
     type Model = Classifier;
     type State = Carried;
+
+    fn evaluate(&self, model: &Classifier, done: usize, steps: usize) -> Result<Option<Value>> {
+        self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Chooses(model)))
+    }
 
     fn state(&self) -> Carried {
         Carried {

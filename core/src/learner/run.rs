@@ -17,6 +17,7 @@ use burn::{
     train::{ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     checkpoint::{Checkpoints, Resumed, Saver, Stop},
@@ -120,6 +121,9 @@ pub struct TrainLog {
     /// The last decision about every example, by row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub choices: BTreeMap<u32, Choice>,
+    /// What the model said after some of the steps, by their number; see [`Evaluate`](super::Evaluate).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub said: BTreeMap<usize, Value>,
     /// What the user should know: that training went astray, and what strategies say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -162,6 +166,11 @@ pub(super) trait Work: Debug + Send + Sync + 'static {
 
     /// Gradients of the batch's loss. An error stops training before the model changes; it need not name the step.
     fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step>;
+
+    /// What the model says after so many steps of so many, if anybody asks.
+    fn evaluate(&self, _model: &Self::Model, _done: usize, _steps: usize) -> Result<Option<Value>> {
+        Ok(None)
+    }
 
     /// What it carries after the last step.
     fn state(&self) -> Self::State;
@@ -305,8 +314,13 @@ impl<W: Work> Run<W> {
         true
     }
 
-    /// What follows a step: a checkpoint if it is time for one, and the end if somebody asked for it.
+    /// What follows a step: what the model says then, a checkpoint if it is time for one, and the end if somebody asked for it.
     fn after(&self, model: &W::Model, optimizer: &ModuleOptimizer) {
+        let done = lock(&self.meter).log.steps.len();
+        match self.work.evaluate(model, done, self.steps) {
+            Ok(said) => lock(&self.meter).log.said.extend(said.map(|said| (done, said))),
+            Err(error) => return self.fail(error),
+        }
         let stop = self.execution.stopped();
         if let Some(saver) = &self.saver {
             let meter = lock(&self.meter);

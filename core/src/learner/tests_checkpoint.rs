@@ -130,6 +130,25 @@ fn a_judge_that_is_trained_along_is_taken_up() {
 }
 
 #[test]
+fn what_was_said_on_the_way_is_taken_up() {
+    let say = |model: Halfway| match model {
+        Halfway::Chooses(model) => {
+            Ok(serde_json::to_value(predict(model, &examples(9).0, &Execution::default())?.logits).unwrap())
+        }
+        Halfway::Writes(_) => unreachable!("a classifier is trained"),
+    };
+    let evaluate = || Some(Evaluate { at: vec![0.3, 0.5, 0.9], say: Arc::new(say) });
+    let objective = || Objective { evaluate: evaluate(), ..cross_entropy(20) };
+    // The log that is compared has what was said.
+    assert_continues(None, |execution| train(objective(), &recipe(), execution));
+    let trained = train(objective(), &recipe(), &Execution::default()).unwrap();
+    assert_eq!(trained.log.said.len(), 3);
+    // Asking changes nothing.
+    let silent = train(cross_entropy(20), &recipe(), &Execution::default()).unwrap();
+    assert_eq!((silent.log.steps, bits(&silent.model)), (trained.log.steps, bits(&trained.model)));
+}
+
+#[test]
 fn what_is_frozen_stays_frozen() {
     let start = || classifier_of(&spec(8, 1), true);
     assert_continues(None, |execution| {

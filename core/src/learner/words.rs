@@ -12,11 +12,13 @@ use burn::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     answers::{asking, before},
     classify::{Objective, OwnLabels},
     encoded::{Encoded, parts},
+    evaluate::{Evaluate, Halfway},
     language::learn_tokens,
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
     recipe::Recipe,
@@ -141,6 +143,7 @@ pub fn train_words(
         self_labels,
         columns: tables(&pool),
         mean: texts.answering.mean,
+        evaluate: objective.evaluate,
         method: method.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
@@ -213,6 +216,7 @@ struct Words {
     /// Numbers of each example.
     columns: BTreeMap<String, Table>,
     mean: Mean,
+    evaluate: Option<Evaluate>,
     method: Arc<Method>,
     /// Whether somebody wants to know what the model makes of each answer before the step.
     looks: bool,
@@ -324,6 +328,10 @@ impl Words {
 impl Work for Words {
     type Model = Transformer;
     type State = Memories;
+
+    fn evaluate(&self, model: &Transformer, done: usize, steps: usize) -> Result<Option<Value>> {
+        self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Writes(model)))
+    }
 
     fn state(&self) -> Memories {
         self.method.memories()

@@ -215,7 +215,7 @@ impl<'a> Bench<'a> {
     /// A stage that this one names.
     ///
     /// Its bytes were looked at before this one began.
-    pub(super) fn stage(&self, id: &StageId) -> Result<Finished> {
+    pub(crate) fn stage(&self, id: &StageId) -> Result<Finished> {
         match self.store.find(id)? {
             Some(finished) => Ok(finished),
             None => self.store.take(id),

@@ -28,7 +28,7 @@ pub use kinds::{
     p_ik::{KnownLabel, PikBalance, PikInput},
     student::{judged_column, judged_file},
 };
-pub use labels::{Answer, Labels, Truth};
+pub use labels::{ALL_STEPS, Answer, Labels, Truth, steps_of};
 pub use manifest::{MANIFEST, Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

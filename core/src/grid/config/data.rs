@@ -8,7 +8,10 @@ use super::{Method, model::recipe_table, names::At};
 use crate::{
     Error, Result,
     document::Section,
-    grid::library::Library,
+    grid::{
+        columns::{self, Column},
+        library::Library,
+    },
     model::HeadConfig,
     strategy::{Form, Split},
     task::{Balance, Order, OverLong, Task},
@@ -131,10 +134,11 @@ pub(super) fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -
     tasks.iter().map(settings).collect()
 }
 
-/// What `[task.NAME]` says of the tasks that P(IK) is learnt on.
+/// What `[task.NAME]` says of the tasks that are learnt from and not evaluated.
 pub(super) fn auxiliary_settings(
     root: &Section,
     auxiliary: &BTreeMap<String, Task>,
+    methods: &[Method],
     tasks: &[Task],
 ) -> Result<BTreeMap<String, toml::Table>> {
     let mut settings = BTreeMap::new();
@@ -146,8 +150,9 @@ pub(super) fn auxiliary_settings(
         let evaluated = tasks.iter().any(|task| task.name() == name);
         for key in ["n_validation", "ceiling_split"] {
             if let Some(there) = section.get(key).filter(|_| !evaluated) {
+                let by = learnt_by(methods, tasks, &name);
                 let message =
-                    format!("`{name}` is not evaluated but learnt from by P(IK), for which `{key}` says nothing");
+                    format!("`{name}` is not evaluated but learnt from by {by}, for which `{key}` says nothing");
                 return Err(there.error(message).help(format!("leave it out, or add `{name}` to `tasks`")));
             }
         }
@@ -160,41 +165,52 @@ pub(super) fn auxiliary_settings(
     Ok(settings)
 }
 
-/// The tasks that P(IK) is learnt on, none of them evaluated unless that was allowed.
+/// What people call the column that is learnt on a task.
+fn learnt_by(methods: &[Method], tasks: &[Task], name: &str) -> &'static str {
+    let on = |column: &dyn Column| {
+        column.auxiliary().is_some_and(|auxiliary| tasks.iter().any(|task| auxiliary.task_for(task.name()) == name))
+    };
+    let columns = methods.iter().flat_map(|method| &method.columns);
+    columns.filter(|(_, column)| on(&***column)).map(|(name, _)| columns::title(name)).next().unwrap_or("nobody")
+}
+
+/// The tasks that columns are learnt on, none of them evaluated unless that was allowed.
 pub(super) fn auxiliary_tasks(
     root: &Section,
     methods: &[Method],
     tasks: &[Task],
     library: &Library,
 ) -> Result<BTreeMap<String, Task>> {
-    let mut auxiliary = BTreeMap::new();
-    for method in methods {
-        let Some(p_ik) = &method.p_ik else { continue };
-        let at = root.get("method").and_then(|methods| methods.get(&method.name)).and_then(|method| method.get("p_ik"));
-        let at = at.filter(|table| table.get("task").is_some()).or_else(|| root.get("p_ik"));
+    let mut found = BTreeMap::new();
+    let columns = methods.iter().flat_map(|method| method.columns.iter().map(move |column| (method, column)));
+    for (method, (name, column)) in columns {
+        let Some(auxiliary) = column.auxiliary() else { continue };
+        let (title, key) = (columns::title(name), name.replace('-', "_"));
+        let at = root.get("method").and_then(|methods| methods.get(&method.name)).and_then(|method| method.get(&key));
+        let at = at.filter(|table| table.get("task").is_some()).or_else(|| root.get(&key));
         let at = at.and_then(|table| table.get("task"));
         let place = |error: Error| match &at {
             Some(at) => At(at.clone()).place(error),
             None => error,
         };
-        let is_evaluated = |task: &Task| p_ik.task_for(task.name()) == task.name();
-        if let Some(task) = tasks.iter().find(|task| is_evaluated(task)).filter(|_| !p_ik.allow_leakage) {
-            let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", task.name());
+        let is_evaluated = |task: &Task| auxiliary.task_for(task.name()) == task.name();
+        if let Some(task) = tasks.iter().find(|task| is_evaluated(task)).filter(|_| !auxiliary.may_leak) {
+            let message = format!("`{}` is evaluated, and {title} would be learnt from its ground truth", task.name());
             return Err(place(Error::new(message).help(
                 "take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so",
             )));
         }
-        for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
+        for name in tasks.iter().map(|task| auxiliary.task_for(task.name())) {
             let task = open_task(root, name, library, place)?;
             let in_words = |task: &Task| task.form() == Form::Words;
             if !(task.is_classification() || in_words(&task) && tasks.iter().all(in_words)) {
-                let error = Error::new(format!("`{name}` has no classes, and P(IK) is learnt of classes"));
+                let error = Error::new(format!("`{name}` has no classes, and {title} is learnt of classes"));
                 return Err(place(error.help(
                     "take a task with a `[label.column]`, `[label.equals]` or `[label.coin]`; where all evaluated tasks have answers in words, it may have them, too",
                 )));
             }
-            auxiliary.insert(name.to_owned(), task);
+            found.insert(name.to_owned(), task);
         }
     }
-    Ok(auxiliary)
+    Ok(found)
 }

@@ -121,7 +121,7 @@ pub(super) fn over_head(head: &HeadConfig, here: &toml::Table, model: &str) -> R
 }
 
 /// `train` of a section: checked as a recipe, kept as the table of what was really said.
-pub(super) fn recipe_table(section: &Section) -> Result<toml::Table> {
+pub(in crate::grid) fn recipe_table(section: &Section) -> Result<toml::Table> {
     let Some(train) = section.get("train") else { return Ok(toml::Table::new()) };
     let recipe: Recipe = train.read()?;
     recipe.validate().map_err(|error| {

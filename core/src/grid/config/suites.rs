@@ -12,7 +12,10 @@ use super::{
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
-    grid::library::Library,
+    grid::{
+        columns::{self, Column},
+        library::Library,
+    },
     model::HeadConfig,
     task::Task,
 };
@@ -182,10 +185,15 @@ pub(super) fn check_method(
             let message = format!("nothing of `{}` is left for `{}` to be trained on", suite.name, method.name);
             return Err(at("without", message).help("leave one of its tasks in"));
         }
-        if method.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(&suite.name) == suite.name) {
+        let learns = |column: &dyn Column| {
+            column.auxiliary().is_some_and(|auxiliary| auxiliary.task_for(&suite.name) == suite.name)
+        };
+        if let Some((column, _)) = method.columns.iter().find(|(_, column)| learns(&***column)) {
+            let title = columns::title(column);
             let message =
-                format!("`{}` learns P(IK) of what is evaluated, and `{}` is several tasks", method.name, suite.name);
-            return Err(at("p_ik", message).help("name one auxiliary task, or set `together = false` in the method"));
+                format!("`{}` learns {title} of what is evaluated, and `{}` is several tasks", method.name, suite.name);
+            return Err(at(&column.replace('-', "_"), message)
+                .help("name one auxiliary task, or set `together = false` in the method"));
         }
     }
     if !method.without.is_empty() && suites.is_empty() {

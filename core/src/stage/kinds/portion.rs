@@ -1,6 +1,6 @@
 //! What a model that was trained on a suite says of one of its tasks.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,7 +10,10 @@ use crate::{
     Result,
     learner::Choice,
     stage::{
-        DECISIONS, DataRef, Labels, Predictions, Stage, StageId, bench::Bench, decisions::write_decisions,
+        DECISIONS, DataRef, Labels, Predictions, Stage, StageId,
+        bench::Bench,
+        decisions::write_decisions,
+        labels::{ALL_STEPS, after, steps_of},
         read_decisions,
     },
     strategy::{Form, Split},
@@ -49,13 +52,14 @@ impl Stage for Portion {
         for split in LABELLED {
             let own = rows(split);
             if let Some(labels) = Labels::of(&stage, split)?.filter(|_| !own.is_empty()) {
-                let labels = labels.part(&own.collect::<Vec<_>>());
-                let labels = match self.data.form {
-                    Form::Candidates(most) => labels.resized(most),
-                    Form::Classes(_) | Form::Words => labels,
-                };
-                labels.write(split, folder)?;
+                self.cut(&labels, own).write(split, folder)?;
             }
+        }
+        let mut summary = json!({});
+        for step in steps_of(&stage) {
+            let labels = Labels::read(&stage.folder.join(after(step)), Split::Test)?;
+            self.cut(&labels, rows(Split::Test)).write(Split::Test, &folder.join(after(step)))?;
+            summary[ALL_STEPS] = stage.manifest.summary[ALL_STEPS].clone();
         }
         let there = |name: &str| stage.manifest.files.contains_key(name).then(|| stage.file(name));
         for name in stage.manifest.files.keys().filter(|name| judged_column(name).is_some()) {
@@ -70,6 +74,17 @@ impl Stage for Portion {
             let own: Vec<Choice> = own.map(|choice| Choice { row: choice.row - first, ..choice }).collect();
             write_decisions(own.iter(), &folder.join(DECISIONS))?;
         }
-        Ok(json!({}))
+        Ok(summary)
+    }
+}
+
+impl Portion {
+    /// What is said of the task's own examples.
+    fn cut(&self, labels: &Labels, own: Range<usize>) -> Labels {
+        let labels = labels.part(&own.collect::<Vec<_>>());
+        match self.data.form {
+            Form::Candidates(most) => labels.resized(most),
+            Form::Classes(_) | Form::Words => labels,
+        }
     }
 }

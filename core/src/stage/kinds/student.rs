@@ -15,7 +15,7 @@ use crate::{
         bench::{Bench, MODEL, add_remarks, copied, write_log},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
-        labels::over_answers,
+        labels::{ALL_STEPS, after, over_answers},
         store::Finished,
         trainer::{Lesson, Trainer},
     },
@@ -24,7 +24,7 @@ use crate::{
 
 /// Fine-tunes the strong model on weak labels.
 ///
-/// Files: [`Labels`] of the test split, [`DECISIONS`] what the method decided about each example, [`judged_file`] what a judge among its columns
+/// Files: [`Labels`] of the test split, and in `steps/N/` after N steps; [`DECISIONS`] what the method decided about each example, [`judged_file`] what a judge among its columns
 /// says of the test; `model/` where the model is kept.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Student {
@@ -51,6 +51,9 @@ pub struct Student {
     /// Whether the method learns from the validation split how far weak labels can be trusted.
     #[serde(default)]
     pub calibration: bool,
+    /// After which parts of each phase the test is answered, too: above 0 and at most 1, which of the last phase is the end.
+    #[serde(default)]
+    pub evaluate: Vec<f64>,
     /// Seed of the cell.
     pub seed: u64,
     /// Whether the fine-tuned model is kept.
@@ -218,6 +221,9 @@ impl Stage for Student {
                 Column::Frozen { .. } | Column::Joint { .. } => parameters[Column::key(name)] = column.identity(),
             }
         }
+        if !self.evaluate.is_empty() {
+            parameters["evaluate"] = json!(self.evaluate);
+        }
         if self.save {
             parameters["save"] = true.into();
         }
@@ -261,22 +267,37 @@ impl Stage for Student {
         let mut student = trainer.fresh(&self.model, &model, start)?;
         let mut summary = json!({});
         let mut remarks = Vec::new();
+        let mut steps = 0;
         for (number, phase) in self.phases.iter().enumerate() {
-            let lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
+            let mut lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
+            let last = number + 1 == self.phases.len();
+            let at: Vec<f64> = self.evaluate.iter().copied().filter(|part| !last || *part < 1.0).collect();
+            if !at.is_empty() {
+                lesson.objective.evaluate = Some(trainer.evaluation(&model, &student, at, Split::Test)?);
+            }
             let in_phase =
                 |error: Error| if number > 0 { error.context(format!("phase {}", number + 1)) } else { error };
-            let trained = trainer
+            let mut trained = trainer
                 .train(student, model.tokenizer(), &examples, &phase.recipe, lesson, number)
                 .map_err(in_phase)?;
             write_log(&trained, number, folder)?;
             if self.decides(phase) {
                 write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
             }
+            for (step, said) in std::mem::take(&mut trained.log.said) {
+                let labels: Labels = serde_json::from_value(said)
+                    .map_err(|error| Error::new(format!("answers after step {step} were not kept: {error}")))?;
+                labels.write(Split::Test, &folder.join(after((steps + step) as u64)))?;
+            }
+            steps += trained.log.steps.len();
             summary["loss"] = json!(trained.final_loss());
             remarks.extend(trained.log.remarks);
             student = trained.model;
         }
         add_remarks(&mut summary, &remarks);
+        if !self.evaluate.is_empty() {
+            summary[ALL_STEPS] = steps.into();
+        }
         trainer.answer_into(&model, &student, Split::Test, folder)?;
         for (name, column) in &self.columns {
             let judged = match (column, student.classifier()) {
