@@ -184,7 +184,7 @@ mod tests {
     fn an_identity_knows_its_parameters() {
         let parameters = json!({"seed": 0, "x": 0.1});
         for version in [1, 7] {
-            assert!(StageId::new("p-ik-scores", version, &parameters).is_of(&parameters));
+            assert!(StageId::new("fine-tune", version, &parameters).is_of(&parameters));
         }
         assert!(!StageId::new("student", 1, &parameters).is_of(&json!({"seed": 1, "x": 0.1})));
         assert!(!StageId("x".to_owned()).is_of(&parameters));

@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn stages_are_found_wherever_they_are_named() {
         let id = |kind: &str| StageId::new(kind, 1, &json!({}));
-        let [a, b] = [id("student"), id("p-ik-scores")];
+        let [a, b] = [id("student"), id("fine-tune")];
         let value = json!({
             "x": [{ "y": a }, "student", "student-0123", a], "z": { "deep": { "er": b } },
             "path": format!("/folder/{a}"), "hash": "f265686d95751faca2da426932a84dec", "n": 3,

@@ -25,7 +25,6 @@ pub use job::{Job, Stage, copy, strategy_name};
 pub use kinds::{
     answers::{known_file, read_known},
     judge::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
-    p_ik::{KnownLabel, PikBalance, PikInput},
     student::{judged_column, judged_file},
 };
 pub use labels::{ALL_STEPS, Answer, Labels, Truth, steps_of};

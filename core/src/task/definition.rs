@@ -14,7 +14,10 @@ use serde::{
     de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_json::json;
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     format::Formatter,
@@ -511,6 +514,7 @@ impl Task {
     /// Parses and checks a task; `path` is used in messages and for paths relative to it.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let mut task: Self = toml::from_str(text).map_err(|cause| {
+            let cause = label_fault(text).unwrap_or(cause);
             let error = Error::new(cause.message().trim_end()).context("not a task");
             let error = match did_you_mean(cause.message()) {
                 _ if cause.message().starts_with("unknown field `metric`") => {
@@ -778,6 +782,15 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// What is wrong with the table of a label rule, at its place: by way of the trait that is lost.
+fn label_fault(text: &str) -> Option<toml::de::Error> {
+    let root = DeTable::parse(text).ok()?;
+    let (name, value) = root.get_ref().get("label")?.get_ref().as_table()?.iter().next()?;
+    let rule = rules::all().into_iter().find(|rule| rule.name == name.get_ref().as_ref())?;
+    let table = value.get_ref().as_table()?.clone();
+    (rule.probe)(toml::de::Deserializer::from(Spanned::new(value.span(), table))).err()
 }
 
 /// Byte range of the value at `keys`, or of the nearest table that encloses it.

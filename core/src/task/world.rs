@@ -36,7 +36,7 @@ pub struct World {
     pub document: usize,
     /// Share of sentences that say which class a value belongs to. Without them a weak model learns whole values backwards.
     pub about_values: f64,
-    /// Share of the entities that are kept for auxiliary tasks, such as the data of P(IK). They occur in the text like all others.
+    /// Share of the entities that are kept for auxiliary tasks, such as what columns are learnt on. They occur in the text like all others.
     #[serde(default)]
     pub reserved: f64,
     /// What is known about every entity.

@@ -18,7 +18,7 @@ pub struct SelfLabels {
     pub source: SelfSource,
     /// `hard` (the likeliest class) or `soft`. Origin: the paper does not say.
     pub kind: Hardness,
-    /// Answered examples before each question, of the supervisor's half. Origin: as for P(IK).
+    /// Answered examples before each question, of the supervisor's half. Origin: as for Selective W2SG's answers, 4.
     pub shots: usize,
     /// Decay per step of `ema-head`.
     pub decay: f64,

@@ -51,6 +51,8 @@ pub struct Known {
     pub name: &'static str,
     /// The schema of its table.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads its table as the concrete type, for an error that knows the exact place.
+    pub probe: fn(toml::de::Deserializer<'_>) -> Result<(), toml::de::Error>,
 }
 
 inventory::collect!(Known);
@@ -66,7 +68,11 @@ pub fn all() -> Vec<&'static Known> {
 macro_rules! rule {
     ($name:literal for $type:ty) => {
         inventory::submit! {
-            $crate::task::rules::Known { name: $name, schema: |generator| generator.subschema_for::<$type>() }
+            $crate::task::rules::Known {
+                name: $name,
+                schema: |generator| generator.subschema_for::<$type>(),
+                probe: |table| <$type as serde::Deserialize>::deserialize(table).map(|_| ()),
+            }
         }
     };
 }
