@@ -64,7 +64,7 @@ fn what_is_wrong_with_a_column_is_said_before_anything_runs() {
     assert!(unknown.message().contains("reads the column `lm-confidance`"), "{unknown}");
     assert!(unknown.remedy().is_some_and(|help| help.contains("`lm-confidence`")), "{unknown}");
     let key = refused(&["agreement.shot=2"]);
-    assert!(key.message().contains("unknown field `shot`"), "{key}");
+    assert!(key.message().contains("unknown key `shot`"), "{key}");
     // An encoder cannot be asked.
     let mute = refused(&[
         "grid.pairs=[{ weak = \"tiny-weak\", strong = \"mute\" }]",

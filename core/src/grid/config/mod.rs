@@ -88,7 +88,7 @@ pub struct Grid {
 /// `evaluate` of `[output]`: parts of a training, in ascending order.
 fn evaluate(output: &Section) -> Result<Vec<f64>> {
     let Some(list) = output.get("evaluate") else { return Ok(Vec::new()) };
-    let mut parts: Vec<f64> = list.read()?;
+    let mut parts: Vec<f64> = output.read_key("evaluate")?.unwrap_or_default();
     let outside = |part: &f64| !(*part > 0.0 && *part <= 1.0);
     if let Some(place) = parts.iter().position(outside) {
         let at = list.items()?.into_iter().nth(place).unwrap_or_else(|| list.clone());
