@@ -18,6 +18,7 @@ mod classify;
 mod encoded;
 mod generate;
 mod language;
+mod memory;
 mod method;
 mod optimizer;
 mod predict;
@@ -33,6 +34,8 @@ mod tests_checkpoint;
 #[cfg(test)]
 mod tests_generate;
 #[cfg(test)]
+mod tests_recompute;
+#[cfg(test)]
 mod tests_words;
 mod words;
 
@@ -42,6 +45,7 @@ pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, tr
 pub use encoded::Encoded;
 pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};
+pub use memory::{Aim, Memory, Training};
 pub use predict::{Predictions, embed, predict, predict_p_ik};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};

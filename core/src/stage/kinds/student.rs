@@ -11,7 +11,7 @@ use crate::{
     learner::{self, Knowing, Objective, OwnLabels, Recipe},
     model::Pretrained,
     stage::{
-        DECISIONS, DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
+        DECISIONS, DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId, Truth,
         bench::{Bench, MODEL, add_remarks, copied, write_log},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
@@ -222,6 +222,15 @@ impl Stage for Student {
             _ => 0,
         };
         self.phases.iter().map(|phase| phase.recipe.batch_size).fold(beside, usize::max)
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let beside = match &self.p_ik {
+            Some(StudentPik::Joint { examples, batch_size, .. }) => Some((*batch_size, examples.data.longest())),
+            _ => None,
+        };
+        let recipes = self.phases.iter().map(|phase| &phase.recipe).collect();
+        Some(Demand { recipes, beside, ..Demand::answering(&self.model, &self.data) })
     }
 
     fn model(&self) -> Option<&ModelRef> {
