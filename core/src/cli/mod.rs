@@ -7,6 +7,7 @@ mod compare;
 mod figure;
 mod items;
 mod list;
+mod plan;
 mod run;
 mod show;
 mod signals;
@@ -63,9 +64,9 @@ enum Command {
     /// Runs a grid, or what is left of it
     Run(run::RunArgs),
     /// Finds every mistake that can be found before training
-    Check(run::PlanArgs),
+    Check(plan::FittedArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(run::PlanArgs),
+    Plan(plan::FittedArgs),
     /// Says how far grids are, while they run too: done, running, failed, waiting
     Status(status::StatusArgs),
     /// Prints what the processes of a cell's stages wrote
@@ -79,7 +80,7 @@ enum Command {
     /// Cancels the jobs of a grid that was submitted
     Cancel(GridArgs),
     /// Writes the results of the stages that are finished, and starts nothing
-    Collect(run::PlanArgs),
+    Collect(plan::FittedArgs),
     /// Does one stage of a submission
     #[command(hide = true)]
     Work(submit::WorkArgs),
@@ -246,8 +247,8 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         crate::strategy::check_registry()?;
         match cli.command {
             Command::Run(args) => run::run(&args, &interruption?),
-            Command::Check(args) => run::check(&args),
-            Command::Plan(args) => run::plan(&args),
+            Command::Check(args) => plan::check(&args),
+            Command::Plan(args) => plan::plan(&args),
             Command::Status(args) => status::status(&args),
             Command::Logs(args) => cell::logs(&args),
             Command::Why(args) => cell::why(&args),

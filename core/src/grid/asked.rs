@@ -8,10 +8,12 @@ use super::{
     columns::Auxiliary,
     config::{self, Grid, Hardness, ModelConfig, On, SelfSource},
     desk::Desk,
+    fitting::{Fitting, spec_of},
 };
 use crate::{
     Error, Result,
     learner::{Recipe, Sampler},
+    model::Spec,
     stage::{
         DataRef, Job, ModelRef, Numeric, Stage, StageId,
         kinds::{
@@ -228,13 +230,24 @@ pub(super) fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
 /// The stages of a plan, as they come up: what is named by another stands before it.
 pub(super) struct Made<'a> {
     pub(super) numeric: &'a Numeric,
+    /// Where examples at a time are chosen stage by stage.
+    pub(super) fitting: Option<&'a Fitting>,
+    /// What the models look like, by their weights.
+    pub(super) specs: BTreeMap<String, Spec>,
     pub(super) jobs: IndexMap<StageId, Job>,
 }
 
 impl Made<'_> {
     pub(super) fn push(&mut self, stage: impl Stage + 'static) -> Result<StageId> {
-        let job = Job::new(stage)?;
-        let id = job.stage.id(self.numeric)?;
+        let mut job = Job::new(stage)?;
+        job.micro_batch = match self.fitting {
+            None => self.numeric.micro_batch(),
+            Some(fitting) => {
+                let spec = job.stage.demand().map(|demand| spec_of(&demand, &self.specs)).transpose()?.flatten();
+                fitting.rows(&*job.stage, self.numeric, spec.as_ref())?
+            }
+        };
+        let id = job.stage.id(&self.numeric.in_parts(job.micro_batch))?;
         self.jobs.entry(id.clone()).or_insert(job);
         Ok(id)
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::Module,
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::Classifier,
+    model::{Classifier, Tape, is_trained},
     ops, rng,
     strategy::{
         Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math,
@@ -255,6 +255,7 @@ pub fn train_classifier(
         head: Mutex::default(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
+        recompute: execution.recompute,
         labels_are_targets: AtomicBool::new(false),
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
@@ -273,16 +274,8 @@ pub(super) fn order_along(column: &str, lengths: &[usize], batch: usize, passes:
 
 /// Whether no parameter of a module is trained.
 fn is_frozen(module: &impl Module) -> bool {
-    struct Trained(bool);
-    impl ModuleVisitor for Trained {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0 |= param.is_require_grad();
-        }
-    }
-    let mut trained = Trained(false);
     // What is trained shows on the autodiff device alone.
-    module.clone().train().visit(&mut trained);
-    !trained.0
+    !is_trained(&module.clone().train())
 }
 
 /// [`OwnLabels`] as training uses them.
@@ -318,6 +311,7 @@ struct Classification {
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
+    recompute: bool,
     /// Whether in every step so far every row's target was its label, with weight 1.
     labels_are_targets: AtomicBool,
 }
@@ -363,13 +357,14 @@ impl Decision {
 }
 
 impl Classification {
-    fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
-        let embedding = match &self.fixed {
-            Some(table) => table.tensor(rows, &self.device),
-            None => model.embed(&self.data.tokens(rows)),
+    /// What the model says about some rows, and the way back.
+    fn forward<'m>(&self, model: &'m Classifier, rows: &[u32]) -> (Output, Tape<'m>) {
+        let (embedding, tape) = match &self.fixed {
+            Some(table) => (table.tensor(rows, &self.device), Tape::default()),
+            None => model.embed_with(&self.data.tokens(rows), self.recompute),
         };
         let logits = self.data.logits(rows, model.logits(embedding.clone()).cast(FloatDType::F32));
-        Output { logits, embedding: self.data.mean(rows, embedding) }
+        (Output { logits, embedding: self.data.mean(rows, embedding) }, tape)
     }
 
     /// The model's own labels of a batch, by the head or its moving average.
@@ -417,11 +412,12 @@ impl Classification {
             let part = &rows[part];
             let tokens = data.tokens(part);
             count += tokens.ids.len();
-            let embedding = data.mean(part, model.embed(&tokens));
+            let (embedding, tape) = model.embed_with(&tokens, self.recompute);
+            let embedding = data.mean(part, embedding);
             let logits = model.judge_logits(embedding)?.cast(FloatDType::F32);
             let losses = math::cross_entropy(labels.tensor(part, &self.device), logits);
             let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
-            accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+            accumulator.accumulate(model, tape.gradients(model, loss.backward()));
         }
         Some((accumulator.grads(), count))
     }
@@ -450,14 +446,14 @@ impl Classification {
     fn backward(
         &self,
         model: &Classifier,
-        logits: Tensor<2>,
+        (logits, tape): (Tensor<2>, Tape),
         decision: Decision,
         total: Tensor<1>,
         at: &Progress,
     ) -> (Tensor<1>, GradientsParams) {
         let losses = self.method.loss().loss(logits, decision.targets, at);
         let loss = ops::total(losses.clone() * decision.weights) / total;
-        (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
+        (losses.inner(), tape.gradients(model, loss.backward()))
     }
 
     /// Gradients of the whole batch, part by part, with targets that are known beforehand.
@@ -472,12 +468,12 @@ impl Classification {
         let mut accumulator = GradientsAccumulator::new();
         let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            let output = self.forward(model, &minibatch.rows[part.clone()]);
+            let (output, tape) = self.forward(model, &minibatch.rows[part.clone()]);
             let seen = output.detached();
             logits.push(seen.logits);
             embeddings.push(seen.embedding);
-            let (rows, grads) =
-                self.backward(model, output.logits, decision.part(part), total.clone(), &minibatch.progress);
+            let way = (output.logits, tape);
+            let (rows, grads) = self.backward(model, way, decision.part(part), total.clone(), &minibatch.progress);
             losses.push(rows);
             accumulator.accumulate(model, grads);
         }
@@ -489,7 +485,7 @@ impl Classification {
     fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Output {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
-        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]));
+        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]).0);
         let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
         Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
     }
@@ -549,13 +545,13 @@ impl Work for Classification {
         let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
         let (logits, weights, losses, mut grads, choices) = if parts.len() == 1 {
-            let output = self.forward(model, &minibatch.rows);
+            let (output, tape) = self.forward(model, &minibatch.rows);
             let seen = output.detached();
             let logits = seen.logits.clone();
             let mut decision = self.decide(model, minibatch, seen, &labels);
             let (weights, total) = (decision.weights.clone(), total(&decision.weights));
             let choices = std::mem::take(&mut decision.choices);
-            let (losses, grads) = self.backward(model, output.logits, decision, total, at);
+            let (losses, grads) = self.backward(model, (output.logits, tape), decision, total, at);
             (logits, weights, losses, grads, choices)
         } else {
             // Targets may depend on the whole batch, so they come first. Once they turned out to be the labels themselves, and for as long as

@@ -19,6 +19,7 @@ mod encoded;
 mod evaluate;
 mod generate;
 mod language;
+mod memory;
 mod method;
 mod optimizer;
 mod predict;
@@ -34,6 +35,8 @@ mod tests_checkpoint;
 #[cfg(test)]
 mod tests_generate;
 #[cfg(test)]
+mod tests_recompute;
+#[cfg(test)]
 mod tests_words;
 mod words;
 
@@ -44,6 +47,7 @@ pub use encoded::Encoded;
 pub use evaluate::{Evaluate, Halfway};
 pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};
+pub use memory::{Aim, Memory, Training};
 pub use predict::{Predictions, embed, judge, predict};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};

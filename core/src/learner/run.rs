@@ -40,6 +40,8 @@ pub struct Execution {
     /// Rows that go through the model at once when it predicts, at most. Products of small matrices add in another order, so it
     /// changes last digits, too.
     pub predict_batch: usize,
+    /// Compute the blocks of a model again on the way back, in place of keeping what they computed: less memory, more time, the same bits.
+    pub recompute: bool,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
     /// Asked from outside (by a signal handler) to stop at the end of the current step.
@@ -50,7 +52,14 @@ pub struct Execution {
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { micro_batch: None, predict_batch: PREDICT_BATCH, bar: None, stop: None, checkpoints: None }
+        Self {
+            micro_batch: None,
+            predict_batch: PREDICT_BATCH,
+            recompute: false,
+            bar: None,
+            stop: None,
+            checkpoints: None,
+        }
     }
 }
 

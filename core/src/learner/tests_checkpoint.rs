@@ -42,7 +42,7 @@ fn saving(folder: &Path, every: &str) -> (Execution, Heard) {
     (Execution { checkpoints: Some(checkpoints), ..Execution::default() }, heard)
 }
 
-fn bits(model: &impl Module) -> Vec<u32> {
+pub(super) fn bits(model: &impl Module) -> Vec<u32> {
     numbers(model).into_iter().map(f32::to_bits).collect()
 }
 

@@ -27,7 +27,7 @@ fn spec() -> Spec {
     Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
 }
 
-fn model() -> Transformer {
+pub(super) fn model() -> Transformer {
     Transformer::init(&spec(), 4, &Device::flex()).unwrap()
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{Transformer, can_write},
+    model::{Tape, Transformer, can_write},
     ops,
     strategy::{Batch, ExampleId, Form, Needs, Settings, math},
 };
@@ -147,6 +147,7 @@ pub fn train_words(
         method: method.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
+        recompute: execution.recompute,
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
     trained.log.remarks.extend(method.remarks());
@@ -223,6 +224,7 @@ struct Words {
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
+    recompute: bool,
 }
 
 impl Words {
@@ -234,9 +236,9 @@ impl Words {
         self.answers[item.column].inputs.row(item.row as usize)
     }
 
-    /// The hidden states `[T, H]` after which the items' answer tokens stand, and those T tokens.
-    fn states(&self, model: &Transformer, items: &[Item]) -> (Tensor<2>, Vec<u32>) {
-        before(model, items.iter().map(|item| (self.input(item), self.answer(item))))
+    /// The hidden states `[T, H]` after which the items' answer tokens stand, with their way back, and those T tokens.
+    fn states<'m>(&self, model: &'m Transformer, items: &[Item]) -> ((Tensor<2>, Tape<'m>), Vec<u32>) {
+        before(model, items.iter().map(|item| (self.input(item), self.answer(item))), self.recompute)
     }
 
     /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.
@@ -252,7 +254,7 @@ impl Words {
         let mut means = Vec::with_capacity(items.len());
         for part in parts(items.len(), self.micro_batch) {
             let items = &items[part];
-            let (states, labels) = self.states(&model, items);
+            let ((states, _), labels) = self.states(&model, items);
             let said = math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0));
             let mut said = said.as_slice();
             for item in items {

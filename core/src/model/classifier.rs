@@ -17,7 +17,7 @@ use super::{
     pretrained::{Extra, Pretrained, floats},
     spec::{LmHead, Spec},
     tokenizer::Tokenizer,
-    transformer::{Pooling, Tokens, Transformer},
+    transformer::{Pooling, Tape, Tokens, Transformer},
     weights::Outgoing,
 };
 use crate::{Error, Result, ops, rng::Rng, strategy::Settings};
@@ -190,6 +190,11 @@ impl Classifier {
     /// Embeddings `[B, H]` alone.
     pub fn embed(&self, tokens: &Tokens) -> Tensor<2> {
         self.backbone.pooled(tokens, self.pooling)
+    }
+
+    /// The same with the way back, as [`Transformer::hidden_with`].
+    pub fn embed_with(&self, tokens: &Tokens, recompute: bool) -> (Tensor<2>, Tape<'_>) {
+        self.backbone.pooled_with(tokens, self.pooling, recompute)
     }
 
     /// Logits `[B, K]` from embeddings `[B, H]`, which may have been kept from an earlier pass of a frozen backbone.

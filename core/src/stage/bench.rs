@@ -153,9 +153,17 @@ pub struct DataRef {
     pub fewer: usize,
     /// Number of examples of each split.
     pub examples: BTreeMap<String, usize>,
+    /// Tokens of the longest example, by the tokenizer that needs most, as far as that is known.
+    #[serde(default)]
+    pub longest: Option<usize>,
 }
 
 impl DataRef {
+    /// Tokens of the longest text that is left after texts were cut.
+    pub fn longest(&self) -> usize {
+        self.longest.map_or(self.max_tokens, |longest| longest.clamp(1, self.max_tokens))
+    }
+
     /// The examples.
     ///
     /// # Errors

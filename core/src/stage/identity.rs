@@ -59,6 +59,12 @@ impl Numeric {
         Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
     }
 
+    /// The same with so many rows at once.
+    #[must_use]
+    pub fn in_parts(&self, micro_batch: Option<usize>) -> Self {
+        Self { device: self.device.clone(), micro_batch }
+    }
+
     /// Kind of device.
     pub fn device(&self) -> &str {
         self.device.as_deref().unwrap_or("cpu")

@@ -4,6 +4,7 @@ pub mod any_path;
 mod asking;
 mod bench;
 mod decisions;
+mod demand;
 mod identity;
 mod inventory;
 mod job;
@@ -19,6 +20,7 @@ mod training;
 
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};
+pub use demand::{Demand, Shape};
 pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, GRID, Shelved, grids_in};
 pub use job::{Job, Stage, copy, strategy_name};

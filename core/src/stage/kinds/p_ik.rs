@@ -13,7 +13,7 @@ use crate::{
     model::Pretrained,
     rng::Rng,
     stage::{
-        DataRef, ModelRef, Stage, StageId,
+        DataRef, Demand, ModelRef, Stage, StageId,
         asking::{Answers, Asker},
         bench::{Bench, part, summary_of, write_log},
         job::default_strategy,
@@ -89,6 +89,10 @@ impl Judged for PikExamples {
             "input": self.input,
             "seed": self.seed,
         })
+    }
+
+    fn longest(&self) -> usize {
+        self.data.longest()
     }
 
     /// Tokens and `[IDK, IK]` labels, and what they are for the record.
@@ -183,6 +187,11 @@ impl Stage for Pik {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let demand = Demand::answering(&self.model, &self.examples.data).trained(&self.recipe);
+        Some(Demand { outputs: Some(2), ..demand })
     }
 
     fn model(&self) -> Option<&ModelRef> {

@@ -11,7 +11,7 @@ use crate::{
     learner::{self, Along, Encoded, Objective, OwnLabels, Recipe},
     model::Pretrained,
     stage::{
-        DECISIONS, DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
+        DECISIONS, DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId, Truth,
         bench::{Bench, MODEL, add_remarks, copied, write_log},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
@@ -159,6 +159,9 @@ pub trait Judged: Debug + Send + Sync {
     /// What enters identities.
     fn identity(&self) -> Value;
 
+    /// Tokens of the longest text.
+    fn longest(&self) -> usize;
+
     /// Tokens, their labels `[not so, so]`, and what they are for the record.
     ///
     /// # Errors
@@ -247,6 +250,15 @@ impl Stage for Student {
             _ => 0,
         };
         self.phases.iter().map(|phase| phase.recipe.batch_size).fold(beside, usize::max)
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let beside = match self.along() {
+            Some((_, Column::Joint { examples, batch_size, .. })) => Some((*batch_size, examples.longest())),
+            _ => None,
+        };
+        let recipes = self.phases.iter().map(|phase| &phase.recipe).collect();
+        Some(Demand { recipes, beside, ..Demand::answering(&self.model, &self.data) })
     }
 
     fn model(&self) -> Option<&ModelRef> {
