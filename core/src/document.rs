@@ -1,12 +1,18 @@
 //! A TOML file whose every value knows where it stands, so that an error can point at it.
 
 use std::{
+    borrow::Cow,
+    marker::PhantomData,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue, Deserializer},
@@ -257,10 +263,12 @@ impl<'a> Section<'a> {
     /// # Errors
     /// Points at the table that lacks it.
     pub fn need(&self, key: &str) -> Result<Section<'a>> {
-        self.get(key).ok_or_else(|| {
-            let table = if self.path.is_empty() { "the file".to_owned() } else { format!("`[{}]`", self.path) };
-            self.error(format!("{table} lacks `{key}`")).help(format!("add `{key} = …`"))
-        })
+        self.get(key).ok_or_else(|| self.lacks(key))
+    }
+
+    fn lacks(&self, key: &str) -> Error {
+        let table = if self.path.is_empty() { "the file".to_owned() } else { format!("`[{}]`", self.path) };
+        self.error(format!("{table} lacks `{key}`")).help(format!("add `{key} = …`"))
     }
 
     /// Keys and values of this table, in the order of the file.
@@ -301,21 +309,6 @@ impl<'a> Section<'a> {
             Some(help) => error.help(help),
             None => error,
         }
-    }
-
-    /// Refuses keys other than these.
-    ///
-    /// # Errors
-    /// Points at the key and says what was probably meant.
-    pub fn only(&self, known: &[&str]) -> Result<()> {
-        let Some(table) = self.value.get_ref().as_table() else { return Err(self.wrong_type("a table")) };
-        for key in table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                let error = self.document.error_at(key.span(), format!("unknown key `{}`", key.get_ref()));
-                return Err(error.help(did_you_mean(key.get_ref(), known.iter().copied())));
-            }
-        }
-        Ok(())
     }
 
     /// Reads this table as a type.
@@ -379,6 +372,10 @@ impl<'a> Section<'a> {
             .map(|(bad, known)| did_you_mean(bad, known.iter().copied()));
         let value = self.document.text.get(span.clone()).unwrap_or_default();
         let (message, help) = match message.split_once(", expected ") {
+            _ if message.starts_with("missing field") => match quoted.first() {
+                Some(key) => return self.lacks(key),
+                None => (message, None),
+            },
             Some((front, _)) if name.is_some() => (front.replace("unknown field", "unknown key"), name),
             Some((_, wanted)) => (message.clone(), how_to_write(wanted, value)),
             None => (message, name),
@@ -388,6 +385,34 @@ impl<'a> Section<'a> {
             Some(help) => error.help(help),
             None => error,
         }
+    }
+}
+
+/// A value that is read as a `T` later, by whoever it is for, so that what does not fit is pointed at there; until then it may be anything.
+/// Its schema is that of `T`.
+pub struct Unread<T: ?Sized>(PhantomData<fn(&T)>);
+
+impl<'de, T: ?Sized> Deserialize<'de> for Unread<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Self(PhantomData))
+    }
+}
+
+impl<T: JsonSchema + ?Sized> JsonSchema for Unread<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
     }
 }
 

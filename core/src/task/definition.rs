@@ -16,6 +16,7 @@ use super::{
     label::same_keys,
     matching::{Matcher, Matching},
     read::Dialect,
+    world::Question,
 };
 use crate::{
     Error, Result,
@@ -126,6 +127,7 @@ pub struct Source {
     pub encoding: Option<String>,
     /// A generated world; the table belongs to its generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Question>")]
     pub world: Option<serde_json::Map<String, serde_json::Value>>,
 }
 

@@ -1,5 +1,6 @@
 //! `agrees` of a method or a grid: a judge of labels, trained on where the student agrees with them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
 use crate::{
     Result,
     document::Section,
+    learner::Recipe,
     stage::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
 };
 
@@ -16,18 +18,20 @@ use crate::{
 pub const AGREES: &str = "agrees";
 
 /// `agrees` of a method or a grid (multi-capabilities W2SG, section 4): how a judge of labels is trained.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Agrees {
-    /// See [`JudgeSettings::folds`].
+    /// In how many parts the examples are cut, each judged by a judge that was trained on the others; 0 lets one judge, trained on all of
+    /// them, judge all: [`JudgeSettings::folds`].
     pub folds: usize,
-    /// See [`JudgeSettings::loss`].
+    /// `cross-entropy`, or `difference`: [`JudgeSettings::loss`].
     pub loss: JudgeLoss,
-    /// See [`JudgeSettings::balance`].
+    /// `none`, `undersample` or `weight`: [`JudgeSettings::balance`].
     pub balance: JudgeBalance,
-    /// See [`JudgeSettings::init`].
+    /// `pretrained`, or `student`: [`JudgeSettings::init`].
     pub init: JudgeInit,
     /// Training settings of the judge, over those of the strong model.
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
 }
 

@@ -1,8 +1,9 @@
 //! What a method has the strong model know of itself: `p_ik` and `self_labels`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Method;
+use super::{Method, file::TaskName};
 use crate::{
     Error, Result,
     document::Section,
@@ -11,10 +12,11 @@ use crate::{
 };
 
 /// `p_ik` of a method or a grid: P(IK), the probability that the model knows (Selective W2SG, arXiv 2511.14166, section 3).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pik {
     /// The auxiliary task that P(IK) is learnt on, or [`EVALUATED`]. Origin: the paper takes ARC.
+    #[schemars(with = "TaskName")]
     pub task: String,
     /// Rows of its training split; all when absent.
     pub n_train: Option<usize>,
@@ -87,7 +89,7 @@ impl Default for Pik {
 }
 
 /// Who answers the auxiliary task's questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswersBy {
     /// The pretrained language model.
@@ -98,7 +100,7 @@ pub enum AnswersBy {
 }
 
 /// When P(IK) is learnt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PikSchedule {
     /// Along with the student, from its first step.
@@ -111,7 +113,7 @@ pub enum PikSchedule {
 }
 
 /// What happens when the auxiliary examples are used up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mismatch {
     /// They start again in another order.
@@ -122,7 +124,7 @@ pub enum Mismatch {
 }
 
 /// `self_labels` of a method or a grid: the strong model's own labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelfLabels {
     /// `precomputed-generation`: what the pretrained language model answers. `current-head`: what the student says now. `ema-head`: what
@@ -145,7 +147,7 @@ impl Default for SelfLabels {
 }
 
 /// Where self-labels come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelfSource {
     /// The pretrained language model's answer.
@@ -162,7 +164,7 @@ pub enum SelfSource {
 }
 
 /// Whether labels are classes or probabilities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hardness {
     /// The likeliest class.

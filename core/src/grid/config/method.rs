@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    file::{MethodTable, PhaseTable},
     judging::{AGREES, Agrees},
     knowing::{AnswersBy, Pik, SelfLabels, SelfSource, Shared},
     model::recipe_table,
@@ -162,34 +163,25 @@ impl Method {
             let help = did_you_mean(name, known.iter().map(String::as_str));
             return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
         };
-        section.only(&[
-            "title",
-            "supervisor",
-            "selector",
-            "refiner",
-            "loss",
-            "train",
-            "p_ik",
-            "self_labels",
-            "phases",
-            "agrees",
-            "supervisors",
-            "together",
-            "without",
-        ])?;
         Self::assemble(name, Some(&section), None, shared)
     }
 
     fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>, shared: &Shared) -> Result<Self> {
         let part = |key: &str| section.and_then(|section| section.get(key));
-        let title = section.map(|section| section.read_key("title")).transpose()?.flatten();
+        let (title, together, without) = match section {
+            Some(section) => {
+                let MethodTable { title, together, without, .. } = section.read()?;
+                (title, together, without)
+            }
+            None => Default::default(),
+        };
         let mut method = Self {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
             supervisors: supervisors(part("supervisors"))?,
-            together: section.map(|section| section.read_key("together")).transpose()?.flatten().unwrap_or(true),
-            without: section.map(|section| section.read_key("without")).transpose()?.flatten().unwrap_or_default(),
+            together: together.unwrap_or(true),
+            without,
             phases: phases(section, loss.unwrap_or("cross-entropy"))?,
             p_ik: None,
             self_labels: None,
@@ -255,7 +247,7 @@ fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
     };
     let entries = list.items()?;
     let read = |entry: &Section| {
-        entry.only(&["selector", "refiner", "loss", "train"])?;
+        entry.read::<PhaseTable>()?;
         Phase::read(method, Some(entry), loss)
     };
     entries.iter().map(read).collect()

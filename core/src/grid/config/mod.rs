@@ -1,6 +1,7 @@
 //! The grid as its TOML file says it.
 
 mod data;
+mod file;
 mod judging;
 mod knowing;
 mod method;
@@ -16,7 +17,10 @@ use std::{
 
 use serde_json::Value;
 
-pub use data::Data;
+pub use data::{Data, ModelOnTask};
+pub(in crate::grid) use file::{
+    GridFile, MethodName, MethodsFile, ModelName, SuiteFile, SuiteName, TaskName, WorldName,
+};
 pub use judging::{AGREES, Agrees};
 pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
 pub use method::{Method, Phase};
@@ -25,6 +29,7 @@ pub use suites::{Suite, Together};
 
 use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
+    file::{GridTable, OutputTable, PairTable},
     knowing::Shared,
     method::sweeps,
     model::{further_models, over_head, recipe_table},
@@ -106,27 +111,12 @@ impl Grid {
     /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
-        root.only(&[
-            "grid",
-            "data",
-            "task",
-            "train",
-            "method",
-            "model",
-            "output",
-            "p_ik",
-            "self_labels",
-            "agrees",
-            "sweep",
-            "words",
-            "published",
-            "suite",
-        ])?;
+        root.read::<GridFile>()?;
         let grid = root.need("grid")?;
-        grid.only(&["name", "title", "tasks", "suites", "pairs", "methods", "seeds"])?;
+        let GridTable { name, title, seeds, .. } = grid.read()?;
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let name: String = grid.read_key("name")?.unwrap_or(stem);
+        let name = name.unwrap_or(stem);
         check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if !is_name(&name) {
             let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
@@ -136,17 +126,12 @@ impl Grid {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
             return Err(grid.error(message).help("set another `name` in `[grid]`"));
         }
-        let seeds: Vec<u64> = grid.read_key("seeds")?.unwrap_or_else(|| vec![0]);
+        let seeds = seeds.unwrap_or_else(|| vec![0]);
         no_repetition(&grid, "seeds", &seeds)?;
 
         let train = recipe_table(&root)?;
-        let output = root.get("output");
-        if let Some(output) = &output {
-            output.only(&["save_students"])?;
-        }
-        let save_students =
-            output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
-
+        let OutputTable { save_students } =
+            root.get("output").map(|section| section.read()).transpose()?.unwrap_or_default();
         let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
 
         let own_models = root.get("model");
@@ -164,7 +149,7 @@ impl Grid {
             .items()?
             .iter()
             .map(|pair| {
-                pair.only(&["weak", "strong"])?;
+                pair.read::<PairTable>()?;
                 let model = |role: &str| {
                     let at = pair.need(role)?;
                     let name = at.text()?;
@@ -184,6 +169,7 @@ impl Grid {
             pairs.iter().map(|pair| format!("{} with {}", pair.weak.name, pair.strong.name)).collect();
         no_repetition(&grid, "pairs", &named_pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+        shelf.iter().try_for_each(|shelf| shelf.root().read::<MethodsFile>().map(drop))?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {
             p_ik: root.get("p_ik"),
@@ -232,7 +218,7 @@ impl Grid {
         }
         let grid = Self {
             name,
-            title: grid.read_key("title")?.unwrap_or_default(),
+            title: title.unwrap_or_default(),
             tasks,
             suites,
             auxiliary: auxiliary_by_name,
