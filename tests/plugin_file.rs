@@ -85,6 +85,10 @@ fn a_file_in_plugins_is_listed_runs_in_a_grid_and_is_tested() {
     assert_eq!(card["paper"], "Lin et al. 2017, Focal Loss for Dense Object Detection");
     assert!(card["source"].as_str().unwrap().starts_with("plugins/focal.rs:"), "{card}");
 
+    let schema = done(Command::new(&binary).current_dir(&scratch).args(["schema", "grid"]));
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert_eq!(schema["definitions"]["loss.focal"]["properties"]["gamma"]["default"], 2.0);
+
     let results = tempfile::tempdir().unwrap();
     let run = done(
         Command::new(&binary)
