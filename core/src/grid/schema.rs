@@ -101,6 +101,7 @@ fn as_toml(schema: &mut Schema) {
         *text = link.replace_all(text, "$1").into_owned();
     }
     schema.retain(|key, value| key != "default" || !value.is_null());
+    schema.get_mut("default").into_iter().for_each(without_null);
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|one| one != "null");
         if let [only] = &types[..] {
@@ -117,5 +118,21 @@ fn as_toml(schema: &mut Schema) {
         {
             schema.insert("allOf".to_owned(), only);
         }
+    }
+    // What is said of a variant belongs to its key.
+    let said = schema.get("description").cloned();
+    if let (Some(said), Some(Value::Object(keys))) = (said, schema.get_mut("properties"))
+        && let [Value::Object(only)] = &mut keys.values_mut().collect::<Vec<_>>()[..]
+        && !only.contains_key("description")
+        && !only.contains_key("$ref")
+    {
+        only.insert("description".to_owned(), said);
+    }
+}
+
+fn without_null(value: &mut Value) {
+    if let Some(table) = value.as_object_mut() {
+        table.retain(|_, value| !value.is_null());
+        table.values_mut().for_each(without_null);
     }
 }
