@@ -32,6 +32,9 @@ fn shells_complete_every_command() {
             assert!(words.iter().any(|word| word.trim_start_matches('-') == option), "{shell}: {option}");
         }
     }
+    // What is for w2s itself is offered to nobody.
+    let script = said(&["completions", "bash"]);
+    assert!(script.contains("w2s,store") && !script.contains("w2s,stage") && !script.contains("w2s,work"));
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "zsh", "fish"] {
         let file = folder.path().join(shell);

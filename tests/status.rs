@@ -134,7 +134,7 @@ fn what_is_made_again_is_of_that_task_or_method_alone() {
     };
     let food = again("tiny-food");
     assert_eq!(food, all(&|label| label.contains("tiny-food")));
-    for kind in ["supervis", "ceiling", "finetune", "gce"] {
+    for kind in ["weak labels", "ceiling", "finetune", "gce"] {
         assert!(food.iter().any(|label| label.contains(kind)), "{kind}: {food:?}");
     }
     let gce = again("gce");

@@ -1,11 +1,22 @@
 //! `w2s schema`: what editors need to complete and check the files that users write.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 
 use super::{list::library, say, table::print};
 use crate::{Result, error::IoContext, grid::FileKind, stage::write_atomically};
+
+/// Makes the folder that is to be written to.
+pub fn make(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)
+        .path("create a folder", folder)
+        .map_err(|error| error.or_else_help("choose another folder with `--out DIR`"))
+}
 
 #[derive(Args)]
 pub struct SchemaArgs {
@@ -27,7 +38,7 @@ pub fn schema(args: &SchemaArgs) -> Result<ExitCode> {
             print(&text)?;
             continue;
         };
-        fs::create_dir_all(folder).path("create a folder", folder)?;
+        make(folder)?;
         let file = folder.join(format!("{}.schema.json", kind.name()));
         write_atomically(&file, (text + "\n").as_bytes())?;
         print(&file.display().to_string())?;

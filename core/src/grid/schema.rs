@@ -90,6 +90,9 @@ fn methods(library: &Library) -> Vec<String> {
     let written = shelf.iter().filter_map(|shelf| shelf.root().get("method"));
     let mut names: Vec<String> = written.flat_map(|methods| methods.entries()).map(|(name, _)| name).collect();
     names.extend(strategy::of_kind(Kind::Loss).iter().map(|card| card.name.to_owned()));
+    // A method may be called as the loss that it is about.
+    names.sort();
+    names.dedup();
     names
 }
 
