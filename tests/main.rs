@@ -21,6 +21,8 @@ mod judging;
 mod outputs;
 mod plugin_file;
 mod registry;
+mod schema;
+mod shell;
 mod slurm;
 mod status;
 mod stress;

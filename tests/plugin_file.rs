@@ -125,6 +125,10 @@ fn one_file_is_enough_for_every_kind_of_part() {
     assert_eq!(card["paper"], "Lin et al. 2017, Focal Loss for Dense Object Detection");
     assert!(card["source"].as_str().unwrap().starts_with("plugins/focal.rs:"), "{card}");
 
+    let schema = done(Command::new(&binary).current_dir(&scratch).args(["schema", "grid"]));
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    assert_eq!(schema["definitions"]["loss.focal"]["properties"]["gamma"]["default"], 2.0);
+
     let results = tempfile::tempdir().unwrap();
     let run = done(
         Command::new(&binary)

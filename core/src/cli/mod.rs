@@ -9,6 +9,8 @@ mod items;
 mod list;
 mod plan;
 mod run;
+mod schema;
+mod shell;
 mod show;
 mod signals;
 mod status;
@@ -102,6 +104,12 @@ enum Command {
     /// Looks at a task's data, or writes a task file for new data
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Prints the JSON Schema of a kind of file, by which editors complete and check
+    Schema(schema::SchemaArgs),
+    /// Prints a script by which a shell completes commands
+    Completions(shell::CompletionsArgs),
+    /// Prints the manual page, or writes those of all commands
+    Man(shell::ManArgs),
     /// Does one stage; for w2s itself
     #[command(hide = true)]
     Stage,
@@ -265,6 +273,9 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Explain(args) => list::explain(&args),
             Command::Store(command) => store::store(&command),
             Command::Task(command) => task::task(&command),
+            Command::Schema(args) => schema::schema(&args),
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man(args) => shell::man(&args),
             Command::Stage => Ok(run::stage()),
         }
     };

@@ -14,7 +14,7 @@ use std::{
 
 use clap::Args;
 use indexmap::IndexMap;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
@@ -554,6 +554,17 @@ impl View {
     }
 }
 
+/// How long the rest of a run takes if its stages take as long as those that ended; nobody knows before one has.
+fn left(ended: u64, of: u64, gone: Duration) -> Option<Duration> {
+    let rest = of.checked_sub(ended).filter(|rest| *rest > 0)?;
+    (ended > 0).then(|| gone.mul_f64(rest as f64 / ended as f64))
+}
+
+/// What is said of [`left`] behind how far the whole is.
+fn left_text(ended: u64, of: u64, gone: Duration) -> String {
+    left(ended, of, gone).map_or_else(String::new, |left| format!(", {:#} left", HumanDuration(left)))
+}
+
 /// What a run looks like while it runs.
 pub struct Screen {
     view: View,
@@ -562,6 +573,7 @@ pub struct Screen {
     /// The bar of each stage that is at work, and how far it is.
     running: BTreeMap<StageId, (ProgressBar, Option<Post>)>,
     labels: IndexMap<StageId, String>,
+    began: Instant,
     /// When lines were printed last.
     told: Instant,
 }
@@ -573,18 +585,16 @@ impl Screen {
         let bars = MultiProgress::with_draw_target(target);
         let whole = bars.add(ProgressBar::new(left as u64));
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone{left}") {
-            // Nobody knows how long a stage takes before one is done.
             let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                if state.pos() > 0 {
-                    let _ = write!(out, ", {:#} left", indicatif::HumanDuration(state.eta()));
-                }
+                let _ = out.write_str(&left_text(state.pos(), state.len().unwrap_or(0), state.elapsed()));
             };
             whole.set_style(style.with_key("left", left));
         }
         if view == View::Bars {
             whole.enable_steady_tick(Duration::from_secs(1));
         }
-        Self { view, bars, whole, running: BTreeMap::new(), labels, told: Instant::now() }
+        let now = Instant::now();
+        Self { view, bars, whole, running: BTreeMap::new(), labels, began: now, told: now }
     }
 
     fn label(&self, id: &StageId) -> String {
@@ -596,20 +606,29 @@ impl Screen {
     /// # Errors
     /// Events that cannot be printed.
     pub fn show(&mut self, event: &Event) -> Result<()> {
-        /// How often lines are printed.
-        const MINUTE: Duration = Duration::from_secs(60);
         if self.view == View::Events {
             return print(&self.as_json(event).to_string());
         }
         self.draw(event);
-        if self.view == View::Lines && self.told.elapsed() >= MINUTE {
-            self.told = Instant::now();
-            for (bar, post) in self.running.values() {
-                self.line(&format!("{}  {}", bar.prefix(), post_text(post.as_ref())));
-            }
-            self.line(&format!("{} of {} stages", self.whole.position(), self.whole.length().unwrap_or(0)));
+        if self.view == View::Lines {
+            self.due(Instant::now()).iter().for_each(|line| self.line(line));
         }
         Ok(())
+    }
+
+    /// What is to be printed now where there are no bars: once a minute how far every stage at work is, and the whole.
+    fn due(&mut self, now: Instant) -> Vec<String> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        if now.duration_since(self.told) < MINUTE {
+            return Vec::new();
+        }
+        self.told = now;
+        let stage =
+            |(bar, post): &(ProgressBar, Option<Post>)| format!("{}  {}", bar.prefix(), post_text(post.as_ref()));
+        let mut lines: Vec<String> = self.running.values().map(stage).collect();
+        let (ended, of) = (self.whole.position(), self.whole.length().unwrap_or(0));
+        lines.push(format!("{ended} of {of} stages{}", left_text(ended, of, now.duration_since(self.began))));
+        lines
     }
 
     fn as_json(&self, event: &Event) -> Value {
@@ -698,5 +717,46 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.whole.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grid::Progress;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_is_left_is_not_known_before_a_stage_has_ended() {
+        assert_eq!(left(0, 7, Duration::ZERO), None);
+        assert_eq!(left(0, 7, 3600 * SECOND), None);
+        assert_eq!(left_text(0, 7, 3600 * SECOND), "");
+        assert_eq!(left(1, 7, 10 * SECOND), Some(60 * SECOND));
+        assert_eq!(left(4, 7, 10 * SECOND), Some(Duration::from_millis(7500)));
+        assert_eq!(left_text(1, 7, 20 * SECOND), ", 2m left");
+        // And there is nothing to say when nothing is left.
+        assert_eq!(left_text(7, 7, 10 * SECOND), "");
+    }
+
+    #[test]
+    fn lines_come_once_a_minute() {
+        let [first, second] = ["a", "b"].map(|name| StageId::new(name, 1, &json!({})));
+        let labels =
+            IndexMap::from([(first.clone(), "ceiling  sst2".to_owned()), (second.clone(), "student".to_owned())]);
+        let mut screen = Screen::new(View::Lines, labels, 2);
+        let began = screen.began;
+        for id in [&first, &second] {
+            screen.draw(&Event::Started(id));
+        }
+        let progress = |done| Progress { done, total: 100, message: "loss 0.5".to_owned() };
+        screen.draw(&Event::Progress(&first, &progress(30)));
+        assert!(screen.due(began + 59 * SECOND).is_empty());
+        let lines = ["ceiling  sst2  30 of 100  loss 0.5", "student  starts", "0 of 2 stages"];
+        assert_eq!(screen.due(began + 60 * SECOND), lines);
+        assert!(screen.due(began + 119 * SECOND).is_empty());
+
+        screen.draw(&Event::Done(&first, 90 * SECOND));
+        assert_eq!(screen.due(began + 120 * SECOND), ["student  starts", "1 of 2 stages, 2m left"]);
     }
 }

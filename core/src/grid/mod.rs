@@ -16,6 +16,7 @@ mod recorded;
 mod replay;
 pub mod results;
 mod run;
+mod schema;
 pub mod slurm;
 mod why;
 
@@ -31,4 +32,5 @@ pub use progress::{Post, Progress};
 pub use recorded::{CellRecord, Recorded, StageRecord, Standing, State};
 pub use replay::Replay;
 pub use run::{Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
+pub use schema::FileKind;
 pub use why::{Difference, why};

@@ -9,6 +9,7 @@ use std::{
 };
 
 use minijinja::{Environment, context};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -109,7 +110,7 @@ pub struct MainOptions {
 }
 
 /// What a paper reports for the same table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Published {
     /// The paper and its table.
     pub source: String,
@@ -125,7 +126,7 @@ pub struct Published {
 }
 
 /// What a paper reports for one pair of models.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishedPair {
     /// Name of the weak model.
     pub weak: String,

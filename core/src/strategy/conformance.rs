@@ -114,7 +114,7 @@ fn default_table(card: &Card) -> Table {
 /// The default and every other combination of the values that the schema enumerates, as far as `validate()` accepts it.
 fn configurations(card: &Card) -> Vec<Table> {
     const MOST: usize = 200;
-    let schema = (card.schema)().to_value();
+    let schema = card.schema().to_value();
     let mut tables = vec![default_table(card)];
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let mut values = Vec::new();

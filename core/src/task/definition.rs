@@ -24,6 +24,7 @@ use super::{
     matching::{Matcher, Matching},
     read::Dialect,
     rules::{self, Rule},
+    world::Question,
 };
 use crate::{
     Error, Result,
@@ -134,6 +135,7 @@ pub struct Source {
     pub encoding: Option<String>,
     /// A generated world; the table belongs to its generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Question>")]
     pub world: Option<serde_json::Map<String, serde_json::Value>>,
 }
 

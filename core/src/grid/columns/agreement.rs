@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,8 +15,9 @@ use crate::{
 };
 
 /// `agreement` of a method or a grid: how the pretrained strong model is asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Agreement")]
 struct Settings {
     /// Answered examples before each question, of the supervisor's half. Origin: as for self-labels, 4.
     shots: usize,
@@ -28,7 +30,7 @@ impl Default for Settings {
 }
 
 inventory::submit! {
-    Known { name: "agreement", title: "the agreement of weak label and own answer", read }
+    Known { name: "agreement", title: "the agreement of weak label and own answer", read, schema: |generator| generator.subschema_for::<Settings>() }
 }
 
 fn read(asked: &Asked) -> Result<Box<dyn Column>> {

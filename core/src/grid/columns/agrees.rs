@@ -1,5 +1,6 @@
 //! `agrees`: whether weak model and student would agree on a label, by a judge that is trained on where they do.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Asked, Column, Known};
@@ -9,6 +10,7 @@ use crate::{
         asked::{Knowledge, Made, trains},
         config::recipe_table,
     },
+    learner::Recipe,
     stage::{
         JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings,
         kinds::{judge::Judge, student},
@@ -17,23 +19,25 @@ use crate::{
 };
 
 /// `agrees` of a method or a grid (multi-capabilities W2SG, section 4): how a judge of labels is trained.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Agrees {
-    /// See [`JudgeSettings::folds`].
+    /// In how many parts the examples are cut, each judged by a judge that was trained on the others; 0 lets one judge, trained on all of
+    /// them, judge all: [`JudgeSettings::folds`].
     folds: usize,
-    /// See [`JudgeSettings::loss`].
+    /// `cross-entropy`, or `difference`: [`JudgeSettings::loss`].
     loss: JudgeLoss,
-    /// See [`JudgeSettings::balance`].
+    /// `none`, `undersample` or `weight`: [`JudgeSettings::balance`].
     balance: JudgeBalance,
-    /// See [`JudgeSettings::init`].
+    /// `pretrained`, or `student`: [`JudgeSettings::init`].
     init: JudgeInit,
     /// Training settings of the judge, over those of the strong model.
+    #[schemars(with = "Recipe")]
     train: toml::Table,
 }
 
 inventory::submit! {
-    Known { name: "agrees", title: "the judge, `agrees`", read }
+    Known { name: "agrees", title: "the judge, `agrees`", read, schema: |generator| generator.subschema_for::<Agrees>() }
 }
 
 /// A method's table over the grid's.

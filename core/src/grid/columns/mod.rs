@@ -5,6 +5,7 @@ include!(concat!(env!("OUT_DIR"), "/columns.rs"));
 
 use std::{collections::BTreeMap, fmt::Debug};
 
+use schemars::{Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -125,6 +126,8 @@ pub(super) struct Known {
     pub(super) title: &'static str,
     /// Reads its table.
     pub(super) read: fn(&Asked) -> Result<Box<dyn Column>>,
+    /// The schema of its table.
+    pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 inventory::collect!(Known);
@@ -139,6 +142,11 @@ impl Known {
 /// Every column, by its name.
 pub(super) fn all() -> BTreeMap<&'static str, &'static Known> {
     inventory::iter::<Known>.into_iter().map(|known| (known.name, known)).collect()
+}
+
+/// The key of every column's table.
+pub(super) fn keys() -> Vec<String> {
+    all().values().map(|known| known.key()).collect()
 }
 
 /// What people call a column.

@@ -1,5 +1,6 @@
 //! `p-ik`: P(IK), the probability that the strong model knows an answer, by a judge that is trained on which of its own are right.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{About, Asked, Auxiliary, Column, Known};
@@ -7,7 +8,7 @@ use crate::{
     Error, Result,
     grid::{
         asked::{Knowledge, Made, OnAuxiliary, likeliest},
-        config::{Grid, Method, SelfSource},
+        config::{Grid, Method, SelfSource, TaskName},
     },
     learner::Recipe,
     model::HeadInit,
@@ -21,10 +22,12 @@ use crate::{
 };
 
 /// `p_ik` of a method or a grid: P(IK), the probability that the model knows (Selective W2SG, arXiv 2511.14166, section 3).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(rename = "PIk")]
 struct Settings {
     /// The auxiliary task that P(IK) is learnt on, or [`EVALUATED`](super::EVALUATED). Origin: the paper takes ARC.
+    #[schemars(with = "TaskName")]
     task: String,
     /// Rows of its training split; all when absent.
     n_train: Option<usize>,
@@ -87,7 +90,7 @@ impl Default for Settings {
 }
 
 /// Who answers the auxiliary task's questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum AnswersBy {
     /// The pretrained language model.
@@ -98,7 +101,7 @@ enum AnswersBy {
 }
 
 /// When P(IK) is learnt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Schedule {
     /// Along with the student, from its first step.
@@ -111,7 +114,7 @@ enum Schedule {
 }
 
 /// What happens when the auxiliary examples are used up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Mismatch {
     /// They start again in another order.
@@ -123,7 +126,7 @@ enum Mismatch {
 
 
 inventory::submit! {
-    Known { name: "p-ik", title: "P(IK)", read }
+    Known { name: "p-ik", title: "P(IK)", read, schema: |generator| generator.subschema_for::<Settings>() }
 }
 
 /// A method's table over the grid's.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Method, model::recipe_table, names::At};
@@ -12,13 +13,14 @@ use crate::{
         columns::{self, Column},
         library::Library,
     },
+    learner::Recipe,
     model::HeadConfig,
     strategy::{Form, Split},
     task::{Balance, Order, OverLong, Task},
 };
 
 /// `[data]`, and `[task.NAME]` over it: how data are read, ordered, split and cut.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// Order and halves of the data: `openai` (the reference's, bit for bit), `eleuther`, or `k-points`.
@@ -40,20 +42,30 @@ pub struct Data {
     /// Of `[task.NAME]` alone: the text that a model classifies, in place of the task's own [`Task::template`].
     pub template: Option<String>,
     /// Of `[task.NAME]` alone: settings of training on this task, for every model.
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
     /// Of `[task.NAME]` alone: what else is different about a model on this task, by the model's name.
     pub model: BTreeMap<String, ModelOnTask>,
 }
 
 /// `[task.TASK.model.MODEL]`: goes before what the grid says of the model, and of the task, alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelOnTask {
     /// Keys of [`HeadConfig`].
+    #[schemars(with = "HeadConfig")]
     pub head: toml::Table,
     /// Keys of [`Recipe`].
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
 }
+
+/// Keys that `[data]` does not have, and what to do instead.
+pub(super) const OF_ONE_TASK: [(&str, &str); 3] = [
+    ("template", "a template belongs to one task: `[task.NAME] template`"),
+    ("train", "what holds for all tasks stands in `[train]`, what holds for one in `[task.NAME]`"),
+    ("model", "what holds for all tasks stands in `[model.NAME]`, what holds for one in `[task.NAME]`"),
+];
 
 impl Default for Data {
     fn default() -> Self {
@@ -107,11 +119,7 @@ pub(super) fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -
         }
         section.to_table()
     };
-    for (key, help) in [
-        ("template", "a template belongs to one task: `[task.NAME] template`"),
-        ("train", "what holds for all tasks stands in `[train]`, what holds for one in `[task.NAME]`"),
-        ("model", "what holds for all tasks stands in `[model.NAME]`, what holds for one in `[task.NAME]`"),
-    ] {
+    for (key, help) in OF_ONE_TASK {
         if let Some(there) = root.get("data").and_then(|data| data.get(key)) {
             return Err(there.error(format!("`[data]` says nothing of `{key}`")).help(help));
         }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
 use crate::{Error, Result, document::Section, grid::columns::over};
 
 /// `self_labels` of a method or a grid: the strong model's own labels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SelfLabels {
     /// `precomputed-generation`: what the pretrained language model answers. `current-head`: what the student says now. `ema-head`: what
@@ -31,7 +32,7 @@ impl Default for SelfLabels {
 }
 
 /// Where self-labels come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SelfSource {
     /// The pretrained language model's answer.
@@ -49,7 +50,7 @@ pub enum SelfSource {
 }
 
 /// Whether labels are classes or probabilities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hardness {
     /// The likeliest class.

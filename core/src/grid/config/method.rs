@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    file::{MethodTable, PhaseTable},
     knowing::{SelfLabels, SelfSource, Shared},
     model::recipe_table,
     names::{At, check_name, check_title},
@@ -165,34 +166,25 @@ impl Method {
             let help = did_you_mean(name, known.iter().map(String::as_str));
             return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
         };
-        let columns: Vec<String> = columns::all().values().map(|column| column.key()).collect();
-        let known = [
-            "title",
-            "supervisor",
-            "selector",
-            "refiner",
-            "loss",
-            "train",
-            "self_labels",
-            "phases",
-            "supervisors",
-            "together",
-            "without",
-        ];
-        section.only(&known.into_iter().chain(columns.iter().map(String::as_str)).collect::<Vec<_>>())?;
         Self::assemble(name, Some(&section), None, shared)
     }
 
     fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>, shared: &Shared) -> Result<Self> {
         let part = |key: &str| section.and_then(|section| section.get(key));
-        let title = section.map(|section| section.read_key("title")).transpose()?.flatten();
+        let (title, together, without) = match section {
+            Some(section) => {
+                let MethodTable { title, together, without, .. } = section.read_beside(&columns::keys())?;
+                (title, together, without)
+            }
+            None => Default::default(),
+        };
         let mut method = Self {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
             supervisors: supervisors(part("supervisors"))?,
-            together: section.map(|section| section.read_key("together")).transpose()?.flatten().unwrap_or(true),
-            without: section.map(|section| section.read_key("without")).transpose()?.flatten().unwrap_or_default(),
+            together: together.unwrap_or(true),
+            without,
             phases: phases(section, loss.unwrap_or("cross-entropy"))?,
             self_labels: None,
             columns: BTreeMap::new(),
@@ -259,7 +251,7 @@ fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
     };
     let entries = list.items()?;
     let read = |entry: &Section| {
-        entry.only(&["selector", "refiner", "loss", "train"])?;
+        entry.read::<PhaseTable>()?;
         Phase::read(method, Some(entry), loss)
     };
     entries.iter().map(read).collect()

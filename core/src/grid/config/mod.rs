@@ -1,6 +1,7 @@
 //! The grid as its TOML file says it.
 
 mod data;
+mod file;
 mod knowing;
 mod method;
 mod model;
@@ -15,7 +16,10 @@ use std::{
 
 use serde_json::Value;
 
-pub use data::Data;
+pub use data::{Data, ModelOnTask};
+pub(in crate::grid) use file::{
+    GridFile, MethodName, MethodsFile, ModelName, SuiteFile, SuiteName, TaskName, WithColumns, WorldName,
+};
 pub use knowing::{Hardness, SelfLabels, SelfSource};
 pub use method::{Method, Phase};
 pub(super) use model::recipe_table;
@@ -24,6 +28,7 @@ pub use suites::{Suite, Together};
 
 use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
+    file::{GridTable, OutputTable, PairTable},
     knowing::Shared,
     method::sweeps,
     model::{further_models, over_head},
@@ -85,13 +90,12 @@ pub struct Grid {
     pub source: Value,
 }
 
-/// `evaluate` of `[output]`: parts of a training, in ascending order.
-fn evaluate(output: &Section) -> Result<Vec<f64>> {
-    let Some(list) = output.get("evaluate") else { return Ok(Vec::new()) };
-    let mut parts: Vec<f64> = output.read_key("evaluate")?.unwrap_or_default();
+/// `evaluate` of `[output]`, in ascending order.
+fn parts_of_training(output: &Section, mut parts: Vec<f64>) -> Result<Vec<f64>> {
     let outside = |part: &f64| !(*part > 0.0 && *part <= 1.0);
     if let Some(place) = parts.iter().position(outside) {
-        let at = list.items()?.into_iter().nth(place).unwrap_or_else(|| list.clone());
+        let list = output.need("evaluate")?;
+        let at = list.items()?.into_iter().nth(place).unwrap_or(list);
         return Err(at.error(format!("`evaluate` has {}, which is no part of a training", parts[place])).help(
             "give parts above 0 and up to 1, such as evaluate = [0.25, 0.5, 0.75]: the end is measured in any case",
         ));
@@ -127,27 +131,12 @@ impl Grid {
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
         let columns = columns::all();
-        let of_columns: Vec<String> = columns.values().map(|column| column.key()).collect();
-        let known = [
-            "grid",
-            "data",
-            "task",
-            "train",
-            "method",
-            "model",
-            "output",
-            "self_labels",
-            "sweep",
-            "words",
-            "published",
-            "suite",
-        ];
-        root.only(&known.into_iter().chain(of_columns.iter().map(String::as_str)).collect::<Vec<_>>())?;
+        root.read_beside::<GridFile>(&columns::keys())?;
         let grid = root.need("grid")?;
-        grid.only(&["name", "title", "tasks", "suites", "pairs", "methods", "seeds"])?;
+        let GridTable { name, title, seeds, .. } = grid.read()?;
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let name: String = grid.read_key("name")?.unwrap_or(stem);
+        let name = name.unwrap_or(stem);
         check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if !is_name(&name) {
             let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
@@ -157,18 +146,14 @@ impl Grid {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
             return Err(grid.error(message).help("set another `name` in `[grid]`"));
         }
-        let seeds: Vec<u64> = grid.read_key("seeds")?.unwrap_or_else(|| vec![0]);
+        let seeds = seeds.unwrap_or_else(|| vec![0]);
         no_repetition(&grid, "seeds", &seeds)?;
 
         let train = recipe_table(&root)?;
         let output = root.get("output");
-        if let Some(output) = &output {
-            output.only(&["save_students", "evaluate"])?;
-        }
-        let evaluate = output.as_ref().map(evaluate).transpose()?.unwrap_or_default();
-        let save_students =
-            output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
-
+        let OutputTable { save_students, evaluate } =
+            output.as_ref().map(|section| section.read()).transpose()?.unwrap_or_default();
+        let evaluate = output.map_or(Ok(Vec::new()), |section| parts_of_training(&section, evaluate))?;
         let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
 
         let own_models = root.get("model");
@@ -186,7 +171,7 @@ impl Grid {
             .items()?
             .iter()
             .map(|pair| {
-                pair.only(&["weak", "strong"])?;
+                pair.read::<PairTable>()?;
                 let model = |role: &str| {
                     let at = pair.need(role)?;
                     let name = at.text()?;
@@ -206,6 +191,7 @@ impl Grid {
             pairs.iter().map(|pair| format!("{} with {}", pair.weak.name, pair.strong.name)).collect();
         no_repetition(&grid, "pairs", &named_pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+        shelf.iter().try_for_each(|shelf| shelf.root().read::<MethodsFile>().map(drop))?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {
             columns: columns.iter().filter_map(|(name, column)| Some((*name, root.get(&column.key())?))).collect(),
@@ -260,7 +246,7 @@ impl Grid {
         }
         let grid = Self {
             name,
-            title: grid.read_key("title")?.unwrap_or_default(),
+            title: title.unwrap_or_default(),
             tasks,
             suites,
             auxiliary: auxiliary_by_name,

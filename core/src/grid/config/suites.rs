@@ -2,10 +2,12 @@
 
 use std::mem::discriminant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Data, Method, On,
+    file::{SuiteFile, SuiteTable},
     model::recipe_table,
     names::{At, check_name, check_title, names},
 };
@@ -43,7 +45,7 @@ impl Suite {
 }
 
 /// Whether the tasks of a suite have one model, or each its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Together {
     /// One model, trained on all of them.
@@ -75,7 +77,7 @@ pub(super) fn tasks<'a>(grid: &Section<'a>, shelves: &'a [(String, Document)]) -
     let mut of_suites = Vec::new();
     for (suite, document) in shelves {
         let root = document.root();
-        root.only(&["title", "tasks", "ceiling"])?;
+        root.read::<SuiteFile>()?;
         let own = names(&root, "tasks")?;
         if let [(only, at)] = own.as_slice() {
             let message = format!("a suite of `{only}` alone is that task");
@@ -115,7 +117,8 @@ pub(super) fn suites(
     }
     let suite = |((name, document), own): (&(String, Document), &Vec<usize>)| {
         let root = document.root();
-        let title = root.read_key::<String>("title")?.unwrap_or_else(|| name.clone());
+        let SuiteFile { title, mut ceiling, .. } = root.read()?;
+        let title = title.unwrap_or_else(|| name.clone());
         check_name(name).and_then(|()| check_title(&title)).map_err(|error| error.in_file(document.file()))?;
         if tasks.iter().any(|task| task.name() == name) {
             let message = format!("the suite `{name}` has the name of a task of this grid");
@@ -135,15 +138,14 @@ pub(super) fn suites(
             }
         }
         let mut data = Data::default();
-        let mut ceiling: Together = root.read_key("ceiling")?.unwrap_or_default();
         if let Some(here) = here.as_ref().and_then(|here| here.get(name)) {
-            here.only(&["ceiling", "train", "model"])?;
-            ceiling = here.read_key("ceiling")?.unwrap_or(ceiling);
+            let own: SuiteTable = here.read()?;
+            ceiling = own.ceiling.unwrap_or(ceiling);
             data.train = recipe_table(&here)?;
-            for (model, section) in here.get("model").iter().flat_map(Section::entries) {
+            data.model = own.model;
+            for (_, section) in here.get("model").iter().flat_map(Section::entries) {
                 recipe_table(&section)?;
                 section.read_key::<HeadConfig>("head")?;
-                data.model.insert(model, section.read()?);
             }
         }
         Ok(Suite { name: name.clone(), title, tasks: own.clone(), ceiling, data })
