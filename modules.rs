@@ -1,7 +1,8 @@
 //! Build script of `core`, `strategies` and `plugins`: a file in the right folder is enough to exist. For the binary it finds the commit.
 //!
 //! A registry that needs a `mod` line beside the file can lose a strategy silently. So every `.rs` file of `strategies` and
-//! `plugins`, and every architecture and kind of stage of `core`, becomes a module by being there; and `core` carries `configs/` inside.
+//! `plugins`, and every architecture, kind of stage, column, label rule and further metric of `core`,
+//! becomes a module by being there; and `core` carries `configs/` inside.
 #![allow(clippy::print_stdout)] // How a build script talks to cargo.
 
 use std::{
@@ -30,6 +31,9 @@ fn main() {
     if core {
         write("modules.rs", modules(&root.join("src/model/arch")));
         write("kinds.rs", modules(&root.join("src/stage/kinds")));
+        write("rules.rs", modules(&root.join("src/task/rules")));
+        write("measures.rs", modules(&root.join("src/report/measures")));
+        write("columns.rs", modules(&root.join("src/grid/columns")));
     } else {
         write("modules.rs", modules(&root));
     }

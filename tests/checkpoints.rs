@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use w2s_core::{
     Result,
     learner::{
-        Answering, Checkpoints, Encoded, Execution, Knowing, Objective, OwnLabels, Passage, Recipe, Texts, TrainLog,
-        Trained, train_classifier, train_words,
+        Answering, Checkpoints, Encoded, Execution, Objective, OwnLabels, Passage, Recipe, Texts, TrainLog, Trained,
+        train_classifier, train_words,
     },
     model::{Classifier, HeadConfig, Spec, Transformer},
     rng::Rng,
@@ -86,7 +86,6 @@ fn objective(card: &Card, form: Form) -> Option<Objective> {
     let numbers = |name: &str| rows(name, 2).into_iter().map(|row| row[0]).collect::<Vec<f32>>();
     Some(Objective {
         self_labels: Some(OwnLabels::Given(if words { one_hot(1) } else { rows("own", 2) })),
-        p_ik: Some(Knowing::Given(numbers("p-ik"))),
         truth: Some((0..EXAMPLES).map(|row| (row % 3 == 0).into()).collect()),
         calibration: (!words).then(|| Calibration {
             weak: rows("held out", 2),

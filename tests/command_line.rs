@@ -403,11 +403,11 @@ fn results_that_cannot_be_written_are_found_before_training() {
 }
 
 /// A mistake: arguments after `run`, and what must be said of it.
-struct Mistake {
-    name: &'static str,
-    grid: String,
-    arguments: Vec<String>,
-    says: &'static [&'static str],
+pub struct Mistake {
+    pub name: &'static str,
+    pub grid: String,
+    pub arguments: Vec<String>,
+    pub says: &'static [&'static str],
 }
 
 fn grid(from: &str, to: &str) -> String {
@@ -419,6 +419,33 @@ fn grid(from: &str, to: &str) -> String {
 #[test]
 fn mistakes_end_before_anything_runs() {
     let scratch = tempfile::tempdir().unwrap();
+    lay_out(&scratch);
+    let results = scratch.path().join("results");
+    let mut failures = Vec::new();
+    for Mistake { name, grid, arguments, says } in mistakes(scratch.path()) {
+        let path: PathBuf = scratch.path().join("grid.toml");
+        fs::write(&path, grid).unwrap();
+        let mut command = w2s();
+        command.args(["run", path.to_str().unwrap()]);
+        if !arguments.iter().any(|argument| argument == "--results") {
+            command.args(["--results", results.to_str().unwrap()]);
+        }
+        let output = command.args(&arguments).output().unwrap();
+        let said = text(&output);
+        if !says_what_to_do(&said) {
+            failures.push(format!("{name}: no remedy in\n{said}"));
+        }
+        let missing: Vec<_> = says.iter().filter(|part| !said.contains(**part)).collect();
+        if output.status.code() != Some(2) || !missing.is_empty() || said.contains("panicked") {
+            failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));
+        }
+        assert!(!results.join("tiny").exists(), "{name} left results behind");
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// The tasks and models that some of the [`mistakes`] are about, and a file where none should be.
+fn lay_out(scratch: &tempfile::TempDir) {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny");
     for kind in ["worlds", "tasks", "models"] {
         fs::create_dir(scratch.path().join(kind)).unwrap();
@@ -451,13 +478,16 @@ fn mistakes_end_before_anything_runs() {
         "model_type = \"bert\", hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 16, max_position_embeddings = 24",
     ));
     write("models/lost.toml", "path = \"no-such-folder\"\n");
+    write("file", "");
+}
+
+/// Grids with a mistake each, and arguments with one.
+pub fn mistakes(scratch: &Path) -> Vec<Mistake> {
     let plain = grid("\"finetune\"", "\"finetune\"");
     let with = |extra: &str| format!("{plain}\n{extra}");
-    let blocked = scratch.path().join("file");
-    fs::write(&blocked, "").unwrap();
-    let blocked = blocked.join("results").to_str().unwrap().to_owned();
+    let blocked = scratch.join("file/results").to_str().unwrap().to_owned();
     let mistake = |name, grid: &str, says| Mistake { name, grid: grid.to_owned(), arguments: vec![], says };
-    let mistakes = [
+    vec![
         mistake("no phase", &with("[method.finetune]\nphases = []"), &["`phases` is empty", "phases = [{}, {"]),
         mistake(
             "a phase of what no phase has",
@@ -815,29 +845,7 @@ fn mistakes_end_before_anything_runs() {
             arguments: vec!["train.epochs=many".to_owned()],
             says: &["command line", "many"],
         },
-    ];
-    let results = scratch.path().join("results");
-    let mut failures = Vec::new();
-    for Mistake { name, grid, arguments, says } in mistakes {
-        let path: PathBuf = scratch.path().join("grid.toml");
-        fs::write(&path, grid).unwrap();
-        let mut command = w2s();
-        command.args(["run", path.to_str().unwrap()]);
-        if !arguments.iter().any(|argument| argument == "--results") {
-            command.args(["--results", results.to_str().unwrap()]);
-        }
-        let output = command.args(&arguments).output().unwrap();
-        let said = text(&output);
-        if !says_what_to_do(&said) {
-            failures.push(format!("{name}: no remedy in\n{said}"));
-        }
-        let missing: Vec<_> = says.iter().filter(|part| !said.contains(**part)).collect();
-        if output.status.code() != Some(2) || !missing.is_empty() || said.contains("panicked") {
-            failures.push(format!("{name}: exit {:?}, without {missing:?}:\n{said}", output.status.code()));
-        }
-        assert!(!results.join("tiny").exists(), "{name} left results behind");
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    ]
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use w2s_core::{
     grid::{Cell, Plan, results::Books},
     report::results::{self, ResultRow},
-    stage::{DECISIONS, Labels, P_IK_TEST, Predictions, Store, Truth, read_decisions},
+    stage::{DECISIONS, Labels, Predictions, Store, Truth, judged_file, read_decisions},
     strategy::{Form, Split},
     task::TaskData,
 };
@@ -100,8 +100,12 @@ fn p_ik_of_written_answers_is_learnt_beforehand() {
     let rows = rows(&plan, &store, &folder.path().join("words"));
     let mine = cell(&plan, "mine");
     let student = store.find(&mine.student).unwrap().unwrap();
-    let knows: Vec<f64> =
-        Predictions::read(&student.file(P_IK_TEST)).unwrap().rows().iter().map(|row| row[1].into()).collect();
+    let knows: Vec<f64> = Predictions::read(&student.file(&judged_file("p-ik")))
+        .unwrap()
+        .rows()
+        .iter()
+        .map(|row| row[1].into())
+        .collect();
     // What it is right about are the answers that stand in for the weak ones.
     let own = Labels::read(&store.find(mine.answers.as_ref().unwrap()).unwrap().unwrap().folder, Split::Test).unwrap();
     let right = own.right(&Truth::of(&mine.data.read(&store).unwrap(), Split::Test).unwrap());
@@ -111,7 +115,7 @@ fn p_ik_of_written_answers_is_learnt_beforehand() {
     assert!((brier - errors.sum::<f64>() / right.len() as f64).abs() < 1e-6, "{brier}");
     let decisions = read_decisions(&student.file(DECISIONS)).unwrap();
     assert_eq!(decisions.len(), mine.data.examples["transfer"]);
-    assert!(decisions.iter().all(|choice| choice.own == (choice.p_ik.unwrap() > 0.5)));
+    assert!(decisions.iter().all(|choice| choice.own == (choice.columns["p-ik"] > 0.5)));
 }
 
 /// Rows that ask which of two or three words is one for a wet home.

@@ -177,7 +177,7 @@ fn labels(weak: Tensor<2>, logits: Tensor<2>, at: Progress, own: &Option<(Vec<us
     let student = math::softmax(logits);
     let self_labels =
         own.as_ref().map(|(_, hard)| if *hard { math::one_hot_argmax(student.clone()) } else { student.clone() });
-    let batch = Batch { ids: &ids, progress: at, weak, embedding: student.clone(), student, p_ik: None, self_labels };
+    let batch = Batch::new(&ids, weak).at(at).with_student(student).with_self_labels(self_labels);
     let mut selection = Selection::weak(&batch);
     if let Some((rows, _)) = own {
         let trusted: Vec<f32> = (0..batch.len()).map(|row| f32::from(u8::from(rows.contains(&row)))).collect();

@@ -1,6 +1,7 @@
 //! What is said of a grid from its folder of results, while it runs and afterwards: status, logs, why, replay; and doing parts of it again.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::Path,
     process::{Output, Stdio},
@@ -9,7 +10,7 @@ use std::{
 use serde_json::Value;
 use w2s_core::stage::hash_file;
 
-use crate::support::{says_what_to_do, text, w2s, w2s_in};
+use crate::support::{self, says_what_to_do, text, w2s, w2s_in};
 
 const TINY: &str = "tests/fixtures/tiny/grid.toml";
 
@@ -121,6 +122,28 @@ fn the_first_failure_ends_a_run_if_that_is_wished() {
 }
 
 #[test]
+fn what_is_made_again_is_of_that_task_or_method_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = ["tasks=tiny-home,tiny-food", "methods=finetune,gce", "seeds=0"];
+    let (plan, _) = support::plan(&support::tiny().join("grid.toml"), &changes, folder.path()).unwrap();
+    let labels = plan.labels();
+    let again =
+        |name: &str| -> BTreeSet<&str> { plan.made_for(name).unwrap().iter().map(|id| labels[id].as_str()).collect() };
+    let all = |of: &dyn Fn(&str) -> bool| -> BTreeSet<&str> {
+        labels.values().map(String::as_str).filter(|label| of(label)).collect()
+    };
+    let food = again("tiny-food");
+    assert_eq!(food, all(&|label| label.contains("tiny-food")));
+    for kind in ["weak labels", "ceiling", "finetune", "gce"] {
+        assert!(food.iter().any(|label| label.contains(kind)), "{kind}: {food:?}");
+    }
+    let gce = again("gce");
+    assert_eq!(gce, all(&|label| label.contains("gce")));
+    assert_eq!(gce.len(), 2);
+    assert!(again("tiny-home").is_disjoint(&food));
+}
+
+#[test]
 fn a_finished_cell_is_looked_into_and_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let results = folder.path();
@@ -190,6 +213,15 @@ fn a_finished_cell_is_looked_into_and_made_again() {
     let output = run(results, &[&grid[..], &["--rerun", "gce"]].concat());
     assert!(output.status.success() && text(&output).contains("to be made again: 2 stages"), "{}", text(&output));
     assert_eq!(fs::read_dir(results.join("stages/quarantine")).unwrap().count(), 2);
+    assert_eq!(fs::read_to_string(results.join("tiny/results.csv")).unwrap(), rows);
+    // And all that a task's results are made of, but for the models that were pretrained.
+    let output = run(results, &[&grid[..], &["--rerun", "tiny-home"]].concat());
+    assert!(output.status.success() && text(&output).contains("to be made again"), "{}", text(&output));
+    let shelf = fs::read_dir(results.join("stages/quarantine")).unwrap().flatten();
+    let shelf: Vec<String> = shelf.map(|one| one.file_name().to_string_lossy().into_owned()).collect();
+    let of = |kind: &str| shelf.iter().filter(|name| name.starts_with(kind)).count();
+    // Two of them are from before.
+    assert_eq!([of("student"), of("supervise"), of("pretrain"), of("data")], [6, 2, 0, 0], "{shelf:?}");
     assert_eq!(fs::read_to_string(results.join("tiny/results.csv")).unwrap(), rows);
     let output = run(results, &[&grid[..], &["--rerun", "finetun"]].concat());
     assert!(output.status.code() == Some(2) && says_what_to_do(&text(&output)), "{}", text(&output));

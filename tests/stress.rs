@@ -220,6 +220,8 @@ fn the_store_is_listed_verified_and_cleared() {
     assert!(said.contains("of them 0,"), "everything is the grid's: {said}");
     let (code, said) = store(&["ls", "--grid", "other"]);
     assert!(code == Some(2) && said.contains("tiny"), "{said}");
+    let (_, said) = store(&["ls", "--grid", "tiny"]);
+    assert!(said.contains(&format!("of them {count},")) && said.contains("for it alone"), "{said}");
     let (_, json) = store(&["ls", "--sort", "size", "--format", "json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     let sizes: Vec<u64> = json.as_array().unwrap().iter().map(|stage| stage["bytes"].as_u64().unwrap()).collect();
@@ -230,6 +232,9 @@ fn the_store_is_listed_verified_and_cleared() {
     fs::write(student.join("test.csv"), "").unwrap();
     let (code, said) = store(&["verify"]);
     assert!(code == Some(1) && said.contains("test.csv") && student.exists(), "{said}");
+    assert_eq!(store(&["verify", "--grid", "tiny"]).0, Some(1));
+    let (code, said) = store(&["verify", "--unused"]);
+    assert!(code == Some(0) && said.contains("0 stages"), "{said}");
     whole(results);
 
     // What the grid needs stays, whatever its age; what no grid needs goes, and so does what was put aside.
@@ -245,6 +250,22 @@ fn the_store_is_listed_verified_and_cleared() {
     fs::remove_dir_all(results.join("tiny")).unwrap();
     let (_, said) = store(&["gc"]);
     assert_eq!(removes(&said), 0, "nothing is a day old: {said}");
+    // No more than it takes.
+    let down_to =
+        |megabytes: f64| store(&["gc", "--older-than", "0", "--dry-run", "--down-to", &megabytes.to_string()]).1;
+    fn bytes(path: &Path) -> u64 {
+        match path.is_dir() {
+            true => fs::read_dir(path).unwrap().flatten().map(|entry| bytes(&entry.path())).sum(),
+            false => path.metadata().unwrap().len(),
+        }
+    }
+    let all: u64 = stages(results).iter().map(|name| bytes(&results.join("stages").join(name))).sum();
+    let all = all + bytes(&results.join("stages/quarantine"));
+    assert_eq!(removes(&down_to(all as f64 / 1e6)), 0, "{}", down_to(all as f64 / 1e6));
+    let said = down_to((all - 1) as f64 / 1e6);
+    assert!(removes(&said) == 1 && !said.contains("stay"), "{said}");
+    let said = down_to(0.0);
+    assert!(removes(&said) == 2 && said.contains("grids need them"), "{said}");
     fs::write(results.join("less/.tmpAbCdEf"), "").unwrap();
     let before = stages(results);
     let (code, said) = store(&["gc", "--older-than", "0"]);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use w2s_core::{
     grid::{Cell, Plan, results::Books},
     report::results::{self, ResultRow},
-    stage::{DECISIONS, Labels, P_IK_TEST, Store, Truth, read_decisions},
+    stage::{DECISIONS, Labels, Store, Truth, judged_file, read_decisions},
     strategy::Split,
     task::TaskData,
 };
@@ -142,10 +142,10 @@ fn what_is_known_and_decided_is_told_task_by_task() {
         assert!(places.len() == own.len() && places.iter().all(|row| (*row as usize) < cell.data.examples["transfer"]));
         for choice in &own {
             let there = whole.iter().find(|there| there.row == choice.row + seen).unwrap();
-            assert_eq!((there.own, &there.refined, there.p_ik), (choice.own, &choice.refined, choice.p_ik));
+            assert_eq!((there.own, &there.refined, &there.columns), (choice.own, &choice.refined, &choice.columns));
         }
         seen += cell.data.examples["transfer"] as u32;
-        let p_ik = fs::read_to_string(finished(&cell.student).file(P_IK_TEST)).unwrap();
+        let p_ik = fs::read_to_string(finished(&cell.student).file(&judged_file("p-ik"))).unwrap();
         assert_eq!(p_ik.lines().count(), cell.data.examples["test"] + 1);
     }
     let rows = rows(&plan, &store, &folder.path().join("selective"));

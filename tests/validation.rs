@@ -11,7 +11,7 @@ use w2s_core::{
     learner::{Every, Execution},
     report::results,
     stage::{DECISIONS, Numeric, Place, Predictions, StageId, Store, read_decisions},
-    strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Progress, Selection, Split, math},
+    strategy::{Batch, Calibration, ConfiguredRefiner, ExampleId, Memory, Pool, Selection, Split, math},
     task::Example,
 };
 
@@ -41,15 +41,7 @@ fn by_hand(method: &str, weak: &[Vec<f32>], calibration: Calibration) -> Vec<Vec
     let device = Device::flex();
     let rows: Vec<Tensor<2>> =
         weak.iter().map(|row| Tensor::<1>::from_floats(row.as_slice(), &device).unsqueeze_dim::<2>(0)).collect();
-    let batch = Batch {
-        ids: &ids,
-        progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-        weak: Tensor::cat(rows, 0),
-        student: Tensor::zeros([weak.len(), 2], &device),
-        embedding: Tensor::zeros([weak.len(), 1], &device),
-        p_ik: None,
-        self_labels: None,
-    };
+    let batch = Batch::new(&ids, Tensor::cat(rows, 0));
     let refined = refiner.refine(&batch, &Selection::weak(&batch), &mut Memory::default());
     math::rows_to_host(refined).chunks_exact(2).map(<[f32]>::to_vec).collect()
 }

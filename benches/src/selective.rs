@@ -13,11 +13,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use w2s_benches::peak_mb;
-use w2s_core::learner::{Encoded, Execution, Knowing, Objective, OwnLabels, Recipe, train_classifier};
+use w2s_core::learner::{Along, Encoded, Execution, Objective, OwnLabels, Recipe, train_classifier};
 use w2s_core::model::{Classifier, HeadConfig, Spec, Transformer};
 use w2s_core::rng::Rng;
 use w2s_core::strategy::{
-    Batch, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ExampleId, Memory, Pool, Progress, Selection,
+    Batch, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ExampleId, Memory, Pool, Selection,
 };
 use w2s_strategies as _;
 
@@ -57,7 +57,8 @@ fn step(steps: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
         Ok(Objective::new(labels(count), strategy::<Box<dyn ConfiguredLoss>>(json!({ "type": "cross-entropy" }))?))
     };
     let selective = |smooth: bool| -> Result<Objective, Box<dyn Error>> {
-        let p_ik = Knowing::Trained {
+        let along = Along {
+            column: "p-ik".to_owned(),
             data: known.clone(),
             labels: labels(count),
             lambda: 1.0,
@@ -67,7 +68,7 @@ fn step(steps: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
         };
         let refiner = json!({ "type": if smooth { "graph-smoothing" } else { "identity" } });
         Ok(Objective {
-            p_ik: Some(p_ik),
+            along: Some(along),
             self_labels: Some(OwnLabels::Given(labels(count))),
             selector: Some(strategy::<Box<dyn ConfiguredSelector>>(json!({ "type": "p-ik", "gamma": 0.5 }))?),
             refiner: Some(strategy::<Box<dyn ConfiguredRefiner>>(refiner)?),
@@ -77,7 +78,7 @@ fn step(steps: usize, rounds: usize) -> Result<(), Box<dyn Error>> {
     let time = |objective: Objective, heads: bool| -> Result<f64, Box<dyn Error>> {
         let mut classifier = Classifier::new(model.clone(), &HeadConfig::default(), 2, 1, None)?;
         if heads {
-            classifier = classifier.with_p_ik(None);
+            classifier = classifier.with_judge(None);
         }
         let start = Instant::now();
         train_classifier(classifier, &data, objective, &recipe, 1, &Execution::default())?;
@@ -111,15 +112,7 @@ fn smoothing(rounds: usize) -> Result<(), Box<dyn Error>> {
         Tensor::from_data(TensorData::new(rows.concat(), shape), &device)
     };
     let ids: Vec<ExampleId> = (0..BATCH as u32).map(ExampleId).collect();
-    let batch = Batch {
-        ids: &ids,
-        progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-        weak: tensor(labels(BATCH)),
-        student: tensor(labels(BATCH)),
-        embedding: tensor(embeddings(BATCH, WIDTH)),
-        p_ik: None,
-        self_labels: None,
-    };
+    let batch = Batch::new(&ids, tensor(labels(BATCH))).with_embedding(tensor(embeddings(BATCH, WIDTH)));
     let refiner: Box<dyn ConfiguredRefiner> = strategy(json!({ "type": "graph-smoothing" }))?;
     let selection = Selection::weak(&batch);
     let mut times = Vec::new();

@@ -19,14 +19,21 @@ static REFUSED: AtomicUsize = AtomicUsize::new(0);
 /// Requests until one is refused on purpose; 0 when none is.
 static UNTIL_REFUSAL: AtomicI64 = AtomicI64::new(0);
 /// What a test sets to `WHEN:N`, `stage:1000` say: the N-th request of a stage's process (or of a `command`'s, or after it began to `train` or
-/// to `predict`) is refused; with `WHEN:N+`, all from there on.
+/// to `predict`) is refused; with `WHEN:N+`, all from there on. `larger:N` refuses a stage's process whatever is larger than N bytes, as a machine with
+/// less memory would.
 pub const REFUSE: &str = "W2S_REFUSE_ALLOCATION";
 /// Whether one refusal is all.
 static REFUSE_ONCE: AtomicI64 = AtomicI64::new(1);
 
+/// The largest request that is served.
+static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
+
 /// Reads [`REFUSE`] when something begins.
 pub fn refuse_for_a_test(when: &str) {
     let Ok(wish) = std::env::var(REFUSE) else { return };
+    if let Some(largest) = wish.strip_prefix("larger:").filter(|_| when == "stage") {
+        LARGEST.store(largest.parse().unwrap_or(usize::MAX), Relaxed);
+    }
     let Some(count) = wish.strip_prefix(when).and_then(|rest| rest.strip_prefix(':')) else { return };
     let (count, once) = count.strip_suffix('+').map_or((count, 1), |count| (count, 0));
     REFUSE_ONCE.store(once, Relaxed);
@@ -62,25 +69,28 @@ fn noted(block: *mut u8, size: usize) -> *mut u8 {
     block
 }
 
-fn served() -> bool {
-    UNTIL_REFUSAL.load(Relaxed) == 0 || !refuse_on_purpose()
+fn served(size: usize) -> bool {
+    size <= LARGEST.load(Relaxed) && (UNTIL_REFUSAL.load(Relaxed) == 0 || !refuse_on_purpose())
 }
 
 // SAFETY: every block comes from the system's allocator and goes back to it as it came; null is what a request may always get.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are those that `System` asks for; so below.
-        noted(if served() { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }, layout.size())
+        noted(if served(layout.size()) { unsafe { System.alloc(layout) } } else { std::ptr::null_mut() }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        noted(if served() { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() }, layout.size())
+        noted(
+            if served(layout.size()) { unsafe { System.alloc_zeroed(layout) } } else { std::ptr::null_mut() },
+            layout.size(),
+        )
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: as above.
-        noted(if served() { unsafe { System.realloc(block, layout, size) } } else { std::ptr::null_mut() }, size)
+        noted(if served(size) { unsafe { System.realloc(block, layout, size) } } else { std::ptr::null_mut() }, size)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

@@ -1,12 +1,18 @@
 //! A TOML file whose every value knows where it stands, so that an error can point at it.
 
 use std::{
+    borrow::Cow,
+    marker::PhantomData,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use serde::{Deserialize, de::DeserializeOwned};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use toml::{
     Spanned,
     de::{DeTable, DeValue, Deserializer},
@@ -257,10 +263,12 @@ impl<'a> Section<'a> {
     /// # Errors
     /// Points at the table that lacks it.
     pub fn need(&self, key: &str) -> Result<Section<'a>> {
-        self.get(key).ok_or_else(|| {
-            let table = if self.path.is_empty() { "the file".to_owned() } else { format!("`[{}]`", self.path) };
-            self.error(format!("{table} lacks `{key}`")).help(format!("add `{key} = …`"))
-        })
+        self.get(key).ok_or_else(|| self.lacks(key))
+    }
+
+    fn lacks(&self, key: &str) -> Error {
+        let table = if self.path.is_empty() { "the file".to_owned() } else { format!("`[{}]`", self.path) };
+        self.error(format!("{table} lacks `{key}`")).help(format!("add `{key} = …`"))
     }
 
     /// Keys and values of this table, in the order of the file.
@@ -303,21 +311,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Refuses keys other than these.
-    ///
-    /// # Errors
-    /// Points at the key and says what was probably meant.
-    pub fn only(&self, known: &[&str]) -> Result<()> {
-        let Some(table) = self.value.get_ref().as_table() else { return Err(self.wrong_type("a table")) };
-        for key in table.keys() {
-            if !known.contains(&key.get_ref().as_ref()) {
-                let error = self.document.error_at(key.span(), format!("unknown key `{}`", key.get_ref()));
-                return Err(error.help(did_you_mean(key.get_ref(), known.iter().copied())));
-            }
-        }
-        Ok(())
-    }
-
     /// Reads this table as a type.
     ///
     /// # Errors
@@ -325,6 +318,16 @@ impl<'a> Section<'a> {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let table = self.value.get_ref().as_table().ok_or_else(|| self.wrong_type("a table"))?;
         T::deserialize(Deserializer::from(Spanned::new(self.value.span(), table.clone()))).map_err(|e| self.explain(&e))
+    }
+
+    /// The same but for some keys, which somebody else reads.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_beside<T: DeserializeOwned>(&self, others: &[String]) -> Result<T> {
+        let mut table = self.value.get_ref().as_table().ok_or_else(|| self.wrong_type("a table"))?.clone();
+        others.iter().for_each(|key| drop(table.remove(key.as_str())));
+        T::deserialize(Deserializer::from(Spanned::new(self.value.span(), table))).map_err(|e| self.explain(&e))
     }
 
     /// Reads one key of this table as a type; `None` where the key is absent.
@@ -379,6 +382,10 @@ impl<'a> Section<'a> {
             .map(|(bad, known)| did_you_mean(bad, known.iter().copied()));
         let value = self.document.text.get(span.clone()).unwrap_or_default();
         let (message, help) = match message.split_once(", expected ") {
+            _ if message.starts_with("missing field") => match quoted.first() {
+                Some(key) => return self.lacks(key),
+                None => (message, None),
+            },
             Some((front, _)) if name.is_some() => (front.replace("unknown field", "unknown key"), name),
             Some((_, wanted)) => (message.clone(), how_to_write(wanted, value)),
             None => (message, name),
@@ -388,6 +395,34 @@ impl<'a> Section<'a> {
             Some(help) => error.help(help),
             None => error,
         }
+    }
+}
+
+/// A value that is read as a `T` later, by whoever it is for, so that what does not fit is pointed at there; until then it may be anything.
+/// Its schema is that of `T`.
+pub struct Unread<T: ?Sized>(PhantomData<fn(&T)>);
+
+impl<'de, T: ?Sized> Deserialize<'de> for Unread<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_ignored_any(IgnoredAny).map(|_| Self(PhantomData))
+    }
+}
+
+impl<T: JsonSchema + ?Sized> JsonSchema for Unread<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn schema_id() -> Cow<'static, str> {
+        T::schema_id()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
     }
 }
 

@@ -164,7 +164,7 @@ register!(refiner "calibration" for Calibration, paper = "Platt 1999, Probabilis
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use w2s_core::strategy::{ExampleId, Progress};
+    use w2s_core::strategy::ExampleId;
 
     use super::*;
 
@@ -225,15 +225,8 @@ mod tests {
     fn trusted_labels_stay() {
         let device = Device::flex();
         let ids = [ExampleId(0), ExampleId(1)];
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::from_floats([[0.75, 0.25], [0.75, 0.25]], &device),
-            student: Tensor::zeros([2, 2], &device),
-            embedding: Tensor::zeros([2, 1], &device),
-            p_ik: None,
-            self_labels: Some(Tensor::from_floats([[0.1, 0.9], [0.1, 0.9]], &device)),
-        };
+        let batch = Batch::new(&ids, Tensor::from_floats([[0.75, 0.25], [0.75, 0.25]], &device))
+            .with_self_labels(Tensor::from_floats([[0.1, 0.9], [0.1, 0.9]], &device));
         let mut refiner = Calibration { method: Method::Isotonic, ..Calibration::default() };
         refiner.prepare(&pool()).unwrap();
         let selection = Selection { own: Tensor::from_floats([0.0, 1.0], &device), ..Selection::weak(&batch) };

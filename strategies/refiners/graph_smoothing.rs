@@ -416,7 +416,6 @@ register!(refiner "graph-smoothing" for GraphSmoothing, paper = "Lang et al., Se
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use w2s_core::strategy::Progress;
 
     use super::*;
 
@@ -454,15 +453,7 @@ mod tests {
     }
 
     fn batch<'a>(ids: &'a [ExampleId], weak: &[Vec<f32>], embedding: &[Vec<f32>]) -> Batch<'a> {
-        Batch {
-            ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: tensor(weak),
-            student: tensor(weak),
-            embedding: tensor(embedding),
-            p_ik: None,
-            self_labels: None,
-        }
+        Batch::new(ids, tensor(weak)).with_embedding(tensor(embedding))
     }
 
     fn ids(range: std::ops::Range<u32>) -> Vec<ExampleId> {
@@ -565,7 +556,7 @@ mod tests {
         let share = |center: Center| {
             let mut memory = Memory::default();
             let refiner = GraphSmoothing { center, ..GraphSmoothing::default() };
-            refined(&refiner, &Batch { embedding: tensor(&alike), ..batch.clone() }, &[0.0; 8], &mut memory);
+            refined(&refiner, &batch.clone().with_embedding(tensor(&alike)), &[0.0; 8], &mut memory);
             memory.entry(ONE_HOT)[0]
         };
         assert_eq!((share(Center::None), share(Center::BatchMean), share(Center::RunningMean)), (0.0, 1.0, 1.0));

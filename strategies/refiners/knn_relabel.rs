@@ -53,7 +53,7 @@ register!(refiner "knn-relabel" for KnnRelabel, paper = "EleutherAI/w2s, `KnnPro
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use w2s_core::strategy::{ExampleId, Progress};
+    use w2s_core::strategy::ExampleId;
 
     use super::*;
 
@@ -68,15 +68,7 @@ mod tests {
         // Another order than the pool's, and an example that it does not hold.
         let ids = [1, 7, 9, 5].map(ExampleId);
         let labels = Tensor::from_floats([[0.0, 1.0], [0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], &device);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: labels,
-            student: Tensor::zeros([4, 2], &device),
-            embedding: Tensor::zeros([4, 1], &device),
-            p_ik: None,
-            self_labels: Some(Tensor::from_floats([[1.0, 0.0]; 4], &device)),
-        };
+        let batch = Batch::new(&ids, labels).with_self_labels(Tensor::from_floats([[1.0, 0.0]; 4], &device));
         let own = Tensor::from_floats([0.0, 0.0, 0.0, 1.0], &device);
         let selection = Selection { own, ..Selection::weak(&batch) };
         let got = math::rows_to_host(refiner.refine(&batch, &selection, &mut Memory::default()));

@@ -69,7 +69,7 @@ register!(selector "agreement" for Agreement, paper = "original; consensus of te
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::{ExampleId, Progress};
+    use w2s_core::strategy::ExampleId;
 
     use super::*;
 
@@ -77,15 +77,8 @@ mod tests {
     fn every_form_of_agreement() {
         let device = Device::flex();
         let ids = [0, 1, 2].map(ExampleId);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::from_floats([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]], &device),
-            student: Tensor::zeros([3, 2], &device),
-            embedding: Tensor::zeros([3, 1], &device),
-            p_ik: None,
-            self_labels: Some(Tensor::from_floats([[0.0, 1.0], [0.0, 1.0], [0.9, 0.1]], &device)),
-        };
+        let batch = Batch::new(&ids, Tensor::from_floats([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]], &device))
+            .with_self_labels(Tensor::from_floats([[0.0, 1.0], [0.0, 1.0], [0.9, 0.1]], &device));
         let select = |label, otherwise| {
             let selection = Agreement { label, otherwise }.select(&batch, &mut Memory::default());
             (math::to_host(selection.own), math::to_host(selection.weight))

@@ -78,7 +78,6 @@ register!(selector "confidence" for Confidence, paper = "confidence filter of th
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::Progress;
 
     use super::*;
 
@@ -87,15 +86,7 @@ mod tests {
         let rows: Vec<Tensor<2>> = weak.iter().map(|row| Tensor::from_floats([*row], &device)).collect();
         let weak = Tensor::cat(rows, 0);
         let ids: Vec<ExampleId> = (0..weak.dims()[0] as u32).map(ExampleId).collect();
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            student: weak.clone(),
-            embedding: weak.clone(),
-            weak,
-            p_ik: None,
-            self_labels: None,
-        };
+        let batch = Batch::new(&ids, weak);
         math::to_host(selector.select(&batch, &mut Memory::default()).weight)
     }
 

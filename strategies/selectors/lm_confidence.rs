@@ -60,7 +60,7 @@ register!(selector "lm-confidence" for LmConfidence, paper = "original: a baseli
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::{ExampleId, Progress};
+    use w2s_core::strategy::ExampleId;
 
     use super::*;
 
@@ -68,15 +68,8 @@ mod tests {
     fn trusts_sure_answers_and_refuses_hard_ones() {
         let device = Device::flex();
         let ids = [0, 1, 2].map(ExampleId);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::from_floats([[0.99, 0.01]; 3], &device),
-            student: Tensor::from_floats([[0.99, 0.01]; 3], &device),
-            embedding: Tensor::zeros([3, 1], &device),
-            p_ik: None,
-            self_labels: Some(Tensor::from_floats([[0.2, 0.8], [0.21, 0.79], [0.9, 0.1]], &device)),
-        };
+        let batch = Batch::new(&ids, Tensor::from_floats([[0.99, 0.01]; 3], &device))
+            .with_self_labels(Tensor::from_floats([[0.2, 0.8], [0.21, 0.79], [0.9, 0.1]], &device));
         let selection = LmConfidence::default().select(&batch, &mut Memory::default());
         assert_eq!(math::to_host(selection.own), [1.0, 0.0, 1.0]);
         let prepare = |labels: Vec<Vec<f32>>| {

@@ -52,7 +52,6 @@ register!(selector "oracle" for Oracle, paper = "original: a control for selecti
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use w2s_core::strategy::Progress;
 
     use super::*;
 
@@ -65,16 +64,9 @@ mod tests {
         oracle.prepare(&Pool { ids, truth, ..Pool::default() }).unwrap();
         assert!(Oracle::default().prepare(&Pool::default()).is_err());
         let ids = [2, 0, 3, 1, 9].map(ExampleId);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::zeros([5, 2], &device),
-            student: Tensor::zeros([5, 2], &device),
-            embedding: Tensor::zeros([5, 1], &device),
-            p_ik: None,
-            // Right, wrong, right by the tie's rule, wrong, unknown.
-            self_labels: Some(Tensor::from_floats([[0.2, 0.8], [0.4, 0.6], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]], &device)),
-        };
+        // Right, wrong, right by the tie's rule, wrong, unknown.
+        let own = Tensor::from_floats([[0.2, 0.8], [0.4, 0.6], [0.5, 0.5], [1.0, 0.0], [1.0, 0.0]], &device);
+        let batch = Batch::new(&ids, Tensor::zeros([5, 2], &device)).with_self_labels(own);
         let selection = oracle.select(&batch, &mut Memory::default());
         assert_eq!(math::to_host(selection.own), [1.0, 0.0, 1.0, 0.0, 0.0]);
         assert_eq!(math::to_host(selection.weight), [1.0; 5]);

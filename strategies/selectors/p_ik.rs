@@ -25,8 +25,8 @@ impl Default for PIk {
 impl Selector for PIk {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         let selection = Selection::weak(batch);
-        match &batch.p_ik {
-            Some(p_ik) => Selection { own: self.compare.passes(p_ik.clone(), self.gamma), ..selection },
+        match batch.column("p-ik") {
+            Some(p_ik) => Selection { own: self.compare.passes(p_ik, self.gamma), ..selection },
             None => selection,
         }
     }
@@ -39,8 +39,12 @@ impl Selector for PIk {
         Invalid::unless_within("gamma", self.gamma, 0.0, 1.0)
     }
 
+    fn columns(&self) -> Vec<String> {
+        vec!["p-ik".to_owned()]
+    }
+
     fn needs(&self) -> Needs {
-        Needs { p_ik: true, self_labels: true, ..Needs::default() }
+        Needs { self_labels: true, ..Needs::default() }
     }
 }
 
@@ -49,7 +53,7 @@ register!(selector "p-ik" for PIk, paper = "Lang et al., Selective Weak-to-Stron
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::{ExampleId, Progress, math};
+    use w2s_core::strategy::{ExampleId, math};
 
     use super::*;
 
@@ -57,22 +61,15 @@ mod tests {
     fn own_labels_where_the_threshold_is_passed() {
         let device = Device::flex();
         let ids = [0, 1, 2].map(ExampleId);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::from_floats([[0.4, 0.6]; 3], &device),
-            student: Tensor::from_floats([[0.5, 0.5]; 3], &device),
-            embedding: Tensor::zeros([3, 1], &device),
-            p_ik: Some(Tensor::from_floats([0.9, 0.8, 0.2], &device)),
-            self_labels: Some(Tensor::from_floats([[1.0, 0.0]; 3], &device)),
-        };
+        let before = Batch::new(&ids, Tensor::from_floats([[0.4, 0.6]; 3], &device))
+            .with_self_labels(Tensor::from_floats([[1.0, 0.0]; 3], &device));
+        let batch = before.clone().with_column("p-ik", Tensor::from_floats([0.9, 0.8, 0.2], &device));
         let select = |compare| PIk { compare, ..PIk::default() }.select(&batch, &mut Memory::default());
         assert_eq!(math::to_host(select(Compare::Above).own), [1.0, 0.0, 0.0]);
         let selection = select(Compare::AtLeast);
         assert_eq!(math::to_host(selection.own.clone()), [1.0, 1.0, 0.0]);
         assert_eq!(math::to_host(selection.weight.clone()), [1.0; 3]);
         assert_eq!(math::rows_to_host(selection.labels(&batch)), [1.0, 0.0, 1.0, 0.0, 0.4, 0.6]);
-        let before = Batch { p_ik: None, ..batch.clone() };
         assert_eq!(math::to_host(PIk::default().select(&before, &mut Memory::default()).own), [0.0; 3]);
     }
 }

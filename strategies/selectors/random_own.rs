@@ -29,8 +29,8 @@ impl Default for RandomOwn {
 impl Selector for RandomOwn {
     fn select(&self, batch: &Batch, _memory: &mut Memory) -> Selection {
         let selection = Selection::weak(batch);
-        let Some(p_ik) = &batch.p_ik else { return selection };
-        let count = self.compare.passes(p_ik.clone(), self.gamma).sum();
+        let Some(p_ik) = batch.column("p-ik") else { return selection };
+        let count = self.compare.passes(p_ik, self.gamma).sum();
         let seed = math::draw(self.seed, batch.progress.step as u64);
         let drawn: Vec<f32> = batch.ids.iter().map(|id| (math::draw(seed, id.0.into()) >> 40) as f32).collect();
         let rank = math::rank(Tensor::from_floats(drawn.as_slice(), &batch.weak.device()));
@@ -50,8 +50,12 @@ impl Selector for RandomOwn {
         Invalid::unless_within("gamma", self.gamma, 0.0, 1.0)
     }
 
+    fn columns(&self) -> Vec<String> {
+        vec!["p-ik".to_owned()]
+    }
+
     fn needs(&self) -> Needs {
-        Needs { p_ik: true, self_labels: true, ..Needs::default() }
+        Needs { self_labels: true, ..Needs::default() }
     }
 }
 
@@ -66,16 +70,9 @@ mod tests {
 
     fn own(seed: u64, step: usize, ids: &[ExampleId], p_ik: &[f32]) -> Vec<f32> {
         let device = Device::flex();
-        let rows = ids.len();
-        let batch = Batch {
-            ids,
-            progress: Progress { step, total_steps: 10, epoch: 0, epochs: 1 },
-            weak: Tensor::zeros([rows, 2], &device),
-            student: Tensor::zeros([rows, 2], &device),
-            embedding: Tensor::zeros([rows, 1], &device),
-            p_ik: Some(Tensor::from_floats(p_ik, &device)),
-            self_labels: None,
-        };
+        let batch = Batch::new(ids, Tensor::zeros([ids.len(), 2], &device))
+            .at(Progress { step, total_steps: 10, epoch: 0, epochs: 1 })
+            .with_column("p-ik", Tensor::from_floats(p_ik, &device));
         let mut selector = RandomOwn::default();
         selector.prepare(&Pool { seed, ..Pool::default() }).unwrap();
         math::to_host(selector.select(&batch, &mut Memory::default()).own)

@@ -61,15 +61,9 @@ mod tests {
         let ids: Vec<ExampleId> = (0..10).map(ExampleId).collect();
         let student: Vec<Tensor<2>> =
             (0..10).map(|row| Tensor::from_floats([[0.05 + 0.1 * row as f32, 0.95 - 0.1 * row as f32]], &device)).collect();
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step, total_steps: 100, epoch: step / 25, epochs: 4 },
-            weak: Tensor::from_floats([[1.0, 0.0]; 10], &device),
-            student: Tensor::cat(student, 0),
-            embedding: Tensor::zeros([10, 1], &device),
-            p_ik: None,
-            self_labels: None,
-        };
+        let batch = Batch::new(&ids, Tensor::from_floats([[1.0, 0.0]; 10], &device))
+            .at(Progress { step, total_steps: 100, epoch: step / 25, epochs: 4 })
+            .with_student(Tensor::cat(student, 0));
         let weight = math::to_host(selector.select(&batch, &mut Memory::default()).weight);
         let count = weight.iter().sum::<f32>() as usize;
         assert!(weight[10 - count..].iter().all(|weight| *weight == 1.0), "{weight:?}");

@@ -63,7 +63,6 @@ register!(selector "topo-cc" for TopoCc, paper = "Wu et al. 2020, A Topological 
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::Progress;
 
     use super::*;
 
@@ -76,15 +75,7 @@ mod tests {
         let mut selector = TopoCc { contamination: 0.0, neighbours: 3, zeta_neighbours: 3, ..TopoCc::default() };
         selector.prepare(&Pool { ids: ids.clone(), weak, embeddings: Some(embeddings), ..Pool::default() }).unwrap();
         let device = Device::flex();
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::zeros([10, 2], &device),
-            student: Tensor::zeros([10, 2], &device),
-            embedding: Tensor::zeros([10, 1], &device),
-            p_ik: None,
-            self_labels: None,
-        };
+        let batch = Batch::new(&ids, Tensor::zeros([10, 2], &device));
         let weight = math::to_host(selector.select(&batch, &mut Memory::default()).weight);
         assert_eq!(weight, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
     }

@@ -106,7 +106,7 @@ register!(selector "window" for Window, paper = "EleutherAI/w2s, the examples of
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor};
-    use w2s_core::strategy::{ExampleId, Progress};
+    use w2s_core::strategy::ExampleId;
 
     use super::*;
 
@@ -115,15 +115,8 @@ mod tests {
     fn weights(selector: &Window) -> Vec<f32> {
         let device = Device::flex();
         let ids = [0, 1, 2, 3].map(ExampleId);
-        let batch = Batch {
-            ids: &ids,
-            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
-            weak: Tensor::from_floats(WEAK, &device),
-            student: Tensor::from_floats([[0.64, 0.36], [0.36, 0.64], [0.3, 0.7], [0.99, 0.01]], &device),
-            embedding: Tensor::zeros([4, 1], &device),
-            p_ik: None,
-            self_labels: None,
-        };
+        let batch = Batch::new(&ids, Tensor::from_floats(WEAK, &device))
+            .with_student(Tensor::from_floats([[0.64, 0.36], [0.36, 0.64], [0.3, 0.7], [0.99, 0.01]], &device));
         math::to_host(selector.select(&batch, &mut Memory::default()).weight)
     }
 

@@ -127,7 +127,7 @@ pub fn replay(args: &ReplayArgs, interruption: &Interruption) -> Result<ExitCode
         workers: args.workers.get(),
         threads: (cores / args.workers.get()).max(1),
         device,
-        micro_batch: numeric.micro_batch(),
+        recompute: false,
         folders: grid.folders.clone(),
         max_fails: 1,
         fail_fast: true,

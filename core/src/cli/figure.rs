@@ -8,7 +8,7 @@ use indexmap::IndexSet;
 use super::{
     FAILED,
     items::{cells, check_stages, facts, items},
-    table::{read, recorded, results_of},
+    table::{read_with_steps, recorded, results_of},
 };
 use crate::{
     Error, Result,
@@ -56,6 +56,8 @@ enum Kind {
     Sizes,
     /// Accuracy over a swept key of a method
     Sensitivity,
+    /// Accuracy over the steps of training, where the grid asked for it (`[output] evaluate`)
+    Steps,
     /// What the models of a generated world know, over how often they were told
     Known,
 }
@@ -69,7 +71,8 @@ impl Kind {
 /// `w2s figure`.
 pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
     let path = results_of(&args.config, &args.results)?;
-    let mut rows = read(&path)?;
+    let whole = read_with_steps(&path)?;
+    let mut rows: Vec<ResultRow> = whole.iter().filter(|row| row.step.is_none()).cloned().collect();
     let chosen = |method: &str| args.methods.iter().any(|name| name == method);
     if let Some(unknown) = args.methods.iter().find(|name| !rows.iter().any(|row| row.method == **name)) {
         let known: IndexSet<&str> = rows.iter().map(|row| row.method.as_str()).collect();
@@ -109,6 +112,8 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
     }
     let drawn =
         || -> Vec<ResultRow> { rows.iter().filter(|row| is_end(&row.method) || shown(&row.method)).cloned().collect() };
+    let followed: Vec<ResultRow> =
+        whole.iter().filter(|row| is_end(&row.method) || shown(&row.method)).cloned().collect();
     let draw = |kind: Kind| match kind {
         Kind::PIk => figure::p_ik(sets()?, &titles),
         Kind::Coverage => figure::coverage(sets()?, &titles),
@@ -118,6 +123,7 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
         Kind::Retention => figure::retention(&drawn(), &titles),
         Kind::Sizes => figure::sizes(&drawn(), &titles),
         Kind::Sensitivity => figure::sensitivity(&rows, &titles),
+        Kind::Steps => figure::steps(&followed, &titles),
         Kind::Known => figure::known(&facts(cells.as_ref().map_err(Clone::clone)?, &store)?, &titles),
     };
     let folder = args.out.clone().unwrap_or_else(|| path.with_file_name("figures"));

@@ -88,7 +88,7 @@ pub fn items(cells: &[Value], store: &Path) -> Result<Vec<ItemSet>> {
     let mut all: IndexMap<(Setting, String), ItemSet> = IndexMap::new();
     let mut read: BTreeMap<&str, TaskData> = BTreeMap::new();
     for cell in cells {
-        let file = store.join(name(cell, "student")).join(stage::P_IK_TEST);
+        let file = store.join(name(cell, "student")).join(stage::judged_file("p-ik"));
         // P(IK) may be about answers that nobody gave.
         if !file.is_file() || cell["answers"].is_null() {
             continue;

@@ -70,7 +70,8 @@ pub struct ExplainArgs {
     what: String,
 }
 
-fn library() -> Library {
+/// The library of whoever stands in a folder.
+pub fn library() -> Library {
     Library::beside(Path::new("configs/grid.toml"))
 }
 

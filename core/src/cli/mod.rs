@@ -7,7 +7,10 @@ mod compare;
 mod figure;
 mod items;
 mod list;
+mod plan;
 mod run;
+mod schema;
+mod shell;
 mod show;
 mod signals;
 mod status;
@@ -63,9 +66,9 @@ enum Command {
     /// Runs a grid, or what is left of it
     Run(run::RunArgs),
     /// Finds every mistake that can be found before training
-    Check(run::PlanArgs),
+    Check(plan::FittedArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(run::PlanArgs),
+    Plan(plan::FittedArgs),
     /// Says how far grids are, while they run too: done, running, failed, waiting
     Status(status::StatusArgs),
     /// Prints what the processes of a cell's stages wrote
@@ -79,7 +82,7 @@ enum Command {
     /// Cancels the jobs of a grid that was submitted
     Cancel(GridArgs),
     /// Writes the results of the stages that are finished, and starts nothing
-    Collect(run::PlanArgs),
+    Collect(plan::FittedArgs),
     /// Does one stage of a submission
     #[command(hide = true)]
     Work(submit::WorkArgs),
@@ -101,6 +104,12 @@ enum Command {
     /// Looks at a task's data, or writes a task file for new data
     #[command(subcommand)]
     Task(task::TaskCommand),
+    /// Prints the JSON Schema of a kind of file, by which editors complete and check
+    Schema(schema::SchemaArgs),
+    /// Prints a script by which a shell completes commands
+    Completions(shell::CompletionsArgs),
+    /// Prints the manual page, or writes those of all commands
+    Man(shell::ManArgs),
     /// Does one stage; for w2s itself
     #[command(hide = true)]
     Stage,
@@ -246,8 +255,8 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
         crate::strategy::check_registry()?;
         match cli.command {
             Command::Run(args) => run::run(&args, &interruption?),
-            Command::Check(args) => run::check(&args),
-            Command::Plan(args) => run::plan(&args),
+            Command::Check(args) => plan::check(&args),
+            Command::Plan(args) => plan::plan(&args),
             Command::Status(args) => status::status(&args),
             Command::Logs(args) => cell::logs(&args),
             Command::Why(args) => cell::why(&args),
@@ -264,6 +273,9 @@ pub fn main(commit: Option<&'static str>) -> ExitCode {
             Command::Explain(args) => list::explain(&args),
             Command::Store(command) => store::store(&command),
             Command::Task(command) => task::task(&command),
+            Command::Schema(args) => schema::schema(&args),
+            Command::Completions(args) => shell::completions(&args),
+            Command::Man(args) => shell::man(&args),
             Command::Stage => Ok(run::stage()),
         }
     };

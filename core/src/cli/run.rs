@@ -1,22 +1,26 @@
-//! `w2s run`, `check` and `plan`.
+//! `w2s run`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     io::{IsTerminal, Write},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
+    str::FromStr,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use clap::Args;
 use indexmap::IndexMap;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::{
-    FAILED, GridArgs, PlaceArgs, say, show,
+    FAILED, GridArgs, PlaceArgs,
+    plan::{FittedArgs, Sizes, print_plan, say_sizes},
+    say, show,
     signals::{Interruption, pass_on},
     status::post_text,
     table::{print, read, recorded},
@@ -25,7 +29,8 @@ use crate::{
     Error, Result, device,
     error::ErrorKind,
     grid::{
-        self, Cell, Event, Failure, Failures, Grid, Outcome, Places, Plan, Post, RunOptions, STOPPED, Word, results,
+        self, Event, Failure, Failures, Fitting, Grid, Outcome, Places, Plan, Post, Refused, RunOptions, STOPPED, Word,
+        results,
     },
     last_words,
     learner::{Every, Stop, time},
@@ -40,6 +45,16 @@ pub struct PlanArgs {
     pub grid: GridArgs,
     #[command(flatten)]
     pub numeric: NumericArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
+}
+
+/// What of the execution decides how much memory it needs, and no result.
+#[derive(Args)]
+pub struct MemoryArgs {
+    /// Compute the blocks of a model again on the way back: much less memory, about a third more time, and not a bit differs on the CPU
+    #[arg(long)]
+    pub recompute: bool,
 }
 
 /// What of the execution results depend on.
@@ -48,14 +63,46 @@ pub struct NumericArgs {
     /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Examples per forward pass, for less memory. Sums in another order: a result may differ in its last digits, and is a stage of its own
-    #[arg(long, value_name = "N")]
-    pub micro_batch: Option<NonZeroUsize>,
+    /// Examples per forward pass, for less memory; `auto` is as many as fit, stage by stage, and half as many where they did not. Sums in another
+    /// order: a result may differ in its last digits, and is a stage of its own
+    #[arg(long, value_name = "N|auto")]
+    pub micro_batch: Option<MicroBatch>,
+}
+
+/// How many examples go through a model at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MicroBatch {
+    /// So many, in every stage.
+    Rows(NonZeroUsize),
+    /// As many as fit.
+    Auto,
+}
+
+impl FromStr for MicroBatch {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => {
+                text.parse().map(Self::Rows).map_err(|_| format!("`{text}` is neither a number of examples nor `auto`"))
+            }
+        }
+    }
+}
+
+impl fmt::Display for MicroBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rows(rows) => write!(f, "{rows}"),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
 }
 
 impl NumericArgs {
     /// The device that is meant, which must be there, and its numeric mode.
-    fn choose(&self) -> Result<(String, Numeric)> {
+    pub fn choose(&self) -> Result<(String, Numeric)> {
         let device::Choice { name, note } = device::choose(&self.device)?;
         note.iter().for_each(|note| say!("note: {note}"));
         Ok((name.clone(), self.mode(&name)))
@@ -72,15 +119,24 @@ impl NumericArgs {
         Ok((name.clone(), self.mode(&name)))
     }
 
+    /// Whether examples at a time are to be as many as fit.
+    pub fn is_auto(&self) -> bool {
+        self.micro_batch == Some(MicroBatch::Auto)
+    }
+
     fn mode(&self, device: &str) -> Numeric {
-        Numeric::new(device, self.micro_batch.map(NonZeroUsize::get))
+        let rows = match self.micro_batch {
+            Some(MicroBatch::Rows(rows)) => Some(rows.get()),
+            Some(MicroBatch::Auto) | None => None,
+        };
+        Numeric::new(device, rows)
     }
 }
 
 #[derive(Args)]
 pub struct RunArgs {
     #[command(flatten)]
-    plan: PlanArgs,
+    fitted: FittedArgs,
     /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
@@ -116,6 +172,13 @@ pub struct RunArgs {
     json: bool,
 }
 
+impl RunArgs {
+    /// Stages at a time.
+    fn workers_on(&self, device: &str) -> usize {
+        self.workers.map_or_else(|| usual_workers(device), NonZeroUsize::get)
+    }
+}
+
 fn limit(text: &str) -> std::result::Result<Duration, String> {
     time(text).ok_or_else(|| format!("`{text}` is no time: give one such as `30s`, `5m` or `2h`"))
 }
@@ -125,10 +188,12 @@ pub struct Prepared {
     pub plan: Plan,
     pub store: Store,
     pub folder: PathBuf,
+    /// How examples at a time were chosen, if they were.
+    pub fitting: Option<Fitting>,
 }
 
 /// Reads a grid and plans it. To look, results need not be such that they can be written.
-pub fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepared> {
+pub fn prepare(args: &GridArgs, numeric: Numeric, fitting: Option<Fitting>, to_look: bool) -> Result<Prepared> {
     let PlaceArgs { data, models, results } = &args.places;
     let (document, library) = args.document()?;
     let grid = Grid::read(&document, &library)?;
@@ -146,8 +211,12 @@ pub fn prepare(args: &GridArgs, numeric: Numeric, to_look: bool) -> Result<Prepa
         checked => checked?,
     }
     let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
-    let plan = Plan::make(grid, &library, &places, &store, numeric)?;
-    Ok(Prepared { plan, store, folder })
+    let mut fitting = fitting;
+    if let Some(fitting) = &mut fitting {
+        fitting.refused = Refused::read(&folder)?;
+    }
+    let plan = Plan::fitted(grid, &library, &places, &store, numeric, fitting.as_ref())?;
+    Ok(Prepared { plan, store, folder, fitting })
 }
 
 /// Whether an error is about who may write where, not about what is there.
@@ -160,7 +229,7 @@ pub fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {many}") }
 }
 
-fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) -> String {
+pub fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) -> String {
     let grid = &plan.grid;
     format!(
         "{}: {} × {} × {} × {} = {}; {}, {} done, {} to do",
@@ -176,53 +245,51 @@ fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &Index
     )
 }
 
-/// `w2s check`.
-pub fn check(args: &PlanArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
-    let finished = plan.finished(&store)?;
-    plan.notes.iter().for_each(|note| say!("note: {note}"));
-    println!("{}", headline(&plan, &finished, &plan.pending(&finished, true)));
-    println!("no mistake found");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `w2s plan`.
-pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, .. } = prepare(&args.grid, args.numeric.choose()?.1, true)?;
-    let finished = plan.finished(&store)?;
-    print_plan(&plan, &finished, &plan.pending(&finished, true));
-    Ok(ExitCode::SUCCESS)
-}
-
-fn print_plan(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &IndexMap<StageId, &Job>) {
-    plan.notes.iter().for_each(|note| say!("note: {note}"));
-    println!("{}", headline(plan, finished, pending));
-    let mut uses: BTreeMap<&StageId, usize> = BTreeMap::new();
-    plan.cells.iter().flat_map(Cell::stages).for_each(|id| *uses.entry(id).or_default() += 1);
-    let concerned = |id: &StageId| finished.contains_key(id) || pending.contains_key(id);
-    for (id, label) in plan.labels().iter().filter(|(id, _)| concerned(id)) {
-        let state = if pending.contains_key(id) { "to do" } else { "done " };
-        let shared =
-            uses.get(id).filter(|uses| **uses > 1).map_or_else(String::new, |uses| format!("  for {uses} cells"));
-        println!("  {state}  {label}{shared}");
-    }
-}
-
 /// `w2s run`.
 pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     // A device that is not there is said before data are read.
-    let PlanArgs { grid, numeric } = &args.plan;
-    let (device, mode) = numeric.choose()?;
-    let Prepared { plan, store, folder } = prepare(grid, mode, args.dry_run)?;
+    let (device, mode) = args.fitted.plan.numeric.choose()?;
+    let fitting = args.fitted.fitting(&device, args.workers_on(&device))?;
+    let mut before = None;
+    loop {
+        match round(args, (&device, &mode), fitting.clone(), before, interruption)? {
+            Round::Over(code) => return Ok(code),
+            Round::Smaller(stages) => before = Some(stages),
+        }
+    }
+}
+
+/// How one way through a grid's stages ended.
+enum Round {
+    /// There is no more to do.
+    Over(ExitCode),
+    /// Stages ran out of memory: those of their cells are to be planned again, with fewer examples at a time. These were planned before.
+    Smaller(BTreeSet<StageId>),
+}
+
+/// Plans a grid and runs what is left of it, or of the cells that are planned otherwise than they were `before`.
+fn round(
+    args: &RunArgs,
+    (device, mode): (&str, &Numeric),
+    fitting: Option<Fitting>,
+    before: Option<BTreeSet<StageId>>,
+    interruption: &Interruption,
+) -> Result<Round> {
+    let again = before.is_some();
+    let grid = &args.fitted.plan.grid;
+    let Prepared { plan, store, folder, mut fitting } = prepare(grid, mode.clone(), fitting, args.dry_run)?;
     let mut finished = plan.finished(&store)?;
     let mut outdated = BTreeSet::new();
-    if let Some(name) = args.rerun.as_deref().filter(|name| *name != FAILURES) {
+    if let Some(name) = args.rerun.as_deref().filter(|name| *name != FAILURES && !again) {
         outdated = plan.made_for(name)?;
         finished.retain(|id, _| !outdated.contains(id));
     }
     let mut pending = plan.pending(&finished, !args.no_students);
     let only_failed = args.rerun.as_deref() == Some(FAILURES);
-    if only_failed {
+    if let Some(before) = &before {
+        let concerned = plan.with_cells_of(|id| !before.contains(id));
+        pending.retain(|id, _| concerned.contains(id));
+    } else if only_failed {
         let records = Failures::recorded(&folder);
         let failed: BTreeSet<&StageId> = records.iter().filter_map(|record| record.stage.as_ref()).collect();
         let concerned = plan.with_cells_of(|id| failed.contains(id) && pending.contains_key(id));
@@ -236,12 +303,15 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
         ""
     };
     if args.dry_run {
-        print_plan(&plan, &finished, &pending);
-        return Ok(ExitCode::SUCCESS);
+        let room = args.fitted.room(device, args.workers_on(device));
+        let sizes = Sizes { room, recompute: args.fitted.plan.memory.recompute };
+        print_plan(&plan, &finished, &pending, sizes)?;
+        return Ok(Round::Over(ExitCode::SUCCESS));
     }
-    if !args.quiet {
+    if !args.quiet && !again {
         plan.notes.iter().for_each(|note| say!("note: {note}"));
         say!("{}", headline(&plan, &finished, &pending));
+        fitting.iter().for_each(|fitting| say_sizes(&plan, fitting));
     }
     let open: BTreeSet<StageId> = plan.jobs.keys().filter(|id| !finished.contains_key(*id)).cloned().collect();
     let mut books = results::Books::open(&plan, &folder, finished)?;
@@ -249,12 +319,14 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     let mut failures = Failures::open(&folder, |id| open.contains(id))?;
     interruption.at_work();
 
+    let tried =
+        |failure: &Failure| fitting.as_ref().map_or_else(|| failure.clone(), |fitting| fitting.tell(&plan, failure));
     let mut begun = false;
-    let carried_out = || -> Result<Outcome> {
-        let outcome = if pending.is_empty() {
+    let mut carried_out = || -> Result<Outcome> {
+        let mut outcome = if pending.is_empty() {
             Outcome::default()
         } else {
-            let options = options(args, device, &plan);
+            let options = options(args, device.to_owned(), &plan);
             let view = match (args.quiet, args.json) {
                 (true, _) => View::Nothing,
                 (_, true) => View::Events,
@@ -270,7 +342,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
                         books.enter(&plan, &store, id)?;
                     }
                     Event::Again(failure) | Event::Failed(failure) => {
-                        if let Err(error) = failures.enter(failure, &screen.label(&failure.stage)) {
+                        if let Err(error) = failures.enter(&tried(failure), &screen.label(&failure.stage)) {
                             screen.line(&format!("note: the failure cannot be recorded: {error}"));
                         }
                     }
@@ -280,19 +352,36 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             })?
         };
         books.close(&plan, &outcome)?;
+        outcome.failed = outcome.failed.iter().map(&tried).collect();
         Ok(outcome)
     };
     let outcome = match carried_out() {
         Ok(outcome) => outcome,
         Err(error) if begun => {
             show::error(&error);
-            return Ok(ExitCode::from(FAILED));
+            return Ok(Round::Over(ExitCode::from(FAILED)));
         }
         Err(error) => return Err(error),
     };
     // What killed stages left behind is removed.
     store.leave();
     books.notes().iter().for_each(|note| say!("note: {note}"));
+    if let Some(fitting) = fitting.as_mut().filter(|_| !outcome.interrupted) {
+        let labels = plan.labels();
+        let smaller = fitting.refuse(&plan, &outcome.failed)?;
+        for (id, rows) in &smaller {
+            let (label, next) = (labels.get(id).map_or(id.as_str(), String::as_str), rows / 2);
+            if args.json {
+                let told = json!({ "event": "smaller", "stage": id, "what": label, "tried": rows, "next": next });
+                print(&told.to_string())?;
+            } else {
+                say!("note: {label}: out of memory with {rows} examples at a time; it is planned again with {next}");
+            }
+        }
+        if !smaller.is_empty() {
+            return Ok(Round::Smaller(plan.jobs.keys().cloned().collect()));
+        }
+    }
 
     if args.json {
         let ended = json!({
@@ -300,7 +389,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
             "interrupted": outcome.interrupted, "results": folder.join("results.csv").to_string_lossy(),
         });
         print(&ended.to_string())?;
-        return report(&plan, &outcome, &failures);
+        return report(&plan, &outcome, &failures).map(Round::Over);
     }
     if pending.is_empty() {
         let cells = count(plan.cells.len(), "cell");
@@ -308,7 +397,7 @@ pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
         print("")?;
     }
     show_results(&plan, &books, &folder, &outcome, args.quiet)?;
-    report(&plan, &outcome, &failures)
+    report(&plan, &outcome, &failures).map(Round::Over)
 }
 
 /// The table of what is there, and what is to be known of it.
@@ -333,8 +422,10 @@ fn show_results(plan: &Plan, books: &results::Books, folder: &Path, outcome: &Ou
 }
 
 /// `w2s collect`: the results of what is finished, whoever did it.
-pub fn collect(args: &PlanArgs) -> Result<ExitCode> {
-    let Prepared { plan, store, folder } = prepare(&args.grid, args.numeric.elsewhere(false)?.1, false)?;
+pub fn collect(args: &FittedArgs) -> Result<ExitCode> {
+    let (device, mode) = args.plan.numeric.elsewhere(false)?;
+    let fitting = args.fitting(&device, usual_workers(&device))?;
+    let Prepared { plan, store, folder, .. } = prepare(&args.plan.grid, mode, fitting, false)?;
     let finished = plan.finished(&store)?;
     let pending = plan.pending(&finished, true);
     say!("{}", headline(&plan, &finished, &pending));
@@ -366,15 +457,23 @@ fn put_aside(store: &Store, outdated: &BTreeSet<StageId>, name: &str) -> Result<
     Ok(())
 }
 
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Stages at a time, where nobody says how many.
+pub fn usual_workers(device: &str) -> usize {
+    let cores = cores();
+    if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 }
+}
+
 fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let usual = if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 };
-    let workers = args.workers.map_or(usual, NonZeroUsize::get);
+    let (cores, workers) = (cores(), args.workers_on(&device));
     RunOptions {
         workers,
         threads: (cores / workers).max(1),
         device,
-        micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
+        recompute: args.fitted.plan.memory.recompute,
         folders: plan.folders.clone(),
         max_fails: if args.fail_fast { 1 } else { args.max_fails.map_or(usize::MAX, NonZeroUsize::get) },
         fail_fast: args.fail_fast,
@@ -455,6 +554,17 @@ impl View {
     }
 }
 
+/// How long the rest of a run takes if its stages take as long as those that ended; nobody knows before one has.
+fn left(ended: u64, of: u64, gone: Duration) -> Option<Duration> {
+    let rest = of.checked_sub(ended).filter(|rest| *rest > 0)?;
+    (ended > 0).then(|| gone.mul_f64(rest as f64 / ended as f64))
+}
+
+/// What is said of [`left`] behind how far the whole is.
+fn left_text(ended: u64, of: u64, gone: Duration) -> String {
+    left(ended, of, gone).map_or_else(String::new, |left| format!(", {:#} left", HumanDuration(left)))
+}
+
 /// What a run looks like while it runs.
 pub struct Screen {
     view: View,
@@ -463,6 +573,7 @@ pub struct Screen {
     /// The bar of each stage that is at work, and how far it is.
     running: BTreeMap<StageId, (ProgressBar, Option<Post>)>,
     labels: IndexMap<StageId, String>,
+    began: Instant,
     /// When lines were printed last.
     told: Instant,
 }
@@ -474,18 +585,16 @@ impl Screen {
         let bars = MultiProgress::with_draw_target(target);
         let whole = bars.add(ProgressBar::new(left as u64));
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} stages, {elapsed_precise} gone{left}") {
-            // Nobody knows how long a stage takes before one is done.
             let left = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-                if state.pos() > 0 {
-                    let _ = write!(out, ", {:#} left", indicatif::HumanDuration(state.eta()));
-                }
+                let _ = out.write_str(&left_text(state.pos(), state.len().unwrap_or(0), state.elapsed()));
             };
             whole.set_style(style.with_key("left", left));
         }
         if view == View::Bars {
             whole.enable_steady_tick(Duration::from_secs(1));
         }
-        Self { view, bars, whole, running: BTreeMap::new(), labels, told: Instant::now() }
+        let now = Instant::now();
+        Self { view, bars, whole, running: BTreeMap::new(), labels, began: now, told: now }
     }
 
     fn label(&self, id: &StageId) -> String {
@@ -497,20 +606,29 @@ impl Screen {
     /// # Errors
     /// Events that cannot be printed.
     pub fn show(&mut self, event: &Event) -> Result<()> {
-        /// How often lines are printed.
-        const MINUTE: Duration = Duration::from_secs(60);
         if self.view == View::Events {
             return print(&self.as_json(event).to_string());
         }
         self.draw(event);
-        if self.view == View::Lines && self.told.elapsed() >= MINUTE {
-            self.told = Instant::now();
-            for (bar, post) in self.running.values() {
-                self.line(&format!("{}  {}", bar.prefix(), post_text(post.as_ref())));
-            }
-            self.line(&format!("{} of {} stages", self.whole.position(), self.whole.length().unwrap_or(0)));
+        if self.view == View::Lines {
+            self.due(Instant::now()).iter().for_each(|line| self.line(line));
         }
         Ok(())
+    }
+
+    /// What is to be printed now where there are no bars: once a minute how far every stage at work is, and the whole.
+    fn due(&mut self, now: Instant) -> Vec<String> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        if now.duration_since(self.told) < MINUTE {
+            return Vec::new();
+        }
+        self.told = now;
+        let stage =
+            |(bar, post): &(ProgressBar, Option<Post>)| format!("{}  {}", bar.prefix(), post_text(post.as_ref()));
+        let mut lines: Vec<String> = self.running.values().map(stage).collect();
+        let (ended, of) = (self.whole.position(), self.whole.length().unwrap_or(0));
+        lines.push(format!("{ended} of {of} stages{}", left_text(ended, of, now.duration_since(self.began))));
+        lines
     }
 
     fn as_json(&self, event: &Event) -> Value {
@@ -599,5 +717,46 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.whole.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grid::Progress;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_is_left_is_not_known_before_a_stage_has_ended() {
+        assert_eq!(left(0, 7, Duration::ZERO), None);
+        assert_eq!(left(0, 7, 3600 * SECOND), None);
+        assert_eq!(left_text(0, 7, 3600 * SECOND), "");
+        assert_eq!(left(1, 7, 10 * SECOND), Some(60 * SECOND));
+        assert_eq!(left(4, 7, 10 * SECOND), Some(Duration::from_millis(7500)));
+        assert_eq!(left_text(1, 7, 20 * SECOND), ", 2m left");
+        // And there is nothing to say when nothing is left.
+        assert_eq!(left_text(7, 7, 10 * SECOND), "");
+    }
+
+    #[test]
+    fn lines_come_once_a_minute() {
+        let [first, second] = ["a", "b"].map(|name| StageId::new(name, 1, &json!({})));
+        let labels =
+            IndexMap::from([(first.clone(), "ceiling  sst2".to_owned()), (second.clone(), "student".to_owned())]);
+        let mut screen = Screen::new(View::Lines, labels, 2);
+        let began = screen.began;
+        for id in [&first, &second] {
+            screen.draw(&Event::Started(id));
+        }
+        let progress = |done| Progress { done, total: 100, message: "loss 0.5".to_owned() };
+        screen.draw(&Event::Progress(&first, &progress(30)));
+        assert!(screen.due(began + 59 * SECOND).is_empty());
+        let lines = ["ceiling  sst2  30 of 100  loss 0.5", "student  starts", "0 of 2 stages"];
+        assert_eq!(screen.due(began + 60 * SECOND), lines);
+        assert!(screen.due(began + 119 * SECOND).is_empty());
+
+        screen.draw(&Event::Done(&first, 90 * SECOND));
+        assert_eq!(screen.due(began + 120 * SECOND), ["student  starts", "1 of 2 stages, 2m left"]);
     }
 }

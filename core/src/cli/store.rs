@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Reverse,
+    collections::BTreeSet,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -20,8 +21,8 @@ use crate::{
 pub enum StoreCommand {
     /// Lists finished stages: size, age, and the grids that need them
     Ls(LsArgs),
-    /// Hashes every byte of every stage and names what is damaged
-    Verify(ResultsArgs),
+    /// Hashes every byte of stages and names what is damaged
+    Verify(Which),
     /// Removes what killed runs left behind, what is in quarantine, checkpoints that nobody came back for, and stages that no grid in the folder
     /// of results needs
     Gc(GcArgs),
@@ -34,7 +35,7 @@ pub struct ResultsArgs {
     results: PathBuf,
 }
 
-/// Which stages.
+/// What of the store, by its size.
 #[derive(Args)]
 struct Filter {
     /// Stages of at least so many megabytes
@@ -44,8 +45,9 @@ struct Filter {
     place: ResultsArgs,
 }
 
+/// Which stages.
 #[derive(Args)]
-pub struct LsArgs {
+pub struct Which {
     #[command(flatten)]
     filter: Filter,
     /// Stages that were finished at least so many days ago
@@ -57,6 +59,12 @@ pub struct LsArgs {
     /// Stages that no grid needs
     #[arg(long)]
     unused: bool,
+}
+
+#[derive(Args)]
+pub struct LsArgs {
+    #[command(flatten)]
+    which: Which,
     /// Order
     #[arg(long, value_enum, default_value = "name")]
     sort: Sort,
@@ -72,6 +80,9 @@ pub struct GcArgs {
     /// What was finished, saved or put into quarantine at least so many days ago
     #[arg(long, value_name = "DAYS", default_value_t = 1.0)]
     older_than: f64,
+    /// The oldest first, and no more of them than it takes to bring the store down to so many megabytes
+    #[arg(long, value_name = "MB")]
+    down_to: Option<f64>,
     /// Print what would be removed, and stop
     #[arg(long)]
     dry_run: bool,
@@ -111,6 +122,43 @@ impl Filter {
     }
 }
 
+impl Which {
+    /// The stages that are meant.
+    fn of(&self, store: &Store) -> Result<Vec<Entry>> {
+        let mut stages = store.inventory()?;
+        if let Some(grid) = &self.grid
+            && !stages.iter().any(|stage| stage.grids.contains(grid))
+        {
+            let known: BTreeSet<&str> = stages.iter().flat_map(|stage| &stage.grids).map(String::as_str).collect();
+            return Err(Error::new(format!("no stage is needed by a grid `{grid}`"))
+                .help(format!("grids with stages here: {}", Vec::from_iter(known).join(", "))));
+        }
+        stages.retain(|stage| {
+            self.filter.fits(stage.bytes, stage.finished, self.older_than)
+                && self.grid.as_ref().is_none_or(|grid| stage.grids.contains(grid))
+                && (!self.unused || stage.grids.is_empty())
+        });
+        Ok(stages)
+    }
+}
+
+/// What can go, since when it is there and how large it is.
+type Goes = (u64, SystemTime, PathBuf);
+
+/// Of what can go, the oldest of it that must go for a store of so many `bytes` to be no larger than `limit`.
+fn oldest(mut goes: Vec<Goes>, bytes: u64, limit: f64) -> Vec<Goes> {
+    goes.sort_by_key(|(_, since, _)| *since);
+    let mut left = bytes;
+    goes.retain(|(size, ..)| {
+        let over = left as f64 > limit;
+        if over {
+            left = left.saturating_sub(*size);
+        }
+        over
+    });
+    goes
+}
+
 fn size(bytes: u64) -> String {
     let bytes = bytes as f64;
     if bytes >= 1e9 { format!("{:.1} GB", bytes / 1e9) } else { format!("{:.2} MB", bytes / 1e6) }
@@ -136,21 +184,8 @@ fn users(entry: &Entry) -> String {
 }
 
 fn ls(args: &LsArgs) -> Result<ExitCode> {
-    let store = Store::open_to_look(root(&args.filter.place)?)?;
-    let mut stages = store.inventory()?;
-    if let Some(grid) = &args.grid
-        && !stages.iter().any(|stage| stage.grids.contains(grid))
-    {
-        let known: std::collections::BTreeSet<&String> = stages.iter().flat_map(|stage| &stage.grids).collect();
-        let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
-        return Err(Error::new(format!("no stage is needed by a grid `{grid}`"))
-            .help(format!("grids with stages here: {}", known.join(", "))));
-    }
-    stages.retain(|stage| {
-        args.filter.fits(stage.bytes, stage.finished, args.older_than)
-            && args.grid.as_ref().is_none_or(|grid| stage.grids.contains(grid))
-            && (!args.unused || stage.grids.is_empty())
-    });
+    let store = Store::open_to_look(root(&args.which.filter.place)?)?;
+    let mut stages = args.which.of(&store)?;
     match args.sort {
         Sort::Name => {}
         Sort::Age => stages.sort_by_key(|stage| stage.finished),
@@ -174,10 +209,12 @@ fn ls(args: &LsArgs) -> Result<ExitCode> {
     for stage in &stages {
         println!("{}", line(stage.bytes, stage.finished, &format!("{}  {}", stage.id, users(stage))));
     }
-    let unused: Vec<&Entry> = stages.iter().filter(|stage| stage.grids.is_empty()).collect();
+    // What would go with the grid, or goes now.
+    let (whose, most) = if args.which.grid.is_some() { ("it alone", 1) } else { ("no grid", 0) };
+    let unused: Vec<&Entry> = stages.iter().filter(|stage| stage.grids.len() <= most).collect();
     let total = |stages: &mut dyn Iterator<Item = u64>| size(stages.sum());
     println!(
-        "{} stages, {}; of them {}, {}, for no grid",
+        "{} stages, {}; of them {}, {}, for {whose}",
         stages.len(),
         total(&mut stages.iter().map(|stage| stage.bytes)),
         unused.len(),
@@ -195,9 +232,9 @@ fn ls(args: &LsArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn verify(args: &ResultsArgs) -> Result<ExitCode> {
-    let store = Store::open_to_look(root(args)?)?;
-    let stages = store.inventory()?;
+fn verify(which: &Which) -> Result<ExitCode> {
+    let store = Store::open_to_look(root(&which.filter.place)?)?;
+    let stages = which.of(&store)?;
     let mut bad = 0;
     for stage in &stages {
         let reason = match store.verify(&stage.id) {
@@ -223,19 +260,23 @@ fn gc(args: &GcArgs) -> Result<ExitCode> {
     let fits = |bytes, since| args.filter.fits(bytes, since, args.older_than);
     let done = store.alone(|| {
         let left = store.leftovers()?;
-        let (mut bytes, mut count) = (0, 0);
+        let (mut gone, mut count) = (0, 0);
         for path in &left.paths {
             println!("{:>10}  {:>7}  {}", "", "left", path.display());
         }
-        let stages = store.inventory()?.into_iter();
-        let unused = stages.filter(|stage| stage.grids.is_empty() && fits(stage.bytes, stage.finished));
+        let stages = store.inventory()?;
+        let shelf = [store.quarantined()?, store.checkpoints()?].concat();
+        let all = stages.iter().map(|stage| stage.bytes).chain(shelf.iter().map(|one| one.bytes)).sum();
+        let unused = stages.into_iter().filter(|stage| stage.grids.is_empty() && fits(stage.bytes, stage.finished));
         let unused = unused.map(|stage| (stage.bytes, stage.finished, stage.folder));
-        let shelf = store.quarantined()?.into_iter().chain(store.checkpoints()?);
-        let shelf = shelf.filter(|one| fits(one.bytes, one.since) && !left.paths.contains(&one.folder));
-        let goes: Vec<_> = unused.chain(shelf.map(|one| (one.bytes, one.since, one.folder))).collect();
-        for (size, since, folder) in &goes {
-            println!("{}", line(*size, *since, &folder.display().to_string()));
-            bytes += size;
+        let shelf = shelf.into_iter().filter(|one| fits(one.bytes, one.since) && !left.paths.contains(&one.folder));
+        let mut goes: Vec<Goes> = unused.chain(shelf.map(|one| (one.bytes, one.since, one.folder))).collect();
+        if let Some(limit) = args.down_to {
+            goes = oldest(goes, all, 1e6 * limit);
+        }
+        for (bytes, since, folder) in &goes {
+            println!("{}", line(*bytes, *since, &folder.display().to_string()));
+            gone += bytes;
             count += 1;
             if !args.dry_run {
                 store.discard(folder)?;
@@ -245,7 +286,15 @@ fn gc(args: &GcArgs) -> Result<ExitCode> {
             left.remove()?;
         }
         let would = if args.dry_run { "would be removed" } else { "removed" };
-        println!("{would}: {count} stages, {}; {} leftovers", size(bytes), left.paths.len() + left.locks.len());
+        println!("{would}: {count} stages, {}; {} leftovers", size(gone), left.paths.len() + left.locks.len());
+        if let Some(limit) = args.down_to.filter(|limit| (all - gone) as f64 > 1e6 * limit) {
+            println!(
+                "{} stay, more than {}: grids need them, or they are younger than {} days (`--older-than`)",
+                size(all - gone),
+                size((1e6 * limit) as u64),
+                args.older_than
+            );
+        }
         Ok(())
     })?;
     if done.is_none() {
@@ -254,4 +303,25 @@ fn gc(args: &GcArgs) -> Result<ExitCode> {
             .help("wait until no run, plan or check is at work in this folder of results, and try again"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_until_the_store_is_small_enough() {
+        let day = |day: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(86400 * day);
+        let goes = || vec![(30, day(3), "c".into()), (10, day(1), "a".into()), (20, day(2), "b".into())];
+        let names = |limit| -> Vec<String> {
+            let gone = oldest(goes(), 100, limit);
+            gone.into_iter().map(|(_, _, folder)| folder.display().to_string()).collect()
+        };
+        assert!(names(100.0).is_empty());
+        assert_eq!(names(95.0), ["a"]);
+        assert_eq!(names(90.0), ["a"]);
+        assert_eq!(names(89.0), ["a", "b"]);
+        // What is left then is needed.
+        assert_eq!(names(0.0), ["a", "b", "c"]);
+    }
 }

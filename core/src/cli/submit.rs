@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext},
-    grid::{self, Event, Failure, Failures, Grid, STOPPED, results::Books, slurm},
+    grid::{self, Bytes, Event, Failure, Failures, Grid, STOPPED, results::Books, slurm},
     learner::Every,
     stage::{Job, Store},
 };
@@ -71,13 +71,16 @@ pub struct SubmitArgs {
 /// `w2s submit`.
 pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
     let (device, mode) = args.plan.numeric.elsewhere(args.gpus > 0)?;
+    // What Slurm gives a stage is what it may have, of its own memory; of a GPU's nobody here knows.
+    let room = args.memory.parse().ok().filter(|_| device == "cpu").map(|Bytes(bytes)| bytes);
+    let fitting = args.plan.fitting(room)?;
     let template = match &args.template {
         Some(path) => std::fs::read_to_string(path)
             .path("read the template", path)
             .map_err(|error| error.help("check the path after `--template`"))?,
         None => slurm::TEMPLATE.to_owned(),
     };
-    let Prepared { plan, store, folder } = prepare(&args.plan.grid, mode, false)?;
+    let Prepared { plan, store, folder, .. } = prepare(&args.plan.grid, mode, fitting, false)?;
     let finished = plan.finished(&store)?;
     let pending = plan.pending(&finished, true);
     plan.notes.iter().for_each(|note| say!("note: {note}"));
@@ -91,7 +94,7 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
         results: folder.clone(),
         store: whole(store.root())?,
         device: device.clone(),
-        micro_batch: args.plan.numeric.micro_batch.map(NonZeroUsize::get),
+        recompute: args.plan.memory.recompute,
         folders: plan.folders.clone(),
         checkpoint_every: args.checkpoint_every,
     };
@@ -107,7 +110,7 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
         for index in 0..pending.len() {
             print(&format!("{} --wait", submission.work(&index.to_string())))?;
         }
-        say!("then, for results.csv: {}", collect(&args.plan, &submission.program(), &device));
+        say!("then, for results.csv: {}", collect(args, &submission.program(), &device));
         return Ok(ExitCode::SUCCESS);
     }
     let resources = slurm::Resources {
@@ -120,7 +123,7 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
         attempts: args.attempts,
         options: args.options.clone(),
     };
-    let collect = collect(&args.plan, &submission.program(), &device);
+    let collect = collect(args, &submission.program(), &device);
     let most = slurm::largest_array();
     let name = format!("w2s-{}", plan.grid.name);
     let scripts = submission
@@ -142,7 +145,8 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
 }
 
 /// The command that writes the results of what is finished.
-fn collect(PlanArgs { grid, numeric }: &PlanArgs, program: &Path, device: &str) -> String {
+fn collect(args: &SubmitArgs, program: &Path, device: &str) -> String {
+    let PlanArgs { grid, numeric, memory } = &args.plan;
     let GridArgs { config, changes, places: PlaceArgs { data, models, results } } = grid;
     let mut words = vec![slurm::quoted(program), "collect".to_owned(), slurm::quoted(config)];
     words.extend(changes.iter().map(|change| slurm::word(change)));
@@ -150,6 +154,11 @@ fn collect(PlanArgs { grid, numeric }: &PlanArgs, program: &Path, device: &str) 
     words.extend(data.iter().flat_map(|folder| ["--data".to_owned(), slurm::quoted(folder)]));
     words.extend(models.iter().flat_map(|folder| ["--models".to_owned(), slurm::quoted(folder)]));
     words.extend(numeric.micro_batch.iter().flat_map(|size| ["--micro-batch".to_owned(), size.to_string()]));
+    if numeric.is_auto() {
+        // The same choices are the same stages.
+        words.extend(["--memory".to_owned(), args.memory.clone()]);
+        words.extend(memory.recompute.then(|| "--recompute".to_owned()));
+    }
     words.join(" ")
 }
 
@@ -191,9 +200,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 
 /// `w2s work`: one stage of a manifest, as a run would do it.
 pub fn work(args: &WorkArgs, interruption: &Interruption) -> Result<ExitCode> {
-    let (head, slurm::Task { id, what, stage }) = slurm::read_manifest(&args.manifest, args.index)?;
+    let (head, slurm::Task { id, what, stage, micro_batch }) = slurm::read_manifest(&args.manifest, args.index)?;
     let store = Store::open(head.store.clone())?.telling(|notice| say!("note: {notice}"));
-    let job = Job::of(stage)?;
+    let job = Job::of(stage, micro_batch)?;
     say!("{what}: {id}");
     for input in &job.reads {
         while store.find(input)?.is_none() {

@@ -23,7 +23,7 @@ use crate::{
         results::{self, ResultRow},
         seal,
         statistics::Bootstrap,
-        table::{MainOptions, Pivot, Stars},
+        table::{Key, MainOptions, Pivot, Stars},
     },
     stage::STORE,
     strategy::Split,
@@ -70,20 +70,24 @@ enum TableFormat {
 pub fn table(args: &TableArgs) -> Result<ExitCode> {
     const LEVEL: f64 = 0.05;
     let path = results_of(&args.config, &args.results)?;
-    let rows = read(&path)?;
+    let rows = read_with_steps(&path)?;
     if let Some(metric) = &args.metric {
-        let keys = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<_>>>();
-        let chosen = |row: &ResultRow| args.choice.has(&row.task, &row.method, row.seed);
+        let keys = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<Key>>>();
+        let (lines, columns) = (keys(&args.rows)?, keys(&args.columns)?);
+        let by_step = lines.iter().chain(&columns).any(|key| *key == Key::Step);
+        let chosen =
+            |row: &ResultRow| row.step.is_some() == by_step && args.choice.has(&row.task, &row.method, row.seed);
         let rows: Vec<ResultRow> = rows.into_iter().filter(chosen).collect();
         let pivot = Pivot {
-            rows: keys(&args.rows)?,
-            columns: keys(&args.columns)?,
+            rows: lines,
+            columns,
             metric: metric.clone(),
             split: split_of(&rows, metric, args.split.as_deref())?,
             published: recorded(&path).published,
         };
         return render(&Table::pivot(&rows, &pivot)?, args.format).map(|()| ExitCode::SUCCESS);
     }
+    let rows: Vec<ResultRow> = rows.into_iter().filter(|row| row.step.is_none()).collect();
     let stars = match &args.against {
         None => None,
         Some(against) => {
@@ -136,11 +140,20 @@ pub fn results_of(given: &Path, results: &Path) -> Result<PathBuf> {
     Err(Error::new("there are no results yet").in_file(&path).help(help))
 }
 
-/// Rows of a run, and averages over its suites. A file that is not as its run wrote it is shown all the same, and said.
+/// Rows of a run at the ends of trainings, and averages over its suites. A file that is not as its run wrote it is shown all the same, and said.
 ///
 /// # Errors
 /// As [`results::read`].
 pub fn read(path: &Path) -> Result<Vec<ResultRow>> {
+    let rows = read_with_steps(path)?;
+    Ok(rows.into_iter().filter(|row| row.step.is_none()).collect())
+}
+
+/// The same with what was measured in the midst of trainings.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_with_steps(path: &Path) -> Result<Vec<ResultRow>> {
     let record = path.with_file_name("grid.json");
     for file in [Some(path), Some(&*record).filter(|record| record.is_file())].into_iter().flatten() {
         if let Some(wrong) = seal::broken(file)? {

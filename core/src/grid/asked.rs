@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::{
-    config::{self, AnswersBy, Hardness, Mismatch, PikSchedule, SelfSource},
+    columns::Auxiliary,
+    config::{self, Grid, Hardness, ModelConfig, On, SelfSource},
     desk::Desk,
+    fitting::{Fitting, spec_of},
 };
 use crate::{
     Error, Result,
     learner::{Recipe, Sampler},
+    model::Spec,
     stage::{
         DataRef, Job, ModelRef, Numeric, Stage, StageId,
         kinds::{
@@ -18,11 +21,8 @@ use crate::{
             embeddings::Embeddings,
             fine_tune::FineTune,
             gather::Gather,
-            judge::Judge,
             label::Label,
-            p_ik::{Pik, PikExamples},
-            p_ik_scores::PikScores,
-            student::{Phase, SelfLabels, Student, StudentPik},
+            student::{Phase, SelfLabels, Student},
             supervise::Supervise,
             teach::Teach,
         },
@@ -94,75 +94,56 @@ impl Labelling<'_> {
 
 /// Makes the stages from which a student learns what it knows, and tells the student where they are.
 pub(super) struct Knowledge<'a> {
+    pub(super) grid: &'a Grid,
+    pub(super) on: On<'a>,
+    pub(super) tasks: &'a [&'a Task],
+    /// The strong model, as the grid names it and as it is used here, and how it is trained.
+    pub(super) config: &'a ModelConfig,
     pub(super) strong: &'a ModelRef,
-    /// The same model as it is trained on the auxiliary task, and how.
-    pub(super) on_auxiliary: &'a ModelRef,
-    pub(super) recipe: &'a Recipe,
+    pub(super) plain: &'a Recipe,
     pub(super) data: &'a DataRef,
     /// The data of each task, where `data` are those of a suite.
     pub(super) parts: &'a [DataRef],
+    /// What is learnt beside this, by the task's name and how much of it is read.
+    pub(super) beside: &'a BTreeMap<(String, Option<usize>), DataRef>,
+    /// The weak labels, for columns about them.
+    pub(super) supervision: Option<StageId>,
     pub(super) seed: u64,
 }
 
+/// The strong model as it is trained on an auxiliary task, and how.
+pub(super) struct OnAuxiliary<'a> {
+    pub(super) model: ModelRef,
+    pub(super) recipe: Recipe,
+    pub(super) data: &'a DataRef,
+    /// Number of classes of the task.
+    pub(super) classes: usize,
+}
+
 impl Knowledge<'_> {
-    pub(super) fn p_ik(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StudentPik> {
-        let answers = self.answers_to(auxiliary, self.answerer(settings, auxiliary, made)?, made)?;
-        let examples = PikExamples {
-            answers,
-            data: auxiliary.clone(),
-            splits: settings.splits.clone(),
-            label: settings.label,
-            balance: settings.balance,
-            input: settings.input,
-            seed: self.seed,
-        };
-        let first = (settings.schedule != PikSchedule::Joint).then(|| {
-            let epochs = settings.epochs.unwrap_or(self.recipe.epochs);
-            let recipe = Recipe { epochs, ..self.recipe.clone() };
-            made.push(Pik { model: self.on_auxiliary.clone(), recipe, examples: examples.clone(), seed: self.seed })
-        });
-        Ok(match (settings.schedule, first.transpose()?) {
-            (PikSchedule::PretrainThenFreeze, Some(p_ik)) => {
-                StudentPik::Frozen { scores: made.push(PikScores { p_ik, data: self.data.clone() })? }
-            }
-            (_, start) => StudentPik::Joint {
-                examples: Box::new(examples),
-                lambda: settings.lambda,
-                batch_size: settings.batch_size,
-                once: settings.epoch_mismatch == Mismatch::Truncate,
-                warmup_fraction: settings.warmup_fraction,
-                start,
-            },
-        })
+    /// The strong model on an auxiliary task.
+    pub(super) fn auxiliary(&self, auxiliary: &Auxiliary) -> Result<OnAuxiliary<'_>> {
+        let name = auxiliary.task_for(self.on.name);
+        let there = self.beside.get(&(name.to_owned(), auxiliary.rows)).zip(self.grid.auxiliary.get(name));
+        let (data, task) = there.ok_or_else(|| Error::new(format!("the data of task `{name}` were not read")))?;
+        // Whatever is learnt there is a choice, however the evaluated task is answered.
+        let head = self.grid.auxiliary_head(self.config, self.on, auxiliary)?;
+        let model = ModelRef { head, writing: None, ..self.strong.clone() };
+        let recipe = self.grid.auxiliary_recipe(self.config, self.on, auxiliary)?;
+        Ok(OnAuxiliary { model, recipe, data, classes: task.classes.len() })
     }
 
-    /// Who answers for the strong model; a classifier is first fine-tuned on the auxiliary task.
-    fn answerer(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<Answerer> {
-        Ok(match settings.answers {
-            AnswersBy::LanguageModel => Answerer::LanguageModel {
-                model: self.strong.clone(),
-                shots: settings.shots,
-                samples: settings.samples,
-                temperature: settings.temperature,
-            },
-            AnswersBy::Classifier => Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? },
-        })
+    /// The weak labels.
+    pub(super) fn supervision(&self) -> Result<&StageId> {
+        self.supervision.as_ref().ok_or_else(|| Error::new("the weak labels are not made yet"))
     }
 
-    /// What P(IK) is about in a method without self-labels: the likeliest answers to the evaluated task of whoever answers the auxiliary one.
-    pub(super) fn own_answers(&self, settings: &config::Pik, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
-        let answerer = match settings.answers {
-            AnswersBy::LanguageModel => likeliest(self.strong, settings.shots),
-            AnswersBy::Classifier => self.answerer(settings, auxiliary, made)?,
-        };
-        self.answers(answerer, made)
-    }
-
-    fn auxiliary_head(&self, auxiliary: &DataRef, made: &mut Made) -> Result<StageId> {
+    /// The strong model, fine-tuned on an auxiliary task.
+    pub(super) fn auxiliary_head(&self, on: &OnAuxiliary, made: &mut Made) -> Result<StageId> {
         made.push(FineTune {
-            model: self.on_auxiliary.clone(),
-            recipe: self.recipe.clone(),
-            data: auxiliary.clone(),
+            model: on.model.clone(),
+            recipe: on.recipe.clone(),
+            data: on.data.clone(),
             on: Split::Supervise,
             seed: self.seed,
             save: true,
@@ -172,7 +153,7 @@ impl Knowledge<'_> {
     }
 
     /// Answers to what is evaluated; each task of a suite asks in its own words.
-    fn answers(&self, answerer: Answerer, made: &mut Made) -> Result<StageId> {
+    pub(super) fn answers(&self, answerer: Answerer, made: &mut Made) -> Result<StageId> {
         if self.parts.is_empty() {
             return self.answers_to(self.data, answerer, made);
         }
@@ -181,24 +162,24 @@ impl Knowledge<'_> {
         made.push(Gather { of, data: self.data.clone() })
     }
 
-    fn answers_to(&self, data: &DataRef, answerer: Answerer, made: &mut Made) -> Result<StageId> {
+    pub(super) fn answers_to(&self, data: &DataRef, answerer: Answerer, made: &mut Made) -> Result<StageId> {
         made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false })
     }
 
     pub(super) fn self_labels(
         &self,
         settings: &config::SelfLabels,
-        p_ik: Option<(&config::Pik, &DataRef)>,
+        auxiliary: Option<Auxiliary>,
         made: &mut Made,
     ) -> Result<SelfLabels> {
         let hard = settings.kind == Hardness::Hard;
-        let answerer = match (settings.source, p_ik) {
+        let answerer = match (settings.source, auxiliary) {
             (SelfSource::CurrentHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: 0.0 }),
             (SelfSource::EmaHead, _) => return Ok(SelfLabels::CurrentHead { hard, decay: settings.decay }),
-            (SelfSource::PikStageHead, Some((_, auxiliary))) => {
-                Answerer::Classifier { stage: self.auxiliary_head(auxiliary, made)? }
+            (SelfSource::StageHead, Some(auxiliary)) => {
+                Answerer::Classifier { stage: self.auxiliary_head(&self.auxiliary(&auxiliary)?, made)? }
             }
-            (SelfSource::PrecomputedGeneration | SelfSource::PikStageHead | SelfSource::Student, _) => {
+            (SelfSource::PrecomputedGeneration | SelfSource::StageHead | SelfSource::Student, _) => {
                 likeliest(self.strong, settings.shots)
             }
         };
@@ -209,58 +190,26 @@ impl Knowledge<'_> {
     pub(super) fn relabels(
         &self,
         settings: &config::SelfLabels,
-        plain: &Recipe,
         supervision: &StageId,
         made: &mut Made,
     ) -> Result<SelfLabels> {
-        let (_, stage) = self.relabelled(plain, supervision, made)?;
+        let (_, stage) = self.relabelled(supervision, made)?;
         Ok(SelfLabels::Answers { stage, hard: settings.kind == Hardness::Hard })
     }
 
-    /// A judge of the weak labels, and the plain student whose labels they are compared with.
-    pub(super) fn judge(
-        &self,
-        agrees: &config::Agrees,
-        recipe: Recipe,
-        plain: &Recipe,
-        supervision: &StageId,
-        made: &mut Made,
-    ) -> Result<StageId> {
-        let rows = self.data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
-        if agrees.folds > rows {
-            return Err(Error::new(format!(
-                "task `{}`: {rows} examples cannot be judged in {} folds",
-                self.data.task, agrees.folds
-            ))
-            .help("lower `folds` in `agrees`; 5 or 10 are usual"));
-        }
-        trains(&recipe, self.data, Split::Transfer).map_err(|error| error.context("the judge, `agrees`"))?;
-        let (student, own) = self.relabelled(plain, supervision, made)?;
-        made.push(Judge {
-            model: self.strong.clone(),
-            recipe,
-            data: self.data.clone(),
-            weak: supervision.clone(),
-            student,
-            own,
-            settings: agrees.settings(),
-            seed: self.seed,
-        })
-    }
-
     /// The plain student, and what it says of the examples that it was trained on.
-    fn relabelled(&self, plain: &Recipe, supervision: &StageId, made: &mut Made) -> Result<(StageId, StageId)> {
+    pub(super) fn relabelled(&self, supervision: &StageId, made: &mut Made) -> Result<(StageId, StageId)> {
         let student = made.push(Student {
             model: self.strong.clone(),
-            phases: vec![Phase::plain(plain)?],
+            phases: vec![Phase::plain(self.plain)?],
             data: self.data.clone(),
             supervision: supervision.clone(),
             self_labels: None,
-            p_ik: None,
             embeddings: None,
             columns: BTreeMap::new(),
             truth: false,
             calibration: false,
+            evaluate: Vec::new(),
             seed: self.seed,
             save: true,
         })?;
@@ -274,20 +223,31 @@ impl Knowledge<'_> {
 }
 
 /// A pretrained model, which gives its likeliest answer.
-fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
+pub(super) fn likeliest(model: &ModelRef, shots: usize) -> Answerer {
     Answerer::LanguageModel { model: model.clone(), shots, samples: 0, temperature: 1.0 }
 }
 
 /// The stages of a plan, as they come up: what is named by another stands before it.
 pub(super) struct Made<'a> {
     pub(super) numeric: &'a Numeric,
+    /// Where examples at a time are chosen stage by stage.
+    pub(super) fitting: Option<&'a Fitting>,
+    /// What the models look like, by their weights.
+    pub(super) specs: BTreeMap<String, Spec>,
     pub(super) jobs: IndexMap<StageId, Job>,
 }
 
 impl Made<'_> {
     pub(super) fn push(&mut self, stage: impl Stage + 'static) -> Result<StageId> {
-        let job = Job::new(stage)?;
-        let id = job.stage.id(self.numeric)?;
+        let mut job = Job::new(stage)?;
+        job.micro_batch = match self.fitting {
+            None => self.numeric.micro_batch(),
+            Some(fitting) => {
+                let spec = job.stage.demand().map(|demand| spec_of(&demand, &self.specs)).transpose()?.flatten();
+                fitting.rows(&*job.stage, self.numeric, spec.as_ref())?
+            }
+        };
+        let id = job.stage.id(&self.numeric.in_parts(job.micro_batch))?;
         self.jobs.entry(id.clone()).or_insert(job);
         Ok(id)
     }

@@ -7,7 +7,8 @@ use std::{
 
 use super::{
     asked::{Knowledge, Labelling, Made, trains},
-    config::{self, AGREES, AnswersBy, Grid, Method, ModelConfig, On, SelfSource, Suite},
+    columns::{self, About},
+    config::{self, Grid, Method, ModelConfig, On, SelfSource, Suite},
     desk::Desk,
     found::FoundModel,
     plan::Cell,
@@ -21,7 +22,7 @@ use crate::{
             fine_tune::FineTune,
             gather::Gather,
             portion::Portion,
-            student::{Phase, SelfLabels, Student},
+            student::{Column, Phase, SelfLabels, Student},
         },
     },
     strategy::{Form, Role, Split, whole},
@@ -72,7 +73,7 @@ struct Ground<'a> {
     data: DataRef,
     /// The data of each task, where `data` are those of a suite.
     parts: Vec<DataRef>,
-    /// What P(IK) is learnt on, by the task's name and how much of it is read.
+    /// What columns are learnt on, by the task's name and how much of it is read.
     auxiliary: BTreeMap<(String, Option<usize>), DataRef>,
     weak: (ModelRef, Recipe),
     strong: (ModelRef, Recipe),
@@ -82,7 +83,7 @@ struct Ground<'a> {
 
 type Grounds<'a> = BTreeMap<(usize, Seat), Ground<'a>>;
 
-/// A student, and whose answers its P(IK) is about.
+/// A student, and whose answers its columns are about.
 #[derive(Clone)]
 struct Learnt {
     student: StageId,
@@ -172,7 +173,7 @@ impl<'a> Maker<'a, '_> {
                 "method `{}` asks `{}` in words, and that is no language model",
                 method.name, strong.reference.name
             ))
-            .help("set `p_ik.answers = \"classifier\"` and `self_labels.source` to `current-head`, `ema-head` or `pik-stage-head`"));
+            .help(silenced(method)));
         }
         for method in &self.grid.methods {
             for role in method.prompted() {
@@ -193,16 +194,16 @@ impl<'a> Maker<'a, '_> {
         Ok(())
     }
 
-    /// The data that P(IK) is learnt on where this is evaluated.
+    /// The data that columns are learnt on where this is evaluated.
     fn auxiliary(&mut self, on: On, seat: Seat) -> Result<BTreeMap<(String, Option<usize>), DataRef>> {
         let (grid, pair) = (self.grid, &self.grid.pairs[seat.pair]);
         let readers = [&self.models[&pair.weak.name], &self.models[&pair.strong.name]];
         let mut auxiliary = BTreeMap::new();
-        for p_ik in grid.methods.iter().filter_map(|method| method.p_ik.as_ref()) {
-            let name = p_ik.task_for(on.name);
+        for learnt_on in grid.methods.iter().flat_map(Method::auxiliaries) {
+            let name = learnt_on.task_for(on.name);
             let Some(task) = grid.auxiliary.get(name) else { continue };
-            if let Entry::Vacant(vacant) = auxiliary.entry((name.to_owned(), p_ik.n_train)) {
-                let settings = grid.auxiliary_data(on, p_ik)?;
+            if let Entry::Vacant(vacant) = auxiliary.entry((name.to_owned(), learnt_on.rows)) {
+                let settings = grid.auxiliary_data(on, &learnt_on)?;
                 vacant.insert(self.desk.data(task, &settings, &readers, seat.seed, self.notes)?);
             }
         }
@@ -373,34 +374,31 @@ impl Maker<'_, '_> {
         supervise: impl Fn(&mut Self) -> Result<StageId>,
     ) -> Result<Learnt> {
         let grid = self.grid;
-        let Ground { on, data, seat, strong: (strong, strong_recipe), .. } = ground;
-        let strong_config = &grid.pairs[seat.pair].strong;
-        let (on_auxiliary, recipe) = match &method.p_ik {
-            Some(p_ik) => (
-                // P(IK) is a choice of two, however the task is answered.
-                ModelRef { head: grid.auxiliary_head(strong_config, *on, p_ik)?, writing: None, ..strong.clone() },
-                grid.auxiliary_recipe(strong_config, *on, p_ik)?,
-            ),
-            None => (strong.clone(), strong_recipe.clone()),
-        };
-        let knowledge = Knowledge {
+        let Ground { on, data, seat, strong: (strong, plain), .. } = ground;
+        let config = &grid.pairs[seat.pair].strong;
+        let mut knowledge = Knowledge {
+            grid,
+            on: *on,
+            tasks: &ground.tasks,
+            config,
             strong,
-            on_auxiliary: &on_auxiliary,
-            recipe: &recipe,
+            plain,
             data,
             parts: &ground.parts,
+            beside: &ground.auxiliary,
+            supervision: None,
             seed: seat.seed,
         };
-        let of_p_ik = |p_ik: &config::Pik| ground.auxiliary.get(&(p_ik.task_for(on.name).to_owned(), p_ik.n_train));
-        let learnt = method.p_ik.as_ref().and_then(|p_ik| Some((p_ik, of_p_ik(p_ik)?)));
-        let p_ik = learnt.map(|(p_ik, data)| knowledge.p_ik(p_ik, data, self.made)).transpose()?;
-        let self_labels = method.self_labels.as_ref();
-        let self_labels = match self_labels {
+        let mut columns: BTreeMap<String, Column> = BTreeMap::new();
+        for (name, column) in method.columns.iter().filter(|(_, column)| !column.of_weak_labels()) {
+            columns.insert((*name).to_owned(), column.make(&knowledge, self.made)?);
+        }
+        let self_labels = match &method.self_labels {
             Some(own) if own.source == SelfSource::Student => {
                 let supervision = supervise(self)?;
-                Some(knowledge.relabels(own, strong_recipe, &supervision, self.made)?)
+                Some(knowledge.relabels(own, &supervision, self.made)?)
             }
-            Some(own) => Some(knowledge.self_labels(own, learnt, self.made)?),
+            Some(own) => Some(knowledge.self_labels(own, method.auxiliaries().next(), self.made)?),
             None => None,
         };
         if let (Some(SelfLabels::Answers { stage, .. }), []) = (&self_labels, method.phases.as_slice()) {
@@ -408,39 +406,33 @@ impl Maker<'_, '_> {
             supervise(self)?;
             return Ok(learnt);
         }
-        let answers = match (&self_labels, learnt) {
-            (Some(SelfLabels::Answers { stage, .. }), _) => Some(Some(stage.clone())),
-            (None, Some((p_ik, data))) => {
-                let asked = |task: &&Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
-                let classes = grid.auxiliary[p_ik.task_for(on.name)].classes.len();
-                let can = match p_ik.answers {
-                    AnswersBy::LanguageModel => ground.tasks.iter().all(asked),
-                    AnswersBy::Classifier => ground.tasks.iter().all(|task| task.classes.len() == classes),
-                };
-                let note = format!(
-                    "{}: P(IK) of `{}` is not measured: no `[prompt]` says how the task is asked, or the auxiliary task has other classes",
-                    on.name, method.name
-                );
-                if !can && !self.notes.contains(&note) {
-                    self.notes.push(note);
+        let mut answers = About::Student;
+        if let Some(SelfLabels::Answers { stage, .. }) = &self_labels {
+            answers = About::Answers(stage.clone());
+        } else if self_labels.is_none() {
+            for (name, column) in &method.columns {
+                answers = column.about(&knowledge, self.made)?;
+                if let About::Nobody(why) = answers {
+                    let title = columns::title(name);
+                    let note = format!("{}: {title} of `{}` is not measured: {why}", on.name, method.name);
+                    if !self.notes.contains(&note) {
+                        self.notes.push(note);
+                    }
                 }
-                Some(can.then(|| knowledge.own_answers(p_ik, data, self.made)).transpose()?)
+                if !matches!(answers, About::Student) {
+                    break;
+                }
             }
-            _ => None,
-        };
+        }
         let needs = method.needs();
         let embeddings = needs.embeddings.then(|| knowledge.embeddings(self.made)).transpose()?;
         let supervision = supervise(self)?;
-        let columns = match &method.agrees {
-            None => BTreeMap::new(),
-            Some(agrees) => {
-                let recipe = grid.judge_recipe(strong_config, *on, agrees)?;
-                let judge = knowledge.judge(agrees, recipe, strong_recipe, &supervision, self.made)?;
-                BTreeMap::from([(AGREES.to_owned(), judge)])
-            }
-        };
+        knowledge.supervision = Some(supervision.clone());
+        for (name, column) in method.columns.iter().filter(|(_, column)| column.of_weak_labels()) {
+            columns.insert((*name).to_owned(), column.make(&knowledge, self.made)?);
+        }
         let phase = |phase: &config::Phase| {
-            let recipe = grid.recipe(strong_config, *on, Some(phase))?;
+            let recipe = grid.recipe(config, *on, Some(phase))?;
             trains(&recipe, data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
             let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
@@ -452,15 +444,28 @@ impl Maker<'_, '_> {
             data: data.clone(),
             supervision,
             self_labels,
-            p_ik,
             embeddings,
             columns,
             truth: needs.truth,
             calibration: needs.calibration,
+            evaluate: grid.evaluate.clone(),
             seed: seat.seed,
             save: grid.save_students,
         })?;
-        let answers = answers.unwrap_or_else(|| Some(student.clone()));
+        let answers = match answers {
+            About::Student => Some(student.clone()),
+            About::Answers(stage) => Some(stage),
+            About::Nobody(_) => None,
+        };
         Ok(Learnt { student, answers })
     }
+}
+
+/// How a method does without answers in words.
+fn silenced(method: &Method) -> String {
+    let columns = method.columns.values().filter_map(|column| column.speaks());
+    let source = "`self_labels.source` to `current-head` or `ema-head`";
+    let own = method.self_labels.as_ref().filter(|own| own.source == SelfSource::PrecomputedGeneration);
+    let settings: Vec<&str> = columns.chain(own.map(|_| source)).collect();
+    format!("set {}", settings.join(" and "))
 }

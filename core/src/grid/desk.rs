@@ -205,7 +205,9 @@ impl<'a> Desk<'a> {
         };
         let (stage, task) = (finished.manifest.id.clone(), name.to_owned());
         let fewer = counts["fewer"].as_u64().unwrap_or(0) as usize;
-        Ok(DataRef { task, stage, fingerprint, max_tokens, form, fewer, examples })
+        let parts = counts["fit"]["parts"].as_object().into_iter().flatten();
+        let longest = parts.filter_map(|(_, part)| part["longest"].as_u64()).max().map(|longest| longest as usize);
+        Ok(DataRef { task, stage, fingerprint, max_tokens, form, fewer, examples, longest })
     }
 }
 

@@ -5,10 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use indexmap::IndexMap;
 use serde_json::{Value, json};
 
 use super::{
+    asked::Made,
     config::{self, ModelConfig},
     desk::{open_world, question},
     library::Library,
@@ -21,7 +21,7 @@ use crate::{
     error::IoContext,
     learner::{Answering, Recipe, Sampler},
     model::{Pretrained, Spec, Tokenizer, can_write},
-    stage::{Job, ModelRef, Numeric, StageId, Store, Writing, kinds},
+    stage::{ModelRef, Store, Writing, kinds},
     strategy::whole,
     task::{Counter, TokenCounts, world::World},
 };
@@ -106,8 +106,7 @@ pub(super) fn find_model(
     library: &Library,
     places: &Places,
     store: &Store,
-    numeric: &Numeric,
-    jobs: &mut IndexMap<StageId, Job>,
+    made: &mut Made,
 ) -> Result<FoundModel> {
     let Some(pretrain) = &model.file.pretrain else {
         let found = model_folder(model, places)?;
@@ -157,10 +156,9 @@ pub(super) fn find_model(
     let documents = world.tokens / world.document.max(1);
     let trains = || Sampler::check(documents, recipe.batch_size, recipe.epochs);
     recipe.validate().and_then(|()| trains()).map_err(|error| error.context("`pretrain.train`"))?;
-    let job = Job::new(kinds::pretrain::Pretrain { world, config: spec.config.clone(), recipe, seed: pretrain.seed })?;
-    let id = job.stage.id(numeric)?;
+    let id =
+        made.push(kinds::pretrain::Pretrain { world, config: spec.config.clone(), recipe, seed: pretrain.seed })?;
     let (name, weights, head) = (model.name.clone(), id.to_string(), model.file.head.clone());
-    jobs.entry(id).or_insert(job);
     // What a world says ends in a full stop.
     let ends = tokenizer.id(".");
     let lora = model.lora(&spec)?;

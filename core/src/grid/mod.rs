@@ -2,9 +2,11 @@
 
 mod asked;
 mod cells;
+mod columns;
 mod config;
 mod desk;
 mod failures;
+mod fitting;
 mod found;
 mod library;
 mod models;
@@ -14,12 +16,14 @@ mod recorded;
 mod replay;
 pub mod results;
 mod run;
+mod schema;
 pub mod slurm;
 mod why;
 
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, On, Pair, Phase, Pretrain, Suite, Together};
 pub use desk::open_world;
 pub use failures::{Failures, Record};
+pub use fitting::{Bytes, Fitting, Refused, machine_memory};
 pub use found::find_tokenizer;
 pub use library::{Library, embedded_grid};
 pub use models::ModelFolder;
@@ -28,4 +32,5 @@ pub use progress::{Post, Progress};
 pub use recorded::{CellRecord, Recorded, StageRecord, Standing, State};
 pub use replay::Replay;
 pub use run::{Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
+pub use schema::FileKind;
 pub use why::{Difference, why};

@@ -13,6 +13,7 @@ use super::{
     cells,
     config::Grid,
     desk::Desk,
+    fitting::Fitting,
     found::{FoundModel, find_model},
     library::Library,
     models::ModelFolder,
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     document::did_you_mean,
+    model::Spec,
     stage::{Bench, DataRef, Finished, Folders, Job, Numeric, Place, StageId, Store},
     task::Sources,
 };
@@ -49,8 +51,11 @@ pub struct Plan {
     pub store: PathBuf,
     /// What people should know before they start: dropped and shortened examples, and the like.
     pub notes: Vec<String>,
-    /// How its stages are computed, as far as results depend on it.
+    /// How its stages are computed, as far as results depend on it, but for [the rows at once](Job::micro_batch) where these are chosen stage by
+    /// stage.
     pub numeric: Numeric,
+    /// What models look like, by their weights.
+    pub(super) specs: BTreeMap<String, Spec>,
 }
 
 /// One task × pair × method × seed.
@@ -74,8 +79,8 @@ pub struct Cell {
     pub ceiling: StageId,
     /// Stage that holds the student.
     pub student: StageId,
-    /// Stage that holds the strong model's own answers: the method's self-labels, or what its P(IK) is about; the student where its own head
-    /// labels, and where nobody asks. None where P(IK) is about answers that nobody can give.
+    /// Stage that holds the strong model's own answers: the method's self-labels, or what its columns are about; the student where its own head
+    /// labels, and where nobody asks. None where a column is about answers that nobody can give.
     pub answers: Option<StageId>,
 }
 
@@ -98,7 +103,22 @@ impl Plan {
     /// # Errors
     /// The first thing that would fail later.
     pub fn make(grid: Grid, library: &Library, places: &Places, store: &Store, numeric: Numeric) -> Result<Self> {
-        let mut made = Made { numeric: &numeric, jobs: IndexMap::new() };
+        Self::fitted(grid, library, places, store, numeric, None)
+    }
+
+    /// The same with as many examples at a time as fit into memory, stage by stage.
+    ///
+    /// # Errors
+    /// As [`make`](Self::make).
+    pub fn fitted(
+        grid: Grid,
+        library: &Library,
+        places: &Places,
+        store: &Store,
+        numeric: Numeric,
+        fitting: Option<&Fitting>,
+    ) -> Result<Self> {
+        let mut made = Made { numeric: &numeric, fitting, specs: BTreeMap::new(), jobs: IndexMap::new() };
         let (mut origins, mut folders, mut notes) = (BTreeMap::new(), Folders::default(), Vec::new());
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [_, of_pairs] = &grid.places;
@@ -109,7 +129,7 @@ impl Plan {
         wanted.extend(grid.further.iter().map(|(model, place)| (model, place)));
         for (model, place) in wanted {
             if !models.contains_key(&model.name) {
-                let mut found = find_model(model, library, places, store, &numeric, &mut made.jobs)
+                let mut found = find_model(model, library, places, store, &mut made)
                     .map_err(|error| error.context(format!("model `{}`", model.name)).or_at(place))?;
                 if let Some(other) = models.values().find(|other| other.reads_as(&found)) {
                     found.counts = other.counts.clone();
@@ -120,14 +140,15 @@ impl Plan {
                     origins.insert(model.name.clone(), origin);
                 }
                 notes.extend(found.notes.iter().map(|note| format!("model `{}`: {note}", model.name)));
+                made.specs.insert(found.reference.weights.clone(), found.spec.clone());
                 models.insert(model.name.clone(), found);
             }
         }
         let desk = Desk::new(library, places, store);
         let cells = cells::make(&grid, &models, desk, &mut made, &mut notes)?;
-        let jobs = made.jobs;
+        let Made { jobs, specs, .. } = made;
         let store = store.root().to_owned();
-        Ok(Self { grid, cells, jobs, models: origins, folders, store, notes, numeric })
+        Ok(Self { grid, cells, jobs, models: origins, folders, store, notes, numeric, specs })
     }
 
     /// Where its stages can be done in this process.

@@ -113,6 +113,9 @@ pub struct StageRecord {
     pub reads: Vec<StageId>,
     /// What is done: the [stage](Stage) itself.
     pub stage: Value,
+    /// Rows that go through a model at once, where that is not said for the whole grid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
 }
 
 /// Everything that is needed to make the stages of a grid again, but data.
@@ -130,7 +133,8 @@ pub(super) fn write_stages(plan: &Plan, folder: &Path) -> Result<()> {
     let mut stages = Vec::with_capacity(plan.jobs.len());
     for ((id, what), job) in plan.labels().into_iter().zip(plan.jobs.values()) {
         let stage = serde_json::to_value(&job.stage).map_err(fail)?;
-        stages.push(StageRecord { id, what, reads: job.reads.clone(), stage });
+        let micro_batch = job.micro_batch.filter(|rows| Some(*rows) != plan.numeric.micro_batch());
+        stages.push(StageRecord { id, what, reads: job.reads.clone(), stage, micro_batch });
     }
     let stages = Stages { numeric: plan.numeric.clone(), folders: plan.folders.clone(), stages };
     let text = serde_json::to_vec(&stages).map_err(fail)?;
@@ -209,6 +213,7 @@ impl Recorded {
         if stages.is_empty() {
             stages = of_cells(&cells);
         }
+        stages.iter_mut().for_each(|stage| stage.micro_batch = stage.micro_batch.or(numeric.micro_batch()));
         Ok(Self { name: name.to_owned(), folder: folder.to_owned(), cells, stages, numeric, folders })
     }
 
@@ -313,7 +318,7 @@ impl StageRecord {
             Error::new(format!("stage `{}` cannot be read: {error}", self.id))
                 .help("use the version of w2s and the plugins that made it")
         })?;
-        Job::of(stage)
+        Job::of(stage, self.micro_batch)
     }
 }
 
@@ -325,7 +330,7 @@ fn of_cells(cells: &[CellRecord]) -> Vec<StageRecord> {
         for (what, id) in cell.ends().into_iter().filter(|(_, id)| seen.insert(*id)) {
             let name = if what == "student" { &cell.method } else { &cell.strong };
             let what = format!("{what}  {}  {name}  seed {}", cell.task, cell.seed);
-            stages.push(StageRecord { id: id.clone(), what, reads: vec![], stage: Value::Null });
+            stages.push(StageRecord { id: id.clone(), what, reads: vec![], stage: Value::Null, micro_batch: None });
         }
     }
     stages

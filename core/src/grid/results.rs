@@ -24,6 +24,7 @@ use crate::{
     locks::Lock,
     report::{
         Measure, Predictions, knowledge,
+        measures::{self, Measured},
         metrics::{self, ACCURACY},
         results::{CEILING, FURTHER_WEAK, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, to_bytes},
         seal,
@@ -123,7 +124,7 @@ impl Entry {
     }
 
     /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
-    /// answers for P(IK).
+    /// answers for what a judge says of them.
     fn compared_with<'p>(&self, plan: &'p Plan) -> Vec<&'p StageId> {
         let cell = &plan.cells[self.cell];
         match self.role {
@@ -473,25 +474,39 @@ impl Books {
         let (weak, ceiling) = (self.end(&cell.supervision)?, self.end(&cell.ceiling)?);
         let Truths { test: truth, groups, .. } = &self.truths[fingerprint];
         let entry = &self.entries[place];
+        let finished = &self.finished[entry.stage(plan)];
+        // Without one of its ends a gap is undefined.
+        let rate = |of: &Labels| {
+            let right = of.right(truth);
+            right.iter().filter(|right| **right).count() as f64 / right.len() as f64
+        };
+        let ends = weak.as_ref().zip(ceiling.as_ref()).map(|(weak, ceiling)| (rate(weak), rate(ceiling)));
+        let scores = |own: &Labels, row: &ResultRow| -> Result<Vec<ResultRow>> {
+            let weak = weak.as_deref().filter(|_| role != Role::Weak);
+            let mut measures = measure(own, weak, truth)?;
+            if role == Role::Student {
+                let value = ends.and_then(|(weak, ceiling)| metrics::pgr(weak, rate(own), ceiling));
+                measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
+            }
+            let measured = Measured { own, weak, truth, groups: groups.as_deref() };
+            measures.extend(measures::measure(&measured));
+            Ok(measures.iter().map(|measure| row.with(measure)).collect())
+        };
+        let row = blank(plan, entry, &self.supervisors, Some(finished));
         let own = self.labels(entry.stage(plan), Split::Test)?;
-        let mut measures = measure(&own, weak.as_deref().filter(|_| role != Role::Weak), truth)?;
-        if role == Role::Student {
-            // Without one of its ends a gap is undefined.
-            let rate = |of: &Labels| {
-                let right = of.right(truth);
-                right.iter().filter(|right| **right).count() as f64 / right.len() as f64
-            };
-            let value = weak.as_ref().zip(ceiling.as_ref());
-            let value = value.and_then(|(weak, ceiling)| metrics::pgr(rate(weak), rate(&own), rate(ceiling)));
-            measures.push(Measure { metric: metrics::PGR, value, n: truth.len() });
-        }
-        if let Some(whole) = groups.as_ref().and_then(|groups| metrics::group_accuracy(&own.right(truth), groups)) {
-            measures.push(Measure { metric: metrics::GROUP_ACCURACY, value: Some(whole.value), n: whole.n });
-        }
-        let row = blank(plan, entry, &self.supervisors, Some(&self.finished[entry.stage(plan)]));
-        let mut rows: Vec<ResultRow> = measures.iter().map(|measure| row.with(measure)).collect();
+        let mut rows = scores(&own, &row)?;
         if role == Role::Student {
             rows.extend(self.knowledge(cell, &row)?);
+            let at = |step: u64| ResultRow { step: Some(step), ..row.clone() };
+            let steps = stage::steps_of(finished);
+            for step in &steps {
+                rows.extend(scores(&Labels::checked_after(finished, *step, Split::Test)?, &at(*step))?);
+            }
+            // The end is a point of the curve, too.
+            let end = finished.manifest.summary[stage::ALL_STEPS].as_u64();
+            if let Some(end) = end.filter(|end| !steps.contains(end)) {
+                rows.extend(scores(&own, &at(end))?);
+            }
         }
         Ok(rows)
     }
@@ -501,12 +516,13 @@ impl Books {
         let student = &self.finished[&cell.student];
         let mut rows = Vec::new();
         let truth = &self.truths[&cell.data.fingerprint];
-        let path = student.file(stage::P_IK_TEST);
-        if let Some(answers) = cell.answers.as_ref().filter(|id| path.is_file() && self.finished.contains_key(*id)) {
-            let knows = stage::Predictions::read(&student.checked(stage::P_IK_TEST)?)?.into_rows();
+        let judged = student.manifest.files.keys().filter_map(|name| Some((name, stage::judged_column(name)?)));
+        for (name, column) in judged {
+            let Some(answers) = cell.answers.as_ref().filter(|id| self.finished.contains_key(*id)) else { continue };
+            let says = stage::Predictions::read(&student.checked(name)?)?.into_rows();
             let right = self.labels(answers, Split::Test)?.right(&truth.test);
             let right: Vec<u8> = right.into_iter().map(u8::from).collect();
-            rows.extend(knowledge::p_ik(&knows, &right)?.iter().map(|measure| row.with(measure)));
+            rows.extend(knowledge::judged(column, &says, &right)?.iter().map(|measure| row.with(measure)));
         }
         let path = student.file(stage::DECISIONS);
         if path.is_file() && self.finished.contains_key(&cell.supervision) {

@@ -27,7 +27,7 @@ use crate::{
     stage::{Bench, Folders, Job, Notice, Place, Stage, StageId, Store, any_path},
 };
 
-/// How a plan is executed. Kind of device and micro-batches are those of the plan's numeric mode; nothing else here changes a result.
+/// How a plan is executed. The kind of device is that of the plan's numeric mode; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Stages at a time.
@@ -36,8 +36,8 @@ pub struct RunOptions {
     pub threads: usize,
     /// Where they run: `cpu` or `cuda:0`.
     pub device: String,
-    /// Examples per forward pass; the whole batch when absent.
-    pub micro_batch: Option<usize>,
+    /// Whether the blocks of a model are computed again on the way back.
+    pub recompute: bool,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// Failures after which nothing new is started.
@@ -64,6 +64,9 @@ pub struct Order<S = Box<dyn Stage>> {
     pub device: String,
     /// Examples per forward pass.
     pub micro_batch: Option<usize>,
+    /// Whether the blocks of a model are computed again on the way back.
+    #[serde(default)]
+    pub recompute: bool,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// How often a training that is under way is saved.
@@ -542,7 +545,8 @@ fn start(
         stage: &job.stage,
         store: store.root().to_owned(),
         device: options.device.clone(),
-        micro_batch: options.micro_batch,
+        micro_batch: job.micro_batch,
+        recompute: options.recompute,
         folders: options.folders.clone(),
         checkpoint_every: options.checkpoint_every,
     };
@@ -642,6 +646,7 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
     let (device, name) = crate::device::open(&order.device)?;
     let execution = Execution {
         micro_batch: order.micro_batch,
+        recompute: order.recompute,
         bar: Some(bar.clone()),
         stop: Some(stop.clone()),
         ..Execution::default()

@@ -59,8 +59,9 @@ pub struct Head {
     pub store: PathBuf,
     /// Where stages run: `cpu` or `cuda:0`, the first of those that the scheduler gives them.
     pub device: String,
-    /// Examples per forward pass.
-    pub micro_batch: Option<usize>,
+    /// Whether the blocks of a model are computed again on the way back.
+    #[serde(default)]
+    pub recompute: bool,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// How often a training that is under way is saved.
@@ -74,7 +75,7 @@ impl Head {
             workers: 1,
             threads,
             device: self.device.clone(),
-            micro_batch: self.micro_batch,
+            recompute: self.recompute,
             folders: self.folders.clone(),
             max_fails: 1,
             fail_fast: false,
@@ -95,6 +96,9 @@ pub struct Task<S = Box<dyn Stage>> {
     pub what: String,
     /// The stage.
     pub stage: S,
+    /// Examples per forward pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
 }
 
 /// Writes a manifest: the stages wave by wave.
@@ -112,7 +116,12 @@ pub fn write_manifest(
     let mut lines = vec![line(serde_json::to_string(head))?];
     for (id, job) in waves.iter().flatten().filter_map(|place| jobs.get_index(*place)) {
         let what = labels.get(id).cloned().unwrap_or_else(|| job.stage.title());
-        lines.push(line(serde_json::to_string(&Task { id: id.clone(), what, stage: &job.stage }))?);
+        lines.push(line(serde_json::to_string(&Task {
+            id: id.clone(),
+            what,
+            stage: &job.stage,
+            micro_batch: job.micro_batch,
+        }))?);
     }
     let write = || -> io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);

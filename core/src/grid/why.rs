@@ -53,7 +53,10 @@ impl Why<'_> {
             let record = grid.stages.iter().find(|stage| stage.id == *id).filter(|record| !record.stage.is_null());
             parameters.extend(match (finished, record) {
                 (Some(finished), _) => Some(finished.manifest.parameters),
-                (None, Some(record)) => Some(record.job()?.stage.whole_parameters(&grid.numeric)?),
+                (None, Some(record)) => {
+                    let job = record.job()?;
+                    Some(job.stage.whole_parameters(&grid.numeric.in_parts(job.micro_batch))?)
+                }
                 (None, None) => None,
             });
         }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{Spec, Tokens, Transformer, can_write},
+    model::{Spec, Tape, Tokens, Transformer, can_write},
     ops,
     strategy::math,
 };
@@ -82,11 +82,13 @@ pub(super) fn asking(prompt: &[u32], answer: &[u32], spec: &Spec) -> Result<Vec<
     Ok([prompt, rest].concat())
 }
 
-/// The hidden states `[T, H]` after which the tokens of answers stand, and those T tokens; an item is what [`asking`] makes, and the answer.
-pub(super) fn before<'a>(
-    model: &Transformer,
+/// The hidden states `[T, H]` after which the tokens of answers stand, with [the way back](Transformer::hidden_with), and those T tokens; an item is
+/// what [`asking`] makes, and the answer.
+pub(super) fn before<'a, 'm>(
+    model: &'m Transformer,
     items: impl IntoIterator<Item = (&'a [u32], &'a [u32])>,
-) -> (Tensor<2>, Vec<u32>) {
+    recompute: bool,
+) -> ((Tensor<2>, Tape<'m>), Vec<u32>) {
     let (mut inputs, mut places, mut labels, mut end) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (input, answer) in items {
         end += input.len() as u32;
@@ -94,7 +96,8 @@ pub(super) fn before<'a>(
         labels.extend_from_slice(answer);
         inputs.push(input);
     }
-    (ops::lookup(model.hidden(&Tokens::packed(&inputs)), &places), labels)
+    let (hidden, tape) = model.hidden_with(&Tokens::packed(&inputs), recompute);
+    ((ops::lookup(hidden, &places), tape), labels)
 }
 
 /// Log-probability of each token of one answer to each prompt, in nats; their sum is that of the answer.
@@ -123,7 +126,7 @@ pub fn log_p(
     let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
     let compute = |rows: &[u32]| {
         let items = rows.iter().map(|&row| (inputs.row(row as usize), answers[row as usize].as_slice()));
-        let (states, labels) = before(&model, items);
+        let ((states, _), labels) = before(&model, items, false);
         Ok(math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0)))
     };
     let mut order: Vec<u32> = (0..prompts.len() as u32).collect();

@@ -10,15 +10,17 @@ use std::{
 };
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
+    module::Module,
     optim::{GradientsAccumulator, GradientsParams},
     tensor::{Device, FloatDType, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     encoded::{ABSENT, Encoded, parts},
-    method::{Memories, Method, Table, examples, left_out, wrong_weights},
+    evaluate::{Evaluate, Halfway},
+    method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
     predict::embed,
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::Classifier,
+    model::{Classifier, Tape, is_trained},
     ops, rng,
     strategy::{
         Batch, Calibration, ExampleId, LabelRefiner, Memory, Needs, Pool, Progress, Selector, StudentLoss, math,
@@ -40,8 +42,6 @@ pub struct Objective {
     pub labels: Vec<Vec<f32>>,
     /// The strong model's own answers, if a strategy needs them.
     pub self_labels: Option<OwnLabels>,
-    /// Whether the model knows each answer, if a strategy needs it or it is trained along.
-    pub p_ik: Option<Knowing>,
     /// True classes, if a control needs them.
     pub truth: Option<Vec<u8>>,
     /// Examples apart from these, with their truth, if a strategy needs them.
@@ -50,6 +50,8 @@ pub struct Objective {
     pub embeddings: Option<Vec<Vec<f32>>>,
     /// Numbers of each example, by the names that strategies ask for.
     pub columns: BTreeMap<String, Vec<f32>>,
+    /// One more, which a judge makes that is trained along.
+    pub along: Option<Along>,
     /// Which task of a suite each example is of; empty where all are of one.
     pub tasks: Vec<u32>,
     /// Whose label is trusted; without one, the weak label of every row.
@@ -58,6 +60,8 @@ pub struct Objective {
     pub refiner: Option<Box<dyn LabelRefiner>>,
     /// The loss.
     pub loss: Box<dyn StudentLoss>,
+    /// What is asked of the model in the midst of its training, if anything.
+    pub evaluate: Option<Evaluate>,
     /// Whether the last decision about every example is kept in the log. Looking at decisions waits for the device in every step.
     pub record: bool,
 }
@@ -76,26 +80,24 @@ pub enum OwnLabels {
     },
 }
 
-/// Probabilities that the model knows the answers to the student's examples.
+/// A judge beside the student's head that is trained along, on examples of its own (Selective W2SG, stage 2): its probability that something
+/// is so of an example is a column.
 #[derive(Clone, Debug)]
-pub enum Knowing {
-    /// Known before training, one per example.
-    Given(Vec<f32>),
-    /// Those of a head that is trained along, on examples of its own (Selective W2SG, stage 2).
-    Trained {
-        /// The examples that P(IK) is learnt from.
-        data: Encoded,
-        /// Per example the probabilities `[IDK, IK]` that it should have.
-        labels: Vec<Vec<f32>>,
-        /// λ: what its loss counts against the student's. With 0 the head is there and not trained.
-        lambda: f64,
-        /// Examples of each step.
-        batch_size: usize,
-        /// Stop training P(IK) when its examples have been seen once, instead of starting again.
-        once: bool,
-        /// Part of the steps in which strategies are told 0: the head has not learnt yet.
-        warmup_fraction: f64,
-    },
+pub struct Along {
+    /// Name of the column.
+    pub column: String,
+    /// The examples that it is learnt from.
+    pub data: Encoded,
+    /// Per example the probabilities of not so and so that it should have.
+    pub labels: Vec<Vec<f32>>,
+    /// λ: what its loss counts against the student's. With 0 the judge is there and not trained.
+    pub lambda: f64,
+    /// Examples of each step.
+    pub batch_size: usize,
+    /// Stop training it when its examples have been seen once, instead of starting again.
+    pub once: bool,
+    /// Part of the steps in which strategies are told 0: the judge has not learnt yet.
+    pub warmup_fraction: f64,
 }
 
 impl Objective {
@@ -104,15 +106,16 @@ impl Objective {
         Self {
             labels,
             self_labels: None,
-            p_ik: None,
             truth: None,
             calibration: None,
             embeddings: None,
             columns: BTreeMap::new(),
+            along: None,
             tasks: Vec::new(),
             selector: None,
             refiner: None,
             loss,
+            evaluate: None,
             record: false,
         }
     }
@@ -120,13 +123,8 @@ impl Objective {
     /// Checks what comes from outside; labels have as many columns as `widths` allows.
     pub(super) fn check(&self, data: &Encoded, widths: RangeInclusive<usize>) -> Result<()> {
         check_labels("label", &self.labels, data.len(), widths)?;
-        match &self.p_ik {
-            Some(Knowing::Given(p_ik)) if p_ik.len() != data.len() => {
-                let (given, needed) = (p_ik.len(), data.len());
-                return Err(Error::new(format!("there are {given} values of P(IK) for {needed} examples")));
-            }
-            Some(Knowing::Trained { data, labels, .. }) => check_labels("P(IK) label", labels, data.len(), 2..=2)?,
-            _ => {}
+        if let Some(Along { column, data, labels, .. }) = &self.along {
+            check_labels(&format!("`{column}` label"), labels, data.len(), 2..=2)?;
         }
         if let Some(OwnLabels::Given(own)) = &self.self_labels {
             check_labels("self-label", own, data.len(), 1..=usize::MAX)?;
@@ -146,7 +144,6 @@ impl Objective {
         Needs {
             embeddings: self.embeddings.is_some(),
             self_labels: self.self_labels.is_some(),
-            p_ik: self.p_ik.is_some(),
             truth: self.truth.is_some(),
             calibration: self.calibration.is_some(),
             student: true,
@@ -217,7 +214,7 @@ pub fn train_classifier(
     let pool = objective.pool(data, seed);
     let record = objective.record;
     let mut method = Method::new(objective.selector, objective.refiner, objective.loss, record);
-    method.prepare(&pool, &given)?;
+    method.prepare(&pool, &given, objective.along.as_ref().map(|along| along.column.as_str()))?;
     let chosen = method.chosen(&pool)?;
     let sampler = Sampler::among_chosen(&data.lengths(), chosen.as_deref(), recipe, seed)?;
     if data.chooses() && matches!(objective.self_labels, Some(OwnLabels::Current { decay, .. }) if decay > 0.0) {
@@ -229,21 +226,19 @@ pub fn train_classifier(
         true => Some(Table::new(&embed(&model, data, execution)?)),
         false => None,
     };
-    let model = match &objective.p_ik {
-        Some(Knowing::Trained { .. }) if model.p_ik.is_none() => model.with_p_ik(None),
+    let model = match &objective.along {
+        Some(_) if model.judge.is_none() => model.with_judge(None),
         _ => model,
     };
-    let p_ik = match objective.p_ik {
-        None => Knowledge::None,
-        Some(Knowing::Given(p_ik)) => Knowledge::Given(Table { width: 1, values: p_ik }),
-        Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction }) => {
-            // As many passes as there are steps to fill.
-            let passes = if once { 1 } else { (sampler.steps() * batch_size).div_ceil(data.len().max(1)).max(1) };
-            let order =
-                p_ik_order(&data.lengths(), batch_size, passes, seed).map_err(|error| error.context("P(IK)"))?;
-            Knowledge::Trained { data, labels: Table::new(&labels), lambda, order, warmup_fraction }
-        }
+    let judging = |along: Along| {
+        let Along { batch_size, once, data, .. } = &along;
+        // As many passes as there are steps to fill.
+        let passes = if *once { 1 } else { (sampler.steps() * batch_size).div_ceil(data.len().max(1)).max(1) };
+        let order = order_along(&along.column, &data.lengths(), *batch_size, passes, seed);
+        let order = order.map_err(|error| error.context(format!("the column `{}`", along.column)))?;
+        Ok::<_, Error>(Judging { labels: Table::new(&along.labels), along, order })
     };
+    let judging = objective.along.map(judging).transpose()?;
     let method = Arc::new(method);
     let work = Classification {
         data: data.clone(),
@@ -252,12 +247,15 @@ pub fn train_classifier(
             OwnLabels::Given(own) => Own::Given(Table::new(&own)),
             OwnLabels::Current { hard, decay } => Own::Current { hard, decay },
         }),
-        p_ik,
+        columns: tables(&pool),
+        judging,
         fixed,
+        evaluate: objective.evaluate,
         method: method.clone(),
         head: Mutex::default(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
+        recompute: execution.recompute,
         labels_are_targets: AtomicBool::new(false),
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
@@ -268,23 +266,16 @@ pub fn train_classifier(
     Ok(trained)
 }
 
-/// The order of P(IK)'s examples, from a stream of its own: in the student's, as many examples would come in the very order of the student's.
-pub(super) fn p_ik_order(lengths: &[usize], batch: usize, passes: usize, seed: u64) -> Result<Sampler> {
-    Sampler::new(lengths, batch.min(lengths.len()), passes, Order::Shuffled, rng::derive(seed, "p-ik-order"))
+/// The order of a judge's examples, from a stream of its own: in the student's, as many examples would come in the very order of the student's.
+pub(super) fn order_along(column: &str, lengths: &[usize], batch: usize, passes: usize, seed: u64) -> Result<Sampler> {
+    let seed = rng::derive(seed, &format!("{column}-order"));
+    Sampler::new(lengths, batch.min(lengths.len()), passes, Order::Shuffled, seed)
 }
 
 /// Whether no parameter of a module is trained.
 fn is_frozen(module: &impl Module) -> bool {
-    struct Trained(bool);
-    impl ModuleVisitor for Trained {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0 |= param.is_require_grad();
-        }
-    }
-    let mut trained = Trained(false);
     // What is trained shows on the autodiff device alone.
-    module.clone().train().visit(&mut trained);
-    !trained.0
+    !is_trained(&module.clone().train())
 }
 
 /// [`OwnLabels`] as training uses them.
@@ -294,12 +285,12 @@ enum Own {
     Current { hard: bool, decay: f64 },
 }
 
-/// [`Knowing`] as training uses it.
+/// [`Along`] as training uses it.
 #[derive(Debug)]
-enum Knowledge {
-    None,
-    Given(Table),
-    Trained { data: Encoded, labels: Table, lambda: f64, order: Sampler, warmup_fraction: f64 },
+struct Judging {
+    along: Along,
+    labels: Table,
+    order: Sampler,
 }
 
 #[derive(Debug)]
@@ -307,15 +298,20 @@ struct Classification {
     data: Encoded,
     labels: Table,
     self_labels: Option<Own>,
-    p_ik: Knowledge,
+    /// The columns that are known before training.
+    columns: BTreeMap<String, Table>,
+    /// The judge that is trained along.
+    judging: Option<Judging>,
     /// Embeddings of all rows, when the backbone is not trained.
     fixed: Option<Table>,
+    evaluate: Option<Evaluate>,
     method: Arc<Method>,
     /// The moving average of the head `[H, K]`, once there is one.
     head: Mutex<Option<Tensor<2>>>,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
+    recompute: bool,
     /// Whether in every step so far every row's target was its label, with weight 1.
     labels_are_targets: AtomicBool,
 }
@@ -361,13 +357,14 @@ impl Decision {
 }
 
 impl Classification {
-    fn forward(&self, model: &Classifier, rows: &[u32]) -> Output {
-        let embedding = match &self.fixed {
-            Some(table) => table.tensor(rows, &self.device),
-            None => model.embed(&self.data.tokens(rows)),
+    /// What the model says about some rows, and the way back.
+    fn forward<'m>(&self, model: &'m Classifier, rows: &[u32]) -> (Output, Tape<'m>) {
+        let (embedding, tape) = match &self.fixed {
+            Some(table) => (table.tensor(rows, &self.device), Tape::default()),
+            None => model.embed_with(&self.data.tokens(rows), self.recompute),
         };
         let logits = self.data.logits(rows, model.logits(embedding.clone()).cast(FloatDType::F32));
-        Output { logits, embedding: self.data.mean(rows, embedding) }
+        (Output { logits, embedding: self.data.mean(rows, embedding) }, tape)
     }
 
     /// The model's own labels of a batch, by the head or its moving average.
@@ -391,25 +388,20 @@ impl Classification {
         Some(if hard { math::one_hot_argmax(logits) } else { math::softmax(logits) })
     }
 
-    /// Probability of knowing `[B]`, as strategies are told it.
-    fn knows(&self, model: &Classifier, minibatch: &Minibatch, seen: &Output) -> Option<Tensor<1>> {
-        match &self.p_ik {
-            Knowledge::None => None,
-            Knowledge::Given(table) => Some(table.tensor(&minibatch.rows, &self.device).squeeze_dim(1)),
-            Knowledge::Trained { warmup_fraction, .. } => {
-                if minibatch.progress.fraction() < *warmup_fraction {
-                    return Some(Tensor::zeros([minibatch.rows.len()], &self.device));
-                }
-                let weight = model.p_ik.as_ref()?.weight.val().inner();
-                let logits = seen.embedding.clone().matmul(weight).cast(FloatDType::F32);
-                Some(math::column(math::softmax(logits), 1))
-            }
+    /// The column `[B]` that is made along, as strategies are told it, and its name.
+    fn judged(&self, model: &Classifier, minibatch: &Minibatch, seen: &Output) -> Option<(&str, Tensor<1>)> {
+        let Along { column, warmup_fraction, .. } = &self.judging.as_ref()?.along;
+        if minibatch.progress.fraction() < *warmup_fraction {
+            return Some((column, Tensor::zeros([minibatch.rows.len()], &self.device)));
         }
+        let weight = model.judge.as_ref()?.weight.val().inner();
+        let logits = seen.embedding.clone().matmul(weight).cast(FloatDType::F32);
+        Some((column, math::column(math::softmax(logits), 1)))
     }
 
-    /// Gradients of λ L_ik on this step's P(IK) examples, if there are any, and the number of their tokens.
-    fn learn_to_know(&self, model: &Classifier, step: usize) -> Option<(GradientsParams, usize)> {
-        let Knowledge::Trained { data, labels, lambda, order, .. } = &self.p_ik else { return None };
+    /// Gradients of λ times the judge's loss on its examples of this step, if there are any, and the number of their tokens.
+    fn learn_to_judge(&self, model: &Classifier, step: usize) -> Option<(GradientsParams, usize)> {
+        let Judging { along: Along { data, lambda, .. }, labels, order } = self.judging.as_ref()?;
         if *lambda == 0.0 {
             return None;
         }
@@ -420,11 +412,12 @@ impl Classification {
             let part = &rows[part];
             let tokens = data.tokens(part);
             count += tokens.ids.len();
-            let embedding = data.mean(part, model.embed(&tokens));
-            let logits = model.p_ik_logits(embedding)?.cast(FloatDType::F32);
+            let (embedding, tape) = model.embed_with(&tokens, self.recompute);
+            let embedding = data.mean(part, embedding);
+            let logits = model.judge_logits(embedding)?.cast(FloatDType::F32);
             let losses = math::cross_entropy(labels.tensor(part, &self.device), logits);
             let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
-            accumulator.accumulate(model, GradientsParams::from_grads(loss.backward(), model));
+            accumulator.accumulate(model, tape.gradients(model, loss.backward()));
         }
         Some((accumulator.grads(), count))
     }
@@ -433,16 +426,16 @@ impl Classification {
     fn decide(&self, model: &Classifier, minibatch: &Minibatch, seen: Output, labels: &Tensor<2>) -> Decision {
         let ids: Vec<ExampleId> = minibatch.rows.iter().map(|&row| ExampleId(row)).collect();
         let at = &minibatch.progress;
-        let p_ik = self.knows(model, minibatch, &seen);
-        let self_labels = self.own_labels(model, &minibatch.rows, &seen);
-        let batch = Batch {
-            ids: &ids,
-            progress: *at,
-            weak: labels.clone(),
-            student: math::softmax(seen.logits.clone()),
-            embedding: seen.embedding,
-            p_ik,
-            self_labels,
+        let judged = self.judged(model, minibatch, &seen);
+        let batch = Batch::new(&ids, labels.clone())
+            .at(*at)
+            .with_student(math::softmax(seen.logits.clone()))
+            .with_self_labels(self.own_labels(model, &minibatch.rows, &seen))
+            .with_embedding(seen.embedding);
+        let batch = with_columns(batch, &self.columns, &minibatch.rows);
+        let batch = match judged {
+            Some((column, numbers)) => batch.with_column(column, numbers),
+            None => batch,
         };
         let (selection, labels, choices) = self.method.decide(&minibatch.rows, &batch);
         let targets = self.method.targets(seen.logits, labels, at);
@@ -453,14 +446,14 @@ impl Classification {
     fn backward(
         &self,
         model: &Classifier,
-        logits: Tensor<2>,
+        (logits, tape): (Tensor<2>, Tape),
         decision: Decision,
         total: Tensor<1>,
         at: &Progress,
     ) -> (Tensor<1>, GradientsParams) {
         let losses = self.method.loss().loss(logits, decision.targets, at);
         let loss = ops::total(losses.clone() * decision.weights) / total;
-        (losses.inner(), GradientsParams::from_grads(loss.backward(), model))
+        (losses.inner(), tape.gradients(model, loss.backward()))
     }
 
     /// Gradients of the whole batch, part by part, with targets that are known beforehand.
@@ -475,12 +468,12 @@ impl Classification {
         let mut accumulator = GradientsAccumulator::new();
         let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for part in parts {
-            let output = self.forward(model, &minibatch.rows[part.clone()]);
+            let (output, tape) = self.forward(model, &minibatch.rows[part.clone()]);
             let seen = output.detached();
             logits.push(seen.logits);
             embeddings.push(seen.embedding);
-            let (rows, grads) =
-                self.backward(model, output.logits, decision.part(part), total.clone(), &minibatch.progress);
+            let way = (output.logits, tape);
+            let (rows, grads) = self.backward(model, way, decision.part(part), total.clone(), &minibatch.progress);
             losses.push(rows);
             accumulator.accumulate(model, grads);
         }
@@ -492,7 +485,7 @@ impl Classification {
     fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Output {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
-        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]));
+        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]).0);
         let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
         Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
     }
@@ -526,6 +519,10 @@ impl Work for Classification {
     type Model = Classifier;
     type State = Carried;
 
+    fn evaluate(&self, model: &Classifier, done: usize, steps: usize) -> Result<Option<Value>> {
+        self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Chooses(model)))
+    }
+
     fn state(&self) -> Carried {
         Carried {
             memories: self.method.memories(),
@@ -548,13 +545,13 @@ impl Work for Classification {
         let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
         let (logits, weights, losses, mut grads, choices) = if parts.len() == 1 {
-            let output = self.forward(model, &minibatch.rows);
+            let (output, tape) = self.forward(model, &minibatch.rows);
             let seen = output.detached();
             let logits = seen.logits.clone();
             let mut decision = self.decide(model, minibatch, seen, &labels);
             let (weights, total) = (decision.weights.clone(), total(&decision.weights));
             let choices = std::mem::take(&mut decision.choices);
-            let (losses, grads) = self.backward(model, output.logits, decision, total, at);
+            let (losses, grads) = self.backward(model, (output.logits, tape), decision, total, at);
             (logits, weights, losses, grads, choices)
         } else {
             // Targets may depend on the whole batch, so they come first. Once they turned out to be the labels themselves, and for as long as
@@ -580,7 +577,7 @@ impl Work for Classification {
             (seen.logits, decision.weights, losses, grads, decision.choices)
         };
         let mut tokens: usize = minibatch.rows.iter().map(|&row| self.data.length(row as usize)).sum();
-        if let Some((more, count)) = self.learn_to_know(model, at.step) {
+        if let Some((more, count)) = self.learn_to_judge(model, at.step) {
             let mut accumulator = GradientsAccumulator::new();
             accumulator.accumulate(model, grads);
             accumulator.accumulate(model, more);

@@ -11,7 +11,12 @@ use super::{
     run::{DIVERGED, Execution, Step, Trained, Work, train},
     sampler::{Minibatch, Sampler},
 };
-use crate::{Error, Result, model::Transformer, ops, strategy::TokenView};
+use crate::{
+    Error, Result,
+    model::{Tape, Transformer},
+    ops,
+    strategy::TokenView,
+};
 
 /// How documents become sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +50,8 @@ pub fn train_lm(
     let inputs = Encoded::new(inputs, model.spec())?;
     let targets = Encoded::new(targets, model.spec())?;
     let sampler = Sampler::new(&inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
-    let work = NextToken { inputs, targets, micro_batch: execution.micro_batch };
+    let Execution { micro_batch, recompute, .. } = *execution;
+    let work = NextToken { inputs, targets, micro_batch, recompute };
     train(model, work, sampler, recipe, execution)
 }
 
@@ -70,6 +76,7 @@ struct NextToken {
     /// All tokens of a sequence but the first.
     targets: Encoded,
     micro_batch: Option<usize>,
+    recompute: bool,
 }
 
 impl Work for NextToken {
@@ -86,10 +93,10 @@ impl Work for NextToken {
         let mut losses = Vec::new();
         for part in parts(minibatch.rows.len(), self.micro_batch) {
             let rows = &minibatch.rows[part];
-            let hidden = model.hidden(&self.inputs.tokens(rows));
+            let states = model.hidden_with(&self.inputs.tokens(rows), self.recompute);
             // The mean over all positions of the batch, summed over those of some rows.
             let mean = |tokens: &TokenView| Ok(tokens.cross_entropy().sum().div_scalar(total as f64));
-            let learnt = learn_tokens(model, hidden, &self.targets.tokens(rows).ids, mean)?;
+            let learnt = learn_tokens(model, states, &self.targets.tokens(rows).ids, mean)?;
             losses.push(learnt.loss);
             accumulator.accumulate(model, learnt.grads);
         }
@@ -111,7 +118,8 @@ pub(super) struct Learnt {
     pub(super) numbers: Tensor<2>,
 }
 
-/// Gradients of a loss on the tokens that a language model says after T hidden states `[T, H]`, `labels` being those that it should say.
+/// Gradients of a loss on the tokens that a language model says after T hidden states `[T, H]`, which come with their way back; `labels` are those
+/// that it should say.
 ///
 /// Three ways of one chain: what the loss makes of the numbers of each token; from their slopes through the vocabulary, a part of the tokens at
 /// a time, so that the logits of all are never there at once ([`ops::token_gradients`]); and from the hidden states through the model.
@@ -120,7 +128,7 @@ pub(super) struct Learnt {
 /// A model without a language-model head, or whatever `loss` refuses.
 pub(super) fn learn_tokens(
     model: &Transformer,
-    hidden: Tensor<2>,
+    (hidden, tape): (Tensor<2>, Tape),
     labels: &[u32],
     loss: impl FnOnce(&TokenView) -> Result<Tensor<1>>,
 ) -> Result<Learnt> {
@@ -135,7 +143,7 @@ pub(super) fn learn_tokens(
         ops::token_gradients(seen, &head, labels, numbers.clone(), slopes, matrix.is_require_grad());
     // Σ h · g, g held still, is the number whose gradient along h is g.
     let on = (hidden * Tensor::from_inner(of_hidden)).sum();
-    let mut grads = GradientsParams::from_grads(on.backward(), model);
+    let mut grads = tape.gradients(model, on.backward());
     if let Some(of_head) = of_head {
         // A table of embeddings has a gradient from its other use, too.
         let sum = match grads.remove::<2>(matrix.id) {

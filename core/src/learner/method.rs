@@ -1,6 +1,6 @@
 //! A method as a training uses it: whose label is trusted, how it is refined, what loss is taken; and what the three remember.
 
-use std::sync::Mutex;
+use std::{collections::BTreeMap, sync::Mutex};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
@@ -58,14 +58,17 @@ impl Method {
         self.loss.needs().and(selector).and(refiner)
     }
 
-    /// Checks that what the parts need is `given`, and lets them look at the whole data set.
-    pub(super) fn prepare(&mut self, pool: &Pool, given: &Needs) -> Result<()> {
+    /// Checks that what the parts need is `given`, and lets them look at the whole data set; the pool does not have the column that is
+    /// made `along`.
+    pub(super) fn prepare(&mut self, pool: &Pool, given: &Needs, along: Option<&str>) -> Result<()> {
         let columns = [
             self.loss.columns(),
             self.selector.as_ref().map(|selector| selector.columns()).unwrap_or_default(),
             self.refiner.as_ref().map(|refiner| refiner.columns()).unwrap_or_default(),
         ];
-        if let Some(name) = columns.concat().iter().find(|name| !pool.columns.contains_key(*name)) {
+        if let Some(name) =
+            columns.concat().iter().find(|name| !pool.columns.contains_key(*name) && along != Some(*name))
+        {
             return Err(Error::new(format!("the method reads the column `{name}`, which was not provided")));
         }
         met("loss", &self.loss.needs(), given)?;
@@ -152,7 +155,6 @@ fn met(part: &str, needs: &Needs, given: &Needs) -> Result<()> {
     let unmet = [
         (needs.embeddings && !given.embeddings, "embeddings of the strong model, which were not provided"),
         (needs.self_labels && !given.self_labels, "self-labels, which were not provided"),
-        (needs.p_ik && !given.p_ik, "a P(IK) head, which this training does not have"),
         (needs.truth && !given.truth, "ground truth, which was not provided"),
         (needs.calibration && !given.calibration, "held-out examples, which were not provided"),
     ];
@@ -169,13 +171,14 @@ fn choices(rows: &[u32], batch: &Batch, selection: &Selection, refined: &Tensor<
         tensor.to_data().iter::<f32>().collect::<Vec<f32>>().chunks(width).map(<[f32]>::to_vec).collect()
     };
     let (own, weight) = (math::to_host(selection.own.clone()), math::to_host(selection.weight.clone()));
-    let p_ik = batch.p_ik.clone().map(math::to_host);
+    let columns: Vec<(&str, Vec<f32>)> =
+        batch.columns().map(|(name, numbers)| (name, math::to_host(numbers.clone()))).collect();
     let self_labels = batch.self_labels.as_ref().map(table);
     let choice = |(place, refined): (usize, Vec<f32>)| Choice {
         row: rows[place],
         own: own[place] > 0.5,
         weight: weight[place],
-        p_ik: p_ik.as_ref().map(|p_ik| p_ik[place]),
+        columns: columns.iter().map(|(name, numbers)| ((*name).to_owned(), numbers[place])).collect(),
         self_label: self_labels.as_ref().map(|labels| labels[place].clone()),
         refined,
     };
@@ -187,7 +190,7 @@ pub(super) fn left_out<'a>(chosen: &'a [u32], pool: &'a Pool) -> impl Iterator<I
     let rows = (0..pool.ids.len() as u32).filter(|row| chosen.binary_search(row).is_err());
     rows.map(|row| {
         let refined = pool.weak[row as usize].clone();
-        (row, Choice { row, own: false, weight: 0.0, p_ik: None, self_label: None, refined })
+        (row, Choice { row, own: false, weight: 0.0, columns: BTreeMap::new(), self_label: None, refined })
     })
 }
 
@@ -212,6 +215,19 @@ impl Table {
         let values: Vec<f32> = rows.iter().flat_map(|&row| self.row(row)).copied().collect();
         Tensor::from_data(TensorData::new(values, [rows.len(), self.width]), device)
     }
+}
+
+/// The columns that are known before training, as batches are cut from them.
+pub(super) fn tables(pool: &Pool) -> BTreeMap<String, Table> {
+    let table = |numbers: &Vec<f32>| Table { width: 1, values: numbers.clone() };
+    pool.columns.iter().map(|(name, numbers)| (name.clone(), table(numbers))).collect()
+}
+
+/// A batch of some rows with their part of every column.
+pub(super) fn with_columns<'a>(batch: Batch<'a>, columns: &BTreeMap<String, Table>, rows: &[u32]) -> Batch<'a> {
+    let device = batch.weak.device();
+    let cut = |table: &Table| table.tensor(rows, &device).squeeze_dim(1);
+    columns.iter().fold(batch, |batch, (name, table)| batch.with_column(name, cut(table)))
 }
 
 /// What to say of a selector that gave some rows weights which are no weights.

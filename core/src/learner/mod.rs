@@ -16,8 +16,10 @@ mod answers;
 mod checkpoint;
 mod classify;
 mod encoded;
+mod evaluate;
 mod generate;
 mod language;
+mod memory;
 mod method;
 mod optimizer;
 mod predict;
@@ -33,16 +35,20 @@ mod tests_checkpoint;
 #[cfg(test)]
 mod tests_generate;
 #[cfg(test)]
+mod tests_recompute;
+#[cfg(test)]
 mod tests_words;
 mod words;
 
 pub use answers::{log_p, score};
 pub use checkpoint::{Awaited, Checkpoints, Every, Passage, Stop, time};
-pub use classify::{Knowing, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
+pub use classify::{Along, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
+pub use evaluate::{Evaluate, Halfway};
 pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm};
-pub use predict::{Predictions, embed, predict, predict_p_ik};
+pub use memory::{Aim, Memory, Training};
+pub use predict::{Predictions, embed, judge, predict};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};
 pub use run::{Choice, Execution, PREDICT_BATCH, StepLog, TrainLog, Trained, interrupted};

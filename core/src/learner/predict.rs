@@ -30,17 +30,17 @@ pub fn predict(model: &Classifier, data: &Encoded, execution: &Execution) -> Res
     Ok(Predictions { logits, probabilities })
 }
 
-/// Probabilities of not knowing and knowing, one row per example, of a model with a P(IK) head.
+/// What the judge beside a model's head says of each example: probabilities of not so and so, one row per example.
 ///
 /// # Errors
-/// No P(IK) head, a number that is not finite, a panic inside of Burn, or an interruption.
-pub fn predict_p_ik(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
-    if model.p_ik.is_none() {
-        return Err(Error::new("the model has no P(IK) head"));
+/// No judge, a number that is not finite, a panic inside of Burn, or an interruption.
+pub fn judge(model: &Classifier, data: &Encoded, execution: &Execution) -> Result<Vec<Vec<f32>>> {
+    if model.judge.is_none() {
+        return Err(Error::new("the model has no judge beside its head"));
     }
     let logits = map(model, data, execution, |model, rows| {
         let embedding = data.mean(rows, model.embed(&data.tokens(rows)));
-        model.p_ik_logits(embedding.clone()).unwrap_or(embedding)
+        model.judge_logits(embedding.clone()).unwrap_or(embedding)
     })?;
     Ok(logits.iter().map(|row| softmax(row)).collect())
 }

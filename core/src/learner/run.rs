@@ -17,6 +17,7 @@ use burn::{
     train::{ExecutionStrategy, InferenceStep, Interrupter, Learner, SupervisedTraining, TrainOutput, TrainStep},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use super::{
     checkpoint::{Checkpoints, Resumed, Saver, Stop},
@@ -39,6 +40,8 @@ pub struct Execution {
     /// Rows that go through the model at once when it predicts, at most. Products of small matrices add in another order, so it
     /// changes last digits, too.
     pub predict_batch: usize,
+    /// Compute the blocks of a model again on the way back, in place of keeping what they computed: less memory, more time, the same bits.
+    pub recompute: bool,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
     /// Asked from outside (by a signal handler) to stop at the end of the current step.
@@ -49,7 +52,14 @@ pub struct Execution {
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { micro_batch: None, predict_batch: PREDICT_BATCH, bar: None, stop: None, checkpoints: None }
+        Self {
+            micro_batch: None,
+            predict_batch: PREDICT_BATCH,
+            recompute: false,
+            bar: None,
+            stop: None,
+            checkpoints: None,
+        }
     }
 }
 
@@ -102,8 +112,8 @@ pub struct Choice {
     pub own: bool,
     /// How much the example counted.
     pub weight: f32,
-    /// Probability that the model knows the answer, with a P(IK) head.
-    pub p_ik: Option<f32>,
+    /// What the columns said of it, by their names.
+    pub columns: BTreeMap<String, f32>,
     /// The strong model's own label `[K]`, if the method has one.
     pub self_label: Option<Vec<f32>>,
     /// What the refiner made of the trusted label `[K]`.
@@ -120,6 +130,9 @@ pub struct TrainLog {
     /// The last decision about every example, by row.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub choices: BTreeMap<u32, Choice>,
+    /// What the model said after some of the steps, by their number; see [`Evaluate`](super::Evaluate).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub said: BTreeMap<usize, Value>,
     /// What the user should know: that training went astray, and what strategies say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
@@ -162,6 +175,11 @@ pub(super) trait Work: Debug + Send + Sync + 'static {
 
     /// Gradients of the batch's loss. An error stops training before the model changes; it need not name the step.
     fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step>;
+
+    /// What the model says after so many steps of so many, if anybody asks.
+    fn evaluate(&self, _model: &Self::Model, _done: usize, _steps: usize) -> Result<Option<Value>> {
+        Ok(None)
+    }
 
     /// What it carries after the last step.
     fn state(&self) -> Self::State;
@@ -305,8 +323,13 @@ impl<W: Work> Run<W> {
         true
     }
 
-    /// What follows a step: a checkpoint if it is time for one, and the end if somebody asked for it.
+    /// What follows a step: what the model says then, a checkpoint if it is time for one, and the end if somebody asked for it.
     fn after(&self, model: &W::Model, optimizer: &ModuleOptimizer) {
+        let done = lock(&self.meter).log.steps.len();
+        match self.work.evaluate(model, done, self.steps) {
+            Ok(said) => lock(&self.meter).log.said.extend(said.map(|said| (done, said))),
+            Err(error) => return self.fail(error),
+        }
         let stop = self.execution.stopped();
         if let Some(saver) = &self.saver {
             let meter = lock(&self.meter);

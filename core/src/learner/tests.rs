@@ -755,26 +755,26 @@ fn soft_labels_of_the_own_head_carry_no_gradient_and_hard_ones_do() {
 }
 
 /// What the model knows are the examples whose last token is in the lower half of the vocabulary.
-pub(super) fn knowing(count: usize, lambda: f64, once: bool) -> Knowing {
+pub(super) fn knowing(count: usize, lambda: f64, once: bool) -> Along {
     let (data, _) = examples(count);
     let known = |row: usize| data.row(row).last().is_some_and(|token| (*token as usize) < VOCABULARY / 2);
     let labels = (0..count).map(|row| if known(row) { vec![0.0, 1.0] } else { vec![1.0, 0.0] }).collect();
-    Knowing::Trained { data, labels, lambda, batch_size: 8, once, warmup_fraction: 0.0 }
+    Along { column: "known".to_owned(), data, labels, lambda, batch_size: 8, once, warmup_fraction: 0.0 }
 }
 
 #[test]
-fn p_ik_is_learnt_along() {
+fn a_judge_is_learnt_along() {
     let recipe = Recipe { epochs: 20, ..recipe() };
-    let objective = Objective { p_ik: Some(knowing(96, 1.0, false)), ..cross_entropy(64) };
+    let objective = Objective { along: Some(knowing(96, 1.0, false)), ..cross_entropy(64) };
     let trained = train(objective, &recipe, &Execution::default()).unwrap();
     let (data, _) = examples(96);
-    let knows = predict_p_ik(&trained.model, &data, &Execution::default()).unwrap();
+    let knows = judge(&trained.model, &data, &Execution::default()).unwrap();
     let right = (0..96)
         .filter(|&row| (knows[row][1] > 0.5) == ((*data.row(row).last().unwrap() as usize) < VOCABULARY / 2))
         .count();
     assert!(right > 90, "{right} of 96");
     // Micro-batches add up to the same.
-    let objective = |lambda| Objective { p_ik: Some(knowing(32, lambda, false)), ..cross_entropy(32) };
+    let objective = |lambda| Objective { along: Some(knowing(32, lambda, false)), ..cross_entropy(32) };
     let recipe = Recipe { optimizer: Optimizer::Sgd, epochs: 2, ..recipe };
     let whole = train(objective(1.0), &recipe, &Execution::default()).unwrap();
     let parts = train(objective(1.0), &recipe, &Execution { micro_batch: Some(3), ..Execution::default() }).unwrap();
@@ -785,11 +785,11 @@ fn p_ik_is_learnt_along() {
 }
 
 #[test]
-fn p_ik_has_an_order_of_its_own() {
+fn a_judge_has_an_order_of_its_own() {
     let lengths = vec![1; 64];
     for seed in 0..5 {
         let students = Sampler::new(&lengths, 8, 3, Order::Shuffled, seed).unwrap();
-        let own = super::classify::p_ik_order(&lengths, 8, 3, seed).unwrap();
+        let own = super::classify::order_along("known", &lengths, 8, 3, seed).unwrap();
         let same = |step| {
             students
                 .minibatch(step)
@@ -819,9 +819,9 @@ fn decisions_are_kept_where_somebody_wants_them() {
 }
 
 #[test]
-fn p_ik_that_counts_nothing_changes_nothing() {
+fn a_judge_that_counts_nothing_changes_nothing() {
     let plain = train(cross_entropy(32), &recipe(), &Execution::default()).unwrap();
-    let objective = Objective { p_ik: Some(knowing(32, 0.0, false)), ..cross_entropy(32) };
+    let objective = Objective { along: Some(knowing(32, 0.0, false)), ..cross_entropy(32) };
     let beside = train(objective, &recipe(), &Execution::default()).unwrap();
     assert_eq!(numbers(&plain.model.backbone), numbers(&beside.model.backbone));
     assert_eq!(numbers(&plain.model.head), numbers(&beside.model.head));
@@ -829,10 +829,10 @@ fn p_ik_that_counts_nothing_changes_nothing() {
 }
 
 #[test]
-fn p_ik_examples_are_seen_once_or_again() {
+fn examples_of_a_judge_are_seen_once_or_again() {
     let tokens = |once| {
         let recipe = Recipe { epochs: 8, ..recipe() };
-        let objective = Objective { p_ik: Some(knowing(16, 1.0, once)), ..cross_entropy(32) };
+        let objective = Objective { along: Some(knowing(16, 1.0, once)), ..cross_entropy(32) };
         train(objective, &recipe, &Execution::default()).unwrap().log.tokens
     };
     let of = |count: usize| examples(count).0.lengths().iter().sum::<usize>() as u64;

@@ -42,7 +42,7 @@ fn saving(folder: &Path, every: &str) -> (Execution, Heard) {
     (Execution { checkpoints: Some(checkpoints), ..Execution::default() }, heard)
 }
 
-fn bits(model: &impl Module) -> Vec<u32> {
+pub(super) fn bits(model: &impl Module) -> Vec<u32> {
     numbers(model).into_iter().map(f32::to_bits).collect()
 }
 
@@ -117,16 +117,35 @@ fn what_a_method_carries_along_is_taken_up() {
 }
 
 #[test]
-fn p_ik_that_is_trained_along_is_taken_up() {
+fn a_judge_that_is_trained_along_is_taken_up() {
     for once in [false, true] {
         let objective = || Objective {
-            p_ik: Some(knowing(24, 0.5, once)),
+            along: Some(knowing(24, 0.5, once)),
             self_labels: Some(OwnLabels::Current { hard: true, decay: 0.5 }),
             selector: Some(Box::new(Own)),
             ..cross_entropy(20)
         };
         assert_continues(None, |execution| train(objective(), &recipe(), execution));
     }
+}
+
+#[test]
+fn what_was_said_on_the_way_is_taken_up() {
+    let say = |model: Halfway| match model {
+        Halfway::Chooses(model) => {
+            Ok(serde_json::to_value(predict(model, &examples(9).0, &Execution::default())?.logits).unwrap())
+        }
+        Halfway::Writes(_) => unreachable!("a classifier is trained"),
+    };
+    let evaluate = || Some(Evaluate { at: vec![0.3, 0.5, 0.9], say: Arc::new(say) });
+    let objective = || Objective { evaluate: evaluate(), ..cross_entropy(20) };
+    // The log that is compared has what was said.
+    assert_continues(None, |execution| train(objective(), &recipe(), execution));
+    let trained = train(objective(), &recipe(), &Execution::default()).unwrap();
+    assert_eq!(trained.log.said.len(), 3);
+    // Asking changes nothing.
+    let silent = train(cross_entropy(20), &recipe(), &Execution::default()).unwrap();
+    assert_eq!((silent.log.steps, bits(&silent.model)), (trained.log.steps, bits(&trained.model)));
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn spec() -> Spec {
     Spec::parse(&config.to_string(), Path::new("config.json")).unwrap()
 }
 
-fn model() -> Transformer {
+pub(super) fn model() -> Transformer {
     Transformer::init(&spec(), 4, &Device::flex()).unwrap()
 }
 
@@ -103,7 +103,7 @@ impl Selector for ByNumber {
 pub(super) struct Answers {
     weak: Vec<Vec<u32>>,
     own: Option<Vec<Vec<u32>>>,
-    p_ik: Option<Vec<f32>>,
+    column: Option<Vec<f32>>,
     end_token: Option<u32>,
     answering: Answering,
     pub(super) selector: Option<Box<dyn Selector>>,
@@ -114,8 +114,8 @@ pub(super) struct Answers {
 
 impl Answers {
     fn new(weak: Vec<Vec<u32>>, end_token: Option<u32>, loss: Box<dyn StudentLoss>) -> Self {
-        let (own, p_ik, selector, refiner) = (None, None, None, None);
-        Self { weak, own, p_ik, end_token, answering: Answering::default(), selector, refiner, loss, record: false }
+        let (own, column, selector, refiner) = (None, None, None, None);
+        Self { weak, own, column, end_token, answering: Answering::default(), selector, refiner, loss, record: false }
     }
 
     fn learnt(self, prompts: &Encoded, recipe: &Recipe, seed: u64) -> Result<Trained<Transformer>> {
@@ -137,7 +137,7 @@ impl Answers {
         };
         let mut objective = Objective::new(label(0), self.loss);
         objective.self_labels = self.own.as_ref().map(|_| OwnLabels::Given(label(1)));
-        objective.p_ik = self.p_ik.map(Knowing::Given);
+        objective.columns = self.column.map(|numbers| ("known".to_owned(), numbers)).into_iter().collect();
         (objective.selector, objective.refiner, objective.record) = (self.selector, self.refiner, self.record);
         let answers = std::iter::once(self.weak).chain(self.own).collect();
         let texts = Texts { answers, end_token: self.end_token, answering: self.answering };
@@ -326,7 +326,7 @@ fn what_cannot_be_learnt_is_refused_before_training() {
         },
         &["own answer", "example 0", "no tokens"],
     );
-    expect(Answers { p_ik: Some(vec![0.5]), ..answers(4) }, &["1 values of P(IK) for 4 examples"]);
+    expect(Answers { column: Some(vec![0.5]), ..answers(4) }, &["column `known` has 1 values for 4 examples"]);
     expect(
         Answers { selector: Some(Box::new(ByNumber(|_| (0.0, 1.0)))), ..answers(4) },
         &["selector needs self-labels"],

@@ -3,7 +3,7 @@
 //! The way of one step: [`Batch`] (answers as columns, detached) → selector → refiner, which say whose answer of each row is learnt and how much
 //! it counts → those answers after their prompts, in parts → loss per answer token → [`learn_tokens`] → sum of the parts' gradients.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use burn::{
     module::Module,
@@ -12,20 +12,22 @@ use burn::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     answers::{asking, before},
-    classify::{Knowing, Objective, OwnLabels},
+    classify::{Objective, OwnLabels},
     encoded::{Encoded, parts},
+    evaluate::{Evaluate, Halfway},
     language::learn_tokens,
-    method::{Memories, Method, Table, examples, left_out, wrong_weights},
+    method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{
     Error, Result,
-    model::{Transformer, can_write},
+    model::{Tape, Transformer, can_write},
     ops,
     strategy::{Batch, ExampleId, Form, Needs, Settings, math},
 };
@@ -84,7 +86,7 @@ pub struct Texts {
 ///
 /// # Errors
 /// Answers that do not fit the prompts or the model, labels that are no shares of them, a strategy that refuses words or lacks what it needs,
-/// own labels or P(IK) that are not known before training, too little data for one batch, a loss that is not finite (names step, learning
+/// own labels or a column that are not known before training, too little data for one batch, a loss that is not finite (names step, learning
 /// rate and examples), an interruption.
 pub fn train_words(
     model: Transformer,
@@ -112,14 +114,11 @@ pub fn train_words(
                 .help("let the pretrained model answer beforehand"));
         }
     };
-    let p_ik = match objective.p_ik {
-        None => None,
-        Some(Knowing::Given(values)) => Some(Table { width: 1, values }),
-        Some(Knowing::Trained { .. }) => {
-            return Err(Error::new("a P(IK) head is not trained along with a student that writes")
-                .help("let it be trained beforehand: `p_ik.schedule = \"pretrain-then-freeze\"`"));
-        }
-    };
+    if let Some(along) = &objective.along {
+        let message =
+            format!("a student that writes has no head, beside which the column `{}` could be learnt", along.column);
+        return Err(Error::new(message).help("let it be made beforehand"));
+    }
     let end = match (texts.answering.end, texts.end_token) {
         (true, None) => {
             return Err(Error::new("answers are to end in the end-of-text token, and the tokenizer names none")
@@ -131,22 +130,24 @@ pub fn train_words(
     let column = |(number, answers): (usize, &Vec<Vec<u32>>)| {
         Column::new(number, prompts, answers, (end, texts.end_token), &model)
     };
-    let columns: Vec<Column> = texts.answers.iter().enumerate().map(column).collect::<Result<_>>()?;
-    method.prepare(&pool, &given)?;
+    let answers: Vec<Column> = texts.answers.iter().enumerate().map(column).collect::<Result<_>>()?;
+    method.prepare(&pool, &given, None)?;
     let chosen = method.chosen(&pool)?;
-    let lengths = columns[0].inputs.lengths();
+    let lengths = answers[0].inputs.lengths();
     let sampler = Sampler::among_chosen(&lengths, chosen.as_deref(), recipe, seed)?;
     let method = Arc::new(method);
     let work = Words {
         looks: method.needs().student,
-        columns,
+        answers,
         labels: Table::new(&objective.labels),
         self_labels,
-        p_ik,
+        columns: tables(&pool),
         mean: texts.answering.mean,
+        evaluate: objective.evaluate,
         method: method.clone(),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
+        recompute: execution.recompute,
     };
     let mut trained = train(model, work, sampler, recipe, execution)?;
     trained.log.remarks.extend(method.remarks());
@@ -210,31 +211,34 @@ struct Item {
 #[derive(Debug)]
 struct Words {
     /// The answers that labels are about.
-    columns: Vec<Column>,
+    answers: Vec<Column>,
     labels: Table,
     self_labels: Option<Table>,
-    p_ik: Option<Table>,
+    /// Numbers of each example.
+    columns: BTreeMap<String, Table>,
     mean: Mean,
+    evaluate: Option<Evaluate>,
     method: Arc<Method>,
     /// Whether somebody wants to know what the model makes of each answer before the step.
     looks: bool,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
+    recompute: bool,
 }
 
 impl Words {
     fn answer(&self, item: &Item) -> &[u32] {
-        &self.columns[item.column].answers[item.row as usize]
+        &self.answers[item.column].answers[item.row as usize]
     }
 
     fn input(&self, item: &Item) -> &[u32] {
-        self.columns[item.column].inputs.row(item.row as usize)
+        self.answers[item.column].inputs.row(item.row as usize)
     }
 
-    /// The hidden states `[T, H]` after which the items' answer tokens stand, and those T tokens.
-    fn states(&self, model: &Transformer, items: &[Item]) -> (Tensor<2>, Vec<u32>) {
-        before(model, items.iter().map(|item| (self.input(item), self.answer(item))))
+    /// The hidden states `[T, H]` after which the items' answer tokens stand, with their way back, and those T tokens.
+    fn states<'m>(&self, model: &'m Transformer, items: &[Item]) -> ((Tensor<2>, Tape<'m>), Vec<u32>) {
+        before(model, items.iter().map(|item| (self.input(item), self.answer(item))), self.recompute)
     }
 
     /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.
@@ -245,12 +249,12 @@ impl Words {
         let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
         let items: Vec<Item> = rows
             .iter()
-            .flat_map(|&row| (0..self.columns.len()).map(move |column| Item { row, column, weight: 1.0 }))
+            .flat_map(|&row| (0..self.answers.len()).map(move |column| Item { row, column, weight: 1.0 }))
             .collect();
         let mut means = Vec::with_capacity(items.len());
         for part in parts(items.len(), self.micro_batch) {
             let items = &items[part];
-            let (states, labels) = self.states(&model, items);
+            let ((states, _), labels) = self.states(&model, items);
             let said = math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0));
             let mut said = said.as_slice();
             for item in items {
@@ -265,20 +269,16 @@ impl Words {
     /// The answers that are learnt, with their weights, in the order of the batch; and the record of the decision.
     fn decide(&self, model: &Transformer, minibatch: &Minibatch) -> Result<(Vec<Item>, Vec<Choice>)> {
         let (rows, at) = (&minibatch.rows, &minibatch.progress);
-        let (count, width) = (rows.len(), self.columns.len());
+        let (count, width) = (rows.len(), self.answers.len());
         let ids: Vec<ExampleId> = rows.iter().map(|&row| ExampleId(row)).collect();
         // What nobody asked for is not there, and not a number for whoever takes it nevertheless.
         let means = if self.looks { self.look(model, rows)? } else { vec![f32::NAN; count * width] };
         let means = Tensor::<2>::from_data(TensorData::new(means, [count, width]), &self.device);
-        let batch = Batch {
-            ids: &ids,
-            progress: *at,
-            weak: self.labels.tensor(rows, &self.device),
-            student: means.clone().exp(),
-            embedding: Tensor::full([count, 1], f32::NAN, &self.device),
-            p_ik: self.p_ik.as_ref().map(|table| table.tensor(rows, &self.device).squeeze_dim(1)),
-            self_labels: self.self_labels.as_ref().map(|table| table.tensor(rows, &self.device)),
-        };
+        let batch = Batch::new(&ids, self.labels.tensor(rows, &self.device))
+            .at(*at)
+            .with_student(means.clone().exp())
+            .with_self_labels(self.self_labels.as_ref().map(|table| table.tensor(rows, &self.device)));
+        let batch = with_columns(batch, &self.columns, rows);
         let (selection, labels, choices) = self.method.decide(rows, &batch);
         let mut weights = selection.weight;
         if self.looks {
@@ -330,6 +330,10 @@ impl Words {
 impl Work for Words {
     type Model = Transformer;
     type State = Memories;
+
+    fn evaluate(&self, model: &Transformer, done: usize, steps: usize) -> Result<Option<Value>> {
+        self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Writes(model)))
+    }
 
     fn state(&self) -> Memories {
         self.method.memories()

@@ -17,15 +17,15 @@ use super::{
     pretrained::{Extra, Pretrained, floats},
     spec::{LmHead, Spec},
     tokenizer::Tokenizer,
-    transformer::{Pooling, Tokens, Transformer},
+    transformer::{Pooling, Tape, Tokens, Transformer},
     weights::Outgoing,
 };
 use crate::{Error, Result, ops, rng::Rng, strategy::Settings};
 
 /// Names of a head's matrix `[classes, hidden]` in the files: where transformers has the same head, and elsewhere.
 pub(super) const HEAD_NAMES: [&str; 2] = ["score.weight", "w2s_head.weight"];
-/// Name of the P(IK) head's matrix `[2, hidden]` in the files.
-pub(super) const P_IK_NAME: &str = "w2s_p_ik.weight";
+/// Name of the judging head's matrix `[2, hidden]` in the files: the first was that of P(IK).
+pub(super) const JUDGE_NAME: &str = "w2s_p_ik.weight";
 /// Key of our own settings in `config.json`.
 pub(super) const KEY: &str = "w2s";
 
@@ -109,8 +109,8 @@ pub struct Classifier {
     pub backbone: Transformer,
     /// `[H, K]`, no bias; K is 1 where texts are scored.
     pub head: Linear,
-    /// `[H, 2]`, no bias: whether the model does not know (0) or knows (1), if it is asked.
-    pub p_ik: Option<Linear>,
+    /// `[H, 2]`, no bias: a judge of whether something is not so (0) or so (1) of a text, if one is trained along.
+    pub judge: Option<Linear>,
     #[module(skip)]
     pooling: Pooling,
 }
@@ -148,21 +148,21 @@ impl Classifier {
         };
         let pooling = config.pooling.unwrap_or(if backbone.spec().causal { Pooling::Last } else { Pooling::Mean });
         let backbone = if config.freeze_backbone { backbone.no_grad() } else { backbone };
-        Ok(Self { backbone, head: linear(weights, hidden, classes, &device), p_ik: None, pooling })
+        Ok(Self { backbone, head: linear(weights, hidden, classes, &device), judge: None, pooling })
     }
 
-    /// Puts a P(IK) head beside the other one: zeros, or the weights of a head that has been trained, `[H, 2]` row by row.
+    /// Puts a judge beside the other head: zeros, or the weights of a head that has been trained, `[H, 2]` row by row.
     #[must_use]
-    pub fn with_p_ik(self, weights: Option<Vec<f32>>) -> Self {
+    pub fn with_judge(self, weights: Option<Vec<f32>>) -> Self {
         let hidden = self.backbone.spec().hidden;
         let weights = weights.filter(|weights| weights.len() == 2 * hidden).unwrap_or_else(|| vec![0.0; 2 * hidden]);
         let device = self.backbone.device();
-        Self { p_ik: Some(linear(weights, hidden, 2, &device)), ..self }
+        Self { judge: Some(linear(weights, hidden, 2, &device)), ..self }
     }
 
-    /// Logits `[B, 2]` of not knowing and knowing, from embeddings; `None` without a P(IK) head.
-    pub fn p_ik_logits(&self, embedding: Tensor<2>) -> Option<Tensor<2>> {
-        self.p_ik.as_ref().map(|head| ops::linear(embedding, head.weight.val(), None))
+    /// Logits `[B, 2]` of not so and so, from embeddings; `None` without a judge.
+    pub fn judge_logits(&self, embedding: Tensor<2>) -> Option<Tensor<2>> {
+        self.judge.as_ref().map(|head| ops::linear(embedding, head.weight.val(), None))
     }
 
     /// The same heads on a backbone that was changed.
@@ -190,6 +190,11 @@ impl Classifier {
     /// Embeddings `[B, H]` alone.
     pub fn embed(&self, tokens: &Tokens) -> Tensor<2> {
         self.backbone.pooled(tokens, self.pooling)
+    }
+
+    /// The same with the way back, as [`Transformer::hidden_with`].
+    pub fn embed_with(&self, tokens: &Tokens, recompute: bool) -> (Tensor<2>, Tape<'_>) {
+        self.backbone.pooled_with(tokens, self.pooling, recompute)
     }
 
     /// Logits `[B, K]` from embeddings `[B, H]`, which may have been kept from an earlier pass of a frozen backbone.
@@ -256,7 +261,7 @@ impl Classifier {
             }
         };
         let head = outgoing(HEAD_NAMES[usize::from(!known)], &self.head);
-        std::iter::once(head).chain(self.p_ik.as_ref().map(|p_ik| outgoing(P_IK_NAME, p_ik))).collect()
+        std::iter::once(head).chain(self.judge.as_ref().map(|judge| outgoing(JUDGE_NAME, judge))).collect()
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -274,8 +279,8 @@ impl Classifier {
             if let Some((values, classes)) = pretrained.head(name)? {
                 let backbone = pretrained.load(device)?;
                 let head = linear(values, spec.hidden, classes, device);
-                let p_ik = pretrained.head(P_IK_NAME)?.map(|(values, _)| linear(values, spec.hidden, 2, device));
-                return Ok(Self { backbone, head, p_ik, pooling });
+                let judge = pretrained.head(JUDGE_NAME)?.map(|(values, _)| linear(values, spec.hidden, 2, device));
+                return Ok(Self { backbone, head, judge, pooling });
             }
         }
         Err(fault(format!("there is no tensor `{}`", HEAD_NAMES.join("` or `"))))

@@ -7,6 +7,7 @@
 pub mod arch;
 mod auto_tokenizer;
 mod classifier;
+mod footprint;
 mod generate;
 mod lora;
 mod peft;
@@ -21,6 +22,7 @@ mod weights;
 mod tests;
 
 pub use classifier::{Classifier, HeadConfig, HeadInit};
+pub use footprint::{Footprint, Learns, Numbers, Trained};
 pub use generate::Decoder;
 pub(crate) use generate::can_write;
 pub use lora::Lora;
@@ -28,4 +30,5 @@ pub use peft::is_adapter;
 pub use pretrained::Pretrained;
 pub use spec::Spec;
 pub use tokenizer::Tokenizer;
-pub use transformer::{Pooling, Tokens, Transformer};
+pub(crate) use transformer::is_trained;
+pub use transformer::{Pooling, Tape, Tokens, Transformer};

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     arch::{self, Entry, Layout},
-    classifier::{HEAD_NAMES, KEY, P_IK_NAME},
+    classifier::{HEAD_NAMES, JUDGE_NAME, KEY},
     lora::{self, Adapter, Lora},
     pretrained::floats,
     spec::{Config, Spec},
@@ -203,7 +203,7 @@ fn pairs(weights: &Weights, spec: &Spec, rank: usize) -> Result<BTreeMap<String,
     }
     let head = |name: &str| {
         let own = name.strip_prefix(PREFIX).unwrap_or(name);
-        HEAD_NAMES.contains(&own) || own == P_IK_NAME || own.starts_with("classifier.") || own.starts_with("score.")
+        HEAD_NAMES.contains(&own) || own == JUDGE_NAME || own.starts_with("classifier.") || own.starts_with("score.")
     };
     if let Some((name, _)) = weights.names().find(|(name, _)| !used.iter().any(|used| used == name) && !head(name)) {
         let message = format!("tensor `{name}` is an adapter of no linear layer of this `{}`", spec.architecture);

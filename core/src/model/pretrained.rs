@@ -260,7 +260,7 @@ impl Pretrained {
         let whole = Spec { layers: self.layers, ..self.spec.clone() };
         let parameters = Transformer::parameters(&whole)?;
         let names = parameters.iter().filter_map(|(path, _)| self.locate(&entries, path).ok());
-        let heads = super::classifier::HEAD_NAMES.iter().chain([&super::classifier::P_IK_NAME]);
+        let heads = super::classifier::HEAD_NAMES.iter().chain([&super::classifier::JUDGE_NAME]);
         let ours = heads.filter(|name| self.weights.shape(name).is_some() && self.spec.config.contains_key("w2s"));
         Ok(names.map(|(name, _)| name).chain(ours.copied()).map(str::to_owned).collect())
     }

@@ -21,6 +21,8 @@ use crate::arbitrary::{few, scraps, spliced};
 
 #[path = "tests_lora.rs"]
 mod lora;
+#[path = "tests_recompute.rs"]
+mod recompute;
 
 const LENGTHS: [usize; 4] = [5, 3, 8, 1];
 

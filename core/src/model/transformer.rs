@@ -16,6 +16,11 @@ use super::{
 };
 use crate::{Error, Result, ops, rng::Rng};
 
+mod recompute;
+
+pub use recompute::Tape;
+pub(crate) use recompute::is_trained;
+
 /// A batch of token sequences, one after the other. There is no padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
@@ -370,12 +375,10 @@ impl Transformer {
     ///
     /// For a single token per sequence, the last block computes keys and values for all tokens and everything else for that one.
     pub fn pooled(&self, tokens: &Tokens, pooling: Pooling) -> Tensor<2> {
-        let places: Vec<usize> = match pooling {
-            Pooling::Last => tokens.lengths.iter().map(|length| length - 1).collect(),
-            Pooling::First => vec![0; tokens.lengths.len()],
-            Pooling::Mean => return mean_of_tokens(self.hidden(tokens), tokens),
-        };
-        self.at(tokens, &places, None)
+        match places_of(tokens, pooling) {
+            Some(places) => self.at(tokens, &places, None),
+            None => mean_of_tokens(self.hidden(tokens), tokens),
+        }
     }
 
     /// Hidden states `[B, H]` of the tokens at `places` of each sequence, after the final norm. A cache takes in the keys and values of all
@@ -546,6 +549,15 @@ impl Transformer {
         let (least, most) = (buckets.of(-farthest), buckets.of(farthest));
         let rows = table.weight.val().narrow(0, (buckets.count as i64 + least) as usize, (most - least + 1) as usize);
         Some((norm.forward(rows, self.spec.norm_eps), least))
+    }
+}
+
+/// The place of the token that stands for each sequence; none where all do.
+fn places_of(tokens: &Tokens, pooling: Pooling) -> Option<Vec<usize>> {
+    match pooling {
+        Pooling::Last => Some(tokens.lengths.iter().map(|length| length - 1).collect()),
+        Pooling::First => Some(vec![0; tokens.lengths.len()]),
+        Pooling::Mean => None,
     }
 }
 

@@ -323,6 +323,11 @@ pub fn token_statistics(hidden: Tensor<2>, head: &Head, labels: &[u32]) -> Tenso
     kernel::from_plain(head.describe(&kernel::into_plain(hidden), labels))
 }
 
+/// How many numbers the logits are that [`token_statistics`] has at once, of so many hidden states and a head with these inputs and outputs.
+pub fn logits_at_once(tokens: usize, sizes: (usize, usize)) -> usize {
+    loss::part(tokens, sizes).min(tokens) * sizes.1
+}
+
 /// Gradients of hidden states `[T, H]` and, `with_head`, of the head's weight, from the slopes `[T, 5]` of a loss along the numbers that
 /// [`token_statistics`] gave. Logits are computed again, a few hundred tokens at once.
 ///

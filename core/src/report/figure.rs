@@ -333,7 +333,9 @@ impl Accuracies {
     /// Another metric of a split, in percent.
     fn of_metric(rows: &[ResultRow], split: Split, metric: &str) -> Self {
         let mut all = Self { settings: vec![], methods: vec![], seeds: BTreeSet::new(), items: vec![] };
-        let wanted = |row: &&ResultRow| row.split == split && row.metric == metric && row.status == Status::Ok;
+        let wanted = |row: &&ResultRow| {
+            row.split == split && row.metric == metric && row.status == Status::Ok && row.step.is_none()
+        };
         for row in rows.iter().filter(wanted) {
             let Some(value) = row.value else { continue };
             let setting = Setting { task: row.task.clone(), weak: row.weak.clone(), strong: row.strong.clone() };
@@ -658,6 +660,62 @@ pub fn sensitivity(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         ));
     }
     let (title, caption) = ("Sensitivity to a method's parameters".to_owned(), all.caption());
+    Ok(svg(&Sheet { title, caption, columns: 3, cell: CELL, panels }))
+}
+
+/// `steps`: test accuracy over the steps of the students' training, a line for each method; a panel per task and pair, with the weak model and
+/// the ceiling as levels.
+///
+/// # Errors
+/// No student was measured while it was trained.
+pub fn steps(rows: &[ResultRow], titles: &Titles) -> Result<String> {
+    let all = Accuracies::of(rows);
+    let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
+    let mut curves: BTreeMap<(usize, &str, u64), BTreeMap<u64, f64>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.split == Split::Test && row.metric == ACCURACY) {
+        let (Some(step), Some(value)) = (row.step, row.value) else { continue };
+        let setting = Setting { task: row.task.clone(), weak: row.weak.clone(), strong: row.strong.clone() };
+        if let Some(place) = all.settings.iter().position(|known| *known == setting) {
+            curves.entry((place, &row.method, step)).or_default().insert(row.seed, 100.0 * value);
+        }
+    }
+    let mut panels = Vec::new();
+    for (place, setting) in all.settings.iter().enumerate() {
+        let mut series = Vec::new();
+        for (number, (method, _)) in all.methods[place].iter().filter(|(name, _)| !is_end(name)).enumerate() {
+            let of_method = curves.range((place, method.as_str(), 0)..=(place, method.as_str(), u64::MAX));
+            let points: Vec<Point> =
+                of_method.filter_map(|((_, _, step), values)| mean_and_s(*step as f64, values)).collect();
+            if !points.is_empty() {
+                let mark = Mark::Joined(SHAPES[number % SHAPES.len()]);
+                series.push(Series { key: key(&names.method(method), number, mark), points });
+            }
+        }
+        let last = series.iter().flat_map(|series| &series.points).map(|point| point.x).fold(0.0, f64::max);
+        if series.is_empty() {
+            continue;
+        }
+        let ends = [(WEAK, "weak model (mean)", Mark::Dashed), (CEILING, "ceiling (mean)", Mark::Dotted)];
+        let level = |(name, called, mark): (&str, &str, Mark)| {
+            Some((mean_and_s(0.0, all.get(place, name)?)?.y, Key { name: called.to_owned(), colour: GREY, mark }))
+        };
+        let levels: Vec<(f64, Key)> = ends.into_iter().filter_map(level).collect();
+        let reach = series.iter().flat_map(|series| &series.points).flat_map(|point| {
+            let (below, above) = point.error.unwrap_or_default();
+            [point.y - below, point.y + above]
+        });
+        let y = fitted("test accuracy (%)", reach.chain(levels.iter().map(|(value, _)| *value)), PERCENT);
+        let range = (0.0, last * 1.05);
+        let x = axis("step", range, step(range));
+        panels.push(Panel { title: names.setting(setting), subtitle: String::new(), x, y, series, levels });
+    }
+    if panels.is_empty() {
+        return Err(nothing(
+            "no student of this run was measured while it was trained",
+            "ask for it in the grid, such as [output] evaluate = [0.25, 0.5, 0.75]",
+        ));
+    }
+    let (title, caption) = ("Accuracy over the steps of training".to_owned(), all.caption());
     Ok(svg(&Sheet { title, caption, columns: 3, cell: CELL, panels }))
 }
 

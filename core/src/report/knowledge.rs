@@ -1,23 +1,24 @@
 //! What a method knew, trusted and changed: measures of Selective W2SG and its kind.
 
-use super::metrics::{Bins, Estimate, Measure, Predictions, argmax};
+use super::metrics::{Bins, Estimate, Measure, Predictions, argmax, find};
 use crate::{Result, learner::Choice};
 
-/// How well P(IK) says which of the strong model's own answers are right; N items of the test split.
+/// How well a judge says which of the strong model's own answers are right; N items of the test split. Metrics begin with the name of the
+/// column that it makes.
 ///
 /// # Errors
 /// Unequal lengths, or a value that is no probability.
-pub fn p_ik(knows: &[Vec<f32>], right: &[u8]) -> Result<Vec<Measure>> {
-    let n = right.len();
-    let knows = Predictions::new(knows, right)?;
-    let rate = knows.truth_rate();
-    let auroc = knows.binary().and_then(|binary| binary.auroc());
-    Ok(vec![
-        Measure { metric: "p_ik_auroc", value: auroc, n },
-        Measure { metric: "p_ik_brier", value: Some(knows.brier()), n },
-        Measure { metric: "p_ik_ece", value: Some(knows.calibration_error(Bins::EqualMass(10))), n },
-        Measure { metric: "self_label_accuracy", value: Some(rate), n },
-    ])
+pub fn judged(column: &str, says: &[Vec<f32>], right: &[u8]) -> Result<Vec<Measure>> {
+    let (n, key) = (right.len(), column.replace('-', "_"));
+    let says = Predictions::new(says, right)?;
+    let measures = [
+        (format!("{key}_auroc"), says.binary().and_then(|binary| binary.auroc())),
+        (format!("{key}_brier"), Some(says.brier())),
+        (format!("{key}_ece"), Some(says.calibration_error(Bins::EqualMass(10)))),
+        ("self_label_accuracy".to_owned(), Some(says.truth_rate())),
+    ];
+    let known = measures.into_iter().filter_map(|(name, value)| Some((find(&name)?.name, value)));
+    Ok(known.map(|(metric, value)| Measure { metric, value, n }).collect())
 }
 
 /// What the last decisions about the student's examples were worth. `weak` has a row per example, `right` says whether a class of a row is
@@ -69,6 +70,8 @@ pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], right: impl Fn(usize, u8
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn value(measures: &[Measure], metric: &str) -> Option<f64> {
@@ -76,13 +79,13 @@ mod tests {
     }
 
     #[test]
-    fn p_ik_that_orders_the_answers_has_an_auroc_of_one() {
+    fn a_judge_that_orders_the_answers_has_an_auroc_of_one() {
         let knows = [vec![0.9, 0.1], vec![0.4, 0.6], vec![0.7, 0.3], vec![0.2, 0.8]];
-        let measures = p_ik(&knows, &[0, 1, 0, 1]).unwrap();
+        let measures = judged("p-ik", &knows, &[0, 1, 0, 1]).unwrap();
         assert_eq!(value(&measures, "p_ik_auroc"), Some(1.0));
         assert_eq!(value(&measures, "self_label_accuracy"), Some(0.5));
-        assert_eq!(value(&p_ik(&knows, &[1, 0, 1, 0]).unwrap(), "p_ik_auroc"), Some(0.0));
-        assert_eq!(value(&p_ik(&knows, &[1, 1, 1, 1]).unwrap(), "p_ik_auroc"), None);
+        assert_eq!(value(&judged("p-ik", &knows, &[1, 0, 1, 0]).unwrap(), "p_ik_auroc"), Some(0.0));
+        assert_eq!(value(&judged("p-ik", &knows, &[1, 1, 1, 1]).unwrap(), "p_ik_auroc"), None);
     }
 
     #[test]
@@ -90,7 +93,7 @@ mod tests {
         let choice = |row: u32, own: bool, own_class: usize, refined: [f32; 2]| {
             let label = [vec![1.0, 0.0], vec![0.0, 1.0]][own_class].clone();
             let refined = refined.to_vec();
-            Choice { row, own, weight: 1.0, p_ik: Some(0.5), self_label: Some(label), refined }
+            Choice { row, own, weight: 1.0, columns: BTreeMap::new(), self_label: Some(label), refined }
         };
         let weak = vec![vec![0.9, 0.1], vec![0.8, 0.2], vec![0.4, 0.6], vec![0.45, 0.55]];
         let truth = [0, 1, 1, 0];
@@ -120,7 +123,7 @@ mod tests {
     fn what_was_dropped_counts_in_nothing_but_what_was_kept() {
         let choice = |row: u32, weight: f32, own: bool| {
             let refined = if own { vec![1.0, 0.0] } else { vec![0.3, 0.7] };
-            Choice { row, own, weight, p_ik: None, self_label: Some(vec![1.0, 0.0]), refined }
+            Choice { row, own, weight, columns: BTreeMap::new(), self_label: Some(vec![1.0, 0.0]), refined }
         };
         let (weak, truth) = (vec![vec![0.3, 0.7]; 5], [0, 1, 1, 0, 1]);
         // The weight does not matter as long as there is one.

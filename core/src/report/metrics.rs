@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::measures;
 use crate::{Error, Result, task::Extracted};
 
 /// A rate or mean measured on items, with its standard error.
@@ -60,15 +61,12 @@ pub const GAIN_SE: &str = "gain_se";
 /// Performance gap recovered by a student, from the weak model and the ceiling of its own cell; no value where the ceiling is not better.
 pub const PGR: &str = "pgr";
 
-/// Share of groups of items all of which are right, for tasks with a `group` (MC-TACO, MultiRC and others count questions so).
-pub const GROUP_ACCURACY: &str = "group_accuracy";
-
 const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool>, about: &'static str) -> Metric {
     Metric { name, percent, higher_is_better, about }
 }
 
-/// Every metric that [`measure`] may give, in its order, and [`PGR`].
-pub static METRICS: [Metric; 37] = [
+/// Every metric that [`measure`] may give, in its order, [`PGR`], and those of what a method knew; further ones are in [`measures`].
+pub static METRICS: [Metric; 36] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -102,12 +100,6 @@ pub static METRICS: [Metric; 37] = [
     metric("cut_short", true, None, "share of items whose text was cut off at its longest allowed length; words only"),
     metric(GAIN_SE, true, None, "paired standard error of accuracy minus the weak model's accuracy on the same items"),
     metric(PGR, true, Some(true), "performance gap recovered: (student - weak) / (ceiling - weak) of the same cell"),
-    metric(
-        GROUP_ACCURACY,
-        true,
-        Some(true),
-        "share of groups of items that are all right, such as the answers to one question; only where a task has a `group`",
-    ),
     metric(
         "p_ik_auroc",
         true,
@@ -153,9 +145,14 @@ pub static METRICS: [Metric; 37] = [
     ),
 ];
 
+/// Every metric there is.
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    METRICS.iter().chain(measures::all().into_iter().map(|further| &further.metric))
+}
+
 /// The metric of that name.
 pub fn find(name: &str) -> Option<&'static Metric> {
-    METRICS.iter().find(|metric| metric.name == name)
+    all().find(|metric| metric.name == name)
 }
 
 /// One value of one metric. `None` means that the metric has no value on these items, e.g. AUROC with one class.
@@ -499,13 +496,6 @@ pub fn paired_difference(a: &[bool], b: &[bool]) -> Option<Estimate> {
     (n > 0).then(|| Estimate { value, standard_error: (variance / n as f64).sqrt(), n })
 }
 
-/// Share of groups of which every item is right. `groups` has the same number for items that belong together; `None` without items.
-pub fn group_accuracy(right: &[bool], groups: &[u64]) -> Option<Estimate> {
-    let mut whole: BTreeMap<u64, bool> = BTreeMap::new();
-    right.iter().zip(groups).for_each(|(right, group)| *whole.entry(*group).or_insert(true) &= right);
-    Estimate::of(whole.into_values())
-}
-
 /// Performance gap recovered, (student − weak) / (ceiling − weak) (Burns et al. 2023, section 3); `None` unless ceiling > weak, so it
 /// is never infinite or NaN. Whether the gap is more than noise is for [`statistics`](super::statistics) to say.
 pub fn pgr(weak: f64, student: f64, ceiling: f64) -> Option<f64> {
@@ -771,16 +761,6 @@ mod tests {
         assert_eq!(value("only_weak_right"), Some(0.25));
         assert_eq!(value("agreement_weak_wrong"), Some(0.0));
         assert!(measures.iter().all(|m| m.metric != "auroc" && m.metric != "cdr"));
-    }
-
-    #[test]
-    fn a_group_is_right_if_all_of_it_is() {
-        let groups = [7, 7, 3, 3, 3, 9];
-        let of = |right: [bool; 6]| group_accuracy(&right, &groups).unwrap();
-        assert_eq!((of([true; 6]).value, of([true; 6]).n), (1.0, 3));
-        assert_eq!(of([true, true, true, false, true, true]).value, 2.0 / 3.0);
-        assert_eq!(of([true, false, true, false, true, false]).value, 0.0);
-        assert_eq!(group_accuracy(&[], &[]), None);
     }
 
     #[test]

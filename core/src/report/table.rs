@@ -9,6 +9,7 @@ use std::{
 };
 
 use minijinja::{Environment, context};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -109,7 +110,7 @@ pub struct MainOptions {
 }
 
 /// What a paper reports for the same table.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Published {
     /// The paper and its table.
     pub source: String,
@@ -125,7 +126,7 @@ pub struct Published {
 }
 
 /// What a paper reports for one pair of models.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PublishedPair {
     /// Name of the weak model.
     pub weak: String,
@@ -186,13 +187,15 @@ pub enum Key {
     Method,
     /// `seed`
     Seed,
+    /// `step`: of what was measured while students were trained, which no other table shows.
+    Step,
     /// `device`
     Device,
 }
 
 impl Key {
     /// All keys.
-    pub const ALL: [Key; 11] = [
+    pub const ALL: [Key; 12] = [
         Key::Run,
         Key::Task,
         Key::Weak,
@@ -203,6 +206,7 @@ impl Key {
         Key::Loss,
         Key::Method,
         Key::Seed,
+        Key::Step,
         Key::Device,
     ];
 
@@ -219,6 +223,7 @@ impl Key {
             Key::Loss => "loss",
             Key::Method => "method",
             Key::Seed => "seed",
+            Key::Step => "step",
             Key::Device => "device",
         }
     }
@@ -236,6 +241,7 @@ impl Key {
             Key::Loss => row.loss.clone(),
             Key::Method => row.method.clone(),
             Key::Seed => row.seed.to_string(),
+            Key::Step => row.step.map_or_else(String::new, |step| step.to_string()),
             Key::Device => row.device.clone(),
         }
     }
@@ -530,6 +536,12 @@ impl Table {
         let keys: Vec<Key> = options.rows.iter().chain(&options.columns).copied().collect();
         if options.rows.is_empty() || options.columns.is_empty() {
             return Err(Error::new("a table needs at least one key for its rows and one for its columns"));
+        }
+        if pgr && keys.contains(&Key::Step) {
+            return Err(Error::new(
+                "weak models and ceilings are measured at their end alone: a PGR of means has no steps",
+            )
+            .help("take `accuracy`, or `w2s figure GRID steps`"));
         }
         if let Some(key) = keys.iter().enumerate().find_map(|(i, key)| keys[..i].contains(key).then_some(key)) {
             return Err(Error::new(format!("`{}` is a key twice", key.name())));

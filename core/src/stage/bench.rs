@@ -153,9 +153,17 @@ pub struct DataRef {
     pub fewer: usize,
     /// Number of examples of each split.
     pub examples: BTreeMap<String, usize>,
+    /// Tokens of the longest example, by the tokenizer that needs most, as far as that is known.
+    #[serde(default)]
+    pub longest: Option<usize>,
 }
 
 impl DataRef {
+    /// Tokens of the longest text that is left after texts were cut.
+    pub fn longest(&self) -> usize {
+        self.longest.map_or(self.max_tokens, |longest| longest.clamp(1, self.max_tokens))
+    }
+
     /// The examples.
     ///
     /// # Errors
@@ -215,7 +223,7 @@ impl<'a> Bench<'a> {
     /// A stage that this one names.
     ///
     /// Its bytes were looked at before this one began.
-    pub(super) fn stage(&self, id: &StageId) -> Result<Finished> {
+    pub(crate) fn stage(&self, id: &StageId) -> Result<Finished> {
         match self.store.find(id)? {
             Some(finished) => Ok(finished),
             None => self.store.take(id),

@@ -8,6 +8,9 @@ use crate::{Error, Result, learner::Choice};
 /// File of a student with the last decision about each of its examples.
 pub const DECISIONS: &str = "decisions.csv";
 
+/// The column of numbers that stands in the file: the first that there was.
+const COLUMN: &str = "p-ik";
+
 /// Columns `row, own, weight, p_ik, self_0 …, refined_0 …`; empty where the method has no such thing.
 pub(super) fn write_decisions<'a>(choices: impl Iterator<Item = &'a Choice>, path: &Path) -> Result<()> {
     let mut text = String::new();
@@ -17,8 +20,8 @@ pub(super) fn write_decisions<'a>(choices: impl Iterator<Item = &'a Choice>, pat
             let columns = |name: &str| (0..classes).map(|class| format!(",{name}_{class}")).collect::<String>();
             text = format!("row,own,weight,p_ik{}{}\n", columns("self"), columns("refined"));
         }
-        let p_ik = choice.p_ik.map_or_else(String::new, |p_ik| p_ik.to_string());
-        text.push_str(&format!("{},{},{},{p_ik}", choice.row, u8::from(choice.own), choice.weight));
+        let number = choice.columns.get(COLUMN).map_or_else(String::new, f32::to_string);
+        text.push_str(&format!("{},{},{},{number}", choice.row, u8::from(choice.own), choice.weight));
         for class in 0..classes {
             let own = choice.self_label.as_ref().map_or_else(String::new, |own| own[class].to_string());
             text.push_str(&format!(",{own}"));
@@ -46,7 +49,7 @@ pub fn read_decisions(path: &Path) -> Result<Vec<Choice>> {
             row: record.get(0)?.parse().ok()?,
             own: record.get(1)? == "1",
             weight: number(2)?,
-            p_ik: number(3),
+            columns: number(3).map(|number| (COLUMN.to_owned(), number)).into_iter().collect(),
             self_label: numbers(4),
             refined: numbers(4 + classes)?,
         })

@@ -59,6 +59,12 @@ impl Numeric {
         Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
     }
 
+    /// The same with so many rows at once.
+    #[must_use]
+    pub fn in_parts(&self, micro_batch: Option<usize>) -> Self {
+        Self { device: self.device.clone(), micro_batch }
+    }
+
     /// Kind of device.
     pub fn device(&self) -> &str {
         self.device.as_deref().unwrap_or("cpu")
@@ -184,7 +190,7 @@ mod tests {
     fn an_identity_knows_its_parameters() {
         let parameters = json!({"seed": 0, "x": 0.1});
         for version in [1, 7] {
-            assert!(StageId::new("p-ik-scores", version, &parameters).is_of(&parameters));
+            assert!(StageId::new("fine-tune", version, &parameters).is_of(&parameters));
         }
         assert!(!StageId::new("student", 1, &parameters).is_of(&json!({"seed": 1, "x": 0.1})));
         assert!(!StageId("x".to_owned()).is_of(&parameters));

@@ -263,7 +263,7 @@ mod tests {
         let labels =
             make(&store, "supervise", json!({"weak": both, "strong": both, "data": "f1", "seed": 0}), json!({}));
         let answers = make(&store, "answers", json!({"data": "f2"}), json!({}));
-        let student = make(&store, "student", json!({"supervision": labels, "p_ik": {"answers": answers}}), json!({}));
+        let student = make(&store, "student", json!({"supervision": labels, "known": {"answers": answers}}), json!({}));
         let nobody = json!({"model": model, "recipe": recipe, "data": "f1", "seed": 0, "supervision": labels});
         let nobody = make(&store, "student", nobody, json!({}));
 

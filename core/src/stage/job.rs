@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     bench::Bench,
+    demand::Demand,
     identity::{Numeric, StageId},
     store::{Begin, Finished},
 };
@@ -47,6 +48,11 @@ pub trait Stage: Debug + Send + Sync {
     /// at once.
     fn batch(&self) -> usize {
         PREDICT_BATCH
+    }
+
+    /// What it does with its [model](Self::model), as far as memory depends on it; none where it has none.
+    fn demand(&self) -> Option<Demand<'_>> {
+        None
     }
 
     /// The weights that it makes or works with, and what people call them.
@@ -130,6 +136,8 @@ pub struct Job {
     pub stage: Box<dyn Stage>,
     /// The stages that it [reads](Stage), data among them.
     pub reads: Vec<StageId>,
+    /// Rows that go through a model at once, if somebody asked for so few.
+    pub micro_batch: Option<usize>,
 }
 
 impl Job {
@@ -138,15 +146,15 @@ impl Job {
     /// # Errors
     /// Settings that cannot be written down whole.
     pub fn new(stage: impl Stage + 'static) -> Result<Self> {
-        Self::of(Box::new(stage))
+        Self::of(Box::new(stage), None)
     }
 
-    /// A stage of any kind, with what it reads.
+    /// A stage of any kind, with what it reads, to be done with so many rows at once.
     ///
     /// # Errors
     /// As [`Job::new`].
-    pub fn of(stage: Box<dyn Stage>) -> Result<Self> {
-        Ok(Self { reads: stage.reads()?, stage })
+    pub fn of(stage: Box<dyn Stage>, micro_batch: Option<usize>) -> Result<Self> {
+        Ok(Self { reads: stage.reads()?, stage, micro_batch })
     }
 }
 
@@ -187,7 +195,7 @@ mod tests {
     #[test]
     fn stages_are_found_wherever_they_are_named() {
         let id = |kind: &str| StageId::new(kind, 1, &json!({}));
-        let [a, b] = [id("student"), id("p-ik-scores")];
+        let [a, b] = [id("student"), id("fine-tune")];
         let value = json!({
             "x": [{ "y": a }, "student", "student-0123", a], "z": { "deep": { "er": b } },
             "path": format!("/folder/{a}"), "hash": "f265686d95751faca2da426932a84dec", "n": 3,

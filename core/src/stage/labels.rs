@@ -1,6 +1,6 @@
 //! What a supervisor or a model says of the examples of a split, and whether it is right.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// What somebody says of the examples of a split, in the split's order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Labels {
     /// Probabilities of each class, or of each candidate. File: `SPLIT.csv`.
     Soft(Vec<Vec<f32>>),
@@ -238,6 +239,7 @@ impl Labels {
     /// # Errors
     /// Rows that are no probabilities, or a file that cannot be written.
     pub fn write(self, split: Split, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder).path("create a folder of a stage", folder)?;
         match self {
             Self::Soft(rows) => Predictions::new(rows)?.write(&folder.join(Predictions::file(split))),
             Self::Texts(answers) => {
@@ -287,12 +289,45 @@ impl Labels {
     /// # Errors
     /// A file that is missing, changed, or not of this form.
     pub fn checked(stage: &Finished, split: Split) -> Result<Self> {
-        let texts = texts_file(split);
-        let name = if stage.manifest.files.contains_key(&texts) { texts } else { Predictions::file(split) };
+        Self::checked_in(stage, "", split)
+    }
+
+    /// The same of what its model said after some steps of its training.
+    ///
+    /// # Errors
+    /// As [`checked`](Self::checked).
+    pub fn checked_after(stage: &Finished, step: u64, split: Split) -> Result<Self> {
+        Self::checked_in(stage, &format!("{}/", after(step)), split)
+    }
+
+    fn checked_in(stage: &Finished, folder: &str, split: Split) -> Result<Self> {
+        let texts = format!("{folder}{}", texts_file(split));
+        let name = match stage.manifest.files.contains_key(&texts) {
+            true => texts,
+            false => format!("{folder}{}", Predictions::file(split)),
+        };
         stage.checked(&name)?;
-        Self::read(&stage.folder, split)
+        Self::read(&stage.folder.join(folder), split)
     }
 }
+
+/// Folder of a stage with what its model said after some steps of its training.
+pub(super) fn after(step: u64) -> String {
+    format!("{STEPS}{step}")
+}
+
+/// The steps after which the model of a stage was asked while it was trained, in ascending order.
+pub fn steps_of(stage: &Finished) -> Vec<u64> {
+    let step = |name: &String| name.strip_prefix(STEPS)?.split('/').next()?.parse().ok();
+    let steps: BTreeSet<u64> = stage.manifest.files.keys().filter_map(step).collect();
+    steps.into_iter().collect()
+}
+
+/// What names of such folders begin with.
+const STEPS: &str = "steps/";
+
+/// Key of a manifest's summary, where the model was asked while it was trained: number of its steps.
+pub const ALL_STEPS: &str = "steps";
 
 /// Name of the file with a split's answers in words.
 fn texts_file(split: Split) -> String {

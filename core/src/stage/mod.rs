@@ -4,6 +4,7 @@ pub mod any_path;
 mod asking;
 mod bench;
 mod decisions;
+mod demand;
 mod identity;
 mod inventory;
 mod job;
@@ -19,16 +20,16 @@ mod training;
 
 pub use bench::{Bench, DataRef, Folders, ModelRef, Place, REMARKS, Writing, part};
 pub use decisions::{DECISIONS, read_decisions};
+pub use demand::{Demand, Shape};
 pub use identity::{Numeric, StageId, canonical, hash};
 pub use inventory::{Entry, GRID, Shelved, grids_in};
 pub use job::{Job, Stage, copy, strategy_name};
 pub use kinds::{
     answers::{known_file, read_known},
     judge::{JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings},
-    p_ik::{KnownLabel, PikBalance, PikInput},
-    student::P_IK_TEST,
+    student::{judged_column, judged_file},
 };
-pub use labels::{Answer, Labels, Truth};
+pub use labels::{ALL_STEPS, Answer, Labels, Truth, steps_of};
 pub use manifest::{MANIFEST, Manifest, hash_file, stamp_of};
 pub use predictions::Predictions;
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

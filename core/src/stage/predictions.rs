@@ -29,6 +29,14 @@ impl Predictions {
         Ok(Self(rows))
     }
 
+    /// A number of each example, from 0 to 1, as the probability that something is so: `[1 − p, p]`. Columns are written like this.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_numbers(numbers: &[f32]) -> Result<Self> {
+        Self::new(numbers.iter().map(|p| vec![1.0 - p, *p]).collect())
+    }
+
     /// Name of a split's file in a stage.
     pub fn file(split: Split) -> String {
         format!("{}.csv", split.name())

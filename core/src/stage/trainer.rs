@@ -1,6 +1,11 @@
 //! Models as they learn a task and answer its questions, whatever it asks for: the one place where a form decides what is trained.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use burn::module::Module;
 
 use super::{
     bench::{Bench, MODEL, ModelRef, Writing, part},
@@ -10,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    learner::{self, Decoding, Encoded, Ending, Objective, Recipe, Texts, Trained},
+    learner::{self, Decoding, Encoded, Ending, Evaluate, Execution, Halfway, Objective, Recipe, Texts, Trained},
     model::{Classifier, Pretrained, Tokenizer, Transformer},
     rng,
     strategy::{Form, Split},
@@ -19,7 +24,7 @@ use crate::{
 
 /// Trains models on one task, and lets them answer.
 pub(super) struct Trainer<'a> {
-    pub(super) data: TaskData,
+    pub(super) data: Arc<TaskData>,
     /// The data's stage, which holds their token ids.
     folder: PathBuf,
     bench: &'a Bench<'a>,
@@ -41,6 +46,13 @@ pub(super) struct Writer<'a> {
     pub(super) model: &'a Transformer,
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) ends: &'a [u32],
+}
+
+/// Lets models write answers to a task's questions.
+struct Scribe {
+    data: Arc<TaskData>,
+    seed: u64,
+    execution: Execution,
 }
 
 /// What a training learns from.
@@ -65,7 +77,7 @@ impl Lesson {
 
 impl<'a> Trainer<'a> {
     pub(super) fn new(data: TaskData, folder: PathBuf, bench: &'a Bench<'a>, seed: u64) -> Self {
-        Self { data, folder, bench, seed }
+        Self { data: Arc::new(data), folder, bench, seed }
     }
 
     /// The texts of a split, as a model reads them.
@@ -83,7 +95,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// A model that has learnt nothing yet of the task: every method of a cell starts from the same one. With `start`, the stage's backbone
-    /// and P(IK) head.
+    /// and judge.
     pub(super) fn fresh(&self, model: &ModelRef, pretrained: &Pretrained, start: Option<&StageId>) -> Result<Answerer> {
         let outputs = match self.data.asks() {
             Form::Classes(classes) => classes,
@@ -110,7 +122,7 @@ impl<'a> Trainer<'a> {
         start: Option<&StageId>,
     ) -> Result<Classifier> {
         let device = self.bench.place.device.clone().autodiff();
-        let (backbone, p_ik) = match start {
+        let (backbone, judge) = match start {
             None => (model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?, None),
             Some(stage) => {
                 let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
@@ -125,7 +137,7 @@ impl<'a> Trainer<'a> {
         };
         let head_seed = rng::derive(self.seed, "head");
         let classifier = Classifier::new(backbone, &model.head, outputs, head_seed, Some(pretrained.tokenizer()))?;
-        Ok(if p_ik.is_some() { classifier.with_p_ik(p_ik) } else { classifier })
+        Ok(if judge.is_some() { classifier.with_judge(judge) } else { classifier })
     }
 
     /// Trains a model; every method of a cell sees the same order. Phases after the first draw from streams of their own.
@@ -211,11 +223,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// It does not ask for words.
     pub(super) fn decoding(&self, place: usize) -> Result<Decoding> {
-        let task::Form::Generate(generation) = self.data.portion_form(place) else {
-            return Err(Error::new(format!("task `{}` does not ask for words", self.data.task)));
-        };
-        let (max_new_tokens, stop) = (generation.max_new_tokens, generation.stop.clone());
-        Ok(Decoding { max_new_tokens, stop, ..Decoding::default() })
+        decoding(&self.data, place)
     }
 
     /// Lets a model write an answer after each prompt, or as many as are asked for at a temperature.
@@ -226,30 +234,39 @@ impl<'a> Trainer<'a> {
         draws: Option<(usize, f64)>,
         split: Split,
     ) -> Result<Vec<Answer>> {
-        let seed = rng::derive(self.seed, &format!("write/{}", split.name()));
-        let Some(matchers) = self.data.matchers(split)? else { return Ok(Vec::new()) };
-        let Writer { model, tokenizer, ends } = writer;
-        let execution = &self.bench.place.execution;
-        let mut answers = Vec::new();
-        for (place, rows) in self.data.portion_rows(split).into_iter().enumerate() {
-            let mut decoding = self.decoding(place)?;
-            if let Some((samples, temperature)) = draws {
-                (decoding.samples, decoding.temperature) = (samples, temperature);
-            }
-            let matcher = matchers.of(rows.start);
-            // A task alone may be asked some of its questions.
-            let own = (!self.data.portions.is_empty()).then(|| prompts.part(&rows.collect::<Vec<_>>()));
-            let prompts = own.as_ref().unwrap_or(prompts);
-            let seed = if place == 0 { seed } else { rng::derive(seed, &format!("task-{place}")) };
-            let written = learner::generate(model, tokenizer, ends, prompts, &decoding, seed, execution)?;
-            answers.extend(written.into_iter().flatten().map(|written| Answer {
-                answer: matcher.answer(&written.text),
-                log_p: Some(written.total()),
-                cut: written.ending == Ending::Length,
-                raw: written.text,
-            }));
-        }
-        Ok(answers)
+        let execution = self.bench.place.execution.clone();
+        Scribe { data: self.data.clone(), seed: self.seed, execution }.write(writer, prompts, draws, split)
+    }
+
+    /// Asks a model for its answers to a split in the midst of its training; `answerer` is that model.
+    pub(super) fn evaluation(
+        &self,
+        model: &Pretrained,
+        answerer: &Answerer,
+        at: Vec<f64>,
+        split: Split,
+    ) -> Result<Evaluate> {
+        let (prompts, tokenizer) = (self.encode(model, split)?, model.tokenizer().clone());
+        let ends = match answerer {
+            Answerer::Chooses(_) => Vec::new(),
+            Answerer::Writes(_, writing) => writing.ends.clone(),
+        };
+        // It answers to its end, whoever asks to stop; the bar is the training's.
+        let execution = Execution { bar: None, stop: None, checkpoints: None, ..self.bench.place.execution.clone() };
+        let scribe = Scribe { data: self.data.clone(), seed: self.seed, execution };
+        let say = move |model: Halfway| {
+            let labels = match model {
+                Halfway::Chooses(model) => {
+                    Labels::Soft(learner::predict(model, &prompts, &scribe.execution)?.probabilities)
+                }
+                Halfway::Writes(model) => {
+                    let writer = Writer { model: &model.valid(), tokenizer: &tokenizer, ends: &ends };
+                    Labels::Texts(scribe.write(&writer, &prompts, None, split)?)
+                }
+            };
+            serde_json::to_value(labels).map_err(|error| Error::new(format!("answers cannot be kept: {error}")))
+        };
+        Ok(Evaluate { at, say: Arc::new(say) })
     }
 
     /// Lets a model answer one split, into its file.
@@ -284,6 +301,50 @@ impl<'a> Trainer<'a> {
         let classifier = Classifier::load(&pretrained, &self.bench.place.device)?;
         Ok((pretrained, Answerer::Chooses(classifier)))
     }
+}
+
+impl Scribe {
+    fn write(
+        &self,
+        writer: &Writer,
+        prompts: &Encoded,
+        draws: Option<(usize, f64)>,
+        split: Split,
+    ) -> Result<Vec<Answer>> {
+        let seed = rng::derive(self.seed, &format!("write/{}", split.name()));
+        let Some(matchers) = self.data.matchers(split)? else { return Ok(Vec::new()) };
+        let Writer { model, tokenizer, ends } = writer;
+        let execution = &self.execution;
+        let mut answers = Vec::new();
+        for (place, rows) in self.data.portion_rows(split).into_iter().enumerate() {
+            let mut decoding = decoding(&self.data, place)?;
+            if let Some((samples, temperature)) = draws {
+                (decoding.samples, decoding.temperature) = (samples, temperature);
+            }
+            let matcher = matchers.of(rows.start);
+            // A task alone may be asked some of its questions.
+            let own = (!self.data.portions.is_empty()).then(|| prompts.part(&rows.collect::<Vec<_>>()));
+            let prompts = own.as_ref().unwrap_or(prompts);
+            let seed = if place == 0 { seed } else { rng::derive(seed, &format!("task-{place}")) };
+            let written = learner::generate(model, tokenizer, ends, prompts, &decoding, seed, execution)?;
+            answers.extend(written.into_iter().flatten().map(|written| Answer {
+                answer: matcher.answer(&written.text),
+                log_p: Some(written.total()),
+                cut: written.ending == Ending::Length,
+                raw: written.text,
+            }));
+        }
+        Ok(answers)
+    }
+}
+
+/// How answers to the questions of a task, or of that at a place of a suite, are written.
+fn decoding(data: &TaskData, place: usize) -> Result<Decoding> {
+    let task::Form::Generate(generation) = data.portion_form(place) else {
+        return Err(Error::new(format!("task `{}` does not ask for words", data.task)));
+    };
+    let (max_new_tokens, stop) = (generation.max_new_tokens, generation.stop.clone());
+    Ok(Decoding { max_new_tokens, stop, ..Decoding::default() })
 }
 
 impl Answerer {

@@ -30,9 +30,12 @@ impl Progress {
 
 /// What a strategy sees of one training batch. B examples, K classes, H hidden size; on the training device; everything detached.
 ///
-/// K classes may also be K candidate answers. On [words](super::Form::Words) these are the answers that were given: column 0 is the weak
-/// supervisor's, column 1 the strong model's own, if there is one. Labels then say whose text is learnt.
+/// K classes may also be K candidate answers. On [words](super::Form::Words) these are the answers that were given: the first is the weak
+/// supervisor's, the second the strong model's own, if there is one. Labels then say whose text is learnt.
+///
+/// Made by [`Batch::new`] alone, so that what is added here later breaks no strategy.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Batch<'a> {
     /// Which examples.
     pub ids: &'a [ExampleId],
@@ -45,13 +48,69 @@ pub struct Batch<'a> {
     pub student: Tensor<2>,
     /// The classifier's input `[B, H]`: the pooled hidden state after the final norm. On words NaN `[B, 1]`: there is no classifier.
     pub embedding: Tensor<2>,
-    /// Probability that the student knows the answer `[B]`, when [`Needs::p_ik`] asked for it.
-    pub p_ik: Option<Tensor<1>>,
     /// The strong model's own answers `[B, K]`, when [`Needs::self_labels`] asked for them.
     pub self_labels: Option<Tensor<2>>,
+    /// See [`Batch::column`].
+    columns: BTreeMap<String, Tensor<1>>,
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
+    /// Examples with their weak labels `[B, K]`, at the first of one step. What else there is follows; the student and its embeddings are NaN until
+    /// they are given, as is whatever nobody asked for.
+    pub fn new(ids: &'a [ExampleId], weak: Tensor<2>) -> Self {
+        let (count, device) = (ids.len(), weak.device());
+        Self {
+            ids,
+            progress: Progress { step: 0, total_steps: 1, epoch: 0, epochs: 1 },
+            student: Tensor::full_like(&weak, f32::NAN),
+            weak,
+            embedding: Tensor::full([count, 1], f32::NAN, &device),
+            self_labels: None,
+            columns: BTreeMap::new(),
+        }
+    }
+
+    /// At some point of training.
+    #[must_use]
+    pub fn at(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// With the student's probabilities `[B, K]`.
+    #[must_use]
+    pub fn with_student(self, student: Tensor<2>) -> Self {
+        Self { student, ..self }
+    }
+
+    /// With the classifier's input `[B, H]`.
+    #[must_use]
+    pub fn with_embedding(self, embedding: Tensor<2>) -> Self {
+        Self { embedding, ..self }
+    }
+
+    /// With the strong model's own answers `[B, K]`, if there are any.
+    #[must_use]
+    pub fn with_self_labels(self, self_labels: impl Into<Option<Tensor<2>>>) -> Self {
+        Self { self_labels: self_labels.into(), ..self }
+    }
+
+    /// With a number of each example `[B]`.
+    #[must_use]
+    pub fn with_column(mut self, name: impl Into<String>, numbers: Tensor<1>) -> Self {
+        self.columns.insert(name.into(), numbers);
+        self
+    }
+
+    /// A number of each example `[B]`, by the name under which a strategy of the method [asked](super::Selector::columns) for it.
+    pub fn column(&self, name: &str) -> Option<Tensor<1>> {
+        self.columns.get(name).cloned()
+    }
+
+    /// Every column that there is, by its name.
+    pub fn columns(&self) -> impl Iterator<Item = (&str, &Tensor<1>)> {
+        self.columns.iter().map(|(name, numbers)| (name.as_str(), numbers))
+    }
+
     /// Number of examples B.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -106,7 +165,8 @@ pub struct Pool {
     pub truth: Option<Vec<u8>>,
     /// The validation split with its truth, when [`Needs::calibration`] asked for it.
     pub calibration: Option<Calibration>,
-    /// Numbers of each example, by the names that the strategies of a method [asked](super::Selector::columns) for.
+    /// Numbers of each example, by the names that the strategies of a method [asked](super::Selector::columns) for; without one that is
+    /// made while the student trains, which batches alone have ([`Batch::column`]).
     pub columns: BTreeMap<String, Vec<f32>>,
     /// Which task of a suite each example is of; empty where all are of one.
     pub tasks: Vec<u32>,
@@ -135,8 +195,6 @@ impl Pool {
 pub struct Needs {
     /// Embeddings of the pretrained strong model over the whole data set, in [`Pool::embeddings`].
     pub embeddings: bool,
-    /// A P(IK) head on the student, trained along; [`Batch::p_ik`] holds its probability.
-    pub p_ik: bool,
     /// The strong model's own answers, in [`Batch::self_labels`].
     pub self_labels: bool,
     /// Ground truth of what is trained on, in [`Pool::truth`]: for controls alone (an oracle), and flagged in the results.
@@ -154,7 +212,6 @@ impl Needs {
     pub fn and(self, other: Self) -> Self {
         Self {
             embeddings: self.embeddings || other.embeddings,
-            p_ik: self.p_ik || other.p_ik,
             self_labels: self.self_labels || other.self_labels,
             truth: self.truth || other.truth,
             calibration: self.calibration || other.calibration,

@@ -1,12 +1,12 @@
 //! The registry: one card per strategy, collected at link time.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use schemars::{JsonSchema, Schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::settings::settled;
+use super::{ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, settings::settled};
 use crate::{Error, Result};
 
 /// Which of the four traits a strategy implements.
@@ -74,8 +74,8 @@ pub struct Card {
     pub file: &'static str,
     /// Line of the registration.
     pub line: u32,
-    /// JSON schema of its parameters.
-    pub schema: fn() -> Schema,
+    /// JSON schema of its parameters, as one of several.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Its default configuration.
     pub example: fn() -> Value,
     /// Reads its parameters as the concrete type, for an error that knows the exact place.
@@ -88,8 +88,8 @@ pub type Probe = fn(toml::de::Deserializer<'_>) -> Result<(), (String, toml::de:
 inventory::collect!(Card);
 
 #[doc(hidden)]
-pub fn schema<T: JsonSchema>() -> Schema {
-    schemars::SchemaGenerator::default().into_root_schema_for::<T>()
+pub fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
 }
 
 /// Null where the default does not serialise; an identity refuses that.
@@ -120,6 +120,14 @@ pub struct Parameter {
 }
 
 impl Card {
+    /// JSON schema of its parameters, by itself.
+    pub fn schema(&self) -> Schema {
+        let mut generator = SchemaGenerator::default();
+        let mut schema = (self.schema)(&mut generator);
+        schema.insert("$defs".to_owned(), generator.take_definitions(true).into());
+        schema
+    }
+
     /// First paragraph of the struct's doc comment: one sentence.
     pub fn summary(&self) -> String {
         self.text().split("\n\n").next().unwrap_or_default().replace('\n', " ")
@@ -135,13 +143,13 @@ impl Card {
 
     /// The struct's whole doc comment.
     pub fn text(&self) -> String {
-        let schema = (self.schema)();
+        let schema = self.schema();
         schema.get("description").and_then(|text| text.as_str()).unwrap_or_default().to_owned()
     }
 
     /// Parameters with default and origin, in the order of the struct's fields.
     pub fn parameters(&self) -> Vec<Parameter> {
-        let schema = (self.schema)();
+        let schema = self.schema();
         let example = (self.example)();
         let Some(properties) = schema.get("properties").and_then(|p| p.as_object()) else {
             return Vec::new();
@@ -187,6 +195,43 @@ impl Card {
         Ok(json!({ "name": self.name, "version": version, "parameters": parameters }))
     }
 }
+
+/// The schema of a strategy's table in a configuration: that of any card of its kind, with the name under `type`. So whatever is linked is in it.
+fn schema_of(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
+    let known = of_kind(kind).into_iter().map(|card| {
+        let mut schema = (card.schema)(generator);
+        let mut properties =
+            Map::from_iter([("type".to_owned(), json!({ "const": card.name, "description": card.paper }))]);
+        if let Some(Value::Object(own)) = schema.remove("properties") {
+            properties.extend(own);
+        }
+        schema.insert("title".to_owned(), format!("{kind} {}", card.name).into());
+        schema.insert("properties".to_owned(), properties.into());
+        schema.insert("required".to_owned(), json!(["type"]));
+        let name = format!("{kind}.{}", card.name);
+        let reference = format!("#{}/{name}", generator.settings().definitions_path);
+        generator.definitions_mut().insert(name, schema.to_value());
+        json!({ "$ref": reference })
+    });
+    let known: Vec<Value> = known.collect();
+    json_schema!({ "oneOf": known })
+}
+
+/// What typetag reads, the registry describes.
+macro_rules! described {
+    ($($configured:ident $kind:ident),*) => {$(
+        impl JsonSchema for dyn $configured {
+            fn schema_name() -> Cow<'static, str> {
+                Kind::$kind.name().into()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                schema_of(Kind::$kind, generator)
+            }
+        }
+    )*};
+}
+described!(ConfiguredSupervisor Supervisor, ConfiguredSelector Selector, ConfiguredRefiner Refiner, ConfiguredLoss Loss);
 
 /// Every card, by kind and name.
 pub fn all() -> Vec<&'static Card> {

@@ -114,7 +114,7 @@ fn default_table(card: &Card) -> Table {
 /// The default and every other combination of the values that the schema enumerates, as far as `validate()` accepts it.
 fn configurations(card: &Card) -> Vec<Table> {
     const MOST: usize = 200;
-    let schema = (card.schema)().to_value();
+    let schema = card.schema().to_value();
     let mut tables = vec![default_table(card)];
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let mut values = Vec::new();
@@ -634,22 +634,24 @@ fn loss_on_one_token_is_that_of_classes(_: &Card, table: &Table) -> Outcome {
 
 // Selectors and refiners.
 
+/// A batch with some number of each example in every column.
+fn with_columns<'a>(batch: Batch<'a>, names: &[String]) -> Batch<'a> {
+    let numbers: Tensor<1> = Tensor::from_floats(grid(1, batch.len(), unit)[0].as_slice(), &batch.weak.device());
+    names.iter().fold(batch, |batch, name| batch.with_column(name, numbers.clone()))
+}
+
 /// Runs a check on a batch of answers in words, with nothing in it that was not asked for. Weak answers are column 0, own ones column 1.
-fn on_answers(needs: &Needs, mut run: impl FnMut(&Batch) -> Outcome) -> Outcome {
+fn on_answers((needs, columns): (&Needs, &[String]), mut run: impl FnMut(&Batch) -> Outcome) -> Outcome {
     let device = Device::flex();
     for rows in [1, 8] {
         let ids: Vec<ExampleId> = (0..rows as u32).map(ExampleId).collect();
         let student = if needs.student { grid(rows, 2, unit) } else { vec![vec![f32::NAN; 2]; rows] };
         for progress in moments() {
-            let batch = Batch {
-                ids: &ids,
-                progress,
-                weak: tensor(&vec![one_hot(0, 2); rows], &device),
-                student: tensor(&student, &device),
-                embedding: tensor(&vec![vec![f32::NAN]; rows], &device),
-                p_ik: needs.p_ik.then(|| Tensor::from_floats(grid(1, rows, unit)[0].as_slice(), &device)),
-                self_labels: needs.self_labels.then(|| tensor(&vec![one_hot(1, 2); rows], &device)),
-            };
+            let batch = Batch::new(&ids, tensor(&vec![one_hot(0, 2); rows], &device))
+                .at(progress)
+                .with_student(tensor(&student, &device))
+                .with_self_labels(needs.self_labels.then(|| tensor(&vec![one_hot(1, 2); rows], &device)));
+            let batch = with_columns(batch, columns);
             run(&batch).map_err(|error| format!("on {rows} answers in words: {error}"))?;
         }
     }
@@ -663,7 +665,7 @@ fn selector_selects_answers(_: &Card, table: &Table) -> Outcome {
     }
     let needs = selector.needs();
     selector.prepare(&pool(&vec![one_hot(0, 2); 8], &needs, &selector.columns()))?;
-    on_answers(&needs, |batch| selection_is_sound(&*selector, batch))
+    on_answers((&needs, &selector.columns()), |batch| selection_is_sound(&*selector, batch))
 }
 
 fn refiner_chooses_answers(_: &Card, table: &Table) -> Outcome {
@@ -673,7 +675,7 @@ fn refiner_chooses_answers(_: &Card, table: &Table) -> Outcome {
     }
     let needs = Needs { self_labels: true, ..refiner.needs() };
     refiner.prepare(&pool(&vec![one_hot(0, 2); 8], &needs, &refiner.columns()))?;
-    on_answers(&needs, |batch| {
+    on_answers((&needs, &refiner.columns()), |batch| {
         let mut selection = Selection::weak(batch);
         selection.own = math::rank(selection.own).lower_scalar(batch.len() as f64 / 2.0).float();
         probabilities(&numbers(refiner.refine(batch, &selection, &mut Memory::default())), batch.len(), 2)
@@ -681,21 +683,23 @@ fn refiner_chooses_answers(_: &Card, table: &Table) -> Outcome {
 }
 
 /// Runs a check on batches of ordinary, hard and equal labels with two and three classes, and on one row alone.
-fn on_batches(needs: &Needs, mut run: impl FnMut(&Batch, &str) -> Outcome, classes: usize) -> Outcome {
+fn on_batches(
+    (needs, columns): (&Needs, &[String]),
+    mut run: impl FnMut(&Batch, &str) -> Outcome,
+    classes: usize,
+) -> Outcome {
     let device = Device::flex();
     for sample in samples(classes) {
         let rows = sample.labels.len();
         let ids: Vec<ExampleId> = (0..rows as u32).map(ExampleId).collect();
         for progress in moments() {
-            let batch = Batch {
-                ids: &ids,
-                progress,
-                weak: tensor(&sample.labels, &device),
-                student: math::softmax(tensor(&sample.logits, &device)),
-                embedding: tensor(&grid(rows, 4, |index| unit(index + 5000) - 0.5), &device),
-                p_ik: needs.p_ik.then(|| Tensor::from_floats(grid(1, rows, unit)[0].as_slice(), &device)),
-                self_labels: needs.self_labels.then(|| math::one_hot_argmax(tensor(&sample.logits, &device))),
-            };
+            let own = needs.self_labels.then(|| math::one_hot_argmax(tensor(&sample.logits, &device)));
+            let batch = Batch::new(&ids, tensor(&sample.labels, &device))
+                .at(progress)
+                .with_student(math::softmax(tensor(&sample.logits, &device)))
+                .with_embedding(tensor(&grid(rows, 4, |index| unit(index + 5000) - 0.5), &device))
+                .with_self_labels(own);
+            let batch = with_columns(batch, columns);
             run(&batch, &sample.name).map_err(|error| format!("on {}: {error}", sample.name))?;
         }
     }
@@ -707,7 +711,7 @@ fn selector_selects(_: &Card, table: &Table) -> Outcome {
         let labels = ordinary(40, classes).labels;
         let Some(selector) = prepared!(table, ConfiguredSelector, &labels) else { continue };
         let check = |batch: &Batch, _: &str| selection_is_sound(&*selector, batch);
-        on_batches(&selector.needs(), check, classes)?;
+        on_batches((&selector.needs(), &selector.columns()), check, classes)?;
         let pool = pool(&labels, &selector.needs(), &selector.columns());
         let chosen = selector.choose(&pool);
         ensure(chosen.as_ref().is_none_or(|chosen| chosen.len() == labels.len()), || {
@@ -747,7 +751,7 @@ fn refiner_gives_probabilities(_: &Card, table: &Table) -> Outcome {
             probabilities(&refined, batch.len(), classes)?;
             ensure(refined == refine(), || "two equal calls differ".to_owned())
         };
-        on_batches(&needs, check, classes)?;
+        on_batches((&needs, &refiner.columns()), check, classes)?;
     }
     Ok(())
 }

@@ -86,7 +86,8 @@ macro_rules! promises {
             Needs::default()
         }
 
-        /// Names of the columns that it reads: numbers of each example in [`Pool::columns`], made by stages of their own.
+        /// Names of the columns that it reads: numbers of each example, made by stages of their own or by a head that is trained along. They are
+        /// in [`Batch::column`], and before training in [`Pool::columns`].
         fn columns(&self) -> Vec<String> {
             Vec::new()
         }

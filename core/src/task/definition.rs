@@ -1,21 +1,30 @@
 //! The task file: everything that makes a data set a task, so that a new data set needs no Rust.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     ops::Range,
     path::{Path, PathBuf},
 };
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use toml::de::{DeTable, DeValue};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeSeed, IntoDeserializer, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_json::json;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::{
     format::Formatter,
-    label::same_keys,
     matching::{Matcher, Matching},
     read::Dialect,
+    rules::{self, Rule},
+    world::Question,
 };
 use crate::{
     Error, Result,
@@ -126,6 +135,7 @@ pub struct Source {
     pub encoding: Option<String>,
     /// A generated world; the table belongs to its generator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Question>")]
     pub world: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -167,24 +177,128 @@ pub struct Splits {
 }
 
 /// How a row gets its label.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug)]
 pub enum LabelRule {
-    /// A column holds the class.
-    Column(ColumnRule),
-    /// Class 1 if a column has a certain value, else class 0.
-    Equals(EqualsRule),
+    /// Its class is read off its columns, by one of `rules/`.
+    Read(Box<dyn Rule>),
     /// One of several answers is shown; class 1 if it is the correct one.
     Coin(CoinRule),
     /// All answers are candidates, and one of them is right.
     Choose(ChooseRule),
 }
 
+impl Clone for LabelRule {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Read(rule) => Self::Read(rule.boxed()),
+            Self::Coin(rule) => Self::Coin(rule.clone()),
+            Self::Choose(rule) => Self::Choose(rule.clone()),
+        }
+    }
+}
+
+impl PartialEq for LabelRule {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Coin(own), Self::Coin(other)) => own == other,
+            (Self::Choose(own), Self::Choose(other)) => own == other,
+            (Self::Read(own), Self::Read(other)) => {
+                matches!((serde_json::to_value(own), serde_json::to_value(other)), (Ok(own), Ok(other)) if own == other)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Serialize for LabelRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Read(rule) => rule.serialize(serializer),
+            Self::Coin(rule) => serializer.serialize_newtype_variant("LabelRule", 1, "coin", rule),
+            Self::Choose(rule) => serializer.serialize_newtype_variant("LabelRule", 2, "choose", rule),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LabelRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Named;
+
+        impl<'de> Visitor<'de> for Named {
+            type Value = LabelRule;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table with the name of a label rule")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LabelRule, A::Error> {
+                let name: String = map.next_key()?.ok_or_else(|| de::Error::custom("the label has no rule"))?;
+                let known = rules::all();
+                let rule = match name.as_str() {
+                    "coin" => LabelRule::Coin(map.next_value()?),
+                    "choose" => LabelRule::Choose(map.next_value()?),
+                    name if known.iter().any(|rule| rule.name == name) => {
+                        let again = Again { key: Some(name.to_owned()), rest: &mut map };
+                        LabelRule::Read(Deserialize::deserialize(MapAccessDeserializer::new(again))?)
+                    }
+                    name => {
+                        let names = known.iter().map(|rule| rule.name).chain(["coin", "choose"]);
+                        let names = quoted(names.collect::<Vec<_>>());
+                        return Err(de::Error::custom(format!("unknown variant `{name}`, expected one of {names}")));
+                    }
+                };
+                match map.next_key::<String>()? {
+                    None => Ok(rule),
+                    Some(other) => {
+                        Err(de::Error::custom(format!("a label has one rule, and `{name}` and `{other}` are two")))
+                    }
+                }
+            }
+        }
+
+        deserializer.deserialize_map(Named)
+    }
+}
+
+/// A map from which the first key was read.
+struct Again<'m, A> {
+    key: Option<String>,
+    rest: &'m mut A,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Again<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        // Others are for whoever read the first.
+        self.key.take().map(|key| seed.deserialize(key.into_deserializer())).transpose()
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.rest.next_value_seed(seed)
+    }
+}
+
+impl JsonSchema for LabelRule {
+    fn schema_name() -> Cow<'static, str> {
+        "LabelRule".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut rules: Vec<(&str, Schema)> =
+            rules::all().into_iter().map(|rule| (rule.name, (rule.schema)(generator))).collect();
+        rules.push(("coin", generator.subschema_for::<CoinRule>()));
+        rules.push(("choose", generator.subschema_for::<ChooseRule>()));
+        let one = |(name, table): (&str, Schema)| json!({ "type": "object", "properties": { name: table }, "required": [name], "additionalProperties": false });
+        json_schema!({ "description": "How a row gets its label.", "oneOf": rules.into_iter().map(one).collect::<Vec<_>>() })
+    }
+}
+
 impl LabelRule {
     /// Where the answers are, if the rule is about answers.
     pub(super) fn among(&self) -> Option<Among<'_>> {
         match self {
-            Self::Column(_) | Self::Equals(_) => None,
+            Self::Read(_) => None,
             Self::Coin(CoinRule { correct, wrong, choices, answer, keys, .. })
             | Self::Choose(ChooseRule { correct, wrong, choices, answer, keys, .. }) => Some(Among {
                 rule: if matches!(self, Self::Coin(_)) { "coin" } else { "choose" },
@@ -225,30 +339,6 @@ impl<'a> Among<'a> {
         }
         columns
     }
-}
-
-/// A column holds the class: what `values` says, the name of the class, its number, or a truth value (class 0 or 1).
-///
-/// `1`, `1.0` and `"1"` are one value, and so are `true` and `"True"`. A name counts before a number; a number whose class has the name of
-/// another number is refused.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ColumnRule {
-    /// The column.
-    pub name: String,
-    /// Class name of each value that the column can have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub values: BTreeMap<String, String>,
-}
-
-/// Class 1 if a column has a certain value, else class 0.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EqualsRule {
-    /// The column.
-    pub name: String,
-    /// The value of class 1.
-    pub value: serde_json::Value,
 }
 
 /// One of several answers is shown; class 1 if it is the correct one.
@@ -426,6 +516,7 @@ impl Task {
     /// Parses and checks a task; `path` is used in messages and for paths relative to it.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let mut task: Self = toml::from_str(text).map_err(|cause| {
+            let cause = label_fault(text).unwrap_or(cause);
             let error = Error::new(cause.message().trim_end()).context("not a task");
             let error = match did_you_mean(cause.message()) {
                 _ if cause.message().starts_with("unknown field `metric`") => {
@@ -467,6 +558,11 @@ impl Task {
             (None, Some(LabelRule::Choose(_))) => Form::Candidates(0),
             (None, _) => Form::Classes(self.classes.len()),
         }
+    }
+
+    /// Whether it says how a language model is asked for one of its answers.
+    pub fn is_asked(&self) -> bool {
+        self.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty())
     }
 
     /// Whether it asks for one of fixed classes.
@@ -643,34 +739,14 @@ impl Task {
         if let Some(twice) = self.classes.iter().enumerate().find(|(i, name)| self.classes[..*i].contains(name)) {
             return Err(self.wrong(&["classes"], format!("the class `{}` is there twice", twice.1)));
         }
-        let binary = |keys: &[&str]| match self.classes.len() {
-            2 => Ok(()),
-            n => Err(self.wrong(keys, format!("this rule gives two classes, the task has {n}"))),
-        };
         match rule {
-            LabelRule::Column(rule) => {
-                for (value, class) in &rule.values {
-                    if !self.classes.contains(class) {
-                        let message = format!("`{class}` is not a class");
-                        let help = format!("the classes are {}", quoted(&self.classes));
-                        return Err(self.wrong(&["label", "column", "values", value], message).help(help));
-                    }
-                }
-                match same_keys(&rule.values) {
-                    Some((first, second)) => {
-                        let message = format!("`{first}` and `{second}` are one value, and name two classes");
-                        Err(self.wrong(&["label", "column", "values"], message).help("leave one of them out"))
-                    }
-                    None => Ok(()),
-                }
+            LabelRule::Read(rule) => rule.check(&self.classes).map_err(|(keys, error)| {
+                let keys = [vec!["label", rule.typetag_name()], keys].concat();
+                self.locate(&keys, error)
+            }),
+            LabelRule::Coin(_) | LabelRule::Choose(_) => {
+                rules::two_classes(&self.classes).map_err(|(_, error)| self.locate(&["label", "coin"], error))
             }
-            LabelRule::Equals(rule) => {
-                if shown(&rule.value).is_none() {
-                    return Err(self.wrong(&["label", "equals", "value"], "a column cannot equal a list or a table"));
-                }
-                binary(&["label", "equals"])
-            }
-            LabelRule::Coin(_) | LabelRule::Choose(_) => binary(&["label", "coin"]),
         }
     }
 
@@ -708,6 +784,15 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// What is wrong with the table of a label rule, at its place: by way of the trait that is lost.
+fn label_fault(text: &str) -> Option<toml::de::Error> {
+    let root = DeTable::parse(text).ok()?;
+    let (name, value) = root.get_ref().get("label")?.get_ref().as_table()?.iter().next()?;
+    let rule = rules::all().into_iter().find(|rule| rule.name == name.get_ref().as_ref())?;
+    let table = value.get_ref().as_table()?.clone();
+    (rule.probe)(toml::de::Deserializer::from(Spanned::new(value.span(), table))).err()
 }
 
 /// Byte range of the value at `keys`, or of the nearest table that encloses it.

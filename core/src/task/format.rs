@@ -388,8 +388,10 @@ impl<'a> Formatter<'a> {
         let mut named: Vec<(Vec<&'static str>, &'a str)> = Vec::new();
         match &task.label {
             None => {}
-            Some(LabelRule::Column(column)) => named.push((vec!["label", "column", "name"], &column.name)),
-            Some(LabelRule::Equals(equals)) => named.push((vec!["label", "equals", "name"], &equals.name)),
+            Some(LabelRule::Read(rule)) => {
+                let name = rule.typetag_name();
+                named.extend(rule.columns().into_iter().map(|(key, path)| (vec!["label", name, key], path)));
+            }
             Some(LabelRule::Coin(_)) => {}
             Some(LabelRule::Choose(rule)) => {
                 let more = [("preference", &rule.preference), ("margin", &rule.margin)];
@@ -504,7 +506,7 @@ impl<'a> Formatter<'a> {
                     && self.certain(row, true);
                 Ok(certain.then(|| Outline::Lot(Lot::of(rule, &answers, draw))))
             }
-            Some(LabelRule::Column(_) | LabelRule::Equals(_)) if self.matcher.is_none() && self.certain(row, false) => {
+            Some(LabelRule::Read(_)) if self.matcher.is_none() && self.certain(row, false) => {
                 Ok(Some(Outline::Label(self.label(row)?)))
             }
             _ => {
@@ -754,19 +756,21 @@ impl<'a> Formatter<'a> {
     fn label(&self, row: &Row) -> Made<u8> {
         let unlabelled = |name: &str| Trouble::Row("no label", Error::new(format!("column `{name}` has no value")));
         Ok(match &self.task.label {
-            Some(LabelRule::Column(rule)) => {
-                let value = self.value(row, &rule.name).ok_or_else(|| unlabelled(&rule.name))?;
-                let class =
-                    rule.class(&self.task.classes, value).map_err(|error| match value.as_str().map(str::trim) {
-                        Some("") => unlabelled(&rule.name),
-                        _ => Trouble::Row("unknown label", error),
-                    })?;
+            Some(LabelRule::Read(rule)) => {
+                let mut values = Vec::new();
+                let mut blank = None;
+                for (_, name) in rule.columns() {
+                    let value = self.value(row, name).ok_or_else(|| unlabelled(name))?;
+                    if value.as_str().is_some_and(|text| text.trim().is_empty()) {
+                        blank = blank.or(Some(name));
+                    }
+                    values.push(value);
+                }
+                let class = rule.class(&self.task.classes, &values).map_err(|error| match blank {
+                    Some(name) => unlabelled(name),
+                    None => Trouble::Row("unknown label", error),
+                })?;
                 u8::try_from(class).map_err(|_| Error::new("more classes than a label can name"))?
-            }
-            Some(LabelRule::Equals(rule)) => {
-                self.value(row, &rule.name).ok_or_else(|| unlabelled(&rule.name))?;
-                let value = shown(&rule.value).unwrap_or_default();
-                u8::from(plain(&self.scalar(row, &rule.name)?) == plain(&value))
             }
             Some(LabelRule::Coin(_) | LabelRule::Choose(_)) | None => 0,
         })

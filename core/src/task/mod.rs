@@ -16,6 +16,7 @@ mod order;
 mod read;
 pub mod rng;
 mod rows;
+pub mod rules;
 mod source;
 mod template;
 #[cfg(test)]
@@ -39,10 +40,7 @@ pub use self::{
         Candidate, Counts, Example, FitCounts, FitPart, Form, Frequent, Generation, OverLong, PoolCounts, PromptStyle,
         PromptText, SourceFile, TaskData,
     },
-    definition::{
-        ChooseRule, CoinRule, ColumnRule, Draw, EqualsRule, Generate, Header, LabelRule, OneOrMany, Prompt, Source,
-        Splits, Task,
-    },
+    definition::{ChooseRule, CoinRule, Draw, Generate, Header, LabelRule, OneOrMany, Prompt, Source, Splits, Task},
     draft::{DraftForm, DraftOptions, draft},
     fit::{CountTokens, Counter, Shortened, Tick, TokenCounts, cuts_words, fit, lengths, shorten},
     labels::LabelFile,

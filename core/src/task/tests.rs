@@ -961,6 +961,7 @@ fn wrong(parts: &str) -> (String, Option<(usize, usize)>) {
 fn wrong_task_files_say_what_and_where() {
     let cases = [
         ("[label.colum]\nname = \"x\"\n", "did you mean `column`"),
+        ("[label.column]\nname = \"x\"\n[label.equals]\nname = \"x\"\nvalue = 1\n", "a label has one rule"),
         ("[label.column]\nnme = \"x\"\n", "did you mean `name`"),
         ("tempalte = \"x\"\n", "did you mean `template`"),
         ("metric = \"accuracy\"\n", "w2s table --metric"),

@@ -100,7 +100,7 @@ fn every_task_makes_examples_of_its_data_sets_rows() {
             }
             let labels: BTreeSet<u8> = examples.iter().map(|example| example.label).collect();
             assert_eq!(labels.len(), data.classes(), "{name} {order:?}: not every class occurs");
-            // P(IK) and self-labels ask a language model, which answers with one word for each class.
+            // Columns and self-labels ask a language model, which answers with one word for each class.
             let prompt = data.prompt.as_ref().unwrap_or_else(|| panic!("{name} has no prompt"));
             let words: BTreeSet<&String> = prompt.answers.iter().flatten().collect();
             assert_eq!(words.len(), data.classes(), "{name}: the prompt's answers");

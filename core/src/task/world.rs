@@ -9,6 +9,7 @@ mod exercises;
 
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +18,7 @@ use super::{OneOrMany, Row, RowSource, Rows};
 use crate::{Error, Result, rng::Rng, strategy::Settings};
 
 /// `configs/worlds/NAME.toml`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct World {
     /// One sentence for people.
@@ -36,7 +37,7 @@ pub struct World {
     pub document: usize,
     /// Share of sentences that say which class a value belongs to. Without them a weak model learns whole values backwards.
     pub about_values: f64,
-    /// Share of the entities that are kept for auxiliary tasks, such as the data of P(IK). They occur in the text like all others.
+    /// Share of the entities that are kept for auxiliary tasks, such as what columns are learnt on. They occur in the text like all others.
     #[serde(default)]
     pub reserved: f64,
     /// What is known about every entity.
@@ -77,7 +78,7 @@ impl Settings for World {
 }
 
 /// One attribute of every entity.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attribute {
     /// Its name.
@@ -89,7 +90,7 @@ pub struct Attribute {
 }
 
 /// A sentence about two entities, then a fact about one of them, who has to be found in the sentence: reading, then knowing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Passage {
     /// Its name.
@@ -104,7 +105,7 @@ pub struct Passage {
 
 /// The class of an entity's value: who lives in the reef lives where it is wet. The text says it of some entities, and says of every value
 /// which class it is of (`about_values`); tasks ask it of the other entities, of whom it has to be put together.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hop {
     /// Its name.
@@ -129,9 +130,10 @@ pub struct Generated {
 }
 
 /// Which examples of a world a task consists of: the task's `[source.world]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Question {
+#[schemars(transform = also_attribute)]
+pub(super) struct Question {
     /// Name of the world; whoever opens the world reads it.
     #[serde(rename = "name")]
     _name: String,
@@ -149,6 +151,15 @@ struct Question {
     reserved: bool,
     /// At most so many phrases per fact, the first ones (with a passage: so many passages). Default: all.
     phrases: Option<usize>,
+}
+
+/// An alias is a key, too.
+fn also_attribute(schema: &mut schemars::Schema) {
+    if let Some(keys) = schema.get_mut("properties").and_then(Value::as_object_mut)
+        && let Some(attributes) = keys.get("attributes").cloned()
+    {
+        keys.insert("attribute".to_owned(), attributes);
+    }
 }
 
 fn none() -> OneOrMany<String> {

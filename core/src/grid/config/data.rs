@@ -2,20 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Method, model::recipe_table, names::At};
 use crate::{
     Error, Result,
     document::Section,
-    grid::library::Library,
+    grid::{
+        columns::{self, Column},
+        library::Library,
+    },
+    learner::Recipe,
     model::HeadConfig,
     strategy::{Form, Split},
     task::{Balance, Order, OverLong, Task},
 };
 
 /// `[data]`, and `[task.NAME]` over it: how data are read, ordered, split and cut.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Data {
     /// Order and halves of the data: `openai` (the reference's, bit for bit), `eleuther`, or `k-points`.
@@ -37,20 +42,30 @@ pub struct Data {
     /// Of `[task.NAME]` alone: the text that a model classifies, in place of the task's own [`Task::template`].
     pub template: Option<String>,
     /// Of `[task.NAME]` alone: settings of training on this task, for every model.
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
     /// Of `[task.NAME]` alone: what else is different about a model on this task, by the model's name.
     pub model: BTreeMap<String, ModelOnTask>,
 }
 
 /// `[task.TASK.model.MODEL]`: goes before what the grid says of the model, and of the task, alone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelOnTask {
     /// Keys of [`HeadConfig`].
+    #[schemars(with = "HeadConfig")]
     pub head: toml::Table,
     /// Keys of [`Recipe`].
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
 }
+
+/// Keys that `[data]` does not have, and what to do instead.
+pub(super) const OF_ONE_TASK: [(&str, &str); 3] = [
+    ("template", "a template belongs to one task: `[task.NAME] template`"),
+    ("train", "what holds for all tasks stands in `[train]`, what holds for one in `[task.NAME]`"),
+    ("model", "what holds for all tasks stands in `[model.NAME]`, what holds for one in `[task.NAME]`"),
+];
 
 impl Default for Data {
     fn default() -> Self {
@@ -104,11 +119,7 @@ pub(super) fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -
         }
         section.to_table()
     };
-    for (key, help) in [
-        ("template", "a template belongs to one task: `[task.NAME] template`"),
-        ("train", "what holds for all tasks stands in `[train]`, what holds for one in `[task.NAME]`"),
-        ("model", "what holds for all tasks stands in `[model.NAME]`, what holds for one in `[task.NAME]`"),
-    ] {
+    for (key, help) in OF_ONE_TASK {
         if let Some(there) = root.get("data").and_then(|data| data.get(key)) {
             return Err(there.error(format!("`[data]` says nothing of `{key}`")).help(help));
         }
@@ -131,10 +142,11 @@ pub(super) fn data_of_tasks(root: &Section, tasks: &[Task], library: &Library) -
     tasks.iter().map(settings).collect()
 }
 
-/// What `[task.NAME]` says of the tasks that P(IK) is learnt on.
+/// What `[task.NAME]` says of the tasks that are learnt from and not evaluated.
 pub(super) fn auxiliary_settings(
     root: &Section,
     auxiliary: &BTreeMap<String, Task>,
+    methods: &[Method],
     tasks: &[Task],
 ) -> Result<BTreeMap<String, toml::Table>> {
     let mut settings = BTreeMap::new();
@@ -146,8 +158,9 @@ pub(super) fn auxiliary_settings(
         let evaluated = tasks.iter().any(|task| task.name() == name);
         for key in ["n_validation", "ceiling_split"] {
             if let Some(there) = section.get(key).filter(|_| !evaluated) {
+                let by = learnt_by(methods, tasks, &name);
                 let message =
-                    format!("`{name}` is not evaluated but learnt from by P(IK), for which `{key}` says nothing");
+                    format!("`{name}` is not evaluated but learnt from by {by}, for which `{key}` says nothing");
                 return Err(there.error(message).help(format!("leave it out, or add `{name}` to `tasks`")));
             }
         }
@@ -160,41 +173,52 @@ pub(super) fn auxiliary_settings(
     Ok(settings)
 }
 
-/// The tasks that P(IK) is learnt on, none of them evaluated unless that was allowed.
+/// What people call the column that is learnt on a task.
+fn learnt_by(methods: &[Method], tasks: &[Task], name: &str) -> &'static str {
+    let on = |column: &dyn Column| {
+        column.auxiliary().is_some_and(|auxiliary| tasks.iter().any(|task| auxiliary.task_for(task.name()) == name))
+    };
+    let columns = methods.iter().flat_map(|method| &method.columns);
+    columns.filter(|(_, column)| on(&***column)).map(|(name, _)| columns::title(name)).next().unwrap_or("nobody")
+}
+
+/// The tasks that columns are learnt on, none of them evaluated unless that was allowed.
 pub(super) fn auxiliary_tasks(
     root: &Section,
     methods: &[Method],
     tasks: &[Task],
     library: &Library,
 ) -> Result<BTreeMap<String, Task>> {
-    let mut auxiliary = BTreeMap::new();
-    for method in methods {
-        let Some(p_ik) = &method.p_ik else { continue };
-        let at = root.get("method").and_then(|methods| methods.get(&method.name)).and_then(|method| method.get("p_ik"));
-        let at = at.filter(|table| table.get("task").is_some()).or_else(|| root.get("p_ik"));
+    let mut found = BTreeMap::new();
+    let columns = methods.iter().flat_map(|method| method.columns.iter().map(move |column| (method, column)));
+    for (method, (name, column)) in columns {
+        let Some(auxiliary) = column.auxiliary() else { continue };
+        let (title, key) = (columns::title(name), name.replace('-', "_"));
+        let at = root.get("method").and_then(|methods| methods.get(&method.name)).and_then(|method| method.get(&key));
+        let at = at.filter(|table| table.get("task").is_some()).or_else(|| root.get(&key));
         let at = at.and_then(|table| table.get("task"));
         let place = |error: Error| match &at {
             Some(at) => At(at.clone()).place(error),
             None => error,
         };
-        let is_evaluated = |task: &Task| p_ik.task_for(task.name()) == task.name();
-        if let Some(task) = tasks.iter().find(|task| is_evaluated(task)).filter(|_| !p_ik.allow_leakage) {
-            let message = format!("`{}` is evaluated, and P(IK) would be learnt from its ground truth", task.name());
+        let is_evaluated = |task: &Task| auxiliary.task_for(task.name()) == task.name();
+        if let Some(task) = tasks.iter().find(|task| is_evaluated(task)).filter(|_| !auxiliary.may_leak) {
+            let message = format!("`{}` is evaluated, and {title} would be learnt from its ground truth", task.name());
             return Err(place(Error::new(message).help(
                 "take a task that is not evaluated, or set `allow_leakage = true` beside it: results then say so",
             )));
         }
-        for name in tasks.iter().map(|task| p_ik.task_for(task.name())) {
+        for name in tasks.iter().map(|task| auxiliary.task_for(task.name())) {
             let task = open_task(root, name, library, place)?;
             let in_words = |task: &Task| task.form() == Form::Words;
             if !(task.is_classification() || in_words(&task) && tasks.iter().all(in_words)) {
-                let error = Error::new(format!("`{name}` has no classes, and P(IK) is learnt of classes"));
+                let error = Error::new(format!("`{name}` has no classes, and {title} is learnt of classes"));
                 return Err(place(error.help(
                     "take a task with a `[label.column]`, `[label.equals]` or `[label.coin]`; where all evaluated tasks have answers in words, it may have them, too",
                 )));
             }
-            auxiliary.insert(name.to_owned(), task);
+            found.insert(name.to_owned(), task);
         }
     }
-    Ok(auxiliary)
+    Ok(found)
 }

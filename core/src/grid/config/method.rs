@@ -6,14 +6,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    judging::{AGREES, Agrees},
-    knowing::{AnswersBy, Pik, SelfLabels, SelfSource, Shared},
+    file::{MethodTable, PhaseTable},
+    knowing::{SelfLabels, SelfSource, Shared},
     model::recipe_table,
     names::{At, check_name, check_title},
 };
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
+    grid::columns::{self, Asked, Auxiliary, Column},
     strategy::{
         self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind,
         LabelRefiner, Needs, Role, Selector, StudentLoss, Supervisor,
@@ -37,12 +38,10 @@ pub struct Method {
     pub without: Vec<String>,
     /// What the student is trained on one after the other; without any it is the pretrained model, which answers as its self-labels say.
     pub phases: Vec<Phase>,
-    /// How the strong model learns to know what it knows, if the method asks for that.
-    pub p_ik: Option<Pik>,
     /// Where the strong model's own labels come from, if the method uses them.
     pub self_labels: Option<SelfLabels>,
-    /// How labels are judged by where the student agrees with them, if the method reads the column [`AGREES`].
-    pub agrees: Option<Agrees>,
+    /// The columns that it reads or spells out, by their names, and how they are made.
+    pub(in crate::grid) columns: BTreeMap<&'static str, Box<dyn Column>>,
 }
 
 /// One training of a method's student: an entry of `phases`, over what the method says of all of them.
@@ -78,9 +77,9 @@ impl Phase {
 }
 
 impl Method {
-    /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or P(IK).
+    /// Whether ground truth of the evaluated task's student half reaches the student: by the supervisor, a control, or a column.
     pub fn uses_truth(&self, task: &str) -> bool {
-        let leaks = self.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(task) == task);
+        let leaks = self.auxiliaries().any(|auxiliary| auxiliary.task_for(task) == task);
         // What stands in a student's union reaches every task of it.
         let asks = if self.together { self.asks() } else { self.supervisor_of(task).asks() };
         asks.iter().any(Ask::uses_truth_of_transfer) || self.needs().truth || leaks
@@ -101,7 +100,12 @@ impl Method {
     /// Whether the strong model must answer in words.
     pub fn asks_language_model(&self) -> bool {
         self.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration)
-            || self.p_ik.as_ref().is_some_and(|p_ik| p_ik.answers == AnswersBy::LanguageModel)
+            || self.columns.values().any(|column| column.speaks().is_some())
+    }
+
+    /// The tasks beside the evaluated one from which its columns learn.
+    pub(in crate::grid) fn auxiliaries(&self) -> impl Iterator<Item = Auxiliary<'_>> {
+        self.columns.values().filter_map(|column| column.auxiliary())
     }
 
     /// The models that its supervisor asks in words.
@@ -119,8 +123,8 @@ impl Method {
         self.phases.iter().map(Phase::needs).fold(Needs::default(), Needs::and)
     }
 
-    /// The columns that its parts read.
-    pub fn columns(&self) -> BTreeSet<String> {
+    /// Names of the columns that its parts read.
+    pub fn reads(&self) -> BTreeSet<String> {
         let of = |phase: &Phase| [phase.selector.columns(), phase.refiner.columns(), phase.loss.columns()].concat();
         self.phases.iter().flat_map(of).collect()
     }
@@ -162,66 +166,58 @@ impl Method {
             let help = did_you_mean(name, known.iter().map(String::as_str));
             return Err(at.place(Error::new(format!("there is no method and no loss `{name}`")).help(help)));
         };
-        section.only(&[
-            "title",
-            "supervisor",
-            "selector",
-            "refiner",
-            "loss",
-            "train",
-            "p_ik",
-            "self_labels",
-            "phases",
-            "agrees",
-            "supervisors",
-            "together",
-            "without",
-        ])?;
         Self::assemble(name, Some(&section), None, shared)
     }
 
     fn assemble(name: &str, section: Option<&Section>, loss: Option<&str>, shared: &Shared) -> Result<Self> {
         let part = |key: &str| section.and_then(|section| section.get(key));
-        let title = section.map(|section| section.read_key("title")).transpose()?.flatten();
+        let (title, together, without) = match section {
+            Some(section) => {
+                let MethodTable { title, together, without, .. } = section.read_beside(&columns::keys())?;
+                (title, together, without)
+            }
+            None => Default::default(),
+        };
         let mut method = Self {
             name: name.to_owned(),
             title: title.unwrap_or_else(|| name.to_owned()),
             supervisor: configured(Kind::Supervisor, part("supervisor"), "fine-tuned", Supervisor::validate)?,
             supervisors: supervisors(part("supervisors"))?,
-            together: section.map(|section| section.read_key("together")).transpose()?.flatten().unwrap_or(true),
-            without: section.map(|section| section.read_key("without")).transpose()?.flatten().unwrap_or_default(),
+            together: together.unwrap_or(true),
+            without,
             phases: phases(section, loss.unwrap_or("cross-entropy"))?,
-            p_ik: None,
             self_labels: None,
-            agrees: None,
+            columns: BTreeMap::new(),
         };
         let needs = method.needs();
         // What a method spells out it gets, what its parts need it gets too; the grid's own tables say how.
-        let (p_ik, self_labels) = (part("p_ik"), part("self_labels"));
-        if needs.p_ik || p_ik.is_some() {
-            method.p_ik = Some(shared.p_ik(name, section, p_ik.as_ref())?);
+        let reads = method.reads();
+        let known = columns::all();
+        if let Some(unknown) = reads.iter().find(|name| !known.contains_key(name.as_str())) {
+            let error =
+                Error::new(format!("method `{name}` reads the column `{unknown}`, and there is none of that name"));
+            let error = section.map_or(error.clone(), |section| section.error(error.message()));
+            return Err(error.help(did_you_mean(unknown, known.keys().copied())));
         }
+        for (column, known) in known {
+            let own = part(&known.key());
+            if reads.contains(column) || own.is_some() {
+                let (own, shared) = (own.as_ref(), shared.columns.get(column));
+                method.columns.insert(column, (known.read)(&Asked { method: name, section, own, shared })?);
+            }
+        }
+        let self_labels = part("self_labels");
         if needs.self_labels || self_labels.is_some() {
             method.self_labels = Some(shared.self_labels(name, section, self_labels.as_ref(), &method)?);
         }
         let by_itself = |own: &SelfLabels| own.source == SelfSource::PrecomputedGeneration;
-        if method.phases.is_empty() && (!method.self_labels.as_ref().is_some_and(by_itself) || method.p_ik.is_some()) {
+        let answers = method.self_labels.as_ref().is_some_and(by_itself) && method.columns.is_empty();
+        if method.phases.is_empty() && !answers {
             let message = format!("`phases` is empty: nothing says what the student of `{name}` answers");
             let error = part("phases").map_or_else(|| Error::new(&message), |at| at.error(&message));
             return Err(error.help(
                 "leave it out for one phase, write phases = [{}, { selector = { type = \"judged\" } }] for two, or say how the pretrained model is asked: self_labels = { source = \"precomputed-generation\", shots = 3 }",
             ));
-        }
-        let columns = method.columns();
-        if let Some(unknown) = columns.iter().find(|name| *name != AGREES) {
-            let error =
-                Error::new(format!("method `{name}` reads the column `{unknown}`, and there is none of that name"));
-            let error = section.map_or(error.clone(), |section| section.error(error.message()));
-            return Err(error.help(did_you_mean(unknown, [AGREES])));
-        }
-        let agrees = part("agrees");
-        if columns.contains(AGREES) || agrees.is_some() {
-            method.agrees = Some(shared.agrees(agrees.as_ref())?);
         }
         if let Some(task) = shared.without_validation.as_ref().filter(|_| needs.calibration) {
             let of_phase = |phase: &Phase| {
@@ -255,7 +251,7 @@ fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
     };
     let entries = list.items()?;
     let read = |entry: &Section| {
-        entry.only(&["selector", "refiner", "loss", "train"])?;
+        entry.read::<PhaseTable>()?;
         Phase::read(method, Some(entry), loss)
     };
     entries.iter().map(read).collect()

@@ -1,7 +1,7 @@
 //! The grid as its TOML file says it.
 
 mod data;
-mod judging;
+mod file;
 mod knowing;
 mod method;
 mod model;
@@ -16,28 +16,35 @@ use std::{
 
 use serde_json::Value;
 
-pub use data::Data;
-pub use judging::{AGREES, Agrees};
-pub use knowing::{AnswersBy, Hardness, Mismatch, Pik, PikSchedule, SelfLabels, SelfSource};
+pub use data::{Data, ModelOnTask};
+pub(in crate::grid) use file::{
+    GridFile, MethodName, MethodsFile, ModelName, SuiteFile, SuiteName, TaskName, WithColumns, WorldName,
+};
+pub use knowing::{Hardness, SelfLabels, SelfSource};
 pub use method::{Method, Phase};
+pub(super) use model::recipe_table;
 pub use model::{ModelConfig, ModelFile, Pretrain};
 pub use suites::{Suite, Together};
 
 use self::{
     data::{auxiliary_settings, auxiliary_tasks, data_of_tasks, open_task},
+    file::{GridTable, OutputTable, PairTable},
     knowing::Shared,
     method::sweeps,
-    model::{further_models, over_head, recipe_table},
+    model::{further_models, over_head},
     names::{check_name, check_title, names, no_repetition, place},
     published::check_published,
 };
-use super::library::{Library, is_name};
+use super::{
+    columns::{self, Auxiliary},
+    library::{Library, is_name},
+};
 use crate::{
     Error, Result,
     document::{Document, Section},
     error::Place,
     learner::{Answering, Recipe, passes_over_absent},
-    model::{HeadConfig, HeadInit},
+    model::HeadConfig,
     report::results::{FURTHER_WEAK, is_end},
     stage::STORE,
     strategy::{Ask, Form, whole},
@@ -55,7 +62,7 @@ pub struct Grid {
     pub tasks: Vec<Task>,
     /// What is trained together.
     pub suites: Vec<Suite>,
-    /// Auxiliary tasks of P(IK), by name.
+    /// Tasks beside the evaluated ones from which something is learnt, by name.
     pub auxiliary: BTreeMap<String, Task>,
     /// What `[task.NAME]` says of auxiliary tasks.
     auxiliary_settings: BTreeMap<String, toml::Table>,
@@ -73,12 +80,29 @@ pub struct Grid {
     pub data: Vec<Data>,
     /// Whether fine-tuned students are kept on disk.
     pub save_students: bool,
+    /// After which parts of each phase of a student the test is answered, too.
+    pub evaluate: Vec<f64>,
     /// How answers in words are learnt.
     pub words: Answering,
     /// The grid's own training settings, which go before a model's.
     train: toml::Table,
     /// Everything as it was resolved, for the record.
     pub source: Value,
+}
+
+/// `evaluate` of `[output]`, in ascending order.
+fn parts_of_training(output: &Section, mut parts: Vec<f64>) -> Result<Vec<f64>> {
+    let outside = |part: &f64| !(*part > 0.0 && *part <= 1.0);
+    if let Some(place) = parts.iter().position(outside) {
+        let list = output.need("evaluate")?;
+        let at = list.items()?.into_iter().nth(place).unwrap_or(list);
+        return Err(at.error(format!("`evaluate` has {}, which is no part of a training", parts[place])).help(
+            "give parts above 0 and up to 1, such as evaluate = [0.25, 0.5, 0.75]: the end is measured in any case",
+        ));
+    }
+    parts.sort_by(f64::total_cmp);
+    parts.dedup();
+    Ok(parts)
 }
 
 /// A weak and a strong model.
@@ -106,27 +130,13 @@ impl Grid {
     /// Anything that does not parse, does not exist or is out of range, with file, line and the likely fix.
     pub fn read(document: &Document, library: &Library) -> Result<Self> {
         let root = document.root();
-        root.only(&[
-            "grid",
-            "data",
-            "task",
-            "train",
-            "method",
-            "model",
-            "output",
-            "p_ik",
-            "self_labels",
-            "agrees",
-            "sweep",
-            "words",
-            "published",
-            "suite",
-        ])?;
+        let columns = columns::all();
+        root.read_beside::<GridFile>(&columns::keys())?;
         let grid = root.need("grid")?;
-        grid.only(&["name", "title", "tasks", "suites", "pairs", "methods", "seeds"])?;
+        let GridTable { name, title, seeds, .. } = grid.read()?;
 
         let stem = document.file().file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let name: String = grid.read_key("name")?.unwrap_or(stem);
+        let name = name.unwrap_or(stem);
         check_name(&name).map_err(|error| place(&grid, &error.or_else_help("set `name` in `[grid]`")))?;
         if !is_name(&name) {
             let message = format!("`{}` cannot be the name of a folder", name.escape_debug());
@@ -136,17 +146,14 @@ impl Grid {
             let message = format!("a grid cannot be called `{STORE}`: the folder of that name holds all grids' stages");
             return Err(grid.error(message).help("set another `name` in `[grid]`"));
         }
-        let seeds: Vec<u64> = grid.read_key("seeds")?.unwrap_or_else(|| vec![0]);
+        let seeds = seeds.unwrap_or_else(|| vec![0]);
         no_repetition(&grid, "seeds", &seeds)?;
 
         let train = recipe_table(&root)?;
         let output = root.get("output");
-        if let Some(output) = &output {
-            output.only(&["save_students"])?;
-        }
-        let save_students =
-            output.map(|section| section.read_key("save_students")).transpose()?.flatten().unwrap_or_default();
-
+        let OutputTable { save_students, evaluate } =
+            output.as_ref().map(|section| section.read()).transpose()?.unwrap_or_default();
+        let evaluate = output.map_or(Ok(Vec::new()), |section| parts_of_training(&section, evaluate))?;
         let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
 
         let own_models = root.get("model");
@@ -164,7 +171,7 @@ impl Grid {
             .items()?
             .iter()
             .map(|pair| {
-                pair.only(&["weak", "strong"])?;
+                pair.read::<PairTable>()?;
                 let model = |role: &str| {
                     let at = pair.need(role)?;
                     let name = at.text()?;
@@ -184,11 +191,11 @@ impl Grid {
             pairs.iter().map(|pair| format!("{} with {}", pair.weak.name, pair.strong.name)).collect();
         no_repetition(&grid, "pairs", &named_pairs)?;
         let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+        shelf.iter().try_for_each(|shelf| shelf.root().read::<MethodsFile>().map(drop))?;
         let without_validation = tasks.iter().zip(&data).find(|(_, data)| data.n_validation == 0);
         let shared = Shared {
-            p_ik: root.get("p_ik"),
+            columns: columns.iter().filter_map(|(name, column)| Some((*name, root.get(&column.key())?))).collect(),
             self_labels: root.get("self_labels"),
-            agrees: root.get("agrees"),
             without_validation: without_validation.map(|(task, _)| task.name().to_owned()),
         };
         let named_methods = names(&grid, "methods")?;
@@ -209,15 +216,20 @@ impl Grid {
             check_published(&published, &tasks, &suites, &methods, &pairs)?;
         }
         let auxiliary_by_name = auxiliary_tasks(&root, &methods, &tasks, library)?;
-        let auxiliary_settings = auxiliary_settings(&root, &auxiliary_by_name, &tasks)?;
-        let prompted = |task: &Task| task.prompt.as_ref().is_some_and(|prompt| !prompt.answers.is_empty());
+        let auxiliary_settings = auxiliary_settings(&root, &auxiliary_by_name, &methods, &tasks)?;
         for method in &methods {
             let asked = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PrecomputedGeneration);
-            let auxiliary = method.p_ik.as_ref().filter(|p_ik| p_ik.answers == AnswersBy::LanguageModel);
-            let evaluated = tasks.iter().filter(|_| asked || !method.prompted().is_empty());
-            let learnt = tasks.iter().filter_map(|task| auxiliary_by_name.get(auxiliary?.task_for(task.name())));
+            let spoken = method.columns.values().filter(|column| column.speaks().is_some());
+            let itself = spoken.clone().any(|column| column.auxiliary().is_none());
+            let evaluated = tasks.iter().filter(|_| asked || itself || !method.prompted().is_empty());
+            let learnt = spoken.filter_map(|column| column.auxiliary()).flat_map(|auxiliary| {
+                tasks
+                    .iter()
+                    .filter_map(|task| auxiliary_by_name.get(auxiliary.task_for(task.name())))
+                    .collect::<Vec<_>>()
+            });
             // Where words are asked for, the text itself asks.
-            let silent = |task: &&Task| !prompted(task) && task.form() != Form::Words;
+            let silent = |task: &&Task| !task.is_asked() && task.form() != Form::Words;
             let mut silent = evaluated.chain(learnt).filter(silent);
             if let Some(task) = silent.next() {
                 let message = format!(
@@ -225,14 +237,16 @@ impl Grid {
                     method.name,
                     task.name()
                 );
-                return Err(grid.error(message).help(
-                    "give the task a `[prompt]` with `template` and `answers`, or use another supervisor than `prompted`, `self_labels.source = \"current-head\"` and `p_ik.answers = \"classifier\"`",
-                ));
+                let instead = method.columns.values().filter_map(|column| column.speaks());
+                let instead = instead.map(|setting| format!(" and {setting}")).collect::<String>();
+                return Err(grid.error(message).help(format!(
+                    "give the task a `[prompt]` with `template` and `answers`, or use another supervisor than `prompted`, `self_labels.source = \"current-head\"`{instead}"
+                )));
             }
         }
         let grid = Self {
             name,
-            title: grid.read_key("title")?.unwrap_or_default(),
+            title: title.unwrap_or_default(),
             tasks,
             suites,
             auxiliary: auxiliary_by_name,
@@ -247,6 +261,7 @@ impl Grid {
             seeds,
             data,
             save_students,
+            evaluate,
             words,
             train,
             source: root.to_json(),
@@ -312,20 +327,8 @@ impl Grid {
         if matches!(form, Form::Classes(_)) {
             return Ok(());
         }
-        if let Some(p_ik) = &method.p_ik {
-            let refused = |message: &str, help: &str| Err(fault("P(IK)", message).help(help));
-            if form != Form::Words {
-                let message = format!("it is learnt of classes and of words, and this task has {form}");
-                return refused(&message, "leave one of the two out of this grid");
-            }
-            if p_ik.schedule != PikSchedule::PretrainThenFreeze {
-                let message = "a student that writes has no head beside it, to learn P(IK) along";
-                return refused(message, "let it be learnt beforehand: `p_ik.schedule = \"pretrain-then-freeze\"`");
-            }
-            if p_ik.answers == AnswersBy::Classifier {
-                let message = "it would be about a classifier's answers, and this task has answers in words";
-                return refused(message, "set `p_ik.answers = \"language-model\"`");
-            }
+        for (name, column) in &method.columns {
+            column.fits(form).map_err(|refused| self.unfit_column(method, task, name, &refused))?;
         }
         let Some(own) = &method.self_labels else { return Ok(()) };
         let right = match form {
@@ -349,6 +352,15 @@ impl Grid {
             .help("leave one of the two out of this grid")
     }
 
+    /// The same about a column, which may know a better remedy.
+    fn unfit_column(&self, method: &Method, task: &str, column: &str, refused: &Error) -> Error {
+        let error = self.unfit(method, task, columns::title(column), refused.message());
+        match refused.remedy() {
+            Some(help) => error.help(help),
+            None => error,
+        }
+    }
+
     /// Whether a method, with the models it is used on, can work with what the tasks ask for; of choices this is said where their examples
     /// are known.
     fn check_forms(&self, method: &Method) -> Result<()> {
@@ -362,88 +374,79 @@ impl Grid {
             }
             let classes = task.classes.len();
             let refused = |part: &str, message: String| self.unfit(method, task.name(), part, &message);
-            let Some(p_ik) = &method.p_ik else { continue };
-            let Some(auxiliary) = self.auxiliary.get(p_ik.task_for(task.name())) else { continue };
-            let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::PikStageHead);
-            let others = auxiliary.classes.len();
-            if by_stage && others != classes {
-                let message =
-                    format!("the head of `{}` has {others} classes and cannot answer for {classes}", auxiliary.name());
-                return Err(refused("the self-labels", message)
-                    .help("take an auxiliary task with as many classes, or another `self_labels.source`"));
-            }
-            let heads = [
-                (by_stage || p_ik.answers == AnswersBy::Classifier, "the auxiliary task", others),
-                (p_ik.schedule != PikSchedule::Joint, "P(IK)", 2),
-            ];
-            for pair in &self.pairs {
-                let HeadInit::Unembedding { tokens } = self.auxiliary_head(&pair.strong, self.on(index), p_ik)?.init
-                else {
-                    continue;
-                };
-                if let Some((_, what, wanted)) = heads.iter().find(|(used, _, wanted)| *used && tokens.len() != *wanted)
-                {
-                    let message = format!(
-                        "a head of `{}` for {what} has {wanted} classes and cannot start from {} words",
-                        pair.strong.name,
-                        tokens.len()
-                    );
-                    return Err(refused("P(IK)", message).help(format!(
-                        "set `[task.{}.model.{}] head = {{ init = {{ type = \"zero\" }} }}`, or `p_ik.schedule = \"joint\"` with answers of the language model",
-                        auxiliary.name(),
-                        pair.strong.name
-                    )));
+            for (name, column) in &method.columns {
+                let by_stage = method.self_labels.as_ref().is_some_and(|own| own.source == SelfSource::StageHead);
+                let auxiliary = column.auxiliary().and_then(|at| self.auxiliary.get(at.task_for(task.name())));
+                let others = auxiliary.filter(|auxiliary| by_stage && auxiliary.classes.len() != classes);
+                if let Some(auxiliary) = others {
+                    let (name, others) = (auxiliary.name(), auxiliary.classes.len());
+                    let message = format!("the head of `{name}` has {others} classes and cannot answer for {classes}");
+                    return Err(refused("the self-labels", message)
+                        .help("take an auxiliary task with as many classes, or another `self_labels.source`"));
                 }
+                column
+                    .check(self, method, index)
+                    .map_err(|refused| self.unfit_column(method, task.name(), name, &refused))?;
             }
         }
         Ok(())
     }
 
-    /// How the data of the auxiliary task of P(IK) are read: as those of the evaluated task, but for what `[task.AUXILIARY]` and [`Pik::n_train`] say.
+    /// How the data of an auxiliary task are read: as those of the evaluated task, but for what `[task.AUXILIARY]` and the column say.
     ///
     /// # Errors
     /// Settings that do not parse.
-    pub fn auxiliary_data(&self, on: On, p_ik: &Pik) -> Result<Data> {
+    pub(in crate::grid) fn auxiliary_data(&self, on: On, auxiliary: &Auxiliary) -> Result<Data> {
         // Nobody asks how far the weak model can be trusted in the auxiliary task.
         let mut data = Data { n_train: None, n_validation: 0, ..on.data.clone() };
-        if let Some(own) = self.settings_of_auxiliary(on, p_ik) {
-            let said = |error: String| Error::new(error).context(format!("`[task.{}]`", p_ik.task));
+        if let Some(own) = self.settings_of_auxiliary(on, auxiliary) {
+            let said = |error: String| Error::new(error).context(format!("`[task.{}]`", auxiliary.task));
             let mut table = toml::Table::try_from(&data).map_err(|error| said(error.to_string()))?;
             table.extend(own.clone());
             data = table.try_into().map_err(|error: toml::de::Error| said(error.message().to_owned()))?;
             data.n_validation = 0;
         }
-        data.n_train = p_ik.n_train.or(data.n_train);
+        data.n_train = auxiliary.rows.or(data.n_train);
         Ok(data)
     }
 
-    /// How a model is trained on the auxiliary task of P(IK): as on what is evaluated, but for what `[task.AUXILIARY]` says.
+    /// How a model is trained on an auxiliary task: as on what is evaluated, but for what `[task.AUXILIARY]` says.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn auxiliary_recipe(&self, model: &ModelConfig, on: On, p_ik: &Pik) -> Result<Recipe> {
-        let own = self.settings_of_auxiliary(on, p_ik);
+    pub(in crate::grid) fn auxiliary_recipe(
+        &self,
+        model: &ModelConfig,
+        on: On,
+        auxiliary: &Auxiliary,
+    ) -> Result<Recipe> {
+        let own = self.settings_of_auxiliary(on, auxiliary);
         let here = own.and_then(|own| own.get("model")?.get(&model.name)?.get("train")?.as_table());
         let all = own.and_then(|own| own.get("train")?.as_table());
         self.recipe_with(model, on, [all, here].into_iter().flatten())
     }
 
-    /// The head of a model on the auxiliary task of P(IK): as on what is evaluated, but for what `[task.AUXILIARY]` says.
+    /// The head of a model on an auxiliary task: as on what is evaluated, but for what `[task.AUXILIARY]` says.
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn auxiliary_head(&self, model: &ModelConfig, on: On, p_ik: &Pik) -> Result<HeadConfig> {
+    pub(in crate::grid) fn auxiliary_head(
+        &self,
+        model: &ModelConfig,
+        on: On,
+        auxiliary: &Auxiliary,
+    ) -> Result<HeadConfig> {
         let head = self.head(model, on)?;
-        let own = self.settings_of_auxiliary(on, p_ik);
+        let own = self.settings_of_auxiliary(on, auxiliary);
         match own.and_then(|own| own.get("model")?.get(&model.name)?.get("head")?.as_table()) {
             Some(here) => over_head(&head, here, &model.name),
             None => Ok(head),
         }
     }
 
-    /// `[task.AUXILIARY]`, if P(IK) is not learnt on the evaluated task itself.
-    fn settings_of_auxiliary(&self, on: On, p_ik: &Pik) -> Option<&toml::Table> {
-        let name = p_ik.task_for(on.name);
+    /// `[task.AUXILIARY]`, if it is not the evaluated task itself.
+    fn settings_of_auxiliary(&self, on: On, auxiliary: &Auxiliary) -> Option<&toml::Table> {
+        let name = auxiliary.task_for(on.name);
         self.auxiliary_settings.get(name).filter(|_| name != on.name)
     }
 
@@ -456,12 +459,12 @@ impl Grid {
         self.recipe_with(model, on, phase.map(|phase| &phase.train).into_iter())
     }
 
-    /// How the judge of a method's labels is trained: as the strong model is here, but for what `agrees.train` says.
+    /// The same but for some settings.
     ///
     /// # Errors
     /// Settings out of their range.
-    pub fn judge_recipe(&self, model: &ModelConfig, on: On, agrees: &Agrees) -> Result<Recipe> {
-        self.recipe_with(model, on, std::iter::once(&agrees.train))
+    pub fn recipe_over(&self, model: &ModelConfig, on: On, train: &toml::Table) -> Result<Recipe> {
+        self.recipe_with(model, on, std::iter::once(train))
     }
 
     fn recipe_with<'a>(
@@ -534,15 +537,17 @@ impl Grid {
                     for phase in method.phases.iter().filter(|phase| !phase.train.is_empty()) {
                         self.recipe(&pair.strong, on, Some(phase))?;
                     }
-                    if let Some(agrees) = &method.agrees {
-                        self.judge_recipe(&pair.strong, on, agrees)?;
-                    }
-                    if let Some(p_ik) =
-                        method.p_ik.as_ref().filter(|p_ik| self.settings_of_auxiliary(on, p_ik).is_some())
-                    {
-                        self.auxiliary_data(on, p_ik)?;
-                        self.auxiliary_recipe(&pair.strong, on, p_ik)?;
-                        self.auxiliary_head(&pair.strong, on, p_ik)?;
+                    for column in method.columns.values() {
+                        if let Some(train) = column.train() {
+                            self.recipe_over(&pair.strong, on, train)?;
+                        }
+                        let auxiliary = column.auxiliary();
+                        let there = |auxiliary: &Auxiliary| self.settings_of_auxiliary(on, auxiliary).is_some();
+                        if let Some(auxiliary) = auxiliary.filter(there) {
+                            self.auxiliary_data(on, &auxiliary)?;
+                            self.auxiliary_recipe(&pair.strong, on, &auxiliary)?;
+                            self.auxiliary_head(&pair.strong, on, &auxiliary)?;
+                        }
                     }
                 }
             }

@@ -5,10 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Method, Pair,
+    file::WorldName,
     names::{At, check_name, place},
 };
 use crate::{
@@ -21,7 +23,7 @@ use crate::{
 };
 
 /// `configs/models/NAME.toml`, with what a grid changes about it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelFile {
     /// Name for people.
@@ -45,24 +47,28 @@ pub struct ModelFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
     /// Training settings that belong to this model, above all its learning rate.
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
     /// A model that is pretrained in the run, on the text of a generated world.
     pub pretrain: Option<Pretrain>,
 }
 
 /// `[pretrain]` of a model: trained from scratch on a generated world.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pretrain {
     /// Name of the world, `configs/worlds/NAME.toml`.
+    #[schemars(with = "WorldName")]
     pub world: String,
     /// How much of the world's text is read, in tokens from its beginning; all of it when absent.
     #[serde(default)]
     pub tokens: Option<usize>,
     /// The model's `config.json`; the vocabulary size comes from the world.
+    #[schemars(with = "serde_json::Map<String, serde_json::Value>")]
     pub config: toml::Table,
     /// Training settings.
     #[serde(default)]
+    #[schemars(with = "Recipe")]
     pub train: toml::Table,
     /// Seed of the initial weights and the order of the text.
     #[serde(default)]
@@ -121,7 +127,7 @@ pub(super) fn over_head(head: &HeadConfig, here: &toml::Table, model: &str) -> R
 }
 
 /// `train` of a section: checked as a recipe, kept as the table of what was really said.
-pub(super) fn recipe_table(section: &Section) -> Result<toml::Table> {
+pub(in crate::grid) fn recipe_table(section: &Section) -> Result<toml::Table> {
     let Some(train) = section.get("train") else { return Ok(toml::Table::new()) };
     let recipe: Recipe = train.read()?;
     recipe.validate().map_err(|error| {

@@ -2,17 +2,22 @@
 
 use std::mem::discriminant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Data, Method, On,
+    file::{SuiteFile, SuiteTable},
     model::recipe_table,
     names::{At, check_name, check_title, names},
 };
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
-    grid::library::Library,
+    grid::{
+        columns::{self, Column},
+        library::Library,
+    },
     model::HeadConfig,
     task::Task,
 };
@@ -40,7 +45,7 @@ impl Suite {
 }
 
 /// Whether the tasks of a suite have one model, or each its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Together {
     /// One model, trained on all of them.
@@ -72,7 +77,7 @@ pub(super) fn tasks<'a>(grid: &Section<'a>, shelves: &'a [(String, Document)]) -
     let mut of_suites = Vec::new();
     for (suite, document) in shelves {
         let root = document.root();
-        root.only(&["title", "tasks", "ceiling"])?;
+        root.read::<SuiteFile>()?;
         let own = names(&root, "tasks")?;
         if let [(only, at)] = own.as_slice() {
             let message = format!("a suite of `{only}` alone is that task");
@@ -112,7 +117,8 @@ pub(super) fn suites(
     }
     let suite = |((name, document), own): (&(String, Document), &Vec<usize>)| {
         let root = document.root();
-        let title = root.read_key::<String>("title")?.unwrap_or_else(|| name.clone());
+        let SuiteFile { title, mut ceiling, .. } = root.read()?;
+        let title = title.unwrap_or_else(|| name.clone());
         check_name(name).and_then(|()| check_title(&title)).map_err(|error| error.in_file(document.file()))?;
         if tasks.iter().any(|task| task.name() == name) {
             let message = format!("the suite `{name}` has the name of a task of this grid");
@@ -132,15 +138,14 @@ pub(super) fn suites(
             }
         }
         let mut data = Data::default();
-        let mut ceiling: Together = root.read_key("ceiling")?.unwrap_or_default();
         if let Some(here) = here.as_ref().and_then(|here| here.get(name)) {
-            here.only(&["ceiling", "train", "model"])?;
-            ceiling = here.read_key("ceiling")?.unwrap_or(ceiling);
+            let own: SuiteTable = here.read()?;
+            ceiling = own.ceiling.unwrap_or(ceiling);
             data.train = recipe_table(&here)?;
-            for (model, section) in here.get("model").iter().flat_map(Section::entries) {
+            data.model = own.model;
+            for (_, section) in here.get("model").iter().flat_map(Section::entries) {
                 recipe_table(&section)?;
                 section.read_key::<HeadConfig>("head")?;
-                data.model.insert(model, section.read()?);
             }
         }
         Ok(Suite { name: name.clone(), title, tasks: own.clone(), ceiling, data })
@@ -182,10 +187,15 @@ pub(super) fn check_method(
             let message = format!("nothing of `{}` is left for `{}` to be trained on", suite.name, method.name);
             return Err(at("without", message).help("leave one of its tasks in"));
         }
-        if method.p_ik.as_ref().is_some_and(|p_ik| p_ik.task_for(&suite.name) == suite.name) {
+        let learns = |column: &dyn Column| {
+            column.auxiliary().is_some_and(|auxiliary| auxiliary.task_for(&suite.name) == suite.name)
+        };
+        if let Some((column, _)) = method.columns.iter().find(|(_, column)| learns(&***column)) {
+            let title = columns::title(column);
             let message =
-                format!("`{}` learns P(IK) of what is evaluated, and `{}` is several tasks", method.name, suite.name);
-            return Err(at("p_ik", message).help("name one auxiliary task, or set `together = false` in the method"));
+                format!("`{}` learns {title} of what is evaluated, and `{}` is several tasks", method.name, suite.name);
+            return Err(at(&column.replace('-', "_"), message)
+                .help("name one auxiliary task, or set `together = false` in the method"));
         }
     }
     if !method.without.is_empty() && suites.is_empty() {

@@ -12,7 +12,7 @@ use crate::{
     model::{Classifier, Pretrained},
     rng::Rng,
     stage::{
-        DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
+        DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId, Truth,
         asking::{Answers as Words, Asker},
         bench::{Bench, part},
         store::{Finished, write_atomically},
@@ -98,6 +98,13 @@ impl Stage for Answers {
 
     fn title(&self) -> String {
         format!("answers  {}  seed {}", self.data.task, self.seed)
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let Answerer::LanguageModel { model, .. } = &self.answerer else { return None };
+        // It reads prompts, with answered examples before them.
+        let longest = self.data.max_tokens;
+        Some(Demand { lora: None, frozen: true, outputs: None, longest, ..Demand::answering(model, &self.data) })
     }
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {

@@ -10,7 +10,7 @@ use crate::{
     error::IoContext,
     learner,
     stage::{
-        DataRef, ModelRef, Stage,
+        DataRef, Demand, ModelRef, Stage,
         bench::Bench,
         store::{Finished, write_atomically},
     },
@@ -40,6 +40,10 @@ impl Stage for Embeddings {
 
     fn title(&self) -> String {
         format!("embeddings  {}", self.data.task)
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        Some(Demand::answering(&self.model, &self.data))
     }
 
     fn model(&self) -> Option<&ModelRef> {

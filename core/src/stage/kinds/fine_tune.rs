@@ -11,7 +11,7 @@ use crate::{
     learner::Recipe,
     rng::{self, Rng},
     stage::{
-        DataRef, Labels, ModelRef, Stage, StageId,
+        DataRef, Demand, Labels, ModelRef, Stage, StageId,
         bench::{Bench, copied, part, summary_of, write_log},
         job::default_strategy,
         store::Finished,
@@ -81,6 +81,10 @@ impl Stage for FineTune {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        Some(Demand::answering(&self.model, &self.data).trained(&self.recipe))
     }
 
     fn model(&self) -> Option<&ModelRef> {

@@ -14,7 +14,7 @@ use crate::{
     model::{Classifier, HeadConfig, HeadInit, Pretrained, Tokenizer},
     rng::{self, Rng},
     stage::{
-        DataRef, Labels, ModelRef, Predictions, Stage, StageId,
+        DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId,
         bench::{Bench, add_remarks, part, write_log},
     },
     strategy::{Memory, Progress, Settings, Split, StudentLoss, math},
@@ -119,6 +119,11 @@ impl Stage for Judge {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let demand = Demand::answering(&self.model, &self.data).trained(&self.recipe);
+        Some(Demand { outputs: Some(2), texts: 1, ..demand })
     }
 
     fn model(&self) -> Option<&ModelRef> {

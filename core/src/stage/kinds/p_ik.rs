@@ -13,10 +13,11 @@ use crate::{
     model::Pretrained,
     rng::Rng,
     stage::{
-        DataRef, ModelRef, Stage, StageId,
+        DataRef, Demand, ModelRef, Stage, StageId,
         asking::{Answers, Asker},
         bench::{Bench, part, summary_of, write_log},
         job::default_strategy,
+        kinds::student::Judged,
         trainer::Answerer,
     },
     strategy::{ConfiguredLoss, Form, Kind, Settings, Split},
@@ -76,8 +77,9 @@ pub struct PikExamples {
     pub seed: u64,
 }
 
-impl PikExamples {
-    pub(super) fn identity(&self) -> Value {
+#[typetag::serde(name = "p-ik")]
+impl Judged for PikExamples {
+    fn identity(&self) -> Value {
         json!({
             "answers": self.answers,
             "data": self.data.fingerprint,
@@ -89,8 +91,12 @@ impl PikExamples {
         })
     }
 
+    fn longest(&self) -> usize {
+        self.data.longest()
+    }
+
     /// Tokens and `[IDK, IK]` labels, and what they are for the record.
-    pub(super) fn read(&self, bench: &Bench, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
+    fn read(&self, bench: &Bench, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)> {
         let answers = bench.stage(&self.answers)?;
         let data = self.data.read(bench.store)?;
         let shots = shots(&answers)?;
@@ -181,6 +187,11 @@ impl Stage for Pik {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let demand = Demand::answering(&self.model, &self.examples.data).trained(&self.recipe);
+        Some(Demand { outputs: Some(2), ..demand })
     }
 
     fn model(&self) -> Option<&ModelRef> {

@@ -1,16 +1,19 @@
 //! What a model that was trained on a suite says of one of its tasks.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{gather::LABELLED, student::P_IK_TEST};
+use super::{gather::LABELLED, student::judged_column};
 use crate::{
     Result,
     learner::Choice,
     stage::{
-        DECISIONS, DataRef, Labels, Predictions, Stage, StageId, bench::Bench, decisions::write_decisions,
+        DECISIONS, DataRef, Labels, Predictions, Stage, StageId,
+        bench::Bench,
+        decisions::write_decisions,
+        labels::{ALL_STEPS, after, steps_of},
         read_decisions,
     },
     strategy::{Form, Split},
@@ -19,7 +22,7 @@ use crate::{
 /// Takes what concerns one task out of what a student or a ceiling left behind that was trained on a suite: from here on it is measured as
 /// if it had been trained on that task.
 ///
-/// Files: [`Labels`] of the splits, [`DECISIONS`] and [`P_IK_TEST`], as far as the other stage has them.
+/// Files: [`Labels`] of the splits, [`DECISIONS`] and what judges say of the test, as far as the other stage has them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Portion {
     /// The stage.
@@ -49,18 +52,19 @@ impl Stage for Portion {
         for split in LABELLED {
             let own = rows(split);
             if let Some(labels) = Labels::of(&stage, split)?.filter(|_| !own.is_empty()) {
-                let labels = labels.part(&own.collect::<Vec<_>>());
-                let labels = match self.data.form {
-                    Form::Candidates(most) => labels.resized(most),
-                    Form::Classes(_) | Form::Words => labels,
-                };
-                labels.write(split, folder)?;
+                self.cut(&labels, own).write(split, folder)?;
             }
         }
+        let mut summary = json!({});
+        for step in steps_of(&stage) {
+            let labels = Labels::read(&stage.folder.join(after(step)), Split::Test)?;
+            self.cut(&labels, rows(Split::Test)).write(Split::Test, &folder.join(after(step)))?;
+            summary[ALL_STEPS] = stage.manifest.summary[ALL_STEPS].clone();
+        }
         let there = |name: &str| stage.manifest.files.contains_key(name).then(|| stage.file(name));
-        if let Some(file) = there(P_IK_TEST) {
-            let own = &Predictions::read(&file)?.into_rows()[rows(Split::Test)];
-            Predictions::new(own.to_vec())?.write(&folder.join(P_IK_TEST))?;
+        for name in stage.manifest.files.keys().filter(|name| judged_column(name).is_some()) {
+            let own = &Predictions::read(&stage.file(name))?.into_rows()[rows(Split::Test)];
+            Predictions::new(own.to_vec())?.write(&folder.join(name))?;
         }
         if let Some(file) = there(DECISIONS) {
             let own = rows(Split::Transfer);
@@ -70,6 +74,17 @@ impl Stage for Portion {
             let own: Vec<Choice> = own.map(|choice| Choice { row: choice.row - first, ..choice }).collect();
             write_decisions(own.iter(), &folder.join(DECISIONS))?;
         }
-        Ok(json!({}))
+        Ok(summary)
+    }
+}
+
+impl Portion {
+    /// What is said of the task's own examples.
+    fn cut(&self, labels: &Labels, own: Range<usize>) -> Labels {
+        let labels = labels.part(&own.collect::<Vec<_>>());
+        match self.data.form {
+            Form::Candidates(most) => labels.resized(most),
+            Form::Classes(_) | Form::Words => labels,
+        }
     }
 }

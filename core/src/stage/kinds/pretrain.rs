@@ -11,7 +11,7 @@ use crate::{
     model::{Spec, Tokenizer, Transformer},
     rng,
     stage::{
-        Stage,
+        Demand, Shape, Stage,
         bench::{Bench, MODEL, summary_of, write_log},
     },
     strategy::Settings,
@@ -48,6 +48,20 @@ impl Stage for Pretrain {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        Some(Demand {
+            model: Shape::Config(&self.config),
+            recipes: vec![&self.recipe],
+            lora: None,
+            frozen: false,
+            pooling: None,
+            outputs: None,
+            longest: self.world.document,
+            texts: 1,
+            beside: None,
+        })
     }
 
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {

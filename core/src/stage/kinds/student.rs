@@ -1,21 +1,21 @@
 //! Fine-tunes the strong model on weak labels.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Debug, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{embeddings::read_embeddings, p_ik::PikExamples};
+use super::embeddings::read_embeddings;
 use crate::{
     Error, Result,
-    learner::{self, Knowing, Objective, OwnLabels, Recipe},
+    learner::{self, Along, Encoded, Objective, OwnLabels, Recipe},
     model::Pretrained,
     stage::{
-        DECISIONS, DataRef, Labels, ModelRef, Predictions, Stage, StageId, Truth,
+        DECISIONS, DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId, Truth,
         bench::{Bench, MODEL, add_remarks, copied, write_log},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
-        labels::over_answers,
+        labels::{ALL_STEPS, after, over_answers},
         store::Finished,
         trainer::{Lesson, Trainer},
     },
@@ -24,8 +24,8 @@ use crate::{
 
 /// Fine-tunes the strong model on weak labels.
 ///
-/// Files: [`Labels`] of the test split, [`DECISIONS`] what the method decided about each example, [`P_IK_TEST`] whether the model knows;
-/// `model/` where the model is kept.
+/// Files: [`Labels`] of the test split, and in `steps/N/` after N steps; [`DECISIONS`] what the method decided about each example, [`judged_file`] what a judge among its columns
+/// says of the test; `model/` where the model is kept.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Student {
     /// The strong model.
@@ -39,21 +39,21 @@ pub struct Student {
     /// The strong model's own labels, if the method uses them.
     #[serde(default)]
     pub self_labels: Option<SelfLabels>,
-    /// Whether the model knows, if the method uses it.
-    #[serde(default)]
-    pub p_ik: Option<StudentPik>,
     /// The stage that holds embeddings of the pretrained strong model, if the method uses them.
     #[serde(default)]
     pub embeddings: Option<StageId>,
-    /// The stages that hold numbers of each example, by the names under which strategies ask for them.
+    /// Numbers of each example, by the names under which strategies ask for them.
     #[serde(default)]
-    pub columns: BTreeMap<String, StageId>,
+    pub columns: BTreeMap<String, Column>,
     /// Whether the method is a control that sees ground truth.
     #[serde(default)]
     pub truth: bool,
     /// Whether the method learns from the validation split how far weak labels can be trusted.
     #[serde(default)]
     pub calibration: bool,
+    /// After which parts of each phase the test is answered, too: above 0 and at most 1, which of the last phase is the end.
+    #[serde(default)]
+    pub evaluate: Vec<f64>,
     /// Seed of the cell.
     pub seed: u64,
     /// Whether the fine-tuned model is kept.
@@ -122,36 +122,58 @@ pub enum SelfLabels {
     },
 }
 
-/// Where a student's P(IK) comes from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Where the numbers of a column come from.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
-pub enum StudentPik {
-    /// A second head, trained along.
+pub enum Column {
+    /// A stage that made them: the second of two columns of its `transfer.csv`.
+    Stage {
+        /// That stage.
+        scores: StageId,
+    },
+    /// The same, of a judge that was trained beforehand and says of the test, too, how probable it is: it is measured there.
+    Frozen {
+        /// The stage that holds what it says.
+        scores: StageId,
+    },
+    /// A judge beside the student's head, trained along.
     Joint {
         /// What it learns from.
-        examples: Box<PikExamples>,
+        examples: Box<dyn Judged>,
         /// λ.
         lambda: f64,
         /// Examples per step.
         batch_size: usize,
         /// Whether its examples are seen once only.
         once: bool,
-        /// Part of the steps in which nothing counts as known.
+        /// Part of the steps in which strategies are told 0.
         warmup_fraction: f64,
-        /// A P(IK) model that backbone and head start from.
+        /// A model trained on the same alone, from whose backbone and head both start.
         start: Option<StageId>,
-    },
-    /// A P(IK) model that stays as it is.
-    Frozen {
-        /// The stage that holds what it says of the student's examples.
-        scores: StageId,
     },
 }
 
-impl StudentPik {
+/// What a judge is trained on: texts, each with whether something is so of it.
+#[typetag::serde(tag = "of")]
+pub trait Judged: Debug + Send + Sync {
+    /// What enters identities.
+    fn identity(&self) -> Value;
+
+    /// Tokens of the longest text.
+    fn longest(&self) -> usize;
+
+    /// Tokens, their labels `[not so, so]`, and what they are for the record.
+    ///
+    /// # Errors
+    /// Examples that are missing, damaged, or all of one kind.
+    fn read(&self, bench: &Bench, model: &Pretrained) -> Result<(Encoded, Vec<Vec<f32>>, Value)>;
+}
+
+impl Column {
     fn identity(&self) -> Value {
         match self {
-            StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, start } => json!({
+            Column::Stage { scores } => json!(scores),
+            Column::Joint { examples, lambda, batch_size, once, warmup_fraction, start } => json!({
                 "from": "joint",
                 "examples": examples.identity(),
                 "lambda": lambda,
@@ -160,8 +182,13 @@ impl StudentPik {
                 "warmup_fraction": warmup_fraction,
                 "start": start,
             }),
-            StudentPik::Frozen { scores } => json!({ "from": "frozen", "scores": scores }),
+            Column::Frozen { scores } => json!({ "from": "frozen", "scores": scores }),
         }
+    }
+
+    /// The key of a judge, by the name of its column, in identities and summaries.
+    fn key(name: &str) -> String {
+        name.replace('-', "_")
     }
 }
 
@@ -188,14 +215,17 @@ impl Stage for Student {
         if let Some(own) = &self.self_labels {
             parameters["self_labels"] = json!(own);
         }
-        if let Some(p_ik) = &self.p_ik {
-            parameters["p_ik"] = p_ik.identity();
-        }
         if let Some(embeddings) = &self.embeddings {
             parameters["embeddings"] = json!(embeddings);
         }
-        if !self.columns.is_empty() {
-            parameters["columns"] = json!(self.columns);
+        for (name, column) in &self.columns {
+            match column {
+                Column::Stage { .. } => parameters["columns"][name] = column.identity(),
+                Column::Frozen { .. } | Column::Joint { .. } => parameters[Column::key(name)] = column.identity(),
+            }
+        }
+        if !self.evaluate.is_empty() {
+            parameters["evaluate"] = json!(self.evaluate);
         }
         if self.save {
             parameters["save"] = true.into();
@@ -209,19 +239,26 @@ impl Stage for Student {
     }
 
     fn version(&self) -> u32 {
-        match &self.p_ik {
-            // 2: the examples of P(IK) come in an order of their own, no more in the student's.
-            Some(StudentPik::Joint { lambda, .. }) if *lambda != 0.0 => 2,
-            _ => 1,
-        }
+        // 2: the examples of a judge come in an order of their own, no more in the student's.
+        let learns = |column: &Column| matches!(column, Column::Joint { lambda, .. } if *lambda != 0.0);
+        if self.columns.values().any(learns) { 2 } else { 1 }
     }
 
     fn batch(&self) -> usize {
-        let beside = match &self.p_ik {
-            Some(StudentPik::Joint { batch_size, .. }) => *batch_size,
+        let beside = match self.along() {
+            Some((_, Column::Joint { batch_size, .. })) => *batch_size,
             _ => 0,
         };
         self.phases.iter().map(|phase| phase.recipe.batch_size).fold(beside, usize::max)
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        let beside = match self.along() {
+            Some((_, Column::Joint { examples, batch_size, .. })) => Some((*batch_size, examples.longest())),
+            _ => None,
+        };
+        let recipes = self.phases.iter().map(|phase| &phase.recipe).collect();
+        Some(Demand { recipes, beside, ..Demand::answering(&self.model, &self.data) })
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -235,37 +272,57 @@ impl Stage for Student {
         let trainer = bench.trainer(&self.data, self.seed)?;
         let model = bench.model(&self.model)?;
         let examples = trainer.encode(&model, Split::Transfer)?;
-        let start = match &self.p_ik {
-            Some(StudentPik::Joint { start, .. }) => start.as_ref(),
+        let start = match self.along() {
+            Some((_, Column::Joint { start, .. })) => start.as_ref(),
             _ => None,
         };
         let mut student = trainer.fresh(&self.model, &model, start)?;
         let mut summary = json!({});
         let mut remarks = Vec::new();
+        let mut steps = 0;
         for (number, phase) in self.phases.iter().enumerate() {
-            let lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
+            let mut lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
+            let last = number + 1 == self.phases.len();
+            let at: Vec<f64> = self.evaluate.iter().copied().filter(|part| !last || *part < 1.0).collect();
+            if !at.is_empty() {
+                lesson.objective.evaluate = Some(trainer.evaluation(&model, &student, at, Split::Test)?);
+            }
             let in_phase =
                 |error: Error| if number > 0 { error.context(format!("phase {}", number + 1)) } else { error };
-            let trained = trainer
+            let mut trained = trainer
                 .train(student, model.tokenizer(), &examples, &phase.recipe, lesson, number)
                 .map_err(in_phase)?;
             write_log(&trained, number, folder)?;
             if self.decides(phase) {
                 write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
             }
+            for (step, said) in std::mem::take(&mut trained.log.said) {
+                let labels: Labels = serde_json::from_value(said)
+                    .map_err(|error| Error::new(format!("answers after step {step} were not kept: {error}")))?;
+                labels.write(Split::Test, &folder.join(after((steps + step) as u64)))?;
+            }
+            steps += trained.log.steps.len();
             summary["loss"] = json!(trained.final_loss());
             remarks.extend(trained.log.remarks);
             student = trained.model;
         }
         add_remarks(&mut summary, &remarks);
+        if !self.evaluate.is_empty() {
+            summary[ALL_STEPS] = steps.into();
+        }
         trainer.answer_into(&model, &student, Split::Test, folder)?;
-        if let Some(classifier) = student.classifier().filter(|classifier| classifier.p_ik.is_some()) {
-            let data = trainer.encode(&model, Split::Test)?;
-            let p_ik = learner::predict_p_ik(classifier, &data, &bench.place.execution)?;
-            Predictions::new(p_ik)?.write(&folder.join(P_IK_TEST))?;
-        } else if let Some(StudentPik::Frozen { scores }) = &self.p_ik {
-            let scores = bench.stage(scores)?.file(&Predictions::file(Split::Test));
-            Predictions::read(&scores)?.write(&folder.join(P_IK_TEST))?;
+        for (name, column) in &self.columns {
+            let judged = match (column, student.classifier()) {
+                (Column::Joint { .. }, Some(classifier)) => {
+                    let data = trainer.encode(&model, Split::Test)?;
+                    Predictions::new(learner::judge(classifier, &data, &bench.place.execution)?)?
+                }
+                (Column::Frozen { scores }, _) => {
+                    Predictions::read(&bench.stage(scores)?.file(&Predictions::file(Split::Test)))?
+                }
+                (Column::Joint { .. } | Column::Stage { .. }, _) => continue,
+            };
+            judged.write(&folder.join(judged_file(name)))?;
         }
         if self.save {
             student.save(folder, model.tokenizer(), &self.model)?;
@@ -288,7 +345,14 @@ impl Student {
 
     /// Whether a phase may do anything but train on every weak label as it is.
     fn decides(&self, phase: &Phase) -> bool {
-        phase.decides() || self.p_ik.is_some() || self.self_labels.is_some()
+        let judged = self.columns.values().any(|column| !matches!(column, Column::Stage { .. }));
+        phase.decides() || judged || self.self_labels.is_some()
+    }
+
+    /// The column that a judge makes which is trained along, and its name.
+    fn along(&self) -> Option<(&str, &Column)> {
+        let mut columns = self.columns.iter().map(|(name, column)| (name.as_str(), column));
+        columns.find(|(_, column)| matches!(column, Column::Joint { .. }))
     }
 
     /// What a phase learns from.
@@ -324,21 +388,26 @@ impl Student {
             let file = bench.stage(stage)?.file(&Predictions::file(Split::Transfer));
             Ok(Predictions::read(&file)?.rows().iter().map(|row| row[1]).collect())
         };
-        objective.p_ik = match &self.p_ik {
-            None => None,
-            Some(StudentPik::Frozen { scores }) => Some(Knowing::Given(second(scores)?)),
-            Some(StudentPik::Joint { examples, lambda, batch_size, once, warmup_fraction, .. }) => {
-                let (data, labels, counts) = examples.read(bench, model)?;
-                summary["p_ik"] = counts;
-                let (lambda, batch_size, once, warmup_fraction) = (*lambda, *batch_size, *once, *warmup_fraction);
-                Some(Knowing::Trained { data, labels, lambda, batch_size, once, warmup_fraction })
-            }
-        };
         if let Some(stage) = &self.embeddings {
             objective.embeddings = Some(read_embeddings(&bench.stage(stage)?)?);
         }
-        for (name, stage) in &self.columns {
-            objective.columns.insert(name.clone(), second(stage)?);
+        for (name, column) in &self.columns {
+            match column {
+                Column::Stage { scores } | Column::Frozen { scores } => {
+                    objective.columns.insert(name.clone(), second(scores)?);
+                }
+                Column::Joint { examples, lambda, batch_size, once, warmup_fraction, .. } => {
+                    let (data, labels, counts) = examples.read(bench, model)?;
+                    summary[Column::key(name)] = counts;
+                    let (lambda, batch_size, once, warmup_fraction) = (*lambda, *batch_size, *once, *warmup_fraction);
+                    let column = name.clone();
+                    let along = Along { column, data, labels, lambda, batch_size, once, warmup_fraction };
+                    if let Some(other) = objective.along.replace(along) {
+                        let message = format!("`{name}` and `{}` are both to be learnt along", other.column);
+                        return Err(Error::new(message).help("let one of them be made beforehand"));
+                    }
+                }
+            }
         }
         let of_tasks = trainer.data.portion_rows(Split::Transfer);
         if of_tasks.len() > 1 {
@@ -369,8 +438,18 @@ fn right_places(said: &[Labels], truth: &Truth) -> Vec<u8> {
     (0..truth.len()).map(|row| place(row).unwrap_or(u8::MAX)).collect()
 }
 
-/// File of a student with `[P(IDK), P(IK)]` of the test split.
-pub const P_IK_TEST: &str = "p-ik-test.csv";
+/// End of the name of a file with what a judge says of the test split.
+const JUDGED: &str = "-test.csv";
+
+/// File of a student with `[P(not so), P(so)]` of the test split, by a judge that makes this column.
+pub fn judged_file(column: &str) -> String {
+    format!("{column}{JUDGED}")
+}
+
+/// The column whose [`judged_file`] this is, if it is one.
+pub fn judged_column(file: &str) -> Option<&str> {
+    file.strip_suffix(JUDGED)
+}
 
 /// 1 for the first of the largest values.
 fn one_hot(row: &[f32]) -> Vec<f32> {

@@ -10,7 +10,7 @@ use crate::{
     learner::Recipe,
     rng::{self, Rng},
     stage::{
-        DataRef, Labels, ModelRef, Stage, StageId,
+        DataRef, Demand, Labels, ModelRef, Stage, StageId,
         bench::{Bench, REMARKS, add_remarks, part, summary_of, write_log},
         job::default_strategy,
         trainer::{Lesson, Trainer},
@@ -59,6 +59,10 @@ impl Stage for Teach {
 
     fn batch(&self) -> usize {
         self.recipe.batch_size
+    }
+
+    fn demand(&self) -> Option<Demand<'_>> {
+        Some(Demand::answering(&self.model, &self.data).trained(&self.recipe))
     }
 
     fn model(&self) -> Option<&ModelRef> {

@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Attribute;
 use crate::{Error, Result, rng::Rng};
 
 /// One sort of exercises, `[exercises.NAME]` of a world.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exercise {
     /// Share of the text's sentences.
@@ -28,7 +29,7 @@ pub struct Exercise {
 }
 
 /// What an exercise asks. Every question and answer is a few words, and a word is a token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Kind {
     /// Sums and differences from left to right: `three plus four minus two is five`. Every result on the way is a number from zero to
@@ -67,7 +68,7 @@ pub enum Kind {
 }
 
 /// What is done to a list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Operation {
     /// Its first word.

@@ -1,0 +1,90 @@
+//! `agreement`: whether the weak label names the pretrained strong model's own answer.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Asked, Column, Known, on_candidates};
+use crate::{
+    Result,
+    grid::asked::{Knowledge, Made, likeliest},
+    stage::{Bench, DataRef, Labels, Predictions, Stage, StageId, kinds::student},
+    strategy::{Form, Split},
+};
+
+/// `agreement` of a method or a grid: how the pretrained strong model is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Agreement")]
+struct Settings {
+    /// Answered examples before each question, of the supervisor's half. Origin: as for self-labels, 4.
+    shots: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { shots: 4 }
+    }
+}
+
+inventory::submit! {
+    Known { name: "agreement", title: "the agreement of weak label and own answer", read, schema: |generator| generator.subschema_for::<Settings>() }
+}
+
+fn read(asked: &Asked) -> Result<Box<dyn Column>> {
+    Ok(Box::new(asked.settings::<Settings>()?))
+}
+
+impl Column for Settings {
+    fn make(&self, around: &Knowledge, made: &mut Made) -> Result<student::Column> {
+        let own = around.answers(likeliest(around.strong, self.shots), made)?;
+        let weak = around.supervision()?.clone();
+        Ok(student::Column::Stage { scores: made.push(Agreement { weak, own, data: around.data.clone() })? })
+    }
+
+    fn of_weak_labels(&self) -> bool {
+        true
+    }
+
+    fn speaks(&self) -> Option<&'static str> {
+        Some("another column than `agreement`")
+    }
+
+    fn fits(&self, form: Form) -> Result<()> {
+        on_candidates(form)
+    }
+}
+
+/// Where two give the same answer, by the rules of the task.
+///
+/// Files: `transfer.csv` with `[0, 1]` where they do and `[1, 0]` elsewhere.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Agreement {
+    /// The stage that holds the weak labels.
+    weak: StageId,
+    /// The stage that holds the own answers.
+    own: StageId,
+    /// The examples.
+    data: DataRef,
+}
+
+#[typetag::serde(name = "agreement")]
+impl Stage for Agreement {
+    fn parameters(&self) -> Result<Value> {
+        Ok(json!({ "weak": self.weak, "own": self.own, "data": self.data.fingerprint }))
+    }
+
+    fn title(&self) -> String {
+        format!("agreement  {}", self.data.task)
+    }
+
+    fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
+        let labels = |stage: &StageId| Labels::read(&bench.stage(stage)?.folder, Split::Transfer);
+        let agreed = labels(&self.weak)?.agree(&labels(&self.own)?);
+        let numbers: Vec<f32> = agreed.iter().map(|agreed| f32::from(*agreed)).collect();
+        Predictions::of_numbers(&numbers)?.write(&folder.join(Predictions::file(Split::Transfer)))?;
+        Ok(json!({ "examples": agreed.len(), "agreed": agreed.iter().filter(|agreed| **agreed).count() }))
+    }
+}

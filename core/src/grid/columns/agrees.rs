@@ -1,0 +1,87 @@
+//! `agrees`: whether weak model and student would agree on a label, by a judge that is trained on where they do.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Asked, Column, Known};
+use crate::{
+    Error, Result,
+    grid::{
+        asked::{Knowledge, Made, trains},
+        config::recipe_table,
+    },
+    learner::Recipe,
+    stage::{
+        JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings,
+        kinds::{judge::Judge, student},
+    },
+    strategy::Split,
+};
+
+/// `agrees` of a method or a grid (multi-capabilities W2SG, section 4): how a judge of labels is trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+struct Agrees {
+    /// In how many parts the examples are cut, each judged by a judge that was trained on the others; 0 lets one judge, trained on all of
+    /// them, judge all: [`JudgeSettings::folds`].
+    folds: usize,
+    /// `cross-entropy`, or `difference`: [`JudgeSettings::loss`].
+    loss: JudgeLoss,
+    /// `none`, `undersample` or `weight`: [`JudgeSettings::balance`].
+    balance: JudgeBalance,
+    /// `pretrained`, or `student`: [`JudgeSettings::init`].
+    init: JudgeInit,
+    /// Training settings of the judge, over those of the strong model.
+    #[schemars(with = "Recipe")]
+    train: toml::Table,
+}
+
+inventory::submit! {
+    Known { name: "agrees", title: "the judge, `agrees`", read, schema: |generator| generator.subschema_for::<Agrees>() }
+}
+
+/// A method's table over the grid's.
+fn read(asked: &Asked) -> Result<Box<dyn Column>> {
+    asked.tables().try_for_each(|table| recipe_table(table).map(|_| ()))?;
+    let settings: Agrees = asked.settings()?;
+    if settings.folds == 1 {
+        return Err(asked
+            .error("folds", "`folds = 1` would leave a judge nothing to learn from")
+            .help("write 0 for one judge that judges what it was trained on, as the paper reads, or at least 2"));
+    }
+    Ok(Box::new(settings))
+}
+
+impl Column for Agrees {
+    fn make(&self, around: &Knowledge, made: &mut Made) -> Result<student::Column> {
+        let (data, supervision) = (around.data, around.supervision()?);
+        let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
+        if self.folds > rows {
+            let message = format!("task `{}`: {rows} examples cannot be judged in {} folds", data.task, self.folds);
+            return Err(Error::new(message).help("lower `folds` in `agrees`; 5 or 10 are usual"));
+        }
+        let recipe = around.grid.recipe_over(around.config, around.on, &self.train)?;
+        trains(&recipe, data, Split::Transfer).map_err(|error| error.context(super::title("agrees")))?;
+        let (student, own) = around.relabelled(supervision, made)?;
+        let Self { folds, loss, balance, init, .. } = *self;
+        let scores = made.push(Judge {
+            model: around.strong.clone(),
+            recipe,
+            data: data.clone(),
+            weak: supervision.clone(),
+            student,
+            own,
+            settings: JudgeSettings { folds, loss, balance, init },
+            seed: around.seed,
+        })?;
+        Ok(student::Column::Stage { scores })
+    }
+
+    fn of_weak_labels(&self) -> bool {
+        true
+    }
+
+    fn train(&self) -> Option<&toml::Table> {
+        Some(&self.train)
+    }
+}

@@ -1,0 +1,201 @@
+//! How much memory a training needs, before it begins: a formula of the model's shape, what is trained of it, the optimizer, and the tokens that go
+//! through it at once. `tests/memory.rs` holds it against what trainings allocate.
+
+use serde::Serialize;
+
+use super::recipe::{Optimizer, Recipe};
+use crate::{
+    Result,
+    model::{Footprint, Learns, Pooling, Spec},
+    ops,
+};
+
+/// Bytes of a number.
+const FLOAT: u64 = 4;
+
+/// What a model is trained for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// Scores of texts, by a head on one vector of each.
+    Classes {
+        /// Outputs of the head, and of a second one if there is.
+        outputs: usize,
+        /// Which vector the head sees.
+        pooling: Pooling,
+    },
+    /// The tokens of texts.
+    Tokens {
+        /// Of each text so many tokens are learnt, at most.
+        answer: usize,
+    },
+}
+
+/// A training, as far as its memory depends on it.
+#[derive(Clone, Debug)]
+pub struct Training<'a> {
+    /// The model.
+    pub spec: &'a Spec,
+    /// What of it is trained.
+    pub learns: Learns,
+    /// What for.
+    pub aim: Aim,
+    /// Tokens of the longest example.
+    pub longest: usize,
+    /// Texts of an example: more than one where it chooses among candidates.
+    pub texts: usize,
+    /// Its optimizer, and how many examples are in a batch.
+    pub recipe: &'a Recipe,
+    /// Examples that go through the model at once; the whole batch without a value.
+    pub micro_batch: Option<usize>,
+    /// Whether blocks are computed again on the way back.
+    pub recompute: bool,
+    /// Examples of a second batch of the same step, that P(IK) is learnt from, and tokens of the longest.
+    pub beside: Option<(usize, usize)>,
+}
+
+/// Bytes that a training needs, by what they are for. `peak` is the most that is there at once, which is less than the sum of the others where not
+/// all of them are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Parameters, not bytes.
+    pub parameters: u64,
+    /// Parameters that are trained, not bytes.
+    pub trained: u64,
+    /// Weights.
+    pub weights: u64,
+    /// Gradients; none of what is frozen.
+    pub gradients: u64,
+    /// What the optimizer keeps of each trained parameter.
+    pub moments: u64,
+    /// What one part of a batch keeps for its way back.
+    pub activations: u64,
+    /// Logits over the vocabulary that are there at once.
+    pub logits: u64,
+    /// The most that is there at once.
+    pub peak: u64,
+}
+
+impl Training<'_> {
+    /// What it needs.
+    ///
+    /// # Errors
+    /// Adapters that do not fit the model.
+    pub fn memory(&self) -> Result<Memory> {
+        let model = Footprint::new(self.spec, &self.learns)?;
+        let of_head = match self.aim {
+            Aim::Classes { outputs, .. } => model.hidden * outputs as u64,
+            Aim::Tokens { .. } => 0,
+        };
+        let (parameters, trained) = (model.parameters + of_head, model.trained.total() + of_head);
+        let moments = match self.recipe.optimizer {
+            Optimizer::Adam | Optimizer::Adamw => 2 * trained,
+            Optimizer::Sgd => {
+                if self.recipe.momentum == 0.0 {
+                    0
+                } else {
+                    trained
+                }
+            }
+            Optimizer::Adafactor => model.factored + of_head.min(2 * model.hidden),
+        };
+        let resident = parameters + moments;
+        let batch = self.recipe.batch_size.max(1);
+        let rows = self.micro_batch.unwrap_or(batch).clamp(1, batch);
+        let own = self.pass(&model, rows, self.longest);
+        let again = if rows < batch || self.beside.is_some() { trained } else { 0 };
+        let beside = self.beside.map(|(rows, longest)| {
+            let at_once = self.micro_batch.map_or(rows, |most| most.min(rows));
+            self.pass(&model, at_once, longest)
+        });
+        let most = |pass: &Pass| pass.peak.max(trained);
+        let peak = resident + again + beside.iter().map(most).fold(most(&own), u64::max);
+        Ok(Memory {
+            parameters,
+            trained,
+            weights: FLOAT * parameters,
+            gradients: FLOAT * trained,
+            moments: FLOAT * moments,
+            activations: FLOAT * own.kept,
+            logits: FLOAT * own.logits,
+            peak: FLOAT * peak,
+        })
+    }
+
+    /// What a pass of so many examples and its way back need beside weights and moments.
+    fn pass(&self, model: &Footprint, rows: usize, longest: usize) -> Pass {
+        let texts = (rows * self.texts) as u64;
+        let (every, hidden) = (texts * longest as u64, model.hidden);
+        if self.learns == Learns::Nothing {
+            // Nothing is kept, and of each text one vector at most.
+            let kept = texts * hidden;
+            return Pass { kept, logits: 0, peak: every * model.forward + kept };
+        }
+        // Tokens that the last block is asked for, and those that the head sees.
+        let (asked, read) = match self.aim {
+            Aim::Classes { pooling: Pooling::Mean, .. } => (None, every),
+            Aim::Classes { .. } => (Some(texts), texts),
+            Aim::Tokens { answer } => (None, texts * (answer.min(longest) as u64)),
+        };
+        let mut blocks: Vec<u64> = model.blocks.iter().map(|block| block.of(every, every)).collect();
+        if let (Some(asked), Some(last)) = (asked, blocks.last_mut()) {
+            *last = model.last.of(every, asked);
+        }
+        let top = asked.unwrap_or(every) * (2 * hidden + 2) + if read < every { read * hidden } else { 0 };
+        let embeddings = model.embeddings.of(every, 0);
+        let logits = match self.aim {
+            Aim::Tokens { .. } => ops::logits_at_once(read as usize, (self.spec.hidden, self.spec.vocab)) as u64,
+            Aim::Classes { .. } => 0,
+        };
+        let capped = if self.spec.extras.logit_cap.is_some() { 2 } else { 1 };
+        // The gradient of the language-model head is there before any other.
+        let is_head_trained = self.learns == Learns::All && matches!(self.aim, Aim::Tokens { .. });
+        let of_head = if is_head_trained { model.lm_head } else { 0 };
+        let inputs = if self.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
+        let kept = inputs + embeddings + top;
+        let mut peak = kept + logits * capped + of_head + read * hidden;
+        let mut gradients =
+            of_head + if model.tied { model.trained.top } else { model.trained.top.saturating_sub(of_head) };
+        let mut left = kept - top;
+        for (layer, block) in blocks.iter().enumerate().rev() {
+            let through = if layer + 1 == blocks.len() { asked.unwrap_or(every).max(1) } else { every };
+            let at_work = through * model.backward;
+            let recomputed = if self.recompute { *block } else { 0 };
+            peak = peak.max(left + recomputed + at_work + gradients);
+            gradients += model.trained.blocks[layer];
+            left -= if self.recompute { every * hidden } else { *block };
+            peak = peak.max(left + every * hidden + gradients);
+        }
+        // The table of embeddings has a gradient of its own, and the head's is added to it.
+        peak = peak.max(left + every * hidden + gradients + model.trained.embeddings);
+        Pass { kept, logits, peak }
+    }
+
+    /// What such a model needs to answer `rows` texts at a time, before training or after it.
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    pub fn answering(&self, rows: usize) -> Result<Memory> {
+        let model = Footprint::new(self.spec, &self.learns)?;
+        let every = (rows * self.texts * self.longest) as u64;
+        // Whoever writes keeps the keys and values of all tokens.
+        let cache = match self.aim {
+            Aim::Tokens { .. } => 2 * (self.spec.layers * self.spec.kv_heads * self.spec.head_dim) as u64,
+            Aim::Classes { .. } => 0,
+        };
+        let activations = every * (model.forward + model.hidden + cache);
+        Ok(Memory {
+            parameters: model.parameters,
+            weights: FLOAT * model.parameters,
+            activations: FLOAT * activations,
+            peak: FLOAT * (model.parameters + activations),
+            ..Memory::default()
+        })
+    }
+}
+
+/// Numbers of a pass and its way back.
+struct Pass {
+    kept: u64,
+    logits: u64,
+    peak: u64,
+}

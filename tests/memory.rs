@@ -1,0 +1,216 @@
+//! The plan of a training's memory against what trainings allocate. A program of its own, whose allocator counts.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use burn::tensor::Device;
+use serde_json::{Value, json};
+use w2s_core::{
+    learner::{
+        Aim, Answering, Encoded, Execution, Memory, Objective, Optimizer, Packing, Recipe, Texts, Training,
+        train_classifier, train_lm, train_words,
+    },
+    model::{Classifier, HeadConfig, Learns, Lora, Pooling, Spec, Transformer},
+    rng::Rng,
+    strategy::ConfiguredLoss,
+};
+use w2s_strategies as _;
+
+/// The system's allocator, which knows how many bytes are there and how many were at most.
+struct Counting;
+
+static THERE: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn grow(size: usize) {
+    let now = THERE.fetch_add(size, Relaxed) + size;
+    MOST.fetch_max(now, Relaxed);
+}
+
+// SAFETY: every block comes from the system's allocator and goes back to it as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        grow(layout.size());
+        // SAFETY: the caller's promises are those that `System` asks for; so below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        THERE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The most bytes that were there at once while something was done, beyond those before.
+fn peak_of<T>(work: impl FnOnce() -> T) -> usize {
+    let before = THERE.load(Relaxed);
+    MOST.store(before, Relaxed);
+    let done = work();
+    let peak = MOST.load(Relaxed) - before;
+    drop(done);
+    peak
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Classes,
+    Words,
+    Documents,
+}
+
+/// A model and a training of it.
+struct Shape {
+    name: &'static str,
+    config: Value,
+    kind: Kind,
+    lora: bool,
+    batch: usize,
+    length: usize,
+    micro_batch: Option<usize>,
+}
+
+fn shapes() -> Vec<Shape> {
+    let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 2000, "n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 64 });
+    let bert = json!({
+        "model_type": "bert", "vocab_size": 3000, "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "intermediate_size": 384, "max_position_embeddings": 64,
+    });
+    let llama = json!({
+        "model_type": "llama", "vocab_size": 4000, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 344, "max_position_embeddings": 128, "tie_word_embeddings": false,
+    });
+    let neox = json!({
+        "model_type": "gpt_neox", "vocab_size": 3000, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "intermediate_size": 512, "max_position_embeddings": 128, "use_parallel_residual": true,
+    });
+    let qwen = json!({
+        "model_type": "qwen2", "vocab_size": 6000, "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "intermediate_size": 344, "max_position_embeddings": 128, "tie_word_embeddings": true,
+    });
+    let shape = |name, config: &Value, kind, lora, batch, length, micro_batch| Shape {
+        name,
+        config: config.clone(),
+        kind,
+        lora,
+        batch,
+        length,
+        micro_batch,
+    };
+    vec![
+        shape("GPT-2, classes", &gpt2, Kind::Classes, false, 16, 48, None),
+        shape("GPT-2, documents", &gpt2, Kind::Documents, false, 4, 32, None),
+        shape("BERT, classes in parts", &bert, Kind::Classes, false, 16, 48, Some(4)),
+        shape("Llama, words", &llama, Kind::Words, true, 8, 48, None),
+        shape("GPT-NeoX, classes", &neox, Kind::Classes, true, 16, 64, None),
+        shape("Qwen2, words in parts", &qwen, Kind::Words, true, 16, 64, Some(4)),
+    ]
+}
+
+/// Tokens of an answer in words, and its end.
+const ANSWER: usize = 8;
+
+impl Shape {
+    fn recipe(&self) -> Recipe {
+        let (batch_size, optimizer) = (self.batch, Optimizer::Adamw);
+        Recipe { epochs: 1, batch_size, learning_rate: 1e-4, optimizer, ..Recipe::default() }
+    }
+
+    fn planned(&self, spec: &Spec, recompute: bool) -> Memory {
+        let aim = match self.kind {
+            Kind::Classes => {
+                Aim::Classes { outputs: 2, pooling: if spec.causal { Pooling::Last } else { Pooling::Mean } }
+            }
+            Kind::Words => Aim::Tokens { answer: ANSWER },
+            Kind::Documents => Aim::Tokens { answer: self.length },
+        };
+        let training = Training {
+            spec,
+            learns: if self.lora { Learns::Adapters(lora()) } else { Learns::All },
+            aim,
+            longest: self.length,
+            texts: 1,
+            recipe: &self.recipe(),
+            micro_batch: self.micro_batch,
+            recompute,
+            beside: None,
+        };
+        training.memory().unwrap()
+    }
+
+    /// Loads the model and trains it for three steps.
+    fn measured(&self, spec: &Spec, recompute: bool) -> usize {
+        let mut rng = Rng::named(1, "memory");
+        let mut text = |length: usize| (0..length).map(|_| rng.below(spec.vocab - 1) as u32).collect::<Vec<u32>>();
+        let count = 3 * self.batch;
+        let (rows, answers): (Vec<_>, Vec<_>) = match self.kind {
+            Kind::Classes => (0..count).map(|_| (text(self.length), Vec::new())).unzip(),
+            Kind::Documents => (0..count).map(|_| (text(self.length + 1), Vec::new())).unzip(),
+            // What is read is the prompt and the answer but for its last token.
+            Kind::Words => (0..count).map(|_| (text(self.length + 1 - ANSWER), text(ANSWER - 1))).unzip(),
+        };
+        let execution = Execution { micro_batch: self.micro_batch, recompute, ..Execution::default() };
+        let loss = || serde_json::from_value::<Box<dyn ConfiguredLoss>>(json!({ "type": "cross-entropy" })).unwrap();
+        let recipe = self.recipe();
+        let data = (self.kind != Kind::Documents).then(|| Encoded::new(rows.clone(), spec).unwrap());
+        peak_of(|| {
+            let model = Transformer::init(spec, 1, &Device::flex().autodiff()).unwrap();
+            let model = if self.lora { model.with_lora(&lora(), 1).unwrap() } else { model };
+            match (self.kind, &data) {
+                (Kind::Classes, Some(data)) => {
+                    let labels = vec![vec![0.3, 0.7]; count];
+                    let model = Classifier::new(model, &HeadConfig::default(), 2, 1, None).unwrap();
+                    train_classifier(model, data, Objective::new(labels, loss()), &recipe, 1, &execution).unwrap();
+                }
+                (Kind::Words, Some(data)) => {
+                    let end_token = Some(spec.vocab as u32 - 1);
+                    let texts = Texts { answers: vec![answers], end_token, answering: Answering::default() };
+                    let objective = Objective::new(vec![vec![1.0]; count], loss());
+                    train_words(model, data, objective, texts, &recipe, 1, &execution).unwrap();
+                }
+                _ => {
+                    train_lm(model, &rows, Packing::Documents, &recipe, 1, &execution).unwrap();
+                }
+            }
+        })
+    }
+}
+
+fn lora() -> Lora {
+    Lora { alpha: 16.0, ..Lora::default() }
+}
+
+/// Within a tenth of what is allocated, whether blocks are computed again or not.
+#[test]
+fn a_training_needs_the_memory_that_was_planned() {
+    let mut far = Vec::new();
+    for shape in shapes() {
+        let config = shape.config.as_object().unwrap();
+        let spec = Spec::from_config(config, Path::new("config.json")).unwrap();
+        let mut peaks = Vec::new();
+        for recompute in [false, true] {
+            let planned = shape.planned(&spec, recompute);
+            let measured = shape.measured(&spec, recompute);
+            let ratio = planned.peak as f64 / measured as f64;
+            println!(
+                "{}, {recompute}: planned {}, measured {measured}: {ratio:.3}  {planned:?}",
+                shape.name, planned.peak
+            );
+            if !(0.9..=1.1).contains(&ratio) {
+                far.push(format!("{}, {recompute}: {ratio:.3}", shape.name));
+            }
+            peaks.push(measured);
+            // What is frozen has no gradient.
+            assert_eq!(planned.gradients, 4 * planned.trained);
+            assert_eq!(shape.lora, planned.trained < planned.parameters);
+        }
+        assert!(peaks[1] < peaks[0], "{}: {peaks:?}", shape.name);
+    }
+    assert!(far.is_empty(), "{far:?}");
+}
