@@ -76,7 +76,7 @@ fn tables_ask_for_steps_and_a_figure_shows_them() {
         String::from_utf8(output.stdout).unwrap()
     };
     let main = said(&["table", "--format", "csv"]);
-    assert_eq!(main.lines().filter(|line| line.contains("finetune")).count(), 1, "{main}");
+    assert_eq!(main.lines().filter(|line| line.contains(",Finetune,")).count(), 1, "{main}");
     let by_step = said(&["table", "--metric", "accuracy", "--rows", "method", "--columns", "step", "--format", "csv"]);
     let heads = by_step.lines().next().unwrap().split(',').count();
     assert!(heads > 3 && !by_step.contains("ceiling"), "{by_step}");

@@ -42,7 +42,7 @@ const FURTHER: &str = r#"
 name = "further"
 tasks = ["tiny-home", "tiny-home-words"]
 pairs = [{ weak = "tiny-weak", strong = "tiny-hasty" }]
-methods = ["bagged", "chained", "prompted", "own", "judged"]
+methods = ["bagged", "chained", "prompted", "own", "judged", "numbered"]
 seeds = [0]
 [train]
 epochs = 10
@@ -67,6 +67,9 @@ self_labels = { source = "precomputed-generation", shots = 2 }
 supervisor = { type = "mixed-truth", share = 0.5 }
 selector = { type = "judged", threshold = 0.3 }
 phases = [{ selector = { type = "all" } }, {}]
+[method.numbered]
+lm_confidence = { shots = 2 }
+agreement = { shots = 2 }
 "#;
 
 /// Several tasks with one student.

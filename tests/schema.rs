@@ -110,7 +110,7 @@ fn mistakes_that_stand_in_the_file_alone_are_refused() {
             passed.push(name);
         }
     }
-    assert!(seen >= 18 && passed.is_empty(), "of {seen} mistakes pass: {passed:?}");
+    assert!(seen >= 17 && passed.is_empty(), "of {seen} mistakes pass: {passed:?}");
 }
 
 #[test]
