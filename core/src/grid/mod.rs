@@ -15,6 +15,7 @@ mod recorded;
 mod replay;
 pub mod results;
 mod run;
+mod shapes;
 pub mod slurm;
 mod why;
 
@@ -30,4 +31,5 @@ pub use progress::{Post, Progress};
 pub use recorded::{CellRecord, Recorded, StageRecord, Standing, State};
 pub use replay::Replay;
 pub use run::{Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
+pub use shapes::{Counting, Need, needs};
 pub use why::{Difference, why};
