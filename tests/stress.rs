@@ -101,6 +101,85 @@ fn a_stage_without_memory_is_a_record_and_nothing_hangs() {
     assert!(failed >= 4, "{failed} failures: the refusals hit nothing");
 }
 
+/// What results say of accuracy and loss, without the stages that they came from.
+fn measured(results: &Path) -> Vec<(String, f64)> {
+    let text = fs::read_to_string(results.join("tiny/results.csv")).unwrap();
+    let mut lines = text.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let column = |name: &str| header.iter().position(|column| *column == name).unwrap();
+    let (value, keys) = (column("value"), ["task", "method", "seed", "split", "metric"].map(column));
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        Some((keys.map(|key| cells[key]).join(" "), cells[value].parse().ok()?))
+    };
+    lines.filter_map(row).collect()
+}
+
+/// Bytes of a block of memory that a step on all of a batch needs, and one on a part of it does not.
+const LARGEST: usize = 60_000;
+
+/// `--micro-batch auto` of a run whose stages get no block of memory that is larger than so many bytes.
+fn auto(results: &Path, largest: usize) -> Output {
+    let mut command = command("run", results);
+    command.args(["--micro-batch", "auto", "--memory", "8G"]);
+    command.env("W2S_REFUSE_ALLOCATION", format!("larger:{largest}")).output().unwrap()
+}
+
+/// Half as many examples at a time where all were too many: the same mathematics, in stages that say so.
+#[test]
+fn a_stage_without_memory_is_given_fewer_examples_at_a_time() {
+    let (whole_at_once, results) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = auto(whole_at_once.path(), usize::MAX);
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("with whole batches") && !said.contains("at a time;"), "{said}");
+    whole(results.path());
+    assert_eq!(stages(whole_at_once.path()), stages(results.path()), "all fitted at once");
+
+    let results = tempfile::tempdir().unwrap();
+    let output = auto(results.path(), LARGEST);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("out of memory with 16 examples at a time; it is planned again with 8"), "{said}");
+    assert!(failures(results.path()).is_empty() && leftovers(results.path()).is_empty(), "{said}");
+    let sizes: BTreeSet<u64> = stages(results.path())
+        .iter()
+        .filter_map(|name| {
+            let manifest = fs::read_to_string(results.path().join("stages").join(name).join("manifest.json")).unwrap();
+            serde_json::from_str::<Value>(&manifest).unwrap()["parameters"]["numeric"]["micro_batch"].as_u64()
+        })
+        .collect();
+    assert!(!sizes.is_empty() && sizes.iter().all(|rows| [8, 4, 2].contains(rows)), "{sizes:?}");
+    let (all, parts) = (measured(whole_at_once.path()), measured(results.path()));
+    assert_eq!(all.len(), parts.len());
+    for ((key, a), (other, b)) in all.iter().zip(&parts) {
+        assert!(key == other && (a - b).abs() < 1e-3, "{key}: {a}, in parts {b}");
+    }
+
+    // What was found out is remembered.
+    let again = auto(results.path(), LARGEST);
+    let said = text(&again);
+    assert!(
+        again.status.success() && said.contains("Nothing left to do") && said.contains("out-of-memory.json"),
+        "{said}"
+    );
+}
+
+/// Where one example alone is too much, the record says what was tried.
+#[test]
+fn what_does_not_fit_alone_says_what_was_tried() {
+    let results = tempfile::tempdir().unwrap();
+    let output = auto(results.path(), 2_000);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let records = failures(results.path());
+    assert!(!records.is_empty(), "{said}");
+    for record in records {
+        let message = record["message"].as_str().unwrap();
+        assert!(message.contains("ran out of memory with 16, 8, 4, 2 examples at a time, too"), "{message}");
+        assert_eq!(record["kind"], "out-of-memory");
+    }
+}
+
 /// Weak model and ceiling die over their predictions; then nothing can be trained, and both are finished all the same.
 #[test]
 fn a_stage_that_dies_over_its_predictions_need_not_train_again() {

@@ -3,6 +3,7 @@
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
 //! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones. With
+//! `W2S_RECOMPUTE=1` blocks are computed again on the way back. With
 //! `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -53,6 +54,7 @@ fn shapes() -> Vec<Shape> {
         shape("minilm-sst2", minilm(), 32, (8, 40), false),
         shape("gpt2", gpt2(50257, 768, 12, 12), 4, (64, 64), true),
         shape("gpt2-classifier", gpt2(50257, 768, 12, 12), 4, (64, 64), false),
+        shape("gpt2-classifier-wide", gpt2(50257, 768, 12, 12), 16, (128, 128), false),
     ]
 }
 
@@ -136,7 +138,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         every,
         tell: Arc::new(|passage| eprintln!("{passage:?}")),
     });
-    let execution = Execution { predict_batch: shape.batch, checkpoints, ..Execution::default() };
+    let recompute = std::env::var_os("W2S_RECOMPUTE").is_some();
+    let execution = Execution { predict_batch: shape.batch, recompute, checkpoints, ..Execution::default() };
     let labels: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| if row % 3 == 0 { vec![0.2, 0.8] } else { vec![0.9, 0.1] }).collect();
     let data = Encoded::new(rows.clone(), &spec)?;

@@ -19,8 +19,7 @@ static REFUSED: AtomicUsize = AtomicUsize::new(0);
 /// Requests until one is refused on purpose; 0 when none is.
 static UNTIL_REFUSAL: AtomicI64 = AtomicI64::new(0);
 /// What a test sets to `WHEN:N`, `stage:1000` say: the N-th request of a stage's process (or of a `command`'s, or after it began to `train` or
-/// to `predict`) is refused; with `WHEN:N+`, all from there on. `larger:N` refuses a stage's process whatever is larger than N bytes, as a machine with
-/// less memory would.
+/// to `predict`) is refused; with `WHEN:N+`, all from there on. `larger:N` refuses whatever is larger than N bytes once a process has begun to train.
 pub const REFUSE: &str = "W2S_REFUSE_ALLOCATION";
 /// Whether one refusal is all.
 static REFUSE_ONCE: AtomicI64 = AtomicI64::new(1);
@@ -31,7 +30,7 @@ static LARGEST: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// Reads [`REFUSE`] when something begins.
 pub fn refuse_for_a_test(when: &str) {
     let Ok(wish) = std::env::var(REFUSE) else { return };
-    if let Some(largest) = wish.strip_prefix("larger:").filter(|_| when == "stage") {
+    if let Some(largest) = wish.strip_prefix("larger:").filter(|_| when == "train") {
         LARGEST.store(largest.parse().unwrap_or(usize::MAX), Relaxed);
     }
     let Some(count) = wish.strip_prefix(when).and_then(|rest| rest.strip_prefix(':')) else { return };

@@ -68,7 +68,7 @@ enum Command {
     /// Finds every mistake that can be found before training
     Check(plan::FittedArgs),
     /// Prints the stages of a grid: done, shared, and to do
-    Plan(plan::FittedArgs),
+    Plan(plan::ShowArgs),
     /// Says how far grids are, while they run too: done, running, failed, waiting
     Status(status::StatusArgs),
     /// Prints what the processes of a cell's stages wrote

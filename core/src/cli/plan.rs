@@ -6,13 +6,16 @@ use clap::Args;
 use indexmap::IndexMap;
 
 use super::{
+    PlaceArgs,
     run::{PlanArgs, Prepared, count, headline, prepare, usual_workers},
     say,
 };
 use crate::{
     Error, Result,
-    grid::{Bytes, Cell, Fitting, Plan, Refused, machine_memory},
-    stage::{Finished, Job, StageId},
+    grid::{self, Bytes, Cell, Counting, Fitting, Grid, Need, Places, Plan, Refused, machine_memory},
+    learner::Memory,
+    stage::{Finished, Job, Numeric, StageId},
+    task::Sources,
 };
 
 /// What is planned, and how much memory there is for it.
@@ -58,6 +61,15 @@ impl PlanArgs {
     }
 }
 
+#[derive(Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    fitted: FittedArgs,
+    /// Memory alone, by the models' config.json: neither weights nor data need be there, and texts count as long as they may be
+    #[arg(long)]
+    shapes: bool,
+}
+
 /// `w2s check`.
 pub fn check(args: &FittedArgs) -> Result<ExitCode> {
     let (device, mode) = args.plan.numeric.choose()?;
@@ -71,14 +83,51 @@ pub fn check(args: &FittedArgs) -> Result<ExitCode> {
 }
 
 /// `w2s plan`.
-pub fn plan(args: &FittedArgs) -> Result<ExitCode> {
+pub fn plan(args: &ShowArgs) -> Result<ExitCode> {
+    let (args, shapes) = (&args.fitted, args.shapes);
     let (device, mode) = args.plan.numeric.choose()?;
     let workers = usual_workers(&device);
+    if shapes {
+        return by_shapes(args, &mode, args.room(&device, workers), args.fitting(&device, workers)?.as_ref());
+    }
     let Prepared { plan, store, .. } = prepare(&args.plan.grid, mode, args.fitting(&device, workers)?, true)?;
     let finished = plan.finished(&store)?;
     let sizes = Sizes { room: args.room(&device, workers), recompute: args.plan.memory.recompute };
     print_plan(&plan, &finished, &plan.pending(&finished, true), sizes)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `w2s plan --shapes`.
+fn by_shapes(args: &FittedArgs, mode: &Numeric, room: Option<u64>, fitting: Option<&Fitting>) -> Result<ExitCode> {
+    let (document, library) = args.plan.grid.document()?;
+    let grid = Grid::read(&document, &library)?;
+    let PlaceArgs { data, models, .. } = &args.plan.grid.places;
+    let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
+    let recompute = args.plan.memory.recompute;
+    let counting = Counting { micro_batch: mode.micro_batch(), fitting, recompute };
+    let sizes = Sizes { room, recompute };
+    for Need { of: [task, model], what, micro_batch, memory } in grid::needs(&grid, &library, &places, counting)? {
+        let at_a_time = micro_batch.map_or_else(String::new, |rows| format!("  {rows} at a time"));
+        let [weights, activations] = [memory.weights, memory.activations].map(Bytes);
+        let learning = Bytes(memory.gradients + memory.moments);
+        println!(
+            "{task}  {model}  {}  {}{at_a_time}  {}: weights {weights}, gradients and moments {learning}, activations {activations}",
+            what.join(", "),
+            parameters(&memory),
+            sizes.said(memory.peak),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is said of a model's size.
+fn parameters(memory: &Memory) -> String {
+    let trained = match memory.trained {
+        0 => String::new(),
+        all if all == memory.parameters => ", all trained".to_owned(),
+        some => format!(", {} trained", many(some)),
+    };
+    format!("{} parameters{trained}", many(memory.parameters))
 }
 
 /// How the memory of a plan's stages is counted.
@@ -119,12 +168,7 @@ pub fn print_plan(
         let mut told = Vec::new();
         told.extend(uses.get(id).filter(|uses| **uses > 1).map(|uses| format!("for {uses} cells")));
         if let Some(memory) = plan.memory(job, sizes.recompute)? {
-            let trained = match memory.trained {
-                0 => String::new(),
-                all if all == memory.parameters => ", all trained".to_owned(),
-                some => format!(", {} trained", many(some)),
-            };
-            told.push(format!("{} parameters{trained}", many(memory.parameters)));
+            told.push(parameters(&memory));
             told.extend(
                 job.micro_batch.filter(|rows| *rows < job.stage.batch()).map(|rows| format!("{rows} at a time")),
             );

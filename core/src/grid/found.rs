@@ -12,7 +12,7 @@ use super::{
     config::{self, ModelConfig},
     desk::{open_world, question},
     library::Library,
-    models::{ModelFolder, model_folder},
+    models::{ModelFolder, config_file, model_folder},
     plan::Places,
 };
 use crate::{
@@ -220,4 +220,17 @@ pub fn find_tokenizer(name: &str, library: &Library, places: &Places) -> Result<
         Some(pretrain) => world_model(pretrain, library).map(|(_, spec, tokenizer)| (tokenizer, spec.max_positions)),
     };
     find().map_err(|error: Error| error.context(format!("model `{name}`")))
+}
+
+/// What a model looks like, by its `config.json` alone.
+///
+/// # Errors
+/// No such file, or one that is damaged.
+pub(super) fn shape_of(model: &ModelConfig, library: &Library, places: &Places) -> Result<Spec> {
+    if let Some(pretrain) = &model.file.pretrain {
+        return world_model(pretrain, library).map(|(_, spec, _)| spec);
+    }
+    let file = config_file(model, places)?;
+    let text = std::fs::read_to_string(&file).path("read the model's configuration", &file)?;
+    Spec::parse(&text, &file)
 }

@@ -17,6 +17,7 @@ mod replay;
 pub mod results;
 mod run;
 mod schema;
+mod shapes;
 pub mod slurm;
 mod why;
 
@@ -33,4 +34,5 @@ pub use recorded::{CellRecord, Recorded, StageRecord, Standing, State};
 pub use replay::Replay;
 pub use run::{Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
 pub use schema::FileKind;
+pub use shapes::{Counting, Need, needs};
 pub use why::{Difference, why};

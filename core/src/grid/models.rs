@@ -49,13 +49,11 @@ pub fn model_folder(model: &ModelConfig, places: &Places) -> Result<ModelFolder>
     if let Some(path) = &model.file.path {
         return Ok(here(model.folder.join(path)));
     }
-    let id = model.file.hub.as_deref().unwrap_or(&model.name);
-    let short = id.rsplit('/').next().unwrap_or(id);
-    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
-    let repo = Repo { kind: Kind::Model, id: id.to_owned(), revision };
+    let repo = repo(model);
+    let [id, short, _] = names(model, &repo);
     let mut partly = Vec::new();
     for root in &places.models {
-        for name in [id, short, &model.name] {
+        for name in names(model, &repo) {
             let folder = root.join(name);
             if folder.join("config.json").is_file() {
                 return Ok(here(folder));
@@ -83,6 +81,53 @@ pub fn model_folder(model: &ModelConfig, places: &Places) -> Result<ModelFolder>
         return Err(Error::new(message).help(format!("turn downloading on (`HF_HUB_OFFLINE=0`); or {by_hand}")));
     };
     download(&**remote, &repo).map_err(|error| error.or_help(&by_hand))
+}
+
+/// A model's `config.json`, wherever it is; of what is on the hub that file alone is downloaded.
+///
+/// # Errors
+/// It is nowhere, or cannot be downloaded.
+pub(super) fn config_file(model: &ModelConfig, places: &Places) -> Result<PathBuf> {
+    const CONFIG: &str = NEEDED[0];
+    let repo = repo(model);
+    let cached = |root: &PathBuf| {
+        let caches = [root.clone(), root.join("hub")].into_iter();
+        caches
+            .filter_map(|cache| Cache::new(cache).snapshot(&repo))
+            .map(|snapshot| snapshot.folder.join(CONFIG))
+            .collect()
+    };
+    let named = |root: &PathBuf| names(model, &repo).map(|name| root.join(name).join(CONFIG));
+    let there = |file: &PathBuf| file.is_file();
+    if let Some(path) = &model.file.path {
+        return Ok(model.folder.join(path).join(CONFIG));
+    }
+    for root in &places.models {
+        let cached: Vec<PathBuf> = cached(root);
+        if let Some(file) = named(root).into_iter().chain(cached).find(there) {
+            return Ok(file);
+        }
+    }
+    let Some(remote) = &places.sources.hub else {
+        let message = format!("there is no `{CONFIG}` of `{}`, and HF_HUB_OFFLINE forbids the hub", repo.id);
+        let short = names(model, &repo)[1];
+        return Err(Error::new(message).help(format!("put it into DIR/{short} and give `--models DIR`")));
+    };
+    let listing = remote.list(&repo)?;
+    remote.fetch(&repo, &listing.commit, CONFIG)
+}
+
+/// Where a model is on the hub, if it is there.
+fn repo(model: &ModelConfig) -> Repo {
+    let id = model.file.hub.as_deref().unwrap_or(&model.name);
+    let revision = model.file.revision.clone().unwrap_or_else(|| "main".to_owned());
+    Repo { kind: Kind::Model, id: id.to_owned(), revision }
+}
+
+/// What a folder of a model may be called within one of models.
+fn names<'a>(model: &'a ModelConfig, repo: &'a Repo) -> [&'a str; 3] {
+    let id = repo.id.as_str();
+    [id, id.rsplit('/').next().unwrap_or(id), &model.name]
 }
 
 fn of_hub(repo: &Repo, commit: String, folder: PathBuf) -> ModelFolder {

@@ -157,8 +157,10 @@ impl Training<'_> {
             of_head + if model.tied { model.trained.top } else { model.trained.top.saturating_sub(of_head) };
         let mut left = kept - top;
         for (layer, block) in blocks.iter().enumerate().rev() {
-            let through = if layer + 1 == blocks.len() { asked.unwrap_or(every).max(1) } else { every };
-            let at_work = through * model.backward;
+            let at_work = match asked.filter(|_| layer + 1 == blocks.len()) {
+                Some(asked) => asked * model.backward + every * model.backward_last,
+                None => every * model.backward,
+            };
             let recomputed = if self.recompute { *block } else { 0 };
             peak = peak.max(left + recomputed + at_work + gradients);
             gradients += model.trained.blocks[layer];

@@ -8,7 +8,7 @@ use std::ops::Add;
 use super::{
     Transformer, arch,
     lora::{self, Lora},
-    spec::{LmHead, Norm, Positions, Residual, Spec},
+    spec::{LmHead, Positions, Residual, Spec},
 };
 use crate::Result;
 
@@ -68,6 +68,8 @@ pub struct Footprint {
     pub forward: u64,
     /// The same on the way back through it.
     pub backward: u64,
+    /// The same on the way back through a last block that is asked for some tokens alone: the slopes of keys and values.
+    pub backward_last: u64,
     /// Width of the hidden states.
     pub hidden: u64,
     /// The largest parameter.
@@ -190,7 +192,10 @@ impl Footprint {
                 false => Numbers::default(),
             },
             forward: 2 * hidden + (gates * inner).max(2 * heads),
-            backward: 2 * hidden + (if spec.gated { 2 * inner } else { inner }).max(heads + queries),
+            // What is read by a weight and by an adapter has a gradient from each.
+            backward: 2 * hidden
+                + (if spec.gated || adapters.is_some() { 2 * inner } else { inner }).max(heads + queries),
+            backward_last: hidden + 4 * keys,
             hidden,
             largest,
             factored,
@@ -208,7 +213,8 @@ fn widths(spec: &Spec) -> (u64, u64) {
 fn kept(spec: &Spec, keeps: Keeps, tracked: bool, layer: usize) -> [u64; 2] {
     let [hidden, inner] = [spec.hidden, spec.inner].map(|n| n as u64);
     let (queries, keys) = widths(spec);
-    let moments = if matches!(spec.norm, Norm::Rms | Norm::RmsAboveOne) { 2 } else { 2 };
+    // Mean and spread of each row.
+    let moments = 2;
     let when = |condition: bool, count: u64| if condition { count } else { 0 };
     let norm = |tracked: bool| when(tracked, hidden + moments);
     let seen = tracked || keeps.qkv;

@@ -71,7 +71,7 @@ impl<'a> Demand<'a> {
     }
 
     /// Rows that go through the model at once, unless somebody asks for fewer.
-    fn batch(&self) -> usize {
+    pub fn batch(&self) -> usize {
         let beside = self.beside.map_or(0, |(rows, _)| rows);
         let rows = self.recipes.iter().map(|recipe| recipe.batch_size).fold(beside, usize::max);
         if rows == 0 { PREDICT_BATCH } else { rows }

@@ -50,6 +50,16 @@ pub(super) trait Column: Debug + Send + Sync {
         Ok(About::Student)
     }
 
+    /// Texts in each step of a judge that is trained along with the student; none where no judge is.
+    fn trained_along(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether a judge of two classes is trained on the [auxiliary task](Self::auxiliary) beforehand.
+    fn trained_before(&self) -> bool {
+        false
+    }
+
     /// Training settings of its own, over those of the strong model.
     fn train(&self) -> Option<&toml::Table> {
         None

@@ -207,6 +207,14 @@ impl Column for Settings {
         Some(self.learnt_on())
     }
 
+    fn trained_along(&self) -> Option<usize> {
+        (self.schedule != Schedule::PretrainThenFreeze).then_some(self.batch_size)
+    }
+
+    fn trained_before(&self) -> bool {
+        self.schedule != Schedule::Joint
+    }
+
     fn speaks(&self) -> Option<&'static str> {
         (self.answers == AnswersBy::LanguageModel).then_some("`p_ik.answers = \"classifier\"`")
     }
