@@ -84,7 +84,7 @@ fn tables_ask_for_steps_and_a_figure_shows_them() {
     assert!(by_task.contains("ceiling"), "{by_task}");
     said(&["figure"]);
     let drawn = fs::read_to_string(folder.path().join("tiny/figures/steps.svg")).unwrap();
-    assert!(drawn.contains("Accuracy over the steps of training") && drawn.contains("ceiling (mean)"), "{drawn}");
+    assert!(drawn.contains("Accuracy over the steps of") && drawn.contains("ceiling (mean)"), "{drawn}");
     let refused = w2s()
         .args(["table", "tests/fixtures/tiny/grid.toml", "--metric", "pgr", "--columns", "step", "--results", place])
         .output()
