@@ -49,7 +49,7 @@ pub struct Training<'a> {
     pub micro_batch: Option<usize>,
     /// Whether blocks are computed again on the way back.
     pub recompute: bool,
-    /// Examples of a second batch of the same step, that P(IK) is learnt from, and tokens of the longest.
+    /// Examples of a second batch of the same step, that a judge is learnt from, and tokens of the longest.
     pub beside: Option<(usize, usize)>,
 }
 
