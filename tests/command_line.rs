@@ -41,6 +41,45 @@ fn micro_batches_are_known_to_run_check_and_plan() {
     assert!(done("run", &["--help"]).contains("stage of its own"));
 }
 
+/// Table 3 of the paper in 80 GB, with neither weights nor data: adapters fit, all weights do not.
+#[test]
+fn memory_is_planned_from_the_shapes_of_models_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, hidden, inner, layers, vocabulary) in
+        [("qwen1.5-1.8b", 2048, 5504, 24, 151_936), ("qwen1.5-14b", 5120, 13_696, 40, 152_064)]
+    {
+        let config = serde_json::json!({
+            "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": hidden / 128, "num_key_value_heads": hidden / 128, "vocab_size": vocabulary,
+            "max_position_embeddings": 32_768, "tie_word_embeddings": false, "hidden_act": "silu",
+            "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+        });
+        fs::create_dir(folder.path().join(name)).unwrap();
+        fs::write(folder.path().join(name).join("config.json"), config.to_string()).unwrap();
+    }
+    let models = folder.path().to_str().unwrap();
+    let plan = |more: &[&str]| {
+        let grid = ["plan", "configs/paper/table3.toml", "--shapes", "--memory", "80G", "--models", models];
+        let output = run(&[&grid[..], &["--device", "cpu", "--micro-batch", "auto"], more].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        let said = text(&output);
+        let of =
+            |what: &str| said.lines().find(|line| line.starts_with("sciq") && line.contains(what)).unwrap().to_owned();
+        ["weak model", "ceiling, finetune", "asked as it is"].map(of)
+    };
+    let [weak, strong, asked] = plan(&[]);
+    assert!(
+        weak.contains("1.8B parameters, all trained")
+            && weak.contains("8 at a time")
+            && weak.contains(", fits 80.0 GB"),
+        "{weak}"
+    );
+    assert!(strong.contains("14.2B parameters, all trained") && strong.contains("MORE THAN 80.0 GB"), "{strong}");
+    assert!(asked.contains("gradients and moments 0.0 MB") && asked.contains(", fits"), "{asked}");
+    let [_, adapters, _] = plan(&["model.\"qwen1.5-14b\".lora.rank=8", "--recompute"]);
+    assert!(adapters.contains("31.2M trained  8 at a time") && adapters.contains(", fits 80.0 GB"), "{adapters}");
+}
+
 #[test]
 fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let folder = tempfile::tempdir().unwrap();

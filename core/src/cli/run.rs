@@ -374,7 +374,7 @@ fn round(
             if args.json {
                 let told = json!({ "event": "smaller", "stage": id, "what": label, "tried": rows, "next": next });
                 print(&told.to_string())?;
-            } else {
+            } else if !args.quiet {
                 say!("note: {label}: out of memory with {rows} examples at a time; it is planned again with {next}");
             }
         }
