@@ -187,6 +187,7 @@ fn lora() -> Lora {
 }
 
 /// Within a tenth of what is allocated, whether blocks are computed again or not.
+#[expect(clippy::print_stdout, reason = "docs/memory.md is made of what this prints")]
 #[test]
 fn a_training_needs_the_memory_that_was_planned() {
     let mut far = Vec::new();

@@ -176,7 +176,7 @@ impl std::str::FromStr for Bytes {
         };
         let number: f64 = digits.trim().parse().map_err(|_| fault())?;
         let bytes = number * unit as f64;
-        if bytes >= 1.0 && bytes < 1e18 { Ok(Self(bytes as u64)) } else { Err(fault()) }
+        if (1.0..1e18).contains(&bytes) { Ok(Self(bytes as u64)) } else { Err(fault()) }
     }
 }
 

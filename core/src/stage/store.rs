@@ -179,7 +179,7 @@ pub enum Begin {
     /// The stage is there already.
     Finished(Box<Finished>),
     /// The stage is ours to make.
-    Ours(Workspace),
+    Ours(Box<Workspace>),
 }
 
 /// A stage in the making: a temporary folder and the lock that keeps others away. Dropping it leaves nothing behind.
@@ -439,7 +439,8 @@ impl Store {
         let folder =
             tempfile::Builder::new().prefix(&prefix).tempdir_in(root).path("create a folder for a stage", root)?;
         let target = self.folder_of(id);
-        Ok(Begin::Ours(Workspace { id: id.clone(), folder, target, started: std::time::Instant::now(), lock }))
+        let started = std::time::Instant::now();
+        Ok(Begin::Ours(Box::new(Workspace { id: id.clone(), folder, target, started, lock })))
     }
 
     /// As [`begin`](Self::begin), for a stage that is looked at rather than used: its bytes are not hashed again.
