@@ -179,15 +179,17 @@ mod processes {
         support::{text, w2s},
     };
 
-    /// A grid that saves its trainings so often.
+    /// A grid of the tiny ones, or one in a file, that saves its trainings so often.
     fn run(grid: &str, results: &Path, every: &str) -> Command {
         let mut command = w2s();
-        command.arg("run").arg(format!("tests/fixtures/tiny/{grid}.toml")).arg("--results").arg(results);
+        let file = if grid.ends_with(".toml") { grid.to_owned() } else { format!("tests/fixtures/tiny/{grid}.toml") };
+        command.arg("run").arg(file).arg("--results").arg(results);
         command.args(["--device", "cpu", "--workers", "1", "--checkpoint-every", every]);
         match grid {
             "grid" => command.args(["seeds=0", "methods=finetune,gce", "train.epochs=8"]),
             "words" => command.args(["methods=finetune,two-stage", "train.epochs=6"]),
-            _ => &mut command,
+            "selective" => &mut command,
+            _ => command.arg("methods=js"),
         };
         command
     }
@@ -248,12 +250,18 @@ mod processes {
     fn a_run_that_is_killed_while_it_trains_goes_on_from_its_checkpoints() {
         let kills: usize = std::env::var("W2S_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(2);
         let mut rng = Rng::named(5, "kills");
-        // Classes with a pretrained model, P(IK) trained along, words with a judge and two phases.
-        for (grid, within) in [("grid", 12), ("selective", 8), ("words", 12)] {
+        let choosing = tempfile::tempdir().unwrap();
+        let choose = crate::forms::choosing(choosing.path());
+        // Classes with a pretrained model, P(IK) trained along, words with a judge and two phases, candidates.
+        for (grid, within) in [("grid", 12), ("selective", 8), ("words", 12), (choose.to_str().unwrap(), 12)] {
             let whole = tempfile::tempdir().unwrap();
             let output = run(grid, whole.path(), OFTEN).output().unwrap();
             assert!(output.status.success(), "{}", text(&output));
-            let name = if grid == "grid" { "tiny" } else { grid };
+            let name = match grid {
+                "grid" => "tiny",
+                "selective" | "words" => grid,
+                _ => "choose",
+            };
             let results = |folder: &Path| fs::read_to_string(folder.join(name).join("results.csv")).unwrap();
             let (mut killed, mut resumed) = (0, 0);
             while killed < kills {

@@ -1,6 +1,9 @@
 //! Candidates and words, from the grid to the results.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use w2s_core::{
     grid::{Cell, Plan, results::Books},
@@ -154,15 +157,14 @@ wrong = "wrong"
 preference = "sure"
 "#;
 
-#[test]
-fn candidates_share_one_score_and_those_that_are_missing_have_none() {
-    let folder = tempfile::tempdir().unwrap();
-    support::tiny_copy(folder.path());
-    let tasks = folder.path().join("tasks");
+/// A grid of a task with two or three candidates, in a folder with all that it needs.
+pub fn choosing(folder: &Path) -> PathBuf {
+    support::tiny_copy(folder);
+    let tasks = folder.join("tasks");
     fs::write(tasks.join("choices-train.jsonl"), choices(160, 0)).unwrap();
     fs::write(tasks.join("choices-test.jsonl"), choices(40, 160)).unwrap();
     fs::write(tasks.join("tiny-choose.toml"), TASK).unwrap();
-    let grid = folder.path().join("choose.toml");
+    let grid = folder.join("choose.toml");
     let document = r#"
         [grid]
         name = "choose"
@@ -181,6 +183,13 @@ fn candidates_share_one_score_and_those_that_are_missing_have_none() {
         phases = [{ selector = { type = "all" } }, {}]
     "#;
     fs::write(&grid, document).unwrap();
+    grid
+}
+
+#[test]
+fn candidates_share_one_score_and_those_that_are_missing_have_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = choosing(folder.path());
     let (plan, store) = support::plan(&grid, &[], folder.path()).unwrap();
     assert_eq!(plan.cells[0].data.form, Form::Candidates(3));
     support::run_here(&plan, &store);

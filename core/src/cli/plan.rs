@@ -144,7 +144,7 @@ impl Sizes {
     fn said(self, peak: u64) -> String {
         let fits = self.room.map(|room| {
             let fits = Fitting { room, recompute: self.recompute, refused: Refused::default() }.fits(peak);
-            format!("{} {}", if fits { ", fits" } else { ", MORE THAN" }, Bytes(room))
+            format!("{} {}", if fits { ", fits" } else { ", with the process MORE THAN" }, Bytes(room))
         });
         format!("peak {}{}", Bytes(peak), fits.unwrap_or_default())
     }
@@ -235,6 +235,6 @@ mod tests {
         assert_eq!([3.4, 600.0, 9000.0].map(lasting), ["3 s", "10 min", "2.5 h"]);
         let sizes = |gigabytes: u64| Sizes { room: Some(gigabytes << 30), recompute: false };
         assert_eq!(sizes(80).said(60 << 30), "peak 60.0 GB, fits 80.0 GB");
-        assert_eq!(sizes(64).said(60 << 30), "peak 60.0 GB, MORE THAN 64.0 GB");
+        assert_eq!(sizes(64).said(60 << 30), "peak 60.0 GB, with the process MORE THAN 64.0 GB");
     }
 }
