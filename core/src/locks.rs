@@ -688,7 +688,7 @@ mod tests {
             ("/nfs", "nfs4 server:/x rw,vers=4.2,local_lock=none"),
             ("/nfs/old", "nfs server:/x rw,vers=3,local_lock=all"),
             ("/scratch", "lustre a@tcp:/x rw,localflock"),
-            ("/work", "lustre a@tcp:/x rw,flock,lazystatfs"),
+            ("/data", "lustre a@tcp:/x rw,flock,lazystatfs"),
             ("/my\\040disk", "fuse.sshfs me@there:/ rw"),
             ("/gluster", "fuse.glusterfs x rw"),
         ]
@@ -700,7 +700,7 @@ mod tests {
             ("/nfs/old/me", true),
             ("/nfs/older", false),
             ("/scratch/me", true),
-            ("/work/me", false),
+            ("/data/me", false),
             ("/my disk/results", true),
             ("/gluster/a", false),
         ] {
