@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Asked, Column, Known, on_candidates};
+use super::{Asked, Asking, Column, Known, on_candidates};
 use crate::{
     Result,
     grid::asked::{Knowledge, Made, likeliest},
@@ -14,32 +13,21 @@ use crate::{
     strategy::{Form, Split},
 };
 
-/// `agreement` of a method or a grid: how the pretrained strong model is asked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "Agreement")]
-struct Settings {
-    /// Answered examples before each question, of the supervisor's half. Origin: as for self-labels, 4.
-    shots: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { shots: 4 }
-    }
-}
+/// `agreement` of a method or a grid.
+#[derive(Debug)]
+struct Agreed(Asking);
 
 inventory::submit! {
-    Known { name: "agreement", title: "the agreement of weak label and own answer", read, schema: |generator| generator.subschema_for::<Settings>() }
+    Known { name: "agreement", title: "the agreement of weak label and own answer", read, schema: |generator| generator.subschema_for::<Asking>() }
 }
 
 fn read(asked: &Asked) -> Result<Box<dyn Column>> {
-    Ok(Box::new(asked.settings::<Settings>()?))
+    Ok(Box::new(Agreed(asked.settings()?)))
 }
 
-impl Column for Settings {
+impl Column for Agreed {
     fn make(&self, around: &Knowledge, made: &mut Made) -> Result<student::Column> {
-        let own = around.answers(likeliest(around.strong, self.shots), made)?;
+        let own = around.answers(likeliest(around.strong, self.0.shots), made)?;
         let weak = around.supervision()?.clone();
         Ok(student::Column::Stage { scores: made.push(Agreement { weak, own, data: around.data.clone() })? })
     }

@@ -5,8 +5,8 @@ include!(concat!(env!("OUT_DIR"), "/columns.rs"));
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use schemars::{Schema, SchemaGenerator};
-use serde::de::DeserializeOwned;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     asked::{Knowledge, Made},
@@ -79,6 +79,20 @@ pub(super) trait Column: Debug + Send + Sync {
     /// As [`Column::fits`].
     fn check(&self, _grid: &Grid, _method: &Method, _task: usize) -> Result<()> {
         Ok(())
+    }
+}
+
+/// How the pretrained strong model is asked for its own answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Asking {
+    /// Answered examples before each question, of the supervisor's half. Origin: as for self-labels, 4.
+    pub(super) shots: usize,
+}
+
+impl Default for Asking {
+    fn default() -> Self {
+        Self { shots: 4 }
     }
 }
 
