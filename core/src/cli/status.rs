@@ -164,6 +164,10 @@ fn as_text(grid: &Recorded, standing: &Standing) -> Result<String> {
         let times = if failure.attempts > 1 { format!(", {} times", failure.attempts) } else { String::new() };
         text += &format!("  failed   {}  {}{times}: {message}\n", failure.what, failure.kind);
     }
+    // Results that came without their stages, such as those of the repository, wait for nothing.
+    if !is_run && count(&stages, State::Waiting) == stages.len() {
+        return Ok(text + "  none of its stages is in this store\n");
+    }
     let waiting: Vec<&str> = in_state(State::Waiting).map(|stage| stage.what.as_str()).collect();
     for what in waiting.iter().take(SHOWN) {
         text += &format!("  waiting  {what}\n");
