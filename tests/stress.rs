@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::support::{says_what_to_do, text, w2s};
+use w2s_core::stage::Store;
+
+use crate::support::{plan, says_what_to_do, text, tiny, w2s};
 
 const TINY: &str = "tests/fixtures/tiny/grid.toml";
 /// A part of the tiny grid: six stages.
@@ -618,6 +620,33 @@ fn several_processes_make_each_stage_once() {
     assert_eq!(shared, whole(alone.path()));
     assert_eq!(stages(folder.path()), stages(alone.path()));
     assert!(leftovers(folder.path()).is_empty(), "{:?}", leftovers(folder.path()));
+}
+
+#[test]
+fn processes_that_plan_the_same_grid_share_the_reading() {
+    let grid = tiny().join("grid.toml");
+    // In a folder of its own it is seen what is looked up: the data of two seeds, by what they depend on.
+    let alone = tempfile::tempdir().unwrap();
+    let (whole, _) = plan(&grid, &[], alone.path()).unwrap();
+    let remembered = fs::read_to_string(alone.path().join("stages/locks/remembered")).unwrap();
+    let looks = remembered.lines().filter_map(|line| Some(line.split_once(' ')?.0));
+    let looks: Vec<&str> = looks.filter(|key| key.starts_with("look-")).collect();
+    let data = |folder: &Path| stages(folder).iter().filter(|name| name.starts_with("data-")).count();
+    let all = data(alone.path());
+    assert!(looks.len() > 1 && all == looks.len());
+
+    // Another process is at the first of them: whoever plans goes on with the others, and only then waits.
+    let shared = tempfile::tempdir().unwrap();
+    let other = Store::open(shared.path().join("stages")).unwrap();
+    let turn = other.turn(looks[0], None).unwrap().unwrap();
+    std::thread::scope(|scope| {
+        let planning = scope.spawn(|| plan(&grid, &[], shared.path()).map(|(plan, _)| plan.jobs.len()));
+        until("the rest to be read", || (data(shared.path()) == all - 1).then_some(()));
+        assert!(!planning.is_finished());
+        drop(turn);
+        assert_eq!(planning.join().unwrap().unwrap(), whole.jobs.len());
+    });
+    assert_eq!(stages(shared.path()), stages(alone.path()));
 }
 
 /// Megabytes of a process that are in memory.

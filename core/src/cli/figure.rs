@@ -52,6 +52,8 @@ enum Kind {
     Partition,
     /// Which share of its examples a method keeps, and how often their labels are right
     Retention,
+    /// What a method keeps of the examples that weak supervisor and strong model have right, alone and together
+    Kept,
     /// Accuracy over the strong models of several pairs
     Sizes,
     /// Accuracy over a swept key of a method
@@ -121,6 +123,7 @@ pub fn figure(args: &FigureArgs) -> Result<ExitCode> {
         Kind::Pgr => figure::pgr(&drawn(), &titles),
         Kind::Partition => figure::partition(&drawn(), &titles),
         Kind::Retention => figure::retention(&drawn(), &titles),
+        Kind::Kept => figure::kept(&drawn(), &titles),
         Kind::Sizes => figure::sizes(&drawn(), &titles),
         Kind::Sensitivity => figure::sensitivity(&rows, &titles),
         Kind::Steps => figure::steps(&followed, &titles),

@@ -215,8 +215,33 @@ pub fn prepare(args: &GridArgs, numeric: Numeric, fitting: Option<Fitting>, to_l
     if let Some(fitting) = &mut fitting {
         fitting.refused = Refused::read(&folder)?;
     }
-    let plan = Plan::fitted(grid, &library, &places, &store, numeric, fitting.as_ref())?;
-    Ok(Prepared { plan, store, folder, fitting })
+    let mut grid = grid;
+    loop {
+        let plan = Plan::fitted(grid, &library, &places, &store, numeric.clone(), fitting.as_ref())?;
+        // Who works on a cluster does not plan: what ran out of memory there is found in its records.
+        let smaller = match &mut fitting {
+            Some(fitting) if !to_look => {
+                let records = Failures::recorded(&folder);
+                let failed = records.iter().filter_map(|record| Some(record.failure(record.stage.as_ref()?)));
+                fitting.refuse(&plan, &failed.collect::<Vec<_>>())?
+            }
+            _ => vec![],
+        };
+        if smaller.is_empty() {
+            return Ok(Prepared { plan, store, folder, fitting });
+        }
+        say_smaller(&plan, &smaller);
+        grid = plan.grid;
+    }
+}
+
+/// Says which stages ran out of memory and are tried with fewer examples at a time.
+fn say_smaller(plan: &Plan, smaller: &[(StageId, usize)]) {
+    let labels = plan.labels();
+    for (id, rows) in smaller {
+        let (label, next) = (labels.get(id).map_or(id.as_str(), String::as_str), rows / 2);
+        say!("note: {label}: out of memory with {rows} examples at a time; it is planned again with {next}");
+    }
 }
 
 /// Whether an error is about who may write where, not about what is there.
@@ -367,16 +392,16 @@ fn round(
     store.leave();
     books.notes().iter().for_each(|note| say!("note: {note}"));
     if let Some(fitting) = fitting.as_mut().filter(|_| !outcome.interrupted) {
-        let labels = plan.labels();
         let smaller = fitting.refuse(&plan, &outcome.failed)?;
-        for (id, rows) in &smaller {
-            let (label, next) = (labels.get(id).map_or(id.as_str(), String::as_str), rows / 2);
-            if args.json {
-                let told = json!({ "event": "smaller", "stage": id, "what": label, "tried": rows, "next": next });
+        if args.json {
+            let labels = plan.labels();
+            for (id, rows) in &smaller {
+                let what = labels.get(id).map_or(id.as_str(), String::as_str);
+                let told = json!({ "event": "smaller", "stage": id, "what": what, "tried": rows, "next": rows / 2 });
                 print(&told.to_string())?;
-            } else if !args.quiet {
-                say!("note: {label}: out of memory with {rows} examples at a time; it is planned again with {next}");
             }
+        } else if !args.quiet {
+            say_smaller(&plan, &smaller);
         }
         if !smaller.is_empty() {
             return Ok(Round::Smaller(plan.jobs.keys().cloned().collect()));

@@ -42,6 +42,11 @@ pub(super) fn make<'a>(
     let seats = |pair: usize| grid.seeds.iter().map(move |seed| Seat { pair, seed: *seed });
     let seats: Vec<Seat> = (0..grid.pairs.len()).flat_map(seats).collect();
     let [places, _] = &grid.places;
+    for (task, place) in places.iter().enumerate() {
+        for seat in &seats {
+            maker.share_reading(task, *seat).map_err(|error| error.or_at(place))?;
+        }
+    }
     let mut grounds = BTreeMap::new();
     for (task, place) in places.iter().enumerate() {
         for seat in &seats {
@@ -106,15 +111,30 @@ struct Maker<'a, 'm> {
 }
 
 impl<'a> Maker<'a, '_> {
+    /// Who reads the texts of a seat: they are cut so that whoever is asked can read them.
+    fn readers(&self, seat: Seat) -> Vec<&'a FoundModel> {
+        let pair = &self.grid.pairs[seat.pair];
+        let named = self.grid.named().into_iter().map(|model| &model.name);
+        [&pair.weak.name, &pair.strong.name].into_iter().chain(named).map(|name| &self.models[name]).collect()
+    }
+
+    /// Has the data of a task in one seat read, with those that columns are learnt on, unless another process is at it.
+    fn share_reading(&self, task: usize, seat: Seat) -> Result<()> {
+        let (grid, on, readers) = (self.grid, self.grid.on(task), self.readers(seat));
+        self.check_speakers(readers[0], readers[1])?;
+        self.desk.share(&grid.tasks[task], on.data, &readers, seat.seed)?;
+        for learnt_on in grid.methods.iter().flat_map(Method::auxiliaries) {
+            if let Some(task) = grid.auxiliary.get(learnt_on.task_for(on.name)) {
+                self.desk.share(task, &grid.auxiliary_data(on, &learnt_on)?, &readers[..2], seat.seed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads the data of a task and looks whether the models can be used on them.
     fn ground(&mut self, task: usize, seat: Seat) -> Result<Ground<'a>> {
         let (grid, on) = (self.grid, self.grid.on(task));
-        let pair = &grid.pairs[seat.pair];
-        let (weak, strong) = (&self.models[&pair.weak.name], &self.models[&pair.strong.name]);
-        self.check_speakers(weak, strong)?;
-        // Texts are cut so that whoever is asked can read them.
-        let mut readers = vec![weak, strong];
-        readers.extend(grid.named().iter().map(|model| &self.models[&model.name]));
+        let readers = self.readers(seat);
         let data = self.desk.data(&grid.tasks[task], on.data, &readers, seat.seed, self.notes)?;
         let auxiliary = self.auxiliary(on, seat)?;
         if let Form::Candidates(_) = data.form {
@@ -196,15 +216,14 @@ impl<'a> Maker<'a, '_> {
 
     /// The data that columns are learnt on where this is evaluated.
     fn auxiliary(&mut self, on: On, seat: Seat) -> Result<BTreeMap<(String, Option<usize>), DataRef>> {
-        let (grid, pair) = (self.grid, &self.grid.pairs[seat.pair]);
-        let readers = [&self.models[&pair.weak.name], &self.models[&pair.strong.name]];
+        let (grid, readers) = (self.grid, self.readers(seat));
         let mut auxiliary = BTreeMap::new();
         for learnt_on in grid.methods.iter().flat_map(Method::auxiliaries) {
             let name = learnt_on.task_for(on.name);
             let Some(task) = grid.auxiliary.get(name) else { continue };
             if let Entry::Vacant(vacant) = auxiliary.entry((name.to_owned(), learnt_on.rows)) {
                 let settings = grid.auxiliary_data(on, &learnt_on)?;
-                vacant.insert(self.desk.data(task, &settings, &readers, seat.seed, self.notes)?);
+                vacant.insert(self.desk.data(task, &settings, &readers[..2], seat.seed, self.notes)?);
             }
         }
         Ok(auxiliary)

@@ -117,15 +117,17 @@ impl<'a> Desk<'a> {
         }
     }
 
-    /// Reads, splits and cuts the data of a task for the two models of a pair and those that supervisors name beside them; the cut data are a stage of their own.
-    pub(super) fn data(
+    /// Reads, splits and cuts the data of a task for the two models of a pair and those that supervisors name beside them, unless that has been
+    /// done; the cut data are a stage of their own. What another process is about is waited for or, without `wait`, left to it: then there is
+    /// nothing.
+    fn cut(
         &self,
         task: &Task,
         settings: &Data,
         models: &[&FoundModel],
         seed: u64,
-        notes: &mut Vec<String>,
-    ) -> Result<DataRef> {
+        wait: bool,
+    ) -> Result<Option<(Finished, usize)>> {
         let store = self.store;
         let max_tokens = models.iter().map(|model| model.spec.max_positions).fold(settings.max_tokens, usize::min);
         let options = DataOptions {
@@ -140,17 +142,47 @@ impl<'a> Desk<'a> {
         let (pair, further) = models.split_at(2.min(models.len()));
         let other = |model: &&&FoundModel| !pair.iter().any(|of_pair| of_pair.reads_as(model));
         let models = &[pair, &unlike(&further.iter().filter(other).copied().collect::<Vec<_>>())].concat();
-        let question = self.question(task, &options, &json!([max_tokens, settings.over_long]), models);
-        let looked = question.as_ref().and_then(|question| store.known(question));
-        let known = looked.and_then(|id| id.parse().ok()).map(|id| store.find(&id)).transpose()?.flatten();
-        let finished = match known {
+        let read = || self.read(task, &options, settings.over_long, max_tokens, models);
+        let Some(question) = self.question(task, &options, &json!([max_tokens, settings.over_long]), models) else {
+            return Ok(Some((read()?, max_tokens)));
+        };
+        let known = || -> Result<Option<Finished>> {
+            let looked = store.known(&question).and_then(|id| id.parse().ok());
+            Ok(looked.map(|id| store.find(&id)).transpose()?.flatten())
+        };
+        if let Some(finished) = known()? {
+            return Ok(Some((finished, max_tokens)));
+        }
+        let what = format!("task `{}` (seed {seed})", task.name());
+        let Some(_turn) = store.turn(&question, wait.then_some(&what))? else { return Ok(None) };
+        // Whoever had the turn before has found it out.
+        let finished = match known()? {
             Some(finished) => finished,
             None => {
-                let finished = self.read(task, &options, settings.over_long, max_tokens, models)?;
-                question.iter().for_each(|question| store.learn(question, finished.manifest.id.as_str()));
+                let finished = read()?;
+                store.learn(&question, finished.manifest.id.as_str());
                 finished
             }
         };
+        Ok(Some((finished, max_tokens)))
+    }
+
+    /// Has data made that no other process is making: several that plan the same share the work.
+    pub(super) fn share(&self, task: &Task, settings: &Data, models: &[&FoundModel], seed: u64) -> Result<()> {
+        self.cut(task, settings, models, seed, false).map(|_| ())
+    }
+
+    /// Data of a task, [cut](Self::cut), and what is to be said of them.
+    pub(super) fn data(
+        &self,
+        task: &Task,
+        settings: &Data,
+        models: &[&FoundModel],
+        seed: u64,
+        notes: &mut Vec<String>,
+    ) -> Result<DataRef> {
+        let cut = self.cut(task, settings, models, seed, true)?;
+        let (finished, max_tokens) = cut.ok_or_else(|| Error::new("the data were left to another process"))?;
         let summary = &finished.manifest.summary;
         for (part, counts) in summary["counts"]["fit"]["parts"].as_object().into_iter().flatten() {
             for (what, words) in [("shortened", "shortened to"), ("dropped", "dropped: longer than")] {

@@ -23,7 +23,7 @@ use crate::{
     error::IoContext,
     locks::Lock,
     report::{
-        Measure, Predictions, knowledge,
+        Measure, Part, Predictions, knowledge,
         measures::{self, Measured},
         metrics::{self, ACCURACY},
         results::{CEILING, FURTHER_WEAK, ResultRow, SCHEMA_VERSION, Status, WEAK, parse, to_bytes},
@@ -529,16 +529,20 @@ impl Books {
             let weak = self.labels(&cell.supervision, Split::Transfer)?;
             let row = ResultRow { split: Split::Transfer, ..row.clone() };
             let decisions = stage::read_decisions(&student.checked(stage::DECISIONS)?)?;
-            let measures = match (weak, &truth.transfer) {
+            // Until the strong model's own answers are there (of a suite they are a stage of each task), decisions are measured without.
+            let own = cell.answers.as_ref().filter(|id| **id != cell.student && self.finished.contains_key(*id));
+            let own = own.map(|id| self.labels(id, Split::Transfer)).transpose()?;
+            let parts = own.as_ref().filter(|_| decisions.iter().any(|choice| choice.weight == 0.0)).map(|own| {
+                let [own_right, weak_right] = [own, &weak].map(|labels| labels.right(&truth.transfer));
+                let right = own_right.into_iter().zip(weak_right).zip(own.agree(&weak));
+                right.map(|((own, weak), same)| Part::of(own, weak, same)).collect::<Vec<_>>()
+            });
+            let mut measures = match (weak, &truth.transfer) {
                 (Labels::Soft(weak), Truth::Choices(truth)) => {
                     knowledge::decisions(&decisions, &weak, |row, class| truth.get(row) == Some(&class))
                 }
                 (weak, truth) => {
                     // The weak answer is the first of those that decisions are about, the strong model's own the second.
-                    // Until its own are there (of a suite they are a stage of each task), decisions are measured without.
-                    let own = cell.answers.as_ref().filter(|id| **id != cell.student);
-                    let own = own.filter(|id| self.finished.contains_key(*id));
-                    let own = own.map(|id| self.labels(id, Split::Transfer)).transpose()?;
                     let right: Vec<Vec<bool>> =
                         std::iter::once(&weak).chain(&own).map(|labels| labels.right(truth)).collect();
                     let first = vec![(0..right.len()).map(|place| f32::from(place == 0)).collect(); weak.len()];
@@ -547,6 +551,7 @@ impl Books {
                     })
                 }
             };
+            measures.extend(parts.iter().flat_map(|parts| knowledge::retention(&decisions, parts)));
             rows.extend(measures.iter().map(|measure| row.with(measure)));
             // Of some tasks of a suite nothing may be left out; their average is over all.
             if cell.suite.is_some() && !measures.iter().any(|measure| measure.metric == "kept") {

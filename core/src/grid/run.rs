@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -217,6 +217,8 @@ struct Running {
     taken: Duration,
     waits: bool,
     busy: bool,
+    /// How often the system had ended a process for want of memory when this one started.
+    ended_by_system: Option<u64>,
 }
 
 impl Running {
@@ -346,7 +348,10 @@ pub fn run(
                 } else if outcome.interrupted || was_interrupted(&status, stop) {
                     outcome.interrupted = true;
                 } else {
-                    let (kind, message, help) = child.failure.take().unwrap_or_else(|| died(&status, &child.log));
+                    let (kind, message, help) = child.failure.take().unwrap_or_else(|| {
+                        let by_system = ended_by_system() > child.ended_by_system;
+                        died(&status, &child.log, by_system)
+                    });
                     let failure = Failure { stage: id, kind, message, help, log: child.log.clone() };
                     if kind.may_pass() && again.insert(place) {
                         queue.ready.insert(place);
@@ -484,8 +489,18 @@ pub const STOPPED: u8 = 75;
 /// How long a stage may take to end in order when its parent is gone.
 const ORPHANED: Duration = Duration::from_millis(200);
 
-/// What to say of a process that ended without a word.
-fn died(status: &ExitStatus, log: &Path) -> (ErrorKind, String, Option<String>) {
+/// How many processes the system has ended for want of memory since it started, whichever limit they met; `None` where it does not say.
+fn ended_by_system() -> Option<u64> {
+    fs::read_to_string("/proc/vmstat").ok().and_then(|text| field(&text, "oom_kill"))
+}
+
+/// A number of a file with a name and a number in each line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim_start_matches(' ').parse().ok())
+}
+
+/// What to say of a process that ended without a word; `by_system`: meanwhile the system ended some process for want of memory.
+fn died(status: &ExitStatus, log: &Path, by_system: bool) -> (ErrorKind, String, Option<String>) {
     let last = last_line(log);
     let said = last.as_ref().map_or_else(String::new, |last| format!("; its log ends with: {last}"));
     let memory = || Some(OUT_OF_MEMORY.to_owned());
@@ -503,6 +518,10 @@ fn died(status: &ExitStatus, log: &Path) -> (ErrorKind, String, Option<String>) 
         {
             let help = Some("a fault in code that it called: its log may tell".to_owned());
             return (ErrorKind::Panic, format!("the stage's process crashed with signal {signal}{said}"), help);
+        }
+        if signal == libc::SIGKILL && by_system {
+            let message = format!("the system ran out of memory and ended the stage's process{said}");
+            return (ErrorKind::OutOfMemory, message, memory());
         }
         let help = (signal == libc::SIGKILL).then(|| format!("the system may have run out of memory: {OUT_OF_MEMORY}"));
         return (ErrorKind::Killed, format!("the stage's process was ended by signal {signal}{said}"), help);
@@ -551,6 +570,7 @@ fn start(
         checkpoint_every: options.checkpoint_every,
     };
     let order = serde_json::to_string(&order).map_err(|error| Error::new(format!("cannot write an order: {error}")))?;
+    let ended_by_system = ended_by_system();
     let mut child = Command::new(&program)
         .arg("stage")
         .env("RAYON_NUM_THREADS", options.threads.to_string())
@@ -587,6 +607,7 @@ fn start(
         taken: Duration::ZERO,
         waits: false,
         busy: false,
+        ended_by_system,
     };
     listening.path("start a thread", &program)?;
     Ok(running)
@@ -677,4 +698,28 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     std::thread::Builder::new().name(name.to_owned()).spawn(work).path("start a thread", name).map(|_| ())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_the_system_ends_for_want_of_memory_is_told_from_one_that_somebody_killed() {
+        let status = Command::new("sh").args(["-c", "kill -9 $$"]).status().unwrap();
+        let log = Path::new("no log");
+        assert_eq!(died(&status, log, true).0, ErrorKind::OutOfMemory);
+        let (kind, message, help) = died(&status, log, false);
+        assert_eq!((kind, message.as_str()), (ErrorKind::Killed, "the stage's process was ended by signal 9"));
+        assert!(help.unwrap().contains("may have run out of memory"));
+        let polite = Command::new("sh").args(["-c", "kill -15 $$"]).status().unwrap();
+        assert_eq!(died(&polite, log, true).0, ErrorKind::Killed);
+    }
+
+    #[test]
+    fn what_the_system_counts_is_read_by_its_whole_name() {
+        let text = "oom_kill_other 7\nnr_free 12\noom_kill 3\n";
+        assert_eq!(field(text, "oom_kill"), Some(3));
+        assert_eq!(field("nr_free 12\n", "oom_kill"), None);
+    }
 }

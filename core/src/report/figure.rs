@@ -9,7 +9,7 @@ use indexmap::{IndexMap, IndexSet};
 use super::{
     analysis::{calibration, histogram, over_gamma, reliability},
     chart::{Axis, COLOURS, GREY, Key, Mark, Panel, Point, SHAPES, Series, Shape, Sheet, fitted, step, svg},
-    metrics::ACCURACY,
+    metrics::{ACCURACY, Part},
     results::{CEILING, FURTHER_WEAK, ResultRow, Status, WEAK, is_end, is_weak},
     statistics::{Summary, wilson},
 };
@@ -454,13 +454,35 @@ pub fn pgr(rows: &[ResultRow], titles: &Titles) -> Result<String> {
 }
 
 /// Parts of the consistency partition, as results call them and as the figure does, with their colours; the first stands lowest.
-const PARTITION: [(&str, &str, usize); 5] = [
-    ("both_right", "both right", 2),
-    ("only_method_right", "the method alone right", 0),
-    ("only_weak_right", "the weak model alone right", 4),
-    ("same_error", "the same error", 1),
-    ("different_errors", "different errors", 3),
+const PARTITION: [(Part, &str, usize); 5] = [
+    (Part::BothRight, "both right", 2),
+    (Part::OnlyMethodRight, "the method alone right", 0),
+    (Part::OnlyWeakRight, "the weak model alone right", 4),
+    (Part::SameError, "the same error", 1),
+    (Part::DifferentErrors, "different errors", 3),
 ];
+
+/// Bars of a panel, each with its name and how much of it, in percent, is of each part of [`PARTITION`].
+fn stacked(bars: Vec<(String, [f64; 5])>, title: String, what: &str) -> Panel {
+    let mut series = Vec::new();
+    for (place, (_, called, colour)) in PARTITION.into_iter().enumerate() {
+        let top = |(x, (_, parts)): (u32, &(String, [f64; 5]))| {
+            let y = parts[..=place].iter().sum();
+            Point { x: f64::from(x), y, error: None }
+        };
+        series.push(Series { key: key(called, colour, Mark::Bars(0.7)), points: (1..).zip(&bars).map(top).collect() });
+    }
+    // Each bar reaches from the ground to the top of its part: the highest is drawn first.
+    series.reverse();
+    let names: Vec<String> = bars.into_iter().map(|(name, _)| name).collect();
+    let x = Axis { range: (0.4, names.len() as f64 + 0.6), names, ..Axis::default() };
+    Panel { title, subtitle: String::new(), x, y: axis(what, PERCENT, 20.0), series, levels: vec![] }
+}
+
+/// The parts of [`PARTITION`], each with a metric of it, in percent.
+fn of_parts(rows: &[ResultRow], split: Split, metric: fn(Part) -> &'static str) -> [Accuracies; 5] {
+    PARTITION.map(|(part, ..)| Accuracies::of_metric(rows, split, metric(part)))
+}
 
 /// `partition`: shares of test items on which a method and its weak supervisor are right, or wrong in the same way (multi-capabilities W2SG,
 /// Figures 5 and 6), a stacked bar per method, a panel per task and pair.
@@ -468,40 +490,67 @@ const PARTITION: [(&str, &str, usize); 5] = [
 /// # Errors
 /// No method with a partition.
 pub fn partition(rows: &[ResultRow], titles: &Titles) -> Result<String> {
-    let shares: Vec<Accuracies> =
-        PARTITION.iter().map(|(metric, ..)| Accuracies::of_metric(rows, Split::Test, metric)).collect();
+    let shares = of_parts(rows, Split::Test, Part::metric);
     let all = &shares[0];
     let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
     let mut panels = Vec::new();
     for (place, setting) in all.settings.iter().enumerate() {
-        let methods: Vec<&str> =
-            all.methods[place].iter().map(|(name, _)| name.as_str()).filter(|name| !is_end(name)).collect();
-        if methods.is_empty() {
-            continue;
+        let bar = |method: &str| {
+            let mean = |share: &Accuracies| {
+                let values = share.get(share.settings.iter().position(|known| known == setting)?, method)?;
+                mean_and_s(0.0, values).map(|mean| mean.y)
+            };
+            (names.method(method), shares.each_ref().map(|share| mean(share).unwrap_or(0.0)))
+        };
+        let methods = all.methods[place].iter().map(|(name, _)| name.as_str()).filter(|name| !is_end(name));
+        let bars: Vec<_> = methods.map(bar).collect();
+        if !bars.is_empty() {
+            panels.push(stacked(bars, names.setting(setting), "share of test items (%)"));
         }
-        let mut heights = vec![0.0; methods.len()];
-        let mut series = Vec::new();
-        for (share, (_, called, colour)) in shares.iter().zip(PARTITION) {
-            let mut points = Vec::new();
-            for (number, (method, height)) in (1u32..).zip(methods.iter().zip(&mut heights)) {
-                let own = share.settings.iter().position(|known| known == setting);
-                let mean = own.and_then(|own| mean_and_s(0.0, share.get(own, method)?));
-                *height += mean.map_or(0.0, |mean| mean.y);
-                points.push(Point { x: f64::from(number), y: *height, error: None });
-            }
-            series.push(Series { key: key(called, colour, Mark::Bars(0.7)), points });
-        }
-        // Each bar reaches from the ground to the top of its part: the highest is drawn first.
-        series.reverse();
-        let labels = methods.iter().map(|name| names.method(name)).collect();
-        let x = Axis { range: (0.4, methods.len() as f64 + 0.6), names: labels, ..Axis::default() };
-        let y = axis("share of test items (%)", PERCENT, 20.0);
-        panels.push(Panel { title: names.setting(setting), subtitle: String::new(), x, y, series, levels: vec![] });
     }
     if panels.is_empty() {
         return Err(nothing("no method has a partition", "let `w2s run` finish at least one cell"));
     }
     let (title, caption) = ("What method and weak supervisor have right".to_owned(), all.caption());
+    Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
+}
+
+/// `kept`: the student's examples by who had them right before it learnt from them, the strong model by itself or the weak supervisor, and what a
+/// method keeps of each part (multi-capabilities W2SG, Figure 12): two stacked bars per method, a panel per task and pair.
+///
+/// # Errors
+/// No method that leaves examples out and knows the strong model's own answers.
+pub fn kept(rows: &[ResultRow], titles: &Titles) -> Result<String> {
+    let sizes = of_parts(rows, Split::Transfer, Part::metric);
+    let shares = of_parts(rows, Split::Transfer, Part::kept);
+    let all = &sizes[0];
+    let names = Names::new(titles, &all.settings.iter().collect::<Vec<_>>());
+    let mut panels = Vec::new();
+    for (place, setting) in all.settings.iter().enumerate() {
+        let mut bars = Vec::new();
+        for (method, _) in &all.methods[place] {
+            let of = |share: &Accuracies, seed: u64| {
+                let place = share.settings.iter().position(|known| known == setting)?;
+                share.get(place, method)?.get(&seed).copied()
+            };
+            let over_seeds = |value: &dyn Fn(usize, u64) -> f64| -> [f64; 5] {
+                let seeds: Vec<u64> = all.get(place, method).into_iter().flatten().map(|(seed, _)| *seed).collect();
+                let mean = |part| seeds.iter().map(|seed| value(part, *seed)).sum::<f64>() / seeds.len().max(1) as f64;
+                std::array::from_fn(mean)
+            };
+            let size = |part: usize, seed: u64| of(&sizes[part], seed).unwrap_or(0.0);
+            let kept = |part: usize, seed: u64| size(part, seed) * of(&shares[part], seed).unwrap_or(0.0) / 100.0;
+            bars.push((format!("{}: all", names.method(method)), over_seeds(&size)));
+            bars.push((format!("{}: kept", names.method(method)), over_seeds(&kept)));
+        }
+        panels.push(stacked(bars, names.setting(setting), "share of examples (%)"));
+    }
+    if panels.is_empty() {
+        let remedy = "methods of two stages with a judge do, and those with the selector `agreement`";
+        return Err(nothing("no method leaves examples out by what the strong model answers", remedy));
+    }
+    let caption = all.caption_of("Weak labels and the strong model's own answers", "examples");
+    let title = "What is kept of the examples that either had right".to_owned();
     Ok(svg(&Sheet { title, caption, columns: 3, cell: TALL, panels }))
 }
 
@@ -875,12 +924,39 @@ mod tests {
         };
         let values = [0.5, 0.1, 0.05, 0.25, 0.1];
         let rows: Vec<ResultRow> =
-            PARTITION.iter().zip(values).map(|((metric, ..), value)| of(metric, value)).collect();
+            PARTITION.iter().zip(values).map(|((part, ..), value)| of(part.metric(), value)).collect();
         let svg = partition(&rows, &titles()).unwrap();
         for (_, called, colour) in PARTITION {
             assert!(svg.contains(called) && svg.to_uppercase().contains(&COLOURS[colour].to_uppercase()), "{called}");
         }
         assert!(partition(&rows[1..], &titles()).unwrap_err().message().contains("no method has a partition"));
+    }
+
+    #[test]
+    fn what_is_kept_of_each_part_stands_beside_all_of_it() {
+        let of = |metric: &str, seed: u64, value: f64| ResultRow {
+            metric: metric.to_owned(),
+            split: Split::Transfer,
+            ..row("sciq", "small", "large", "js", seed, value)
+        };
+        let sizes = [0.5, 0.1, 0.15, 0.2, 0.05];
+        let mut rows: Vec<ResultRow> =
+            PARTITION.iter().zip(sizes).map(|((part, ..), value)| of(part.metric(), 0, value)).collect();
+        rows.extend(PARTITION.iter().map(|(part, ..)| of(part.kept(), 0, 0.5)));
+        let svg = kept(&rows, &titles()).unwrap();
+        for part in [">js: all<", ">js: kept<", "the weak model alone right", "one seed"] {
+            assert!(svg.contains(part), "{part}");
+        }
+        // A half of each part is kept: the tops of the second bar stand half as high.
+        let bars = [("all".to_owned(), sizes), ("kept".to_owned(), sizes.map(|size| size / 2.0))];
+        let panel = stacked(bars.to_vec(), String::new(), "");
+        for series in &panel.series {
+            assert!((series.points[1].y * 2.0 - series.points[0].y).abs() < 1e-12);
+        }
+        assert!((panel.series[0].points[0].y - 1.0).abs() < 1e-12, "the highest comes first");
+        // Partitions of the test are another figure's.
+        let tested: Vec<_> = rows.iter().map(|row| ResultRow { split: Split::Test, ..row.clone() }).collect();
+        assert!(kept(&tested, &titles()).unwrap_err().message().contains("leaves examples out"));
     }
 
     #[test]

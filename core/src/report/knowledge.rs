@@ -1,6 +1,6 @@
 //! What a method knew, trusted and changed: measures of Selective W2SG and its kind.
 
-use super::metrics::{Bins, Estimate, Measure, Predictions, argmax, find};
+use super::metrics::{Bins, Estimate, Measure, Part, Predictions, argmax, find};
 use crate::{Result, learner::Choice};
 
 /// How well a judge says which of the strong model's own answers are right; N items of the test split. Metrics begin with the name of the
@@ -66,6 +66,27 @@ pub fn decisions(choices: &[Choice], weak: &[Vec<f32>], right: impl Fn(usize, u8
         measures.push(share("kept", Estimate::of(known().map(|choice| choice.weight > 0.0))));
     }
     measures
+}
+
+/// How large each part of the student's examples is, by who had them right before the student learnt, and which share of it was kept (multi-capabilities
+/// W2SG, figure 12). `parts` has one for each example. Nothing where no example was left out.
+pub fn retention(choices: &[Choice], parts: &[Part]) -> Vec<Measure> {
+    let known: Vec<(Part, bool)> =
+        (choices.iter()).filter_map(|choice| Some((*parts.get(choice.row as usize)?, choice.weight > 0.0))).collect();
+    if known.iter().all(|(_, kept)| *kept) {
+        return vec![];
+    }
+    let share = |metric, of: Option<Estimate>| Measure {
+        metric,
+        value: of.map(|estimate| estimate.value),
+        n: of.map_or(0, |estimate| estimate.n),
+    };
+    let sizes = Part::ALL.map(|part| share(part.metric(), Estimate::of(known.iter().map(|(of, _)| *of == part))));
+    let kept = Part::ALL.map(|part| {
+        let within = known.iter().filter(|(of, _)| *of == part);
+        share(part.kept(), Estimate::of(within.map(|(_, kept)| *kept)))
+    });
+    sizes.into_iter().chain(kept).collect()
 }
 
 #[cfg(test)]
@@ -149,5 +170,28 @@ mod tests {
         assert_eq!((last.metric, last.value, last.n), ("kept", Some(0.6), 5));
         // All of them dropped: nothing can be said.
         assert_eq!(value(&decisions(&choices[3..], &weak, |row, class| truth[row] == class), "label_accuracy"), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_in_each_part() {
+        use Part::*;
+        let choice = |row: u32, weight: f32| Choice {
+            row,
+            own: false,
+            weight,
+            columns: BTreeMap::new(),
+            self_label: None,
+            refined: vec![1.0, 0.0],
+        };
+        let parts = [BothRight, BothRight, OnlyWeakRight, SameError, BothRight];
+        let choices = [choice(0, 1.0), choice(1, 0.0), choice(2, 0.5), choice(3, 0.0), choice(4, 1.0), choice(9, 1.0)];
+        let measures = retention(&choices, &parts);
+        let shares = Part::ALL.map(|part| value(&measures, part.metric()));
+        assert_eq!(shares, [Some(0.6), Some(0.2), Some(0.0), Some(0.2), Some(0.0)]);
+        let kept = Part::ALL.map(|part| value(&measures, part.kept()));
+        assert_eq!(kept, [Some(2.0 / 3.0), Some(0.0), None, Some(1.0), None]);
+        assert!(measures.iter().all(|measure| find(measure.metric).is_some()));
+        // Who leaves nothing out has nothing to say of it.
+        assert_eq!(retention(&choices[..1], &parts), vec![]);
     }
 }

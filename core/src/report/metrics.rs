@@ -66,7 +66,7 @@ const fn metric(name: &'static str, percent: bool, higher_is_better: Option<bool
 }
 
 /// Every metric that [`measure`] may give, in its order, [`PGR`], and those of what a method knew; further ones are in [`measures`].
-pub static METRICS: [Metric; 36] = [
+pub static METRICS: [Metric; 41] = [
     metric(ACCURACY, true, Some(true), "share of items whose most probable class is the true one"),
     metric(MAJORITY_RATE, true, None, "share of the most frequent true class: what a constant answer scores"),
     metric("auroc", true, Some(true), "area under the ROC curve of P(class 1); ties count half; two classes only"),
@@ -143,6 +143,21 @@ pub static METRICS: [Metric; 36] = [
         None,
         "share of the student's examples that were not dropped; only where some were, and no other share counts those",
     ),
+    metric(
+        "kept_both_right",
+        true,
+        None,
+        "share that was not dropped of the student's examples that weak model and strong model's own answer have right",
+    ),
+    metric("kept_same_error", true, None, "the same of those that both have wrong with the same answer"),
+    metric(
+        "kept_only_method_right",
+        true,
+        None,
+        "the same of those that the strong model's own answer alone has right",
+    ),
+    metric("kept_only_weak_right", true, None, "the same of those that the weak model alone has right"),
+    metric("kept_different_errors", true, None, "the same of those that both have wrong, differently"),
 ];
 
 /// Every metric there is.
@@ -452,34 +467,64 @@ pub fn agreement(student: &[u8], weak: &[u8], truth: &[u8]) -> Agreement {
     }
 }
 
-/// Items by who is right; the consistency partition of multi-capabilities W2SG, figure 5 (its names in brackets).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Partition {
+/// A part of the consistency partition (multi-capabilities W2SG, figure 5; its names in brackets).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
     /// Both right [True Con.].
-    pub both_right: usize,
+    BothRight,
     /// Both wrong with the same answer [False Con.].
-    pub same_error: usize,
-    /// The student is right, the weak model wrong [WTS True].
-    pub only_method_right: usize,
-    /// The weak model is right, the student wrong [Weak True].
-    pub only_weak_right: usize,
+    SameError,
+    /// The method is right, the weak model wrong [WTS True].
+    OnlyMethodRight,
+    /// The weak model is right, the method wrong [Weak True].
+    OnlyWeakRight,
     /// Both wrong with different answers [False Incon.]; impossible with two classes.
-    pub different_errors: usize,
+    DifferentErrors,
 }
 
-/// Partition of items, from one class per item.
-pub fn partition(student: &[u8], weak: &[u8], truth: &[u8]) -> Partition {
-    let mut parts = Partition::default();
-    for ((student, weak), truth) in student.iter().zip(weak).zip(truth) {
-        *match (student == truth, weak == truth) {
-            (true, true) => &mut parts.both_right,
-            (true, false) => &mut parts.only_method_right,
-            (false, true) => &mut parts.only_weak_right,
-            (false, false) if student == weak => &mut parts.same_error,
-            (false, false) => &mut parts.different_errors,
-        } += 1;
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::BothRight, Self::SameError, Self::OnlyMethodRight, Self::OnlyWeakRight, Self::DifferentErrors];
+
+    /// The part of an item, by whether the method and the weak model are right, and whether they answer the same.
+    pub fn of(method: bool, weak: bool, same: bool) -> Self {
+        match (method, weak) {
+            (true, true) => Self::BothRight,
+            (true, false) => Self::OnlyMethodRight,
+            (false, true) => Self::OnlyWeakRight,
+            (false, false) if same => Self::SameError,
+            (false, false) => Self::DifferentErrors,
+        }
     }
-    parts
+
+    /// The metric of its share of the items.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Self::BothRight => "both_right",
+            Self::OnlyMethodRight => "only_method_right",
+            Self::OnlyWeakRight => "only_weak_right",
+            Self::SameError => "same_error",
+            Self::DifferentErrors => "different_errors",
+        }
+    }
+
+    /// The metric of the share of it that a method keeps.
+    pub fn kept(self) -> &'static str {
+        match self {
+            Self::BothRight => "kept_both_right",
+            Self::OnlyMethodRight => "kept_only_method_right",
+            Self::OnlyWeakRight => "kept_only_weak_right",
+            Self::SameError => "kept_same_error",
+            Self::DifferentErrors => "kept_different_errors",
+        }
+    }
+}
+
+/// The part of each item, from one class per item.
+pub fn partition(student: &[u8], weak: &[u8], truth: &[u8]) -> Vec<Part> {
+    let items = student.iter().zip(weak).zip(truth);
+    items.map(|((student, weak), truth)| Part::of(student == truth, weak == truth, student == weak)).collect()
 }
 
 /// Mean of `a − b` over the same items with its paired standard error √((n₁₀ + n₀₁) / n − d²) / √n, where n₁₀ and n₀₁ count the
@@ -601,14 +646,9 @@ fn compare(student: &[u8], weak: &[u8], truth: &[u8], add: &mut impl FnMut(&'sta
         add(metric, estimate.map(|estimate| estimate.value), estimate.map_or(0, |estimate| estimate.n));
     }
     let parts = partition(student, weak, truth);
-    for (metric, count) in [
-        ("both_right", parts.both_right),
-        ("same_error", parts.same_error),
-        ("only_method_right", parts.only_method_right),
-        ("only_weak_right", parts.only_weak_right),
-        ("different_errors", parts.different_errors),
-    ] {
-        add(metric, Some(count as f64 / n as f64), n);
+    for part in Part::ALL {
+        let count = parts.iter().filter(|of| **of == part).count();
+        add(part.metric(), Some(count as f64 / n as f64), n);
     }
 }
 
@@ -713,11 +753,10 @@ mod tests {
 
         let expected = &golden["consistency_partition (seed 004 Fig 5, binary => False Incon. impossible)"];
         let parts = partition(student.predicted(), weak.predicted(), &truth);
-        assert_eq!(parts.both_right, expected["true_con"]);
-        assert_eq!(parts.same_error, expected["false_con"]);
-        assert_eq!(parts.only_method_right, expected["wts_true"]);
-        assert_eq!(parts.only_weak_right, expected["weak_true"]);
-        assert_eq!(parts.different_errors, expected["false_incon"]);
+        let names = ["true_con", "false_con", "wts_true", "weak_true", "false_incon"];
+        for (part, name) in Part::ALL.into_iter().zip(names) {
+            assert_eq!(parts.iter().filter(|of| **of == part).count(), expected[name], "{name}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod sheet;
 pub mod statistics;
 pub mod table;
 
-pub use metrics::{Measure, Metric, Predictions};
+pub use metrics::{Measure, Metric, Part, Predictions};
 pub use results::{ResultRow, Status};
 pub use table::Table;
 

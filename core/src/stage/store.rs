@@ -78,6 +78,8 @@ pub enum Notice {
     Waiting(StageId),
     /// That process has ended.
     Resumed(StageId),
+    /// Another process looks something up that is needed here, too.
+    InTurn(String),
     /// A training goes on from a checkpoint.
     Continued {
         /// The stage that it is for.
@@ -113,6 +115,7 @@ impl fmt::Display for Notice {
                 write!(f, "stage `{stage}` was damaged and is now in {}: {reason}", folder.display())
             }
             Self::Waiting(stage) => write!(f, "waiting for another process that makes stage `{stage}`"),
+            Self::InTurn(what) => write!(f, "waiting for another process that reads {what}"),
             Self::Resumed(stage) => write!(f, "the other process that made stage `{stage}` has ended"),
             Self::Continued { stage, step, steps } => {
                 write!(f, "stage `{stage}` goes on from its checkpoint after step {step} of {steps}")
@@ -191,6 +194,12 @@ pub struct Workspace {
     started: std::time::Instant,
     // Free again when the process ends, however it ends.
     lock: Lock,
+}
+
+/// The right to find something out, which one process has at a time. It ends when this is dropped, or the process ends.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: Lock,
 }
 
 /// What an unused store would give back.
@@ -304,6 +313,22 @@ impl Store {
     /// Remembers what was found out about `key`: one line, for this and later looks. Costs nothing but another look if it is lost.
     pub fn learn(&self, key: &str, answer: &str) {
         lock(&self.remembered).set(key, answer);
+    }
+
+    /// Keeps other processes from finding out about `key` too, for as long as the turn is held. `None` if another has its turn, unless it is
+    /// said what for: then it is waited for. What others have [learnt](Self::learn) is [known](Self::known) from then on.
+    ///
+    /// # Errors
+    /// A store that cannot be written.
+    pub fn turn(&self, key: &str, wait_for: Option<&str>) -> Result<Option<Turn>> {
+        let lock = Lock::open(&self.lock_path(key))?;
+        if !lock.try_lock()? {
+            let Some(what) = wait_for else { return Ok(None) };
+            (self.tell.0)(&Notice::InTurn(what.to_owned()));
+            lock.lock()?;
+        }
+        *self::lock(&self.remembered) = Remembered::open(Self::memory_in(&self.root));
+        Ok(Some(Turn { _lock: lock }))
     }
 
     /// Forgets that a stage's bytes were right.
@@ -741,6 +766,28 @@ mod tests {
         let again = store.find(&id()).unwrap().unwrap();
         assert_eq!(first.manifest, again.manifest);
         assert_eq!(fs::read_to_string(again.file("a.csv")).unwrap(), "1,2\n");
+    }
+
+    #[test]
+    fn what_one_process_finds_out_in_its_turn_the_next_one_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| Store::open(folder.path()).unwrap());
+        let turn = one.turn("look-1", None).unwrap().unwrap();
+        assert!(other.turn("look-1", None).unwrap().is_none());
+        assert!(other.turn("look-2", None).unwrap().is_some());
+        let (other, said) = listen(other);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| other.turn("look-1", Some("a task")).map(|turn| turn.is_some()));
+            while said.lock().unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            assert!(!waits.is_finished());
+            one.learn("look-1", "found");
+            drop(turn);
+            assert!(waits.join().unwrap().unwrap());
+        });
+        assert_eq!(other.known("look-1").as_deref(), Some("found"));
+        assert_eq!(*said.lock().unwrap(), ["waiting for another process that reads a task"]);
     }
 
     #[test]

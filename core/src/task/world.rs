@@ -51,6 +51,9 @@ pub struct World {
     /// Questions whose answer follows from the question alone, by name.
     #[serde(default)]
     pub exercises: BTreeMap<String, Exercise>,
+    /// Words that the text never says and that texts of other sources do: they have tokens of their own.
+    #[serde(default)]
+    pub words: Vec<String>,
     #[serde(skip)]
     told: Told,
 }
@@ -73,6 +76,7 @@ impl Settings for World {
             ("passages", Value::Array(Vec::new())),
             ("hops", Value::Array(Vec::new())),
             ("exercises", Value::Object(Map::new())),
+            ("words", Value::Array(Vec::new())),
         ]
     }
 }
@@ -233,6 +237,9 @@ impl World {
                     .to_owned(),
             );
         }
+        if let Some(word) = self.words.iter().find(|word| word.is_empty() || word.contains(char::is_whitespace)) {
+            return refuse(format!("`words`: `{word}` is not one word"));
+        }
         if !(0.0..1.0).contains(&self.reserved) {
             return refuse("`reserved` must be at least 0 and less than 1".to_owned());
         }
@@ -345,6 +352,7 @@ impl World {
 
     /// Every word of the world, in the order of token ids.
     fn vocabulary(&self) -> Vec<String> {
+        let entities = self.entities();
         let exercises: Vec<String> = self.exercises.values().flat_map(Exercise::words).collect();
         let mut vocabulary = vec![UNKNOWN.to_owned(), STOP.to_owned()];
         let mut known: std::collections::BTreeSet<String> = vocabulary.iter().cloned().collect();
@@ -359,8 +367,8 @@ impl World {
         let spoken = spoken.filter(|word| !["{}", "{other}"].contains(word));
         let classes = self.attributes.iter().flat_map(|attribute| &attribute.classes);
         let valued = classes.flat_map(|(class, values)| values.iter().chain([class])).map(String::as_str);
-        let entities = self.entities();
-        for word in spoken.chain(valued).chain(entities.iter().map(String::as_str)) {
+        let named = entities.iter().chain(&self.words).map(String::as_str);
+        for word in spoken.chain(valued).chain(named) {
             if known.insert(word.to_owned()) {
                 vocabulary.push(word.to_owned());
             }

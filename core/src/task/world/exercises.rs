@@ -62,6 +62,9 @@ pub enum Kind {
     Commands {
         /// Verbs. The action of one is the verb in capital letters.
         verbs: Vec<String>,
+        /// All of SCAN's commands: with `turn`, which has no action but the turns, and with directions `opposite` and `around`.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
     },
     /// Which of three values is of another attribute than both others: `odd one of reef figs marsh is figs`. With the world's attributes.
     OddOneOut {},
@@ -96,6 +99,10 @@ const KEPT: f64 = 0.25;
 const TIMES: [(&str, usize); 3] = [("", 1), ("twice", 2), ("thrice", 3)];
 /// Directions, each with the turn that is made before the action.
 const DIRECTIONS: [(&str, &str); 3] = [("", ""), ("left", "LEFT"), ("right", "RIGHT")];
+/// What has no action but the turns.
+const TURN: &str = "turn";
+/// Ways of going in a direction, each with its turns and how often all is done: Lake and Baroni 2018, figure 6.
+const WAYS: [(&str, usize, usize); 3] = [("", 1, 1), ("opposite", 2, 1), ("around", 1, 4)];
 const ONES: [&str; 20] = [
     "zero",
     "one",
@@ -156,6 +163,22 @@ fn join(words: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     said
 }
 
+/// A half of any of SCAN's commands, and its actions.
+fn any_half(verbs: &[String], rng: &mut Rng) -> (String, String) {
+    let verb = verbs.get(rng.below(verbs.len() + 1));
+    // Without a direction nothing is turned to.
+    let [without, directions @ ..] = DIRECTIONS;
+    let drawn = rng.below(DIRECTIONS.len() - usize::from(verb.is_none()));
+    let direction = directions.get(drawn).copied().unwrap_or(without);
+    let ways = if direction == without { 1 } else { WAYS.len() };
+    let (way, turns, rounds) = WAYS[rng.below(ways)];
+    let (times, repeated) = TIMES[rng.below(TIMES.len())];
+    let action = verb.map(|verb| verb.to_uppercase());
+    let once = join(std::iter::repeat_n(direction.1, turns).chain(action.as_deref()));
+    let command = join([verb.map_or(TURN, String::as_str), way, direction.0, times]);
+    (command, join(std::iter::repeat_n(once, rounds * repeated)))
+}
+
 impl Operation {
     fn name(self) -> &'static str {
         match self {
@@ -209,8 +232,11 @@ impl Kind {
                 let list = different(items, parts(*longest, rng), rng);
                 Said { question: format!("{} of {} is", operation.name(), join(&list)), answer: operation.of(&list) }
             }
-            Self::Commands { verbs } => {
+            Self::Commands { verbs, whole } => {
                 let half = |rng: &mut Rng| {
+                    if *whole {
+                        return any_half(verbs, rng);
+                    }
                     let (verb, direction, times) = (
                         &verbs[rng.below(verbs.len())],
                         DIRECTIONS[rng.below(DIRECTIONS.len())],
@@ -266,8 +292,12 @@ impl Kind {
                     said.extend((2..=*longest).map(number));
                 }
             }
-            Self::Commands { verbs } => {
+            Self::Commands { verbs, whole } => {
                 said.extend(["and", "after", "means"].map(String::from));
+                if *whole {
+                    said.push(TURN.to_owned());
+                    said.extend(WAYS.iter().map(|(word, ..)| word.to_string()));
+                }
                 said.extend(verbs.iter().flat_map(|verb| [verb.clone(), verb.to_uppercase()]));
                 said.extend(DIRECTIONS.iter().flat_map(|(word, turn)| [word.to_string(), turn.to_string()]));
                 said.extend(TIMES.iter().map(|(word, _)| word.to_string()));
@@ -284,7 +314,8 @@ impl Kind {
             Self::Arithmetic { largest, terms } => terms * number(*largest) + terms - 1 + 1 + number(*largest) + 1,
             Self::Comparison { largest, terms } => 2 + terms * number(*largest) + 1 + number(*largest) + 1,
             Self::Lists { longest, .. } => 2 + longest + 1 + longest + 1,
-            Self::Commands { .. } => 3 + 1 + 3 + 1 + 2 * 6 + 1,
+            Self::Commands { whole: false, .. } => 3 + 1 + 3 + 1 + 2 * 6 + 1,
+            Self::Commands { whole: true, .. } => 4 + 1 + 4 + 1 + 2 * 24 + 1,
             Self::OddOneOut {} => 9,
         }
     }
@@ -320,7 +351,7 @@ impl Kind {
                 }
                 words("items", *longest, items)
             }
-            Self::Commands { verbs } => words("verbs", 1, verbs),
+            Self::Commands { verbs, .. } => words("verbs", 1, verbs),
             Self::OddOneOut {} => {
                 let enough = |attribute: &&Attribute| attribute.classes.values().flatten().count() > 1;
                 if attributes.iter().filter(enough).count() != attributes.len() || attributes.len() < 2 {
@@ -488,7 +519,8 @@ mod tests {
 
     #[test]
     fn commands_are_carried_out_in_their_order() {
-        for (question, answer) in drawn(&Kind::Commands { verbs: vec!["walk".to_owned(), "jump".to_owned()] }) {
+        let verbs = vec!["walk".to_owned(), "jump".to_owned()];
+        for (question, answer) in drawn(&Kind::Commands { verbs, whole: false }) {
             let mut halves: Vec<Vec<String>> = vec![Vec::new()];
             let mut swapped = false;
             for word in &question {
@@ -510,6 +542,41 @@ mod tests {
             }
             assert_eq!(answer, halves.concat(), "{question:?}");
         }
+    }
+
+    /// Whatever SCAN's grammar allows, by the rules of its interpretation (Lake and Baroni 2018, figures 6 and 7), in SCAN's own words.
+    fn carried_out(command: &[&str]) -> Vec<String> {
+        if let Some(at) = command.iter().position(|word| ["and", "after"].contains(word)) {
+            let mut halves = [&command[..at], &command[at + 1..]].map(carried_out);
+            if command[at] == "after" {
+                halves.reverse();
+            }
+            return halves.concat();
+        }
+        match command {
+            [first @ .., "twice"] => [(); 2].map(|()| carried_out(first)).concat(),
+            [first @ .., "thrice"] => [(); 3].map(|()| carried_out(first)).concat(),
+            [verb, "opposite", direction] => {
+                [carried_out(&["turn", direction]), carried_out(&[verb, direction])].concat()
+            }
+            [verb, "around", direction] => [(); 4].map(|()| carried_out(&[verb, direction])).concat(),
+            [verb, direction] => [vec![direction.to_uppercase()], carried_out(&[verb])].concat(),
+            ["turn"] => vec![],
+            [verb] => vec![verb.to_uppercase()],
+            _ => panic!("{command:?}"),
+        }
+    }
+
+    #[test]
+    fn all_of_scans_commands_are_carried_out() {
+        let verbs = ["walk", "look", "run", "jump"].map(String::from).to_vec();
+        let drawn = drawn(&Kind::Commands { verbs, whole: true });
+        for (question, answer) in &drawn {
+            let command: Vec<&str> = question[..question.len() - 1].iter().map(String::as_str).collect();
+            assert_eq!(*answer, carried_out(&command), "{question:?}");
+        }
+        let said = |word: &str| drawn.iter().any(|(question, _)| question.iter().any(|said| said == word));
+        assert!(["turn", "opposite", "around", "thrice", "after"].into_iter().all(said));
     }
 
     #[test]
