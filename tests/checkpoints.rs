@@ -187,7 +187,7 @@ mod processes {
         command.args(["--device", "cpu", "--workers", "1", "--checkpoint-every", every]);
         match grid {
             "grid" => command.args(["seeds=0", "methods=finetune,gce", "train.epochs=8"]),
-            "words" => command.args(["methods=finetune,two-stage", "train.epochs=6"]),
+            "words" => command.args(["methods=finetune,two-stage,generative-finetune", "train.epochs=6"]),
             "selective" => &mut command,
             _ => command.arg("methods=js"),
         };

@@ -1,14 +1,15 @@
 //! Columns: numbers of each example, from the grid to the strategies that read them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, path::Path};
 
 use w2s_core::{
+    grid::Plan,
     learner::argmax,
-    stage::{DECISIONS, Labels, Predictions, StageId, Store, read_decisions},
+    stage::{DECISIONS, Labels, Numbers, Predictions, StageId, Store, read_decisions},
     strategy::Split,
 };
 
-use crate::support;
+use crate::{forms, support};
 
 const METHODS: [&str; 4] = [
     "methods=sure,agreed",
@@ -71,4 +72,204 @@ fn what_is_wrong_with_a_column_is_said_before_anything_runs() {
         "model.mute.pretrain={ world = \"tiny\", config = { model_type = \"bert\", hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 16, max_position_embeddings = 24, type_vocab_size = 2 } }",
     ]);
     assert!(mute.remedy().is_some(), "{mute}");
+}
+
+fn of_kind<'a>(plan: &'a Plan, kind: &str) -> Vec<&'a StageId> {
+    plan.jobs.iter().filter(|(_, job)| job.stage.kind() == kind).map(|(id, _)| id).collect()
+}
+
+fn column(store: &Store, id: &StageId) -> Vec<f32> {
+    let stage = store.find(id).unwrap().unwrap();
+    Predictions::read(&stage.file("transfer.csv")).unwrap().rows().iter().map(|row| row[1]).collect()
+}
+
+#[test]
+fn votes_are_those_of_whom_the_supervisor_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = [
+        "methods=counted",
+        "method.counted.supervisor={ type = \"ensemble\", copies = 3, rows = \"bagged\" }",
+        "method.counted.selector={ type = \"judged\", column = \"votes\", threshold = 0.9 }",
+    ];
+    let (plan, store) = support::plan(&support::tiny().join("selective.toml"), &changes, folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    let weak = labels(&store, &plan.cells[0].supervision);
+    let members = of_kind(&plan, "fine-tune").into_iter().filter(|id| **id != plan.cells[0].ceiling);
+    let agree: Vec<Vec<bool>> = members.map(|id| labels(&store, id).agree(&weak)).collect();
+    assert_eq!(agree.len(), 3);
+    let votes = column(&store, of_kind(&plan, "votes")[0]);
+    let counted = |row: usize| agree.iter().filter(|agree| agree[row]).count();
+    assert_eq!(votes, (0..weak.len()).map(|row| counted(row) as f32 / 3.0).collect::<Vec<f32>>());
+    let student = store.find(&plan.cells[0].student).unwrap().unwrap();
+    let decisions = read_decisions(&student.file(DECISIONS)).unwrap();
+    assert!(decisions.iter().all(|choice| (choice.weight > 0.0) == (counted(choice.row as usize) == 3)));
+
+    // Of a suite each task has voters of its own.
+    let changes = [changes[0], changes[1], changes[2], "train.batch_size=4"];
+    let (plan, store) = support::plan(&support::tiny().join("suite.toml"), &changes, folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    let votes = column(&store, of_kind(&plan, "votes")[0]);
+    let all = of_kind(&plan, "gather");
+    assert_eq!(votes.len(), all.iter().map(|id| labels(&store, id).len()).max().unwrap());
+    assert!(votes.iter().all(|share| [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0].contains(share)));
+    assert!(votes.iter().any(|share| *share < 1.0));
+
+    // One alone is no vote.
+    let alone = ["methods=mine", "method.mine.votes={}"];
+    let refused = support::plan(&support::tiny().join("words.toml"), &alone, folder.path()).map(drop).unwrap_err();
+    assert!(refused.message().contains("one alone is no vote") && refused.remedy().is_some(), "{refused}");
+}
+
+#[test]
+fn votes_may_be_drawn_answers() {
+    for (grid, form) in [("selective.toml", "shares"), ("words.toml", "texts")] {
+        let folder = tempfile::tempdir().unwrap();
+        let changes = ["methods=drawn", "method.drawn.votes={ by = \"samples\", samples = 4, shots = 1 }"];
+        let (plan, store) = support::plan(&support::tiny().join(grid), &changes, folder.path()).unwrap();
+        support::run_here(&plan, &store);
+        let weak = labels(&store, &plan.cells[0].supervision);
+        let answers = store.find(of_kind(&plan, "answers")[0]).unwrap().unwrap();
+        let drawn = Labels::read(&answers.folder.join("draws"), Split::Transfer).unwrap();
+        let expected: Vec<f32> = match (&drawn, &weak) {
+            (Labels::Soft(shares), Labels::Soft(weak)) => {
+                shares.iter().zip(weak).map(|(shares, weak)| shares[argmax(weak)]).collect()
+            }
+            (Labels::Texts(drawn), Labels::Texts(weak)) => {
+                assert_eq!(drawn.len(), 4 * weak.len());
+                let same = |own: &[w2s_core::stage::Answer], weak: &w2s_core::stage::Answer| {
+                    own.iter().filter(|own| own.answer.same(&weak.answer)).count() as f32 / 4.0
+                };
+                drawn.chunks(4).zip(weak).map(|(own, weak)| same(own, weak)).collect()
+            }
+            _ => panic!("{form}"),
+        };
+        assert_eq!(column(&store, of_kind(&plan, "votes")[0]), expected);
+        assert!(expected.iter().any(|share| *share > 0.0) && expected.iter().any(|share| *share < 1.0), "{form}");
+    }
+}
+
+/// The grid of candidates, with pairs alone.
+fn pairs(folder: &Path) -> std::path::PathBuf {
+    let grid = forms::choosing(folder);
+    let task = forms::TASK.replace("tiny-choose", "tiny-pairs") + "\n[compute]\nnothing = \"0\"\n";
+    let task = task.replace("template =", "filter = \"wrong | length == 1\"\ntemplate =");
+    fs::write(folder.join("tasks/tiny-pairs.toml"), task).unwrap();
+    grid
+}
+
+#[test]
+fn a_field_of_the_data_is_a_column_and_a_margin() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = pairs(folder.path());
+    let changes = [
+        "tasks=tiny-pairs",
+        "methods=finetune,margin,none,rated",
+        "field={ name = \"gap\", absolute = true }",
+        "method.none.loss.type=margin",
+        "method.none.field.name=nothing",
+        "method.rated.selector={ type = \"judged\", column = \"field\", threshold = 1.5 }",
+        "train.learning_rate=1e-3",
+    ];
+    let (plan, store) = support::plan(&grid, &changes, folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    let [plain, margin, none, rated] = [0, 1, 2, 3].map(|cell| store.find(&plan.cells[cell].student).unwrap().unwrap());
+    let data = plan.cells[0].data.read(&store).unwrap();
+    let gap = |row: u32| -> f32 { [1.0_f32, -1.0][row as usize % 2] * (row % 4) as f32 };
+    let gaps: Vec<f32> = data.transfer.iter().map(|example| gap(example.source_row).abs()).collect();
+    let field = store.find(
+        &plan.jobs[&plan.cells[1].student].reads.iter().find(|id| id.as_str().starts_with("field")).unwrap().clone(),
+    );
+    assert_eq!(Numbers::read(&field.unwrap().unwrap().folder).unwrap().0, gaps);
+    let first = |stage: &w2s_core::stage::Finished| -> Vec<f64> {
+        let text = fs::read_to_string(stage.file("log.csv")).unwrap();
+        text.lines().skip(1).map(|line| line.split(',').nth(1).unwrap().parse().unwrap()).collect()
+    };
+    // No score is ahead at first: each pair costs log(1 + e^m), whoever won.
+    let expected = gaps[..16].iter().map(|gap| (1.0 + f64::from(*gap).exp()).ln()).sum::<f64>() / 16.0;
+    assert!((first(&margin)[0] - expected).abs() < 1e-5, "{} {expected}", first(&margin)[0]);
+    // Without a margin it is cross-entropy.
+    let (none, plain) = (first(&none), first(&plain));
+    assert_eq!(none[0], plain[0]);
+    assert!(none.iter().zip(&plain).all(|(one, other)| (one - other).abs() < 1e-4), "{none:?} {plain:?}");
+    let decisions = read_decisions(&rated.file(DECISIONS)).unwrap();
+    assert!(decisions.iter().all(|choice| (choice.weight > 0.0) == (gaps[choice.row as usize] > 1.5)));
+    // The same again is remembered, and another field is another student.
+    let (again, _) = support::plan(&grid, &changes, folder.path()).unwrap();
+    assert_eq!(again.cells[1].student, plan.cells[1].student);
+    assert_ne!(plan.cells[1].student, plan.cells[2].student);
+
+    // The sign would say who is right.
+    let signed = [&changes[..], &["field.absolute=false"]].concat();
+    let (plan, store) = support::plan(&grid, &signed, folder.path()).unwrap();
+    let student = &plan.jobs[&plan.cells[1].student];
+    for job in plan.jobs.values().filter(|job| job.stage.kind() != "student") {
+        job.stage.make(&support::bench(&plan, &store)).unwrap();
+    }
+    let refused = student.stage.make(&support::bench(&plan, &store)).unwrap_err();
+    assert!(refused.to_string().contains("absolute = true"), "{refused}");
+}
+
+#[test]
+fn a_field_without_numbers_is_refused_with_its_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let grid = pairs(folder.path());
+    let refused = |grid: &Path, changes: &[&str]| {
+        let changes = [&["methods=rated", "method.rated.field={}"], changes].concat();
+        let error = support::plan(grid, &changes, folder.path()).map(drop).unwrap_err();
+        assert!(error.remedy().is_some() && error.place().is_some(), "{error}");
+        error.to_string()
+    };
+    let of = |name: &str| refused(&grid, &["tasks=tiny-pairs", &format!("field.name={name}")]);
+    let holes = of("holes");
+    assert!(holes.contains("column `holes` has no value") && holes.contains("choices-train.jsonl:"), "{holes}");
+    assert!(of("question").contains("which is no number"));
+    assert!(of("gapp").contains("did you mean `gap`?"));
+    assert!(refused(&grid, &["tasks=tiny-pairs"]).contains("nothing says which"));
+    let truth = refused(&support::tiny().join("grid.toml"), &["field.name=class"]);
+    assert!(truth.contains("told the truth"), "{truth}");
+    // Two candidates are a pair, three are not.
+    let three = refused(&grid, &["method.rated.loss.type=margin", "field.name=gap"]);
+    assert!(three.contains("two classes"), "{three}");
+}
+
+#[test]
+fn a_suite_may_have_a_judge_for_each_task() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = [
+        "methods=two-stage,left-out",
+        "agrees.per=task",
+        "method.left-out.selector={ type = \"judged\", threshold = 0.0 }",
+        "method.left-out.without=[\"tiny-food-words\"]",
+    ];
+    let (plan, store) = support::plan(&support::tiny().join("suite.toml"), &changes, folder.path()).unwrap();
+    support::run_here(&plan, &store);
+    // Two for the suite, and another one where a task is left out.
+    let judges = of_kind(&plan, "judge");
+    assert_eq!(judges.len(), 3);
+    let tasks: BTreeSet<String> = judges.iter().map(|id| plan.jobs[*id].stage.title()).collect();
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    let numbers = |student: &StageId| -> Vec<f32> {
+        let reads = &plan.jobs[student].reads;
+        let gather = reads.iter().find(|id| {
+            plan.jobs.get(*id).is_some_and(|job| {
+                job.stage.kind() == "gather" && job.reads.iter().any(|id| id.as_str().starts_with("judge"))
+            })
+        });
+        column(&store, gather.unwrap())
+    };
+    let students =
+        of_kind(&plan, "student").into_iter().filter(|id| plan.jobs[*id].stage.title().starts_with("student  "));
+    let of: Vec<Vec<f32>> = students.map(numbers).collect();
+    assert_eq!(of.len(), 2);
+    // What the two judges say stands task behind task.
+    let both: Vec<f32> = judges.iter().take(2).flat_map(|id| column(&store, id)).collect();
+    assert_eq!(of[0], both);
+    assert_eq!(of[1].len(), column(&store, judges[2]).len());
+    // Alone, a task's judge is the one that it always was.
+    let alone = |change: &str| {
+        let (plan, _) =
+            support::plan(&support::tiny().join("words.toml"), &["methods=two-stage", change], folder.path()).unwrap();
+        plan.cells[0].student.clone()
+    };
+    assert_eq!(alone("agrees.per=task"), alone("agrees.per=suite"));
 }

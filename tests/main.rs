@@ -19,6 +19,7 @@ mod golden_losses;
 mod hub;
 mod judging;
 mod outputs;
+mod phases;
 mod plugin_file;
 mod registry;
 mod schema;

@@ -29,6 +29,7 @@ fn with(kind: Kind, name: &str) -> &'static str {
         (Kind::Selector, "lm-confidence") => ", threshold = 0.5",
         (Kind::Selector, "p-ik" | "random-own") => ", gamma = 0.4",
         (Kind::Selector, "window") => ", radius = 0.4",
+        (Kind::Loss, "margin") => ", column = \"lm-confidence\"",
         _ => "",
     }
 }

@@ -1,11 +1,11 @@
 //! Supervisors that ask for more than the pair's weak model: what their labels are made of, what enters identities, and what is refused.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use w2s_core::{
     Error,
     grid::{Cell, Plan},
-    stage::{Predictions, Stage, StageId, Store, kinds::teach::Teach},
+    stage::{Labels, Predictions, Stage, StageId, Store, Truth, kinds::teach::Teach},
     strategy::Split,
     task::TaskData,
 };
@@ -211,7 +211,7 @@ fn no_link_labels_what_it_was_trained_on() {
         let ceiling = serde_json::to_value(&ceiling.stage).unwrap();
         let teach = Teach {
             model: serde_json::from_value(ceiling["model"].clone()).unwrap(),
-            recipe: serde_json::from_value(ceiling["recipe"].clone()).unwrap(),
+            phases: serde_json::from_value(ceiling["phases"].clone()).unwrap(),
             data: data.clone(),
             labels: plan.jobs[&cell.supervision].reads.iter().find(|id| id.as_str().starts_with("labels")).cloned(),
             halves,
@@ -349,4 +349,28 @@ fn a_file_labels_by_the_names_of_examples() {
     // With examples held out, these need labels too.
     let held = grid(&[("people", &by("moved.csv", ""))], "[data]\nn_validation = 8\n", folder.path()).unwrap_err();
     assert!(held.message().contains("of the validation split have no label"), "{held}");
+}
+
+#[test]
+fn noise_in_words_is_what_is_right_of_another_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let changes = ["methods=noisy", "method.noisy.supervisor={ type = \"noisy-truth\", rate = 0.4 }"];
+    let (plan, store) = support::plan(&support::tiny().join("words.toml"), &changes, folder.path()).unwrap();
+    let cell = &plan.cells[0];
+    plan.jobs.values().filter(|job| job.stage.kind() == "pretrain").for_each(|job| {
+        job.stage.make(&support::bench(&plan, &store)).unwrap();
+    });
+    plan.jobs[&cell.supervision].stage.make(&support::bench(&plan, &store)).unwrap();
+    let data = cell.data.read(&store).unwrap();
+    let made = store.find(&cell.supervision).unwrap().unwrap();
+    for (split, examples) in [(Split::Transfer, &data.transfer), (Split::Test, &data.test)] {
+        let labels = Labels::read(&made.folder, split).unwrap();
+        let right = labels.right(&Truth::of(&data, split).unwrap());
+        let wrong = right.iter().filter(|right| !**right).count();
+        assert_eq!(wrong, (0.4 * examples.len() as f64).round() as usize);
+        let references: BTreeSet<&str> = examples.iter().filter_map(|example| example.reference.as_deref()).collect();
+        let said = labels.texts().unwrap().iter().map(|answer| answer.raw.as_str()).collect::<BTreeSet<_>>();
+        assert!(said.is_subset(&references) && said.len() > 2, "{said:?}");
+    }
+    assert!(plan.grid.methods[0].uses_truth("tiny-home-words"));
 }

@@ -15,7 +15,7 @@ use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Selection, Selector
 pub struct Judged {
     /// Name of the column. Origin: original.
     pub column: String,
-    /// An example stays if the judge's probability is above this. Origin: the paper takes what the judge calls 1.
+    /// An example stays if its number in the column, such as the judge's probability, is above this. Origin: the paper takes what the judge calls 1.
     pub threshold: f64,
     /// As many examples, drawn at random. Origin: the paper's control "random".
     pub at_random: bool,
@@ -58,7 +58,8 @@ impl Selector for Judged {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        Invalid::unless_within("threshold", self.threshold, 0.0, 1.0)
+        // A column may hold any numbers, such as ratings.
+        Invalid::unless_within("threshold", self.threshold, f64::NEG_INFINITY, f64::INFINITY)
     }
 }
 

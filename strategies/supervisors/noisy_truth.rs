@@ -1,11 +1,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Ask, Form, Given, Invalid, Labels, Split, Supervision, Supervisor, math, no_words};
+use w2s_core::strategy::{Ask, Form, Given, Invalid, Labels, Split, Supervision, Supervisor, math};
 
 /// A simulated supervisor that is wrong at random: ground truth with a given share of the labels flipped.
 ///
-/// Exactly round(rate · N) labels per split become another class, each of the others equally likely. Errors are then independent of the input: the
+/// Exactly round(rate · N) labels per split become another class, each of the others equally likely; on words, the right answer of another example. Errors are then independent of the input: the
 /// student cannot learn to imitate them, unlike a weak model's. Comparing both tells how much of a method's gain is undoing plain noise.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -36,7 +36,7 @@ impl NoisyTruth {
 
 impl Supervisor for NoisyTruth {
     fn asks(&self) -> Vec<Ask> {
-        vec![Ask::Truth]
+        vec![Ask::Truth, Ask::Wrong]
     }
 
     fn supervise(&self, given: &Given) -> Result<Supervision, String> {
@@ -50,8 +50,8 @@ impl Supervisor for NoisyTruth {
         }))
     }
 
-    fn fits(&self, form: Form) -> Result<(), String> {
-        no_words(form, "there is no list of other answers that a wrong one could be drawn from")
+    fn fits(&self, _form: Form) -> Result<(), String> {
+        Ok(())
     }
 
     fn validate(&self) -> Result<(), Invalid> {

@@ -15,7 +15,7 @@ use crate::{
     learner::{Recipe, Sampler},
     model::Spec,
     stage::{
-        DataRef, Job, ModelRef, Numeric, Stage, StageId,
+        DataRef, Job, ModelRef, Numeric, Stage, StageId, Training,
         kinds::{
             answers::{Answerer, Answers},
             embeddings::Embeddings,
@@ -33,11 +33,11 @@ use crate::{
 
 /// What a supervisor of a cell can ask for.
 pub(super) struct Labelling<'a> {
-    /// The pair's models as they are used on the task, and how each is trained.
-    pub(super) weak: &'a (ModelRef, Recipe),
-    pub(super) strong: &'a (ModelRef, Recipe),
+    /// The pair's models as they are used on the task, and how each is trained if a supervisor asks for it.
+    pub(super) weak: &'a (ModelRef, Vec<Training>),
+    pub(super) strong: &'a (ModelRef, Vec<Training>),
     /// The same of the models that supervisors name.
-    pub(super) named: &'a BTreeMap<String, (ModelRef, Recipe)>,
+    pub(super) named: &'a BTreeMap<String, (ModelRef, Vec<Training>)>,
     pub(super) task: &'a Task,
     pub(super) data: &'a DataRef,
     pub(super) seed: u64,
@@ -48,40 +48,45 @@ pub(super) struct Labelling<'a> {
 impl Labelling<'_> {
     /// Makes what a supervisor asks for, and lets it label.
     pub(super) fn supervise(&self, supervisor: Box<dyn ConfiguredSupervisor>, made: &mut Made) -> Result<StageId> {
-        let given = supervisor.asks().iter().map(|ask| self.answer(ask, made)).collect::<Result<_>>()?;
+        let given = supervisor.asks().iter().map(|ask| self.answer(ask, made)).collect::<Result<Vec<_>>>()?;
         let (weak, strong) = (self.weak.clone(), self.strong.clone());
-        made.push(Supervise { supervisor, given, weak, strong, data: self.data.clone(), seed: self.seed })
+        let asked = given.iter().flatten().cloned().collect();
+        let id = made.push(Supervise { supervisor, given, weak, strong, data: self.data.clone(), seed: self.seed })?;
+        made.voters.insert(id.clone(), vec![asked]);
+        Ok(id)
     }
 
     /// The stage that answers; none for ground truth.
     fn answer(&self, ask: &Ask, made: &mut Made) -> Result<Option<StageId>> {
         let (data, seed) = (self.data.clone(), self.seed);
         Ok(Some(match ask {
-            Ask::Truth => return Ok(None),
+            Ask::Truth | Ask::Wrong => return Ok(None),
             Ask::FineTuned { role, on, copy, bagged } => {
-                let (model, recipe) = self.model(role)?;
-                trains(&recipe, &data, *on)?;
-                made.push(FineTune { model, recipe, data, on: *on, seed, save: false, copy: *copy, bagged: *bagged })?
+                let (model, phases) = self.model(role)?;
+                all_train(&phases, &data, *on)?;
+                made.push(FineTune { model, phases, data, on: *on, seed, save: false, copy: *copy, bagged: *bagged })?
             }
             Ask::Taught { by, role, halves } => {
-                let (model, recipe) = self.model(role)?;
+                let (model, phases) = self.model(role)?;
                 let labels = self.answer(by, made)?;
                 let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
                 let rows = if *halves { rows / 2 } else { rows };
-                Sampler::check(rows, recipe.batch_size, recipe.epochs)
+                phases
+                    .iter()
+                    .try_for_each(|Training { recipe, .. }| Sampler::check(rows, recipe.batch_size, recipe.epochs))
                     .map_err(|error| error.context(format!("task `{}`, a link of a chain", data.task)))?;
-                made.push(Teach { model, recipe, data, labels, halves: *halves, seed })?
+                made.push(Teach { model, phases, data, labels, halves: *halves, seed })?
             }
             Ask::Prompted { role, shots } => {
                 let answerer = likeliest(&self.model(role)?.0, *shots);
                 let validation = data.examples.get(Split::Validation.name()).is_some_and(|rows| *rows > 0);
-                made.push(Answers { answerer, data, seed, validation })?
+                made.push(Answers { answerer, data, seed, validation, keep: false })?
             }
             Ask::File { path, others } => self.desk.labels(path, *others, self.task, &data, seed)?,
         }))
     }
 
-    fn model(&self, role: &Role) -> Result<(ModelRef, Recipe)> {
+    fn model(&self, role: &Role) -> Result<(ModelRef, Vec<Training>)> {
         match role {
             Role::Weak => Ok(self.weak.clone()),
             Role::Strong => Ok(self.strong.clone()),
@@ -108,6 +113,8 @@ pub(super) struct Knowledge<'a> {
     pub(super) beside: &'a BTreeMap<(String, Option<usize>), DataRef>,
     /// The weak labels, for columns about them.
     pub(super) supervision: Option<StageId>,
+    /// Where data are looked up.
+    pub(super) desk: &'a Desk<'a>,
     pub(super) seed: u64,
 }
 
@@ -142,7 +149,7 @@ impl Knowledge<'_> {
     pub(super) fn auxiliary_head(&self, on: &OnAuxiliary, made: &mut Made) -> Result<StageId> {
         made.push(FineTune {
             model: on.model.clone(),
-            recipe: on.recipe.clone(),
+            phases: vec![Training::plain(on.recipe.clone())],
             data: on.data.clone(),
             on: Split::Supervise,
             seed: self.seed,
@@ -163,7 +170,7 @@ impl Knowledge<'_> {
     }
 
     pub(super) fn answers_to(&self, data: &DataRef, answerer: Answerer, made: &mut Made) -> Result<StageId> {
-        made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false })
+        made.push(Answers { answerer, data: data.clone(), seed: self.seed, validation: false, keep: false })
     }
 
     pub(super) fn self_labels(
@@ -235,6 +242,8 @@ pub(super) struct Made<'a> {
     /// What the models look like, by their weights.
     pub(super) specs: BTreeMap<String, Spec>,
     pub(super) jobs: IndexMap<StageId, Job>,
+    /// Whose labels a supervision is made of: of each task the stages that were asked, ground truth left out.
+    pub(super) voters: BTreeMap<StageId, Vec<Vec<StageId>>>,
 }
 
 impl Made<'_> {
@@ -251,6 +260,11 @@ impl Made<'_> {
         self.jobs.entry(id.clone()).or_insert(job);
         Ok(id)
     }
+}
+
+/// Whether a split is large enough for one step of each phase.
+pub(super) fn all_train(phases: &[Training], data: &DataRef, on: Split) -> Result<()> {
+    phases.iter().try_for_each(|phase| trains(&phase.recipe, data, on))
 }
 
 /// Whether a split is large enough for one step of a recipe.

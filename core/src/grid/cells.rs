@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    asked::{Knowledge, Labelling, Made, trains},
+    asked::{Knowledge, Labelling, Made, all_train, trains},
     columns::{self, About},
-    config::{self, Grid, Method, ModelConfig, On, SelfSource, Suite},
+    config::{self, EndPhase, Grid, Method, ModelConfig, On, SelfSource, Suite},
     desk::Desk,
     found::FoundModel,
     plan::Cell,
@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     learner::Recipe,
     stage::{
-        self, DataRef, ModelRef, StageId, copy,
+        self, Aim, DataRef, ModelRef, StageId, Training, copy,
         kinds::{
             fine_tune::FineTune,
             gather::Gather,
@@ -25,7 +25,7 @@ use crate::{
             student::{Column, Phase, SelfLabels, Student},
         },
     },
-    strategy::{Form, Role, Split, whole},
+    strategy::{Ask, Form, Role, Split, whole},
     task::Task,
 };
 
@@ -37,6 +37,7 @@ pub(super) fn make<'a>(
     made: &mut Made<'a>,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Cell>> {
+    let desk = Rc::new(desk);
     let (supervisions, suites, students) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let mut maker = Maker { grid, models, desk, made, cells: Vec::new(), notes, supervisions, suites, students };
     let seats = |pair: usize| grid.seeds.iter().map(move |seed| Seat { pair, seed: *seed });
@@ -80,9 +81,13 @@ struct Ground<'a> {
     parts: Vec<DataRef>,
     /// What columns are learnt on, by the task's name and how much of it is read.
     auxiliary: BTreeMap<(String, Option<usize>), DataRef>,
-    weak: (ModelRef, Recipe),
-    strong: (ModelRef, Recipe),
-    named: BTreeMap<String, (ModelRef, Recipe)>,
+    /// The models, and how each is trained where a supervisor asks for it.
+    weak: (ModelRef, Vec<Training>),
+    strong: (ModelRef, Vec<Training>),
+    named: BTreeMap<String, (ModelRef, Vec<Training>)>,
+    /// How the strong model is trained where nobody says more, and as the ceiling.
+    plain: Recipe,
+    ceiling: Vec<Training>,
     seat: Seat,
 }
 
@@ -98,7 +103,7 @@ struct Learnt {
 struct Maker<'a, 'm> {
     grid: &'a Grid,
     models: &'a BTreeMap<String, FoundModel>,
-    desk: Desk<'a>,
+    desk: Rc<Desk<'a>>,
     made: &'m mut Made<'a>,
     cells: Vec<Cell>,
     notes: &'m mut Vec<String>,
@@ -122,6 +127,7 @@ impl<'a> Maker<'a, '_> {
     fn share_reading(&self, task: usize, seat: Seat) -> Result<()> {
         let (grid, on, readers) = (self.grid, self.grid.on(task), self.readers(seat));
         self.check_speakers(readers[0], readers[1])?;
+        self.check_readers(readers[0], readers[1])?;
         self.desk.share(&grid.tasks[task], on.data, &readers, seat.seed)?;
         for learnt_on in grid.methods.iter().flat_map(Method::auxiliaries) {
             if let Some(task) = grid.auxiliary.get(learnt_on.task_for(on.name)) {
@@ -154,13 +160,15 @@ impl<'a> Maker<'a, '_> {
         seat: Seat,
     ) -> Result<Ground<'a>> {
         let pair = &self.grid.pairs[seat.pair];
-        let here = |config: &ModelConfig| -> Result<(ModelRef, Recipe)> {
-            Ok((self.model_on(config, on, data.form)?, self.grid.recipe(config, on, None)?))
+        let grid = self.grid;
+        let here = |config: &ModelConfig| -> Result<(ModelRef, Vec<Training>)> {
+            Ok((self.model_on(config, on, data.form)?, grid.trainings(config, on, &grid.weak)?))
         };
         let (weak, strong) = (here(&pair.weak)?, here(&pair.strong)?);
-        let named = self.grid.named().into_iter().map(|config| Ok((config.name.clone(), here(config)?)));
+        let (plain, ceiling) = (grid.recipe(&pair.strong, on, None)?, grid.trainings(&pair.strong, on, &grid.ceiling)?);
+        let named = grid.named().into_iter().map(|config| Ok((config.name.clone(), here(config)?)));
         let named = named.collect::<Result<_>>()?;
-        Ok(Ground { on, tasks, data, parts: Vec::new(), auxiliary, weak, strong, named, seat })
+        Ok(Ground { on, tasks, data, parts: Vec::new(), auxiliary, weak, strong, named, plain, ceiling, seat })
     }
 
     /// A model as it is used on data of a form.
@@ -182,6 +190,38 @@ impl<'a> Maker<'a, '_> {
         let place = || format!("head of `{}` on `{}`", config.name, on.name);
         head.check(outputs, &model.tokenizer, &model.spec).map_err(|error| error.context(place()))?;
         Ok(ModelRef { head, ..model.reference.clone() })
+    }
+
+    /// Whoever learns texts must be a language model.
+    fn check_readers(&self, weak: &FoundModel, strong: &FoundModel) -> Result<()> {
+        let grid = self.grid;
+        let of_methods = grid.methods.iter().flat_map(|method| {
+            let named = format!("method `{}` has", method.name);
+            method.phases.iter().map(move |phase| (named.clone(), strong, phase.aim, &phase.aim_at))
+        });
+        let of_end = |named: &'static str, model, phases: &'a [EndPhase]| {
+            phases.iter().map(move |phase| (named.to_owned(), model, phase.aim, &phase.aim_at))
+        };
+        let of_ends = of_end("`[ceiling]` has", strong, &grid.ceiling).chain(of_end("`[weak]` has", weak, &grid.weak));
+        let asks: Vec<Ask> = grid.methods.iter().flat_map(Method::asks).collect();
+        let asked = asks.iter().flat_map(Ask::all).filter_map(|ask| match ask {
+            Ask::FineTuned { role: Role::Strong, .. } | Ask::Taught { role: Role::Strong, .. } => Some(strong),
+            Ask::FineTuned { role: Role::Named(name), .. } | Ask::Taught { role: Role::Named(name), .. } => {
+                self.models.get(name)
+            }
+            _ => None,
+        });
+        let of_asked = asked.flat_map(|model| of_end("`[weak]` has", model, &grid.weak));
+        let mut reading = of_methods.chain(of_ends).chain(of_asked).filter(|(_, _, aim, _)| *aim == Aim::Text);
+        match reading.find(|(_, model, ..)| !model.spec.speaks()) {
+            None => Ok(()),
+            Some((who, model, _, at)) => {
+                let name = &model.reference.name;
+                let error = Error::new(format!("{who} `{name}` learn the texts, and that is no language model"));
+                let error = error.help("take a decoder in its place, or leave out the phase with `aim = \"text\"`");
+                Err(at.iter().fold(error, |error, at| error.or_at(at)))
+            }
+        }
     }
 
     /// Whoever is asked in words must be a language model.
@@ -268,10 +308,10 @@ impl<'a> Maker<'a, '_> {
 
     /// The strong model on ground truth.
     fn ceiling(&mut self, ground: &Ground, on: Split) -> Result<StageId> {
-        let (model, recipe) = ground.strong.clone();
-        trains(&recipe, &ground.data, on)?;
+        let (model, phases) = (ground.strong.0.clone(), ground.ceiling.clone());
+        all_train(&phases, &ground.data, on)?;
         let (data, seed) = (ground.data.clone(), ground.seat.seed);
-        self.made.push(FineTune { model, recipe, data, on, seed, save: false, copy: 0, bagged: false })
+        self.made.push(FineTune { model, phases, data, on, seed, save: false, copy: 0, bagged: false })
     }
 
     /// The labels of a method's supervisor of a task.
@@ -367,8 +407,12 @@ impl<'a> Maker<'a, '_> {
             None => {
                 let learnt = self.student(&whole, method, |maker| {
                     let of = suite.tasks.iter().map(|task| maker.supervision(*task, &grounds[&(*task, seat)], method));
-                    let of = of.collect::<Result<_>>()?;
-                    maker.made.push(Gather { of, data: whole.data.clone() })
+                    let of = of.collect::<Result<Vec<_>>>()?;
+                    let voters =
+                        of.iter().flat_map(|of| maker.made.voters.get(of).cloned().unwrap_or_default()).collect();
+                    let gathered = maker.made.push(Gather { of, data: whole.data.clone() })?;
+                    maker.made.voters.insert(gathered.clone(), voters);
+                    Ok(gathered)
                 })?;
                 self.students.insert(key, learnt.clone());
                 learnt
@@ -393,8 +437,9 @@ impl Maker<'_, '_> {
         supervise: impl Fn(&mut Self) -> Result<StageId>,
     ) -> Result<Learnt> {
         let grid = self.grid;
-        let Ground { on, data, seat, strong: (strong, plain), .. } = ground;
+        let Ground { on, data, seat, strong: (strong, _), plain, .. } = ground;
         let config = &grid.pairs[seat.pair].strong;
+        let desk = self.desk.clone();
         let mut knowledge = Knowledge {
             grid,
             on: *on,
@@ -406,6 +451,7 @@ impl Maker<'_, '_> {
             parts: &ground.parts,
             beside: &ground.auxiliary,
             supervision: None,
+            desk: &desk,
             seed: seat.seed,
         };
         let mut columns: BTreeMap<String, Column> = BTreeMap::new();
@@ -455,7 +501,8 @@ impl Maker<'_, '_> {
             trains(&recipe, data, Split::Transfer)
                 .map_err(|error| error.context(format!("method `{}`", method.name)))?;
             let (selector, refiner) = (copy(&phase.selector)?, copy(&phase.refiner)?);
-            Ok(Phase { recipe, selector, refiner, loss: copy(&phase.loss)? })
+            let training = Training { recipe, aim: phase.aim };
+            Ok(Phase { training, selector, refiner, loss: copy(&phase.loss)? })
         };
         let student = self.made.push(Student {
             model: strong.clone(),

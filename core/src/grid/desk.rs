@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{config::Data, found::FoundModel, library::Library, plan::Places};
 use crate::{
     Error, Result, learner,
-    stage::{self, Begin, DataRef, Finished, Predictions, StageId, Store},
+    stage::{self, Begin, DataRef, Finished, Numbers, Predictions, StageId, Store},
     strategy::{Form, Split},
     task::{CountTokens, DataOptions, Example, LabelFile, OverLong, Task, TaskData, cuts_words, fit, world::World},
 };
@@ -264,6 +264,55 @@ impl Desk<'_> {
         };
         let max_tokens = parts.iter().map(|(data, _)| data.max_tokens).max().unwrap_or(0);
         self.described(&finished, name, max_tokens, parts.first().map_or(Form::Words, |(data, _)| data.form))
+    }
+
+    /// A number of each of the student's examples that stands in a column of the data, as a stage; of a suite task by task.
+    pub(super) fn field(
+        &self,
+        column: &str,
+        absolute: bool,
+        tasks: &[&Task],
+        data: &DataRef,
+        seed: u64,
+    ) -> Result<StageId> {
+        let about = json!([tasks, data.stage, column, absolute]);
+        let files: Result<Vec<_>> = tasks.iter().map(|task| self.places.sources.files(task)).collect();
+        let question = files.ok().and_then(|files| question("field", &about, files.concat()));
+        let looked = question.as_ref().and_then(|question| self.store.known(question));
+        let known = looked.and_then(|id| id.parse().ok()).map(|id| self.store.find(&id)).transpose()?.flatten();
+        if let Some(finished) = known {
+            return Ok(finished.manifest.id);
+        }
+        let whole = data.read(self.store)?;
+        let mut numbers = Vec::with_capacity(whole.transfer.len());
+        for (task, rows) in tasks.iter().zip(whole.portion_rows(Split::Transfer)) {
+            let examples = &whole.transfer[rows];
+            // Nobody learns from a task that is left out.
+            if examples.is_empty() {
+                continue;
+            }
+            numbers.extend(match &task.source.world {
+                None => task.field(&self.places.sources, column, examples)?,
+                Some(table) => {
+                    let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+                    task.field_from(&*self.world(name)?.source(table, seed)?, column, examples)?
+                }
+            });
+        }
+        if absolute {
+            numbers.iter_mut().for_each(|number| *number = number.abs());
+        }
+        let hash = stage::hash(&json!(numbers));
+        let parameters = json!({ "data": data.fingerprint, "column": column, "absolute": absolute, "numbers": hash });
+        let id = match self.store.find_or_begin(&StageId::new("field", 1, &parameters))? {
+            Begin::Finished(finished) => finished.manifest.id,
+            Begin::Ours(workspace) => {
+                Numbers(numbers).write(workspace.folder())?;
+                workspace.finish(parameters, json!({}), "cpu")?.manifest.id
+            }
+        };
+        question.iter().for_each(|question| self.store.learn(question, id.as_str()));
+        Ok(id)
     }
 
     /// The labels of a task's examples that stand in a file, as a stage. `{task}` and `{seed}` in its path are those of the cell; labels of

@@ -118,7 +118,8 @@ impl Plan {
         numeric: Numeric,
         fitting: Option<&Fitting>,
     ) -> Result<Self> {
-        let mut made = Made { numeric: &numeric, fitting, specs: BTreeMap::new(), jobs: IndexMap::new() };
+        let mut made =
+            Made { numeric: &numeric, fitting, specs: BTreeMap::new(), jobs: IndexMap::new(), voters: BTreeMap::new() };
         let (mut origins, mut folders, mut notes) = (BTreeMap::new(), Folders::default(), Vec::new());
         let mut models: BTreeMap<String, FoundModel> = BTreeMap::new();
         let [_, of_pairs] = &grid.places;

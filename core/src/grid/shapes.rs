@@ -3,7 +3,7 @@
 
 use super::{
     columns,
-    config::{Grid, ModelConfig, On},
+    config::{Grid, ModelConfig, On, Phase},
     fitting::Fitting,
     found::shape_of,
     library::Library,
@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     Result,
-    learner::{Memory, Recipe},
+    learner::Memory,
     model::{Lora, Spec},
-    stage::{Demand, Shape},
+    stage::{Demand, Shape, Training},
     strategy::Form,
 };
 
@@ -79,17 +79,19 @@ pub fn needs(grid: &Grid, library: &Library, places: &Places, counting: Counting
                 }
                 Ok(())
             };
-            for (what, model) in [("weak model", &weak), ("ceiling", &strong)] {
-                let recipe = grid.recipe(model.config, on, None)?;
-                add(what, model, demand(grid, model, on, form, longest)?.trained(&recipe))?;
+            for (what, model, phases) in [("weak model", &weak, &grid.weak), ("ceiling", &strong, &grid.ceiling)] {
+                let phases = grid.trainings(model.config, on, phases)?;
+                add(what, model, demand(grid, model, on, form, longest)?.through(&phases))?;
             }
             for method in &grid.methods {
-                let recipes = method.phases.iter().map(|phase| grid.recipe(strong.config, on, Some(phase)));
-                let recipes = recipes.collect::<Result<Vec<Recipe>>>()?;
+                let training = |phase: &Phase| {
+                    Ok(Training { recipe: grid.recipe(strong.config, on, Some(phase))?, aim: phase.aim })
+                };
+                let phases = method.phases.iter().map(training).collect::<Result<Vec<_>>>()?;
                 let along = method.columns.values().find_map(|column| column.trained_along());
                 let beside = along.map(|batch| (batch, longest));
                 let student = demand(grid, &strong, on, form, longest)?;
-                add(&method.name, &strong, Demand { recipes: recipes.iter().collect(), beside, ..student })?;
+                add(&method.name, &strong, Demand { beside, ..student.through(&phases) })?;
                 for (name, column) in method.columns.iter().filter(|(_, column)| column.trained_before()) {
                     let Some(learnt_on) = column.auxiliary() else { continue };
                     let recipe = grid.auxiliary_recipe(strong.config, on, &learnt_on)?;
@@ -118,6 +120,7 @@ fn demand<'a>(grid: &Grid, model: &'a Model, on: On, form: Form, longest: usize)
     Ok(Demand {
         model: Shape::Config(&model.spec.config),
         recipes: Vec::new(),
+        texts_learnt: Vec::new(),
         lora: model.lora.as_ref(),
         frozen: head.freeze_backbone,
         pooling: head.pooling,

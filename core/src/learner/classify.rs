@@ -273,7 +273,7 @@ pub(super) fn order_along(column: &str, lengths: &[usize], batch: usize, passes:
 }
 
 /// Whether no parameter of a module is trained.
-fn is_frozen(module: &impl Module) -> bool {
+pub fn is_frozen(module: &impl Module) -> bool {
     // What is trained shows on the autodiff device alone.
     !is_trained(&module.clone().train())
 }
@@ -438,7 +438,7 @@ impl Classification {
             None => batch,
         };
         let (selection, labels, choices) = self.method.decide(&minibatch.rows, &batch);
-        let targets = self.method.targets(seen.logits, labels, at);
+        let targets = self.method.targets(&batch, seen.logits, labels);
         Decision { targets: targets.inner(), weights: within_range(selection.weight.inner()), choices }
     }
 

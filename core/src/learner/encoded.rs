@@ -116,6 +116,24 @@ impl Encoded {
         part
     }
 
+    /// Every text without its last token, and without its first: what a language model reads, and what it should say next. Texts of one token are
+    /// left out, and with them examples that have no other.
+    pub(super) fn shifted(&self) -> (Self, Self) {
+        let (mut inputs, mut targets) = (self.part(&[]), self.part(&[]));
+        for example in 0..self.len() {
+            let before = inputs.rows.len();
+            for tokens in self.rows[self.texts(example)].iter().filter(|tokens| tokens.len() > 1) {
+                inputs.rows.push(tokens[..tokens.len() - 1].to_vec());
+                targets.rows.push(tokens[1..].to_vec());
+            }
+            let end = inputs.rows.len();
+            for side in [&mut inputs, &mut targets] {
+                side.candidates.iter_mut().filter(|_| end > before).for_each(|candidates| candidates.ends.push(end));
+            }
+        }
+        (inputs, targets)
+    }
+
     /// Some rows as one batch: the texts of the first, of the second, and so on.
     pub fn tokens(&self, rows: &[u32]) -> Tokens {
         let texts: Vec<&[u32]> =

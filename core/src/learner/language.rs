@@ -1,4 +1,4 @@
-//! Pretraining a language model on documents, and how a loss on tokens reaches a language model's parameters.
+//! Training a language model on documents or on a task's own texts, and how a loss on tokens reaches a language model's parameters.
 
 use burn::{
     optim::{GradientsAccumulator, GradientsParams},
@@ -49,6 +49,38 @@ pub fn train_lm(
     }
     let inputs = Encoded::new(inputs, model.spec())?;
     let targets = Encoded::new(targets, model.spec())?;
+    next_token(model, (inputs, targets), recipe, seed, execution)
+}
+
+/// Trains a language model on the texts of examples as they are, whoever is right about them; a step takes as many examples as the recipe says,
+/// with all their candidates. The loss is the mean over all tokens but the first of each text.
+///
+/// # Errors
+/// A model without a language-model head, no text of two tokens, and as [`train_lm`].
+pub fn train_texts(
+    model: Transformer,
+    examples: &Encoded,
+    recipe: &Recipe,
+    seed: u64,
+    execution: &Execution,
+) -> Result<Trained<Transformer>> {
+    recipe.validate()?;
+    model.lm_matrix()?;
+    let shifted = examples.shifted();
+    if shifted.0.is_empty() {
+        return Err(Error::new("no text has two tokens, so there is none to predict"));
+    }
+    next_token(model, shifted, recipe, seed, execution)
+}
+
+/// Trains on sequences without their last and without their first tokens.
+fn next_token(
+    model: Transformer,
+    (inputs, targets): (Encoded, Encoded),
+    recipe: &Recipe,
+    seed: u64,
+    execution: &Execution,
+) -> Result<Trained<Transformer>> {
     let sampler = Sampler::new(&inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
     let Execution { micro_batch, recompute, .. } = *execution;
     let work = NextToken { inputs, targets, micro_batch, recompute };
@@ -88,7 +120,7 @@ impl Work for NextToken {
     fn restore(&self, (): ()) {}
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
-        let total = minibatch.rows.iter().map(|&row| self.inputs.row(row as usize).len()).sum();
+        let total = minibatch.rows.iter().map(|&row| self.inputs.length(row as usize)).sum();
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
         for part in parts(minibatch.rows.len(), self.micro_batch) {

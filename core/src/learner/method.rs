@@ -118,9 +118,9 @@ impl Method {
         (selection, labels, choices)
     }
 
-    /// [`StudentLoss::targets`].
-    pub(super) fn targets(&self, logits: Tensor<2>, labels: Tensor<2>, at: &Progress) -> Tensor<2> {
-        self.loss.targets(logits, labels, at, &mut lock(&self.memory).loss)
+    /// [`StudentLoss::targets_of`].
+    pub(super) fn targets(&self, batch: &Batch, logits: Tensor<2>, labels: Tensor<2>) -> Tensor<2> {
+        self.loss.targets_of(batch, logits, labels, &mut lock(&self.memory).loss)
     }
 
     /// [`StudentLoss::weigh`].

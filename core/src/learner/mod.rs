@@ -42,11 +42,11 @@ mod words;
 
 pub use answers::{log_p, score};
 pub use checkpoint::{Awaited, Checkpoints, Every, Passage, Stop, time};
-pub use classify::{Along, Objective, OwnLabels, argmax, passes_over_absent, train_classifier};
+pub use classify::{Along, Objective, OwnLabels, argmax, is_frozen, passes_over_absent, train_classifier};
 pub use encoded::Encoded;
 pub use evaluate::{Evaluate, Halfway};
 pub use generate::{Decoding, Ending, Written, generate};
-pub use language::{Packing, train_lm};
+pub use language::{Packing, train_lm, train_texts};
 pub use memory::{Aim, Memory, Training};
 pub use predict::{Predictions, embed, judge, predict};
 pub use progress::{bar, style};

@@ -863,3 +863,41 @@ fn answers_have_the_probability_that_the_model_gives_them() {
         }
     }
 }
+
+/// Perplexity of texts under a model: e to the mean loss over their tokens but the first.
+fn perplexity(model: &Transformer, texts: &Encoded) -> f64 {
+    let still = Recipe { learning_rate: 0.0, epochs: 1, batch_size: texts.len(), ..Recipe::default() };
+    train_texts(model.clone(), texts, &still, 0, &Execution::default()).unwrap().log.steps[0].loss.exp()
+}
+
+#[test]
+fn texts_that_were_not_read_become_likelier_by_those_that_were() {
+    let spec = spec(8, 2);
+    let (mut rng, vocabulary) = (Rng::named(5, "texts"), VOCABULARY as u32);
+    // Each token is the one before and 3 more, in a circle.
+    let mut text = || {
+        let first = rng.below(VOCABULARY) as u32;
+        (0..4 + rng.below(6) as u32).map(|place| (first + 3 * place) % vocabulary).collect::<Vec<u32>>()
+    };
+    let (read, kept) = ((0..64).map(|_| text()).collect::<Vec<_>>(), (0..16).map(|_| text()).collect::<Vec<_>>());
+    let encoded = |rows: &[Vec<u32>]| Encoded::new(rows.to_vec(), &spec).unwrap();
+    let fresh = || Transformer::init(&spec, 1, &Device::flex()).unwrap();
+    let recipe = Recipe { epochs: 10, learning_rate: 2e-2, ..recipe() };
+    let learn = |data: &Encoded| train_texts(fresh(), data, &recipe, 3, &Execution::default()).unwrap();
+    let trained = learn(&encoded(&read));
+    let [before, after] = [&fresh(), &trained.model].map(|model| perplexity(model, &encoded(&kept)));
+    assert!(before > 0.7 * f64::from(vocabulary) && after < before / 3.0, "{before} {after}");
+    // It is what pretraining on them as documents does.
+    let documents = train_lm(fresh(), &read, Packing::Documents, &recipe, 3, &Execution::default()).unwrap();
+    assert_eq!(numbers(&trained.model), numbers(&documents.model));
+    // Of candidates all are read, and a text of one token says nothing.
+    let choices = read.chunks(2).map(|pair| vec![pair[0].clone(), vec![1], pair[1].clone()]).collect();
+    let choices = Encoded::choosing(choices, 3, &spec).unwrap();
+    let of_choices = train_texts(fresh(), &choices, &recipe, 3, &Execution::default()).unwrap();
+    assert_eq!(of_choices.log.tokens, trained.log.tokens);
+    assert!(perplexity(&of_choices.model, &encoded(&kept)) < before / 2.0);
+    let silent = Encoded::new(vec![vec![1]; 8], &spec).unwrap();
+    assert!(
+        train_texts(fresh(), &silent, &recipe, 3, &Execution::default()).unwrap_err().message().contains("no text")
+    );
+}

@@ -116,6 +116,21 @@ fn what_a_method_carries_along_is_taken_up() {
     assert_continues(Some(3), |execution| train(towards(), &recipe(), execution));
 }
 
+/// A phase on the texts alone: of classes, of candidates, at once and in parts, and with adapters.
+#[test]
+fn a_training_on_texts_is_taken_up() {
+    let texts = || Transformer::init(&spec(8, 2), 1, &Device::flex()).unwrap();
+    let one_by_one = examples(30).0;
+    let pairs = (0..30).map(|row| vec![one_by_one.row(row).to_vec(), one_by_one.row(29 - row).to_vec()]).collect();
+    let choices = Encoded::choosing(pairs, 2, &spec(8, 2)).unwrap();
+    for (data, parts) in [(&one_by_one, None), (&one_by_one, Some(3)), (&choices, None), (&choices, Some(1))] {
+        assert_continues(parts, |execution| train_texts(texts(), data, &recipe(), 3, execution));
+    }
+    let lora = Lora { rank: 2, ..Lora::default() };
+    let adapted = || texts().with_lora(&lora, 3).unwrap();
+    assert_continues(None, |execution| train_texts(adapted(), &one_by_one, &recipe(), 3, execution));
+}
+
 #[test]
 fn a_judge_that_is_trained_along_is_taken_up() {
     for once in [false, true] {

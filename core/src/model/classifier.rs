@@ -171,6 +171,12 @@ impl Classifier {
         Self { backbone: change(self.backbone), ..self }
     }
 
+    /// Its backbone, and what puts the heads on one again.
+    pub fn apart(self) -> (Transformer, impl FnOnce(Transformer) -> Self) {
+        let Self { backbone, head, judge, pooling } = self;
+        (backbone, move |backbone| Self { backbone, head, judge, pooling })
+    }
+
     /// Which vector of a sequence the head sees.
     pub fn pooling(&self) -> Pooling {
         self.pooling

@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use burn::{
-    module::{Module, Param, ParamId},
+    module::{Module, ModuleMapper, Param, ParamId},
     nn::{Embedding, Linear},
     tensor::{Device, Shape, Tensor, TensorData, activation::relu},
 };
@@ -320,6 +320,18 @@ impl Transformer {
         let mut model = self.no_grad();
         model.dense().into_iter().for_each(|(_, dense)| dense.train_adapter());
         model
+    }
+
+    /// The same model with all its parameters to be trained.
+    #[must_use]
+    pub fn all_trained(self) -> Self {
+        struct Trained;
+        impl ModuleMapper for Trained {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.set_require_grad(true)
+            }
+        }
+        self.map(&mut Trained)
     }
 
     /// What its adapters are, if it has any.

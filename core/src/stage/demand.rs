@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::bench::{DataRef, ModelRef};
+use super::phases::{self, Training as Phase};
 use crate::{
     Result,
     learner::{Aim, Memory, PREDICT_BATCH, Recipe, Training},
@@ -17,6 +18,8 @@ pub struct Demand<'a> {
     pub model: Shape<'a>,
     /// How the model is trained, one time after the other; it answers alone where it is not.
     pub recipes: Vec<&'a Recipe>,
+    /// How it is trained on the texts themselves, all of it or its adapters, between or before these.
+    pub texts_learnt: Vec<&'a Recipe>,
     /// The adapters that are trained in place of its weights.
     pub lora: Option<&'a Lora>,
     /// Whether nothing of it is trained but its head.
@@ -53,6 +56,7 @@ impl<'a> Demand<'a> {
         Self {
             model: Shape::Of(&model.weights),
             recipes: Vec::new(),
+            texts_learnt: Vec::new(),
             lora: model.lora.as_ref(),
             frozen: model.head.freeze_backbone,
             pooling: model.head.pooling,
@@ -70,10 +74,22 @@ impl<'a> Demand<'a> {
         Self { recipes, ..self }
     }
 
+    /// The same where it is trained phase by phase before.
+    pub fn through(mut self, phases: impl IntoIterator<Item = &'a Phase>) -> Self {
+        for phase in phases {
+            match phase.aim {
+                phases::Aim::Answer => self.recipes.push(&phase.recipe),
+                phases::Aim::Text => self.texts_learnt.push(&phase.recipe),
+            }
+        }
+        self
+    }
+
     /// Rows that go through the model at once, unless somebody asks for fewer.
     pub fn batch(&self) -> usize {
         let beside = self.beside.map_or(0, |(rows, _)| rows);
-        let rows = self.recipes.iter().map(|recipe| recipe.batch_size).fold(beside, usize::max);
+        let all = self.recipes.iter().chain(&self.texts_learnt);
+        let rows = all.map(|recipe| recipe.batch_size).fold(beside, usize::max);
         if rows == 0 { PREDICT_BATCH } else { rows }
     }
 
@@ -107,8 +123,12 @@ impl<'a> Demand<'a> {
         };
         let rows = micro_batch.map_or(PREDICT_BATCH, |rows| rows.clamp(1, PREDICT_BATCH));
         let mut most = Memory::default();
-        for recipe in &self.recipes {
-            let memory = training(recipe).memory()?;
+        let texts = Aim::Tokens { answer: self.longest };
+        let whole = if self.lora.is_some() { learns.clone() } else { Learns::All };
+        let on_texts = |recipe| Training { aim: texts, learns: whole.clone(), beside: None, ..training(recipe) };
+        let answering = self.recipes.iter().map(|recipe| training(recipe));
+        for training in answering.chain(self.texts_learnt.iter().map(|recipe| on_texts(recipe))) {
+            let memory = training.memory()?;
             if memory.peak > most.peak {
                 most = memory;
             }

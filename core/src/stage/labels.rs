@@ -12,7 +12,9 @@ use super::{
 use crate::{
     Error, Result,
     error::IoContext,
-    learner, strategy,
+    learner,
+    rng::Rng,
+    strategy,
     strategy::Split,
     task::{Example, Extracted, TaskData},
 };
@@ -106,6 +108,20 @@ impl Labels {
         Ok(Self::Texts(examples.enumerate().map(text).collect()))
     }
 
+    /// On words a wrong answer to each example, which is right of another one: the first from a place on that a seed draws. Where all references
+    /// say the same, it is their answer. Of classes and candidates ground truth.
+    pub(super) fn wrong_of(data: &TaskData, split: Split, seed: u64) -> Result<Self> {
+        let right = Self::true_of(data, split)?;
+        let Self::Texts(answers) = &right else { return Ok(right) };
+        let n = answers.len();
+        let wrong = |row: usize| {
+            let start = Rng::named(seed, &format!("{}/{row}", split.name())).below(n);
+            let mut others = (start..start + n).map(|place| &answers[place % n]);
+            others.find(|other| !other.answer.same(&answers[row].answer)).unwrap_or(&answers[row]).clone()
+        };
+        Ok(Self::Texts((0..n).map(wrong).collect()))
+    }
+
     /// Number of examples.
     pub fn len(&self) -> usize {
         match self {
@@ -134,7 +150,7 @@ impl Labels {
 
     /// Those of some of the examples.
     #[must_use]
-    pub(super) fn part(&self, rows: &[usize]) -> Self {
+    pub fn part(&self, rows: &[usize]) -> Self {
         match self {
             Self::Soft(all) => Self::Soft(rows.iter().map(|row| all[*row].clone()).collect()),
             Self::Texts(all) => Self::Texts(rows.iter().map(|row| all[*row].clone()).collect()),

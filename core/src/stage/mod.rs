@@ -11,6 +11,7 @@ mod job;
 pub mod kinds;
 mod labels;
 mod manifest;
+mod phases;
 mod predictions;
 mod remembered;
 mod store;
@@ -31,5 +32,6 @@ pub use kinds::{
 };
 pub use labels::{ALL_STEPS, Answer, Labels, Truth, steps_of};
 pub use manifest::{MANIFEST, Manifest, hash_file, stamp_of};
-pub use predictions::Predictions;
+pub use phases::{Aim, Training};
+pub use predictions::{Numbers, Predictions};
 pub use store::{Begin, Finished, Leftovers, Notice, STORE, Store, Workspace, writable, write_atomically};

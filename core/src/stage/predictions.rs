@@ -1,9 +1,9 @@
 //! Class probabilities of one split, as a file.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use super::store::write_atomically;
-use crate::{Error, Result, strategy::Split};
+use crate::{Error, Result, error::IoContext, strategy::Split};
 
 /// Class probabilities, one row per example of a split, in the split's order.
 ///
@@ -84,6 +84,41 @@ impl Predictions {
             .map(|row| row.map_err(|error| wrong(format!("not a row of probabilities: {error}"))))
             .collect::<Result<Vec<_>>>()?;
         Self::new(rows).map_err(|error| wrong(error.message().to_owned()))
+    }
+}
+
+/// Numbers of each of the student's examples that need be no probabilities, as a file: CSV with a header, in the split's order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers(pub Vec<f32>);
+
+impl Numbers {
+    /// Name of the file in a stage.
+    pub const FILE: &'static str = "numbers.csv";
+
+    /// Writes the file into a stage's folder.
+    ///
+    /// # Errors
+    /// A number that is not finite, or a folder that cannot be written to.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        if let Some((row, number)) = self.0.iter().enumerate().find(|(_, number)| !number.is_finite()) {
+            return Err(Error::new(format!("the number of example {row} is {number}")));
+        }
+        let lines: String = self.0.iter().map(|number| format!("{number}\n")).collect();
+        write_atomically(&folder.join(Self::FILE), format!("number\n{lines}").as_bytes())
+    }
+
+    /// Reads what [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// A file that is missing or not of this form.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let text = fs::read_to_string(&path).path("read numbers", &path)?;
+        let wrong = |line: &str| {
+            let error = Error::new(format!("`{line}` is no number")).in_file(&path);
+            error.help("the file is damaged or was edited: remove its folder, and `w2s run` makes it anew")
+        };
+        text.lines().skip(1).map(|line| line.parse().map_err(|_| wrong(line))).collect::<Result<_>>().map(Self)
     }
 }
 

@@ -172,6 +172,31 @@ impl<'a> Trainer<'a> {
         }
     }
 
+    /// Trains a model on the texts of examples themselves, as a language model: the whole of it or its adapters, also where of a classifier the
+    /// head alone is trained otherwise. Heads stay as they are.
+    pub(super) fn train_on_texts(
+        &self,
+        answerer: Answerer,
+        texts: &Encoded,
+        recipe: &Recipe,
+        phase: usize,
+    ) -> Result<Trained<Answerer>> {
+        let seed = self.order(phase);
+        let train = |model| {
+            self.bench.train(model, |model, execution| learner::train_texts(model, texts, recipe, seed, execution))
+        };
+        match answerer {
+            Answerer::Writes(model, writing) => Ok(train(model)?.map(|model| Answerer::Writes(model, writing))),
+            Answerer::Chooses(classifier) => {
+                let (backbone, with_heads) = classifier.apart();
+                let frozen = learner::is_frozen(&backbone);
+                let trained = train(if frozen { backbone.all_trained() } else { backbone })?;
+                let again = |backbone: Transformer| if frozen { backbone.no_grad() } else { backbone };
+                Ok(trained.map(|backbone| Answerer::Chooses(with_heads(again(backbone)).valid())))
+            }
+        }
+    }
+
     /// Trains a classifier.
     pub(super) fn train_classifier(
         &self,

@@ -378,7 +378,14 @@ macro_rules! prepared {
 /// Targets as the engine makes them, on the device on which the loss is then taken.
 fn targets(loss: &dyn StudentLoss, sample: &Sample, at: &Progress, memory: &mut Memory, device: &Device) -> Tensor<2> {
     let (logits, labels) = (tensor(&sample.logits, device).detach(), tensor(&sample.labels, device));
-    loss.targets(logits, labels, at, memory).detach()
+    let ids: Vec<ExampleId> = (0..sample.labels.len() as u32).map(ExampleId).collect();
+    let columns = loss.columns();
+    let pool = pool(&sample.labels, &loss.needs(), &columns);
+    let batch = Batch::new(&ids, labels.clone()).at(*at);
+    let batch = columns.iter().fold(batch, |batch, name| {
+        batch.with_column(name.as_str(), Tensor::<1>::from_floats(pool.columns[name].as_slice(), device).detach())
+    });
+    loss.targets_of(&batch, logits, labels, memory).detach()
 }
 
 /// Row-wise losses.
@@ -787,7 +794,7 @@ fn answer(ask: &Ask, place: usize, classes: usize, held_out: usize) -> Supervisi
     Supervision::default().map(|split, _| {
         let rows = rows_of(split, held_out);
         match ask {
-            Ask::Truth => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
+            Ask::Truth | Ask::Wrong => (0..rows).map(|row| one_hot(row % classes, classes)).collect(),
             _ => {
                 let soft = grid(rows, classes, |index| 0.05 + unit(index + 100 * place));
                 soft.into_iter().map(normalised).collect()

@@ -132,6 +132,12 @@ pub trait StudentLoss: std::fmt::Debug + Send + Sync {
         labels
     }
 
+    /// The same for a loss that reads what else is known of the rows, such as a [column](Batch::column): [`targets`](StudentLoss::targets)
+    /// alone, unless overridden. The engine calls this one.
+    fn targets_of(&self, batch: &Batch, logits: Tensor<2>, labels: Tensor<2>, memory: &mut Memory) -> Tensor<2> {
+        self.targets(logits, labels, &batch.progress, memory)
+    }
+
     /// On words: the loss of each answer token `[T]`, in nats. A loss that has one also lets [`Form::Words`] pass in `fits`.
     ///
     /// Labels are hard here, and the tokens of an answer are taken one by one, each as if it were a row with a class per word. Where the same loss

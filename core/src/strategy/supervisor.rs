@@ -159,6 +159,9 @@ pub enum Ask {
     },
     /// Ground truth as one-hot labels; results then say that it reached the student.
     Truth,
+    /// On words a wrong answer to each example: what is right of another one, drawn by the stage's seed. Elsewhere, where wrong answers need not
+    /// be looked for, ground truth again. Results say that truth was used.
+    Wrong,
 }
 
 impl Ask {
@@ -170,7 +173,7 @@ impl Ask {
     /// Whether ground truth of the student's examples is in the answer.
     pub fn uses_truth_of_transfer(&self) -> bool {
         match self {
-            Ask::Truth => true,
+            Ask::Truth | Ask::Wrong => true,
             Ask::FineTuned { on, .. } => *on == Split::Transfer,
             Ask::Taught { by, .. } => by.uses_truth_of_transfer(),
             Ask::File { .. } | Ask::Prompted { .. } => false,
@@ -181,7 +184,7 @@ impl Ask {
     pub fn model(&self) -> Option<&Role> {
         match self {
             Ask::FineTuned { role, .. } | Ask::Taught { role, .. } | Ask::Prompted { role, .. } => Some(role),
-            Ask::File { .. } | Ask::Truth => None,
+            Ask::File { .. } | Ask::Truth | Ask::Wrong => None,
         }
     }
 
@@ -207,7 +210,7 @@ impl Ask {
     /// Whether the stage that answers enters the identity of the labels that are made of it. Ground truth and models of the pair, fine-tuned on it,
     /// do not: they follow from the supervisor's parameters, the pair and the data, and were there before anything else could be asked for.
     pub fn is_named(&self) -> bool {
-        !matches!(self, Ask::Truth | Ask::FineTuned { role: Role::Weak | Role::Strong, .. })
+        !matches!(self, Ask::Truth | Ask::Wrong | Ask::FineTuned { role: Role::Weak | Role::Strong, .. })
     }
 }
 

@@ -745,7 +745,7 @@ impl<'a> Formatter<'a> {
     }
 
     /// A number in a column, also as a text.
-    fn decimal(&self, row: &Row, path: &str) -> Made<f64> {
+    pub fn decimal(&self, row: &Row, path: &str) -> Made<f64> {
         let text = self.scalar(row, path)?;
         let number = text.trim().parse().ok().filter(|number: &f64| number.is_finite());
         let wrong = || Error::new(format!("column `{path}` is `{}`, which is no number", brief(&text)));
@@ -844,6 +844,35 @@ impl<'a> Formatter<'a> {
             return Wanted::All;
         }
         self.task.splits.together.iter().for_each(|name| self.need(name, &mut names));
+        Wanted::These(names)
+    }
+
+    /// Whether a name, which no key of the task has, is that of a column of the data, of a computed one, or of a path into one.
+    pub fn knows(&self, name: &str, columns: &[String]) -> bool {
+        let path = self.column(name);
+        let first = path.split('.').next().unwrap_or(path);
+        columns.iter().any(|column| column == path || column == first) || self.task.compute.contains_key(first)
+    }
+
+    /// Whether the right answer is read from a column.
+    pub fn tells_truth(&self, name: &str) -> bool {
+        let same = |path: &str| self.column(path) == self.column(name);
+        match &self.task.label {
+            Some(LabelRule::Read(rule)) => rule.columns().into_iter().any(|(_, path)| same(path)),
+            Some(label) => {
+                label.among().iter().flat_map(Among::columns).any(|(key, path)| key == "answer" && same(path))
+            }
+            None => false,
+        }
+    }
+
+    /// A column, with those that it is computed from.
+    pub fn wanted_by(&self, name: &str) -> Wanted {
+        if self.task.source.world.is_some() {
+            return Wanted::All;
+        }
+        let mut names = BTreeSet::new();
+        self.need(name, &mut names);
         Wanted::These(names)
     }
 

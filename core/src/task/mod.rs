@@ -7,6 +7,7 @@
 mod data;
 mod definition;
 mod draft;
+mod field;
 mod fit;
 mod format;
 mod label;

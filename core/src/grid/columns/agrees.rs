@@ -12,8 +12,8 @@ use crate::{
     },
     learner::Recipe,
     stage::{
-        JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings,
-        kinds::{judge::Judge, student},
+        DataRef, JudgeBalance, JudgeInit, JudgeLoss, JudgeSettings, StageId,
+        kinds::{gather::Gather, judge::Judge, portion::Portion, student},
     },
     strategy::Split,
 };
@@ -31,9 +31,22 @@ struct Agrees {
     balance: JudgeBalance,
     /// `pretrained`, or `student`: [`JudgeSettings::init`].
     init: JudgeInit,
+    /// In a suite, `suite` for one judge on the answers to all its tasks, or `task` for one on those to each. Origin: the paper's one reward model.
+    per: Per,
     /// Training settings of the judge, over those of the strong model.
     #[schemars(with = "Recipe")]
     train: toml::Table,
+}
+
+/// What one judge is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Per {
+    /// Everything that the student learns.
+    #[default]
+    Suite,
+    /// A single task.
+    Task,
 }
 
 inventory::submit! {
@@ -54,27 +67,47 @@ fn read(asked: &Asked) -> Result<Box<dyn Column>> {
 
 impl Column for Agrees {
     fn make(&self, around: &Knowledge, made: &mut Made) -> Result<student::Column> {
-        let (data, supervision) = (around.data, around.supervision()?);
-        let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
-        if self.folds > rows {
-            let message = format!("task `{}`: {rows} examples cannot be judged in {} folds", data.task, self.folds);
-            return Err(Error::new(message).help("lower `folds` in `agrees`; 5 or 10 are usual"));
-        }
+        let supervision = around.supervision()?;
         let recipe = around.grid.recipe_over(around.config, around.on, &self.train)?;
-        trains(&recipe, data, Split::Transfer).map_err(|error| error.context(super::title("agrees")))?;
         let (student, own) = around.relabelled(supervision, made)?;
-        let Self { folds, loss, balance, init, .. } = *self;
-        let scores = made.push(Judge {
-            model: around.strong.clone(),
-            recipe,
-            data: data.clone(),
-            weak: supervision.clone(),
-            student,
-            own,
-            settings: JudgeSettings { folds, loss, balance, init },
-            seed: around.seed,
-        })?;
-        Ok(student::Column::Stage { scores })
+        let judge = |data: &DataRef, weak: StageId, own: StageId, made: &mut Made| {
+            let rows = data.examples.get(Split::Transfer.name()).copied().unwrap_or(0);
+            if self.folds > rows {
+                let message = format!("task `{}`: {rows} examples cannot be judged in {} folds", data.task, self.folds);
+                return Err(Error::new(message).help("lower `folds` in `agrees`; 5 or 10 are usual"));
+            }
+            trains(&recipe, data, Split::Transfer).map_err(|error| error.context(super::title("agrees")))?;
+            let Self { folds, loss, balance, init, .. } = *self;
+            made.push(Judge {
+                model: around.strong.clone(),
+                recipe: recipe.clone(),
+                data: data.clone(),
+                weak,
+                student: student.clone(),
+                own,
+                settings: JudgeSettings { folds, loss, balance, init },
+                seed: around.seed,
+            })
+        };
+        if self.per == Per::Suite || around.parts.is_empty() {
+            return Ok(student::Column::Stage { scores: judge(around.data, supervision.clone(), own, made)? });
+        }
+        let rows = around.data.read(around.desk.store)?.portion_rows(Split::Transfer);
+        let mut of = Vec::with_capacity(around.parts.len());
+        for (place, (data, rows)) in around.parts.iter().zip(rows).enumerate() {
+            let suite = around.data;
+            let mut part =
+                |of: &StageId| made.push(Portion { of: of.clone(), suite: suite.clone(), data: data.clone(), place });
+            // Of a task that the student is left without nothing is judged.
+            of.push(match rows.is_empty() {
+                true => supervision.clone(),
+                false => {
+                    let (weak, own) = (part(supervision)?, part(&own)?);
+                    judge(data, weak, own, made)?
+                }
+            });
+        }
+        Ok(student::Column::Stage { scores: made.push(Gather { of, data: around.data.clone() })? })
     }
 
     fn of_weak_labels(&self) -> bool {

@@ -13,6 +13,7 @@ use crate::{
     grid::columns,
     learner::{Answering, Recipe},
     report::table::Published,
+    stage::Aim,
     strategy::{ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor},
 };
 
@@ -43,6 +44,10 @@ pub(in crate::grid) struct GridFile {
     model: BTreeMap<String, Unread<ModelFile>>,
     /// Where the strong model's own labels come from, for all methods that use them.
     self_labels: Option<Unread<SelfLabels>>,
+    /// How the ceiling is trained.
+    ceiling: Option<Unread<EndTable>>,
+    /// How the weak model is trained, and every other model that a supervisor asks for.
+    weak: Option<Unread<EndTable>>,
     /// How answers in words are learnt.
     words: Option<Unread<Answering>>,
     /// What is kept.
@@ -125,12 +130,34 @@ pub(in crate::grid) struct MethodTable {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::grid) struct PhaseTable {
+    /// What is learnt: to `answer` as the labels say, or the `text` of the examples themselves, for which no label is looked at.
+    #[serde(default)]
+    pub(super) aim: Aim,
     /// Which labels are trusted; the method's when absent, as are all of these.
     selector: Option<Unread<dyn ConfiguredSelector>>,
     /// How labels are refined.
     refiner: Option<Unread<dyn ConfiguredRefiner>>,
     /// What the student minimises.
     loss: Option<Unread<dyn ConfiguredLoss>>,
+    /// Training settings.
+    train: Option<Unread<Recipe>>,
+}
+
+/// `[ceiling]` or `[weak]`: how an end of the gap is trained, or what supervisors ask for.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::grid) struct EndTable {
+    /// What it is trained on one after the other; one phase when absent.
+    phases: Option<Unread<Vec<EndPhaseTable>>>,
+}
+
+/// One of the phases of an end of the gap.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::grid) struct EndPhaseTable {
+    /// What is learnt: to `answer` as the labels say, or the `text` of the examples themselves, for which no label is looked at.
+    #[serde(default)]
+    pub(super) aim: Aim,
     /// Training settings.
     train: Option<Unread<Recipe>>,
 }

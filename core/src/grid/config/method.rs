@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    file::{MethodTable, PhaseTable},
+    file::{EndPhaseTable, EndTable, MethodTable, PhaseTable},
     knowing::{SelfLabels, SelfSource, Shared},
     model::recipe_table,
     names::{At, check_name, check_title},
@@ -14,7 +14,9 @@ use super::{
 use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
+    error::Place,
     grid::columns::{self, Asked, Auxiliary, Column},
+    stage::Aim,
     strategy::{
         self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind,
         LabelRefiner, Needs, Role, Selector, StudentLoss, Supervisor,
@@ -47,6 +49,10 @@ pub struct Method {
 /// One training of a method's student: an entry of `phases`, over what the method says of all of them.
 #[derive(Debug)]
 pub struct Phase {
+    /// What is learnt. Where it is the texts, the three strategies are those that do nothing.
+    pub aim: Aim,
+    /// Where that stands, if it does.
+    pub(in crate::grid) aim_at: Option<Place>,
     /// Which labels are trusted.
     pub selector: Box<dyn ConfiguredSelector>,
     /// How labels are refined.
@@ -59,11 +65,24 @@ pub struct Phase {
 
 impl Phase {
     /// Reads an entry of `phases`, or the method alone.
-    fn read(method: Option<&Section>, entry: Option<&Section>, loss: &str) -> Result<Self> {
-        let part = |key: &str| [entry, method].into_iter().flatten().find_map(|section: &Section| section.get(key));
+    fn read(method: Option<&Section>, entry: Option<&Section>, aim: Aim, loss: &str) -> Result<Self> {
+        const STRATEGIES: [&str; 3] = ["selector", "refiner", "loss"];
+        let of_entry = |key: &str| entry.and_then(|entry| entry.get(key));
+        if let (Aim::Text, Some((key, given))) =
+            (aim, STRATEGIES.into_iter().find_map(|key| Some((key, of_entry(key)?))))
+        {
+            let message = format!("a phase that learns the texts looks at no label, so it has no {key}");
+            return Err(given.error(message).help(format!("leave `{key}` out, or put it into a phase without `aim`")));
+        }
+        // What the method says of its phases is about labels, too.
+        let strategies = if aim == Aim::Text { None } else { method };
+        let part = |key: &str| [entry, strategies].into_iter().flatten().find_map(|section: &Section| section.get(key));
         let mut train = method.map(recipe_table).transpose()?.unwrap_or_default();
         train.extend(entry.map(recipe_table).transpose()?.unwrap_or_default());
+        let loss = if aim == Aim::Text { "cross-entropy" } else { loss };
         Ok(Self {
+            aim,
+            aim_at: of_entry("aim").map(|at| at.place()),
             selector: configured(Kind::Selector, part("selector"), "all", Selector::validate)?,
             refiner: configured(Kind::Refiner, part("refiner"), "identity", LabelRefiner::validate)?,
             loss: configured(Kind::Loss, part("loss"), loss, StudentLoss::validate)?,
@@ -247,14 +266,67 @@ fn supervisors(section: Option<Section>) -> Result<BTreeMap<String, Box<dyn Conf
 /// The phases of a method: its entries of `phases`, each over the method's own table, or the method alone.
 fn phases(method: Option<&Section>, loss: &str) -> Result<Vec<Phase>> {
     let Some(list) = method.and_then(|method| method.get("phases")) else {
-        return Ok(vec![Phase::read(method, None, loss)?]);
+        return Ok(vec![Phase::read(method, None, Aim::Answer, loss)?]);
     };
     let entries = list.items()?;
     let read = |entry: &Section| {
-        entry.read::<PhaseTable>()?;
-        Phase::read(method, Some(entry), loss)
+        let PhaseTable { aim, .. } = entry.read()?;
+        Phase::read(method, Some(entry), aim, loss)
     };
-    entries.iter().map(read).collect()
+    let phases = entries.iter().map(read).collect::<Result<Vec<Phase>>>()?;
+    ends_in_answers(&entries, phases.last().map(|phase| phase.aim))?;
+    Ok(phases)
+}
+
+/// Refuses a list of phases whose last one leaves nothing that answers.
+fn ends_in_answers(entries: &[Section], last: Option<Aim>) -> Result<()> {
+    match (entries.last(), last) {
+        (Some(entry), Some(Aim::Text)) => {
+            let at = entry.get("aim").unwrap_or_else(|| entry.clone());
+            let message = "the last phase learns the texts, and nothing learns to answer";
+            Err(at.error(message).help("add a phase behind it: phases = [{ aim = \"text\" }, {}]"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One training of an end of the gap: an entry of `phases` in `[ceiling]` or `[weak]`.
+#[derive(Debug, Default)]
+pub struct EndPhase {
+    /// What is learnt.
+    pub aim: Aim,
+    /// Where that stands, if it does.
+    pub(in crate::grid) aim_at: Option<Place>,
+    /// Training settings.
+    pub train: toml::Table,
+}
+
+impl EndPhase {
+    /// The phases of `[ceiling]` or `[weak]`; one where the table does not say.
+    pub(super) fn read_all(root: &Section, key: &str) -> Result<Vec<Self>> {
+        let list = match root.get(key) {
+            Some(table) => {
+                table.read::<EndTable>()?;
+                table.get("phases")
+            }
+            None => None,
+        };
+        let Some(list) = list else { return Ok(vec![Self::default()]) };
+        let entries = list.items()?;
+        if entries.is_empty() {
+            let message = format!("`phases` of `[{key}]` is empty: nothing would be trained");
+            return Err(list
+                .error(message)
+                .help("leave it out for one phase, or write phases = [{ aim = \"text\" }, {}]"));
+        }
+        let read = |entry: &Section| {
+            let EndPhaseTable { aim, .. } = entry.read()?;
+            Ok(Self { aim, aim_at: entry.get("aim").map(|at| at.place()), train: recipe_table(entry)? })
+        };
+        let phases = entries.iter().map(read).collect::<Result<Vec<Self>>>()?;
+        ends_in_answers(&entries, phases.last().map(|phase| phase.aim))?;
+        Ok(phases)
+    }
 }
 
 /// `[sweep]`: a method's table → parameter → values. Each value gives one more method, `METHOD PARAMETER=VALUE`, everything else left alone.

@@ -21,7 +21,7 @@ pub(in crate::grid) use file::{
     GridFile, MethodName, MethodsFile, ModelName, SuiteFile, SuiteName, TaskName, WithColumns, WorldName,
 };
 pub use knowing::{Hardness, SelfLabels, SelfSource};
-pub use method::{Method, Phase};
+pub use method::{EndPhase, Method, Phase};
 pub(super) use model::recipe_table;
 pub use model::{ModelConfig, ModelFile, Pretrain};
 pub use suites::{Suite, Together};
@@ -46,7 +46,7 @@ use crate::{
     learner::{Answering, Recipe, passes_over_absent},
     model::HeadConfig,
     report::results::{FURTHER_WEAK, is_end},
-    stage::STORE,
+    stage::{STORE, Training},
     strategy::{Ask, Form, whole},
     task::Task,
 };
@@ -82,6 +82,10 @@ pub struct Grid {
     pub save_students: bool,
     /// After which parts of each phase of a student the test is answered, too.
     pub evaluate: Vec<f64>,
+    /// What the ceiling is trained on one after the other, at least one.
+    pub ceiling: Vec<EndPhase>,
+    /// The same of the weak model, and of every other model that a supervisor asks for.
+    pub weak: Vec<EndPhase>,
     /// How answers in words are learnt.
     pub words: Answering,
     /// The grid's own training settings, which go before a model's.
@@ -155,6 +159,9 @@ impl Grid {
             output.as_ref().map(|section| section.read()).transpose()?.unwrap_or_default();
         let evaluate = output.map_or(Ok(Vec::new()), |section| parts_of_training(&section, evaluate))?;
         let words = root.get("words").map(|section| section.read()).transpose()?.unwrap_or_default();
+
+        let [ceiling, weak] = ["ceiling", "weak"].map(|end| EndPhase::read_all(&root, end));
+        let (ceiling, weak) = (ceiling?, weak?);
 
         let own_models = root.get("model");
         let own_methods = root.get("method");
@@ -262,6 +269,8 @@ impl Grid {
             data,
             save_students,
             evaluate,
+            ceiling,
+            weak,
             words,
             train,
             source: root.to_json(),
@@ -459,6 +468,16 @@ impl Grid {
         self.recipe_with(model, on, phase.map(|phase| &phase.train).into_iter())
     }
 
+    /// The phases of an end of the gap, or of what a supervisor asks for, as a model is trained in them here.
+    ///
+    /// # Errors
+    /// Settings out of their range.
+    pub fn trainings(&self, model: &ModelConfig, on: On, phases: &[EndPhase]) -> Result<Vec<Training>> {
+        let training =
+            |phase: &EndPhase| Ok(Training { recipe: self.recipe_over(model, on, &phase.train)?, aim: phase.aim });
+        phases.iter().map(training).collect()
+    }
+
     /// The same but for some settings.
     ///
     /// # Errors
@@ -527,11 +546,12 @@ impl Grid {
         let ons = (0..self.tasks.len()).map(|task| self.on(task)).chain(self.suites.iter().map(Suite::on));
         for on in ons {
             for (model, place) in &self.further {
-                self.recipe(model, on, None).map_err(|error| error.or_at(place))?;
+                self.trainings(model, on, &self.weak).map_err(|error| error.or_at(place))?;
             }
             for pair in &self.pairs {
-                self.recipe(&pair.weak, on, None)?;
+                self.trainings(&pair.weak, on, &self.weak)?;
                 self.recipe(&pair.strong, on, None)?;
+                self.trainings(&pair.strong, on, &self.ceiling)?;
                 for method in &self.methods {
                     // What a method leaves as it is has been looked at.
                     for phase in method.phases.iter().filter(|phase| !phase.train.is_empty()) {

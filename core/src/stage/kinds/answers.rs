@@ -56,7 +56,7 @@ const ASKED: [Split; 3] = [Split::Supervise, Split::Transfer, Split::Test];
 
 /// Lets the strong model answer the examples of a task, and notes which answers are right.
 ///
-/// Files: [`Labels`] of each split; `known-SPLIT.csv` the share of drawn answers that are right.
+/// Files: [`Labels`] of each split; `known-SPLIT.csv` the share of drawn answers that are right; [`DRAWS`] if these are kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answers {
     /// Who answers.
@@ -68,7 +68,14 @@ pub struct Answers {
     /// Whether the language model is asked about the validation split, too.
     #[serde(default)]
     pub validation: bool,
+    /// Whether the answers that are drawn to the student's examples are kept.
+    #[serde(default)]
+    pub keep: bool,
 }
+
+/// Folder of an [`Answers`] with what it kept of its draws: [`Labels`] of the transfer split, of classes how often each was drawn, of words all
+/// answers to the first example, to the second, and so on.
+pub const DRAWS: &str = "draws";
 
 #[typetag::serde(name = "answers")]
 impl Stage for Answers {
@@ -92,6 +99,9 @@ impl Stage for Answers {
         }
         if self.validation {
             parameters["validation"] = true.into();
+        }
+        if self.keep {
+            parameters["keep"] = true.into();
         }
         Ok(parameters)
     }
@@ -172,6 +182,9 @@ impl Answers {
                 // Answers stand prompt by prompt.
                 let of = |sample: usize| Labels::Texts(drawn.iter().skip(sample).step_by(samples).cloned().collect());
                 hits.fill(0.0);
+                if self.keep && split == Split::Transfer {
+                    Labels::Texts(drawn.clone()).write(split, &folder.join(DRAWS))?;
+                }
                 for right in (0..samples).map(|sample| of(sample).right(&truth)) {
                     hits.iter_mut().zip(right).for_each(|(hits, right)| *hits += f32::from(right) / samples as f32);
                 }
@@ -205,6 +218,7 @@ impl Answers {
             let scores = learner::score(&backbone, &prompts, &tokens, &bench.place.execution)?;
             let mut probabilities = Vec::with_capacity(scores.len());
             let mut right = Vec::with_capacity(scores.len());
+            let mut drawn = Vec::new();
             for (row, (scores, example)) in scores.iter().zip(examples).enumerate() {
                 mass.push(scores.iter().map(|score| score.exp()).sum::<f32>());
                 let mut classes = vec![0.0; data.classes()];
@@ -221,6 +235,12 @@ impl Answers {
                 };
                 let hits = draws.iter().filter(|&&answer| answers.is_right(answer, example)).count();
                 right.push(hits as f32 / draws.len() as f32);
+                let mut shares = vec![0.0; data.classes()];
+                draws.iter().for_each(|answer| shares[answers.classes[*answer]] += 1.0 / draws.len() as f32);
+                drawn.push(shares);
+            }
+            if self.keep && split == Split::Transfer {
+                Labels::Soft(drawn).write(split, &folder.join(DRAWS))?;
             }
             Predictions::new(probabilities)?.write(&folder.join(Predictions::file(split)))?;
             write_known(folder, split, &right)?;

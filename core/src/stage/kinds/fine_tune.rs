@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use crate::{
     Result,
     error::IoContext,
-    learner::Recipe,
     rng::{self, Rng},
     stage::{
-        DataRef, Demand, Labels, ModelRef, Stage, StageId,
-        bench::{Bench, copied, part, summary_of, write_log},
+        DataRef, Demand, Labels, ModelRef, Stage, StageId, Training,
+        bench::{Bench, copied, part},
         job::default_strategy,
+        phases::{extend, summary_of},
         store::Finished,
-        trainer::Lesson,
+        trainer::{Answerer, Lesson},
     },
-    strategy::{ConfiguredLoss, Kind, Settings, Split},
+    strategy::{ConfiguredLoss, Kind, Split},
 };
 
 /// Fine-tunes a model on ground truth and labels what it was not trained on: the weak model, and the ceiling.
@@ -27,8 +27,8 @@ use crate::{
 pub struct FineTune {
     /// The model.
     pub model: ModelRef,
-    /// Training settings.
-    pub recipe: Recipe,
+    /// What it is trained on one after the other, at least one; texts are those of its split.
+    pub phases: Vec<Training>,
     /// The task's data.
     pub data: DataRef,
     /// What it is trained on.
@@ -55,12 +55,12 @@ impl Stage for FineTune {
     fn parameters(&self) -> Result<Value> {
         let mut parameters = json!({
             "model": self.model.identity()?,
-            "recipe": self.recipe.identity()?,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "on": self.on,
             "seed": self.seed,
         });
+        extend(&mut parameters, Training::identities(&self.phases)?);
         if self.save {
             parameters["save"] = true.into();
         }
@@ -80,11 +80,11 @@ impl Stage for FineTune {
     }
 
     fn batch(&self) -> usize {
-        self.recipe.batch_size
+        Training::batch(&self.phases)
     }
 
     fn demand(&self) -> Option<Demand<'_>> {
-        Some(Demand::answering(&self.model, &self.data).trained(&self.recipe))
+        Some(Demand::answering(&self.model, &self.data).through(&self.phases))
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -96,7 +96,6 @@ impl Stage for FineTune {
             return copied(&twin, folder, |_| true);
         }
         let trainer = bench.trainer(&self.data, self.own_seed())?;
-        let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
         let mut labels = Labels::true_of(&trainer.data, self.on)?;
         let model = bench.model(&self.model)?;
         let fresh = trainer.fresh(&self.model, &model, None)?;
@@ -104,16 +103,19 @@ impl Stage for FineTune {
         if let Some(rows) = self.rows(labels.len()) {
             (examples, labels) = (examples.part(&rows), labels.part(&rows));
         }
-        let lesson = Lesson::new(labels, cross_entropy);
-        let trained = trainer.train(fresh, model.tokenizer(), &examples, &self.recipe, lesson, 0)?;
-        write_log(&trained, 0, folder)?;
+        let lesson = |_, _: &Answerer| {
+            let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
+            Ok(Lesson::new(labels.clone(), cross_entropy))
+        };
+        let (trained, logs) =
+            trainer.through(fresh, model.tokenizer(), &examples, &self.phases, lesson, (folder, 0))?;
         for split in LABELLED.into_iter().filter(|split| !part(&trainer.data, *split).is_empty()) {
-            trainer.answer_into(&model, &trained.model, split, folder)?;
+            trainer.answer_into(&model, &trained, split, folder)?;
         }
         if self.save {
-            trained.model.save(folder, model.tokenizer(), &self.model)?;
+            trained.save(folder, model.tokenizer(), &self.model)?;
         }
-        Ok(summary_of(&trained, json!({})))
+        Ok(summary_of(&logs))
     }
 }
 

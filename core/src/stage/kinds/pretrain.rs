@@ -54,6 +54,7 @@ impl Stage for Pretrain {
         Some(Demand {
             model: Shape::Config(&self.config),
             recipes: vec![&self.recipe],
+            texts_learnt: Vec::new(),
             lora: None,
             frozen: false,
             pooling: None,

@@ -11,15 +11,16 @@ use crate::{
     learner::{self, Along, Encoded, Objective, OwnLabels, Recipe},
     model::Pretrained,
     stage::{
-        DECISIONS, DataRef, Demand, Labels, ModelRef, Predictions, Stage, StageId, Truth,
-        bench::{Bench, MODEL, add_remarks, copied, write_log},
+        Aim, DECISIONS, DataRef, Demand, Labels, ModelRef, Numbers, Predictions, Stage, StageId, Training, Truth,
+        bench::{Bench, MODEL, copied},
         decisions::write_decisions,
         job::{copy, default_strategy, strategy_identity, strategy_name},
         labels::{ALL_STEPS, after, over_answers},
+        phases::{extend, summary_of, together},
         store::Finished,
-        trainer::{Lesson, Trainer},
+        trainer::{Answerer, Lesson, Trainer},
     },
-    strategy::{Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, Kind, Settings, Split},
+    strategy::{Calibration, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, Kind, Split},
 };
 
 /// Fine-tunes the strong model on weak labels.
@@ -63,8 +64,8 @@ pub struct Student {
 /// One training of a student. The next one goes on with the model, with an optimizer and an order of its own.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Phase {
-    /// Training settings.
-    pub recipe: Recipe,
+    /// Training settings, and what is learnt; where that are the texts, nothing else of the phase counts.
+    pub training: Training,
     /// Which labels are trusted.
     pub selector: Box<dyn ConfiguredSelector>,
     /// How labels are refined.
@@ -80,7 +81,7 @@ impl Phase {
     /// A binary without these strategies.
     pub fn plain(recipe: &Recipe) -> Result<Self> {
         Ok(Self {
-            recipe: recipe.clone(),
+            training: Training::plain(recipe.clone()),
             selector: default_strategy(Kind::Selector, "all")?,
             refiner: default_strategy(Kind::Refiner, "identity")?,
             loss: default_strategy(Kind::Loss, "cross-entropy")?,
@@ -88,8 +89,7 @@ impl Phase {
     }
 
     fn identity(&self) -> Result<Value> {
-        Ok(json!({
-            "recipe": self.recipe.identity()?,
+        self.training.identity(json!({
             "selector": strategy_identity(Kind::Selector, &self.selector)?,
             "refiner": strategy_identity(Kind::Refiner, &self.refiner)?,
             "loss": strategy_identity(Kind::Loss, &self.loss)?,
@@ -126,7 +126,7 @@ pub enum SelfLabels {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum Column {
-    /// A stage that made them: the second of two columns of its `transfer.csv`.
+    /// A stage that made them: its [`Numbers`], or the second of two columns of its `transfer.csv`.
     Stage {
         /// That stage.
         scores: StageId,
@@ -202,15 +202,7 @@ impl Stage for Student {
             "supervision": self.supervision,
             "seed": self.seed,
         });
-        match self.phases.as_slice() {
-            // As it was when there was but one.
-            [only] => {
-                if let (Value::Object(all), Value::Object(phase)) = (&mut parameters, only.identity()?) {
-                    all.extend(phase);
-                }
-            }
-            phases => parameters["phases"] = phases.iter().map(Phase::identity).collect::<Result<_>>()?,
-        }
+        extend(&mut parameters, together(self.phases.iter().map(Phase::identity).collect::<Result<_>>()?)?);
         // What a method does not use is not among them: results from before it existed stay valid.
         if let Some(own) = &self.self_labels {
             parameters["self_labels"] = json!(own);
@@ -249,7 +241,7 @@ impl Stage for Student {
             Some((_, Column::Joint { batch_size, .. })) => *batch_size,
             _ => 0,
         };
-        self.phases.iter().map(|phase| phase.recipe.batch_size).fold(beside, usize::max)
+        self.trainings().map(|training| training.recipe.batch_size).fold(beside, usize::max)
     }
 
     fn demand(&self) -> Option<Demand<'_>> {
@@ -257,8 +249,8 @@ impl Stage for Student {
             Some((_, Column::Joint { examples, batch_size, .. })) => Some((*batch_size, examples.longest())),
             _ => None,
         };
-        let recipes = self.phases.iter().map(|phase| &phase.recipe).collect();
-        Some(Demand { recipes, beside, ..Demand::answering(&self.model, &self.data) })
+        let student = Demand::answering(&self.model, &self.data).through(self.trainings());
+        Some(Demand { beside, ..student })
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -276,37 +268,33 @@ impl Stage for Student {
             Some((_, Column::Joint { start, .. })) => start.as_ref(),
             _ => None,
         };
-        let mut student = trainer.fresh(&self.model, &model, start)?;
-        let mut summary = json!({});
-        let mut remarks = Vec::new();
-        let mut steps = 0;
-        for (number, phase) in self.phases.iter().enumerate() {
-            let mut lesson = self.lesson(phase, bench, &trainer, &model, &mut summary)?;
+        let fresh = trainer.fresh(&self.model, &model, start)?;
+        let mut counts = json!({});
+        let lesson = |number: usize, student: &Answerer| {
+            let mut lesson = self.lesson(&self.phases[number], bench, &trainer, &model, &mut counts)?;
             let last = number + 1 == self.phases.len();
             let at: Vec<f64> = self.evaluate.iter().copied().filter(|part| !last || *part < 1.0).collect();
             if !at.is_empty() {
-                lesson.objective.evaluate = Some(trainer.evaluation(&model, &student, at, Split::Test)?);
+                lesson.objective.evaluate = Some(trainer.evaluation(&model, student, at, Split::Test)?);
             }
-            let in_phase =
-                |error: Error| if number > 0 { error.context(format!("phase {}", number + 1)) } else { error };
-            let mut trained = trainer
-                .train(student, model.tokenizer(), &examples, &phase.recipe, lesson, number)
-                .map_err(in_phase)?;
-            write_log(&trained, number, folder)?;
-            if self.decides(phase) {
-                write_decisions(trained.log.choices.values(), &folder.join(DECISIONS))?;
+            Ok(lesson)
+        };
+        let (student, mut logs) =
+            trainer.through(fresh, model.tokenizer(), &examples, self.trainings(), lesson, (folder, 0))?;
+        let mut summary = summary_of(&logs);
+        extend(&mut summary, counts);
+        let mut steps = 0;
+        for (phase, log) in self.phases.iter().zip(&mut logs) {
+            if phase.training.aim == Aim::Answer && self.decides(phase) {
+                write_decisions(log.choices.values(), &folder.join(DECISIONS))?;
             }
-            for (step, said) in std::mem::take(&mut trained.log.said) {
+            for (step, said) in std::mem::take(&mut log.said) {
                 let labels: Labels = serde_json::from_value(said)
                     .map_err(|error| Error::new(format!("answers after step {step} were not kept: {error}")))?;
                 labels.write(Split::Test, &folder.join(after((steps + step) as u64)))?;
             }
-            steps += trained.log.steps.len();
-            summary["loss"] = json!(trained.final_loss());
-            remarks.extend(trained.log.remarks);
-            student = trained.model;
+            steps += log.steps.len();
         }
-        add_remarks(&mut summary, &remarks);
         if !self.evaluate.is_empty() {
             summary[ALL_STEPS] = steps.into();
         }
@@ -341,6 +329,11 @@ impl Student {
         }
         parameters["save"] = true.into();
         bench.store.find(&StageId::new(stage.kind(), self.version(), &parameters))
+    }
+
+    /// What it is trained on, without what a method makes of labels.
+    fn trainings(&self) -> impl Iterator<Item = &Training> {
+        self.phases.iter().map(|phase| &phase.training)
     }
 
     /// Whether a phase may do anything but train on every weak label as it is.
@@ -383,9 +376,13 @@ impl Student {
                 Some(OwnLabels::Given(if *hard { rows.iter().map(|row| one_hot(row)).collect() } else { rows }))
             }
         };
-        // Probability of the second of two answers: that it is so.
+        // Numbers as they are, or the probability of the second of two answers: that it is so.
         let second = |stage: &StageId| -> Result<Vec<f32>> {
-            let file = bench.stage(stage)?.file(&Predictions::file(Split::Transfer));
+            let stage = bench.stage(stage)?;
+            if stage.manifest.files.contains_key(Numbers::FILE) {
+                return Ok(Numbers::read(&stage.folder)?.0);
+            }
+            let file = stage.file(&Predictions::file(Split::Transfer));
             Ok(Predictions::read(&file)?.rows().iter().map(|row| row[1]).collect())
         };
         if let Some(stage) = &self.embeddings {

@@ -6,16 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    Error, Result,
-    learner::{self, Recipe},
-    rng,
+    Error, Result, learner, rng,
     stage::{
-        Answer, DataRef, Labels, ModelRef, Stage, StageId,
+        Answer, DataRef, Labels, ModelRef, Stage, StageId, Training,
         bench::{Bench, part},
         job::strategy_identity,
         labels::over_answers,
+        phases::extend,
     },
-    strategy::{Ask, ConfiguredSupervisor, Given, Kind, Settings, Split, Supervision},
+    strategy::{Ask, ConfiguredSupervisor, Given, Kind, Split, Supervision},
     task::TaskData,
 };
 
@@ -29,10 +28,10 @@ pub struct Supervise {
     pub supervisor: Box<dyn ConfiguredSupervisor>,
     /// What it asked for, in its order: the stage that made it, or none for ground truth.
     pub given: Vec<Option<StageId>>,
-    /// The pair's weak model and its training settings.
-    pub weak: (ModelRef, Recipe),
-    /// The pair's strong model and its training settings.
-    pub strong: (ModelRef, Recipe),
+    /// The pair's weak model, and what it is trained on where it is asked to be.
+    pub weak: (ModelRef, Vec<Training>),
+    /// The same of the pair's strong model.
+    pub strong: (ModelRef, Vec<Training>),
     /// The task's data.
     pub data: DataRef,
     /// Seed of the cell.
@@ -45,10 +44,15 @@ const LABELLED: [Split; 3] = [Split::Transfer, Split::Test, Split::Validation];
 impl Stage for Supervise {
     /// What it is given follows from the supervisor, the two models and the data; what does not, or came later, is named.
     fn parameters(&self) -> Result<Value> {
+        let of = |(model, phases): &(ModelRef, Vec<Training>)| -> Result<Value> {
+            let mut of = json!({ "model": model.identity()? });
+            extend(&mut of, Training::identities(phases)?);
+            Ok(of)
+        };
         let mut parameters = json!({
             "supervisor": strategy_identity(Kind::Supervisor, &self.supervisor)?,
-            "weak": { "model": self.weak.0.identity()?, "recipe": self.weak.1.identity()? },
-            "strong": { "model": self.strong.0.identity()?, "recipe": self.strong.1.identity()? },
+            "weak": of(&self.weak)?,
+            "strong": of(&self.strong)?,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "seed": self.seed,
@@ -65,7 +69,7 @@ impl Stage for Supervise {
 
     /// Of whichever of the two the supervisor lets train.
     fn batch(&self) -> usize {
-        self.weak.1.batch_size.max(self.strong.1.batch_size)
+        Training::batch(&self.weak.1).max(Training::batch(&self.strong.1))
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -106,12 +110,13 @@ impl Stage for Supervise {
 impl Supervise {
     /// What each that was asked says of a split.
     fn said(&self, split: Split, data: &TaskData, bench: &Bench) -> Result<Vec<Labels>> {
-        let said = |stage: &Option<StageId>| match stage {
+        let said = |(ask, stage): (&Ask, &Option<StageId>)| match stage {
+            None if *ask == Ask::Wrong => Labels::wrong_of(data, split, rng::derive(self.seed, "wrong")),
             Some(stage) if !part(data, split).is_empty() => Labels::read(&bench.stage(stage)?.folder, split),
             // Of no examples nothing is said, and that is true.
             _ => Labels::true_of(data, split),
         };
-        self.given.iter().map(said).collect()
+        self.supervisor.asks().iter().zip(&self.given).map(said).collect()
     }
 }
 

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    learner::Recipe,
     rng::{self, Rng},
     stage::{
-        DataRef, Demand, Labels, ModelRef, Stage, StageId,
-        bench::{Bench, REMARKS, add_remarks, part, summary_of, write_log},
+        DataRef, Demand, Labels, ModelRef, Stage, StageId, Training,
+        bench::{Bench, REMARKS, add_remarks, part},
         job::default_strategy,
-        trainer::{Lesson, Trainer},
+        phases::{extend, summary_of},
+        trainer::{Answerer, Lesson, Trainer},
     },
-    strategy::{ConfiguredLoss, Kind, Settings, Split},
+    strategy::{ConfiguredLoss, Kind, Split},
 };
 
 /// Fine-tunes a model on the labels that a stage has for the student's examples, and labels these and what is held out (bootstrapping, Burns et
@@ -26,8 +26,8 @@ use crate::{
 pub struct Teach {
     /// The model.
     pub model: ModelRef,
-    /// Training settings.
-    pub recipe: Recipe,
+    /// What it is trained on one after the other, at least one; texts are those that it has labels of.
+    pub phases: Vec<Training>,
     /// The task's data.
     pub data: DataRef,
     /// The stage whose labels it learns; none for ground truth.
@@ -41,15 +41,16 @@ pub struct Teach {
 #[typetag::serde(name = "teach")]
 impl Stage for Teach {
     fn parameters(&self) -> Result<Value> {
-        Ok(json!({
+        let mut parameters = json!({
             "model": self.model.identity()?,
-            "recipe": self.recipe.identity()?,
             "data": self.data.fingerprint,
             "max_tokens": self.data.max_tokens,
             "labels": self.labels,
             "halves": self.halves,
             "seed": self.seed,
-        }))
+        });
+        extend(&mut parameters, Training::identities(&self.phases)?);
+        Ok(parameters)
     }
 
     fn title(&self) -> String {
@@ -58,11 +59,11 @@ impl Stage for Teach {
     }
 
     fn batch(&self) -> usize {
-        self.recipe.batch_size
+        Training::batch(&self.phases)
     }
 
     fn demand(&self) -> Option<Demand<'_>> {
-        Some(Demand::answering(&self.model, &self.data).trained(&self.recipe))
+        Some(Demand::answering(&self.model, &self.data).through(&self.phases))
     }
 
     fn model(&self) -> Option<&ModelRef> {
@@ -131,20 +132,22 @@ impl Teach {
         folder: &Path,
     ) -> Result<(Vec<(Split, Labels)>, Value)> {
         let model = bench.model(&self.model)?;
-        let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
-        let lesson = Lesson::new(labels.part(trained_on), cross_entropy);
+        let lesson = |_, _: &Answerer| {
+            let cross_entropy: Box<dyn ConfiguredLoss> = default_strategy(Kind::Loss, "cross-entropy")?;
+            Ok(Lesson::new(labels.part(trained_on), cross_entropy))
+        };
         let fresh = trainer.fresh(&self.model, &model, None)?;
         let examples = trainer.encode(&model, Split::Transfer)?;
         let tokenizer = model.tokenizer();
-        let trained = trainer.train(fresh, tokenizer, &examples.part(trained_on), &self.recipe, lesson, 0)?;
-        write_log(&trained, number, folder)?;
+        let (own, logs) = (examples.part(trained_on), (folder, number * self.phases.len()));
+        let (trained, logs) = trainer.through(fresh, tokenizer, &own, &self.phases, lesson, logs)?;
         let others = examples.part(labelled);
-        let mut said = vec![(Split::Transfer, trainer.answer_to(&others, tokenizer, &trained.model, Split::Transfer)?)];
+        let mut said = vec![(Split::Transfer, trainer.answer_to(&others, tokenizer, &trained, Split::Transfer)?)];
         for split in [Split::Test, Split::Validation] {
             if !part(&trainer.data, split).is_empty() {
-                said.push((split, trainer.answer(&model, &trained.model, split)?));
+                said.push((split, trainer.answer(&model, &trained, split)?));
             }
         }
-        Ok((said, summary_of(&trained, json!({}))))
+        Ok((said, summary_of(&logs)))
     }
 }
