@@ -11,7 +11,7 @@ use std::{
     fs::{self, File, TryLockError},
     io::{
         self,
-        ErrorKind::{AlreadyExists, NotFound, PermissionDenied, ReadOnlyFilesystem},
+        ErrorKind::{AlreadyExists, NotFound, PermissionDenied, ReadOnlyFilesystem, StaleNetworkFileHandle},
         Write as _,
     },
     path::{Path, PathBuf},
@@ -355,10 +355,16 @@ impl Drop for Lease {
     }
 }
 
+/// Whether an error says that a file is not there any more. On network file systems that may be heard of an open file, too, which another machine
+/// has removed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), NotFound | StaleNetworkFileHandle)
+}
+
 /// The same, where what was to be removed is gone already.
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
-        Err(error) if error.kind() == NotFound => Ok(()),
+        Err(error) if is_gone(&error) => Ok(()),
         other => other,
     }
 }
@@ -419,17 +425,21 @@ fn is_renewed(path: &Path, beat: &Beat) -> bool {
         Ok(true)
     };
     // A drive that is away for a moment has taken nothing from us.
-    renew().unwrap_or_else(|error| error.kind() != NotFound)
+    renew().unwrap_or_else(|error| !is_gone(&error))
 }
 
 /// Whether a lease counts for nothing: its process is dead, as far as can be seen from here, or nobody has written it for too long.
 fn is_stale(path: &Path, length: Duration) -> io::Result<bool> {
     // Opened, so that network file systems ask the server for the time of change.
-    let file = match File::open(path) {
-        Err(error) if error.kind() == NotFound => return Ok(true),
-        file => file?,
+    let look = || -> io::Result<(String, SystemTime)> {
+        let file = File::open(path)?;
+        let text = io::read_to_string(&file).unwrap_or_default();
+        Ok((text, file.metadata()?.modified()?))
     };
-    let text = io::read_to_string(&file).unwrap_or_default();
+    let (text, changed) = match look() {
+        Err(error) if is_gone(&error) => return Ok(true),
+        looked => looked?,
+    };
     if let Ok(holder) = serde_json::from_str::<Holder>(&text)
         && holder.place == here().1
     {
@@ -441,7 +451,7 @@ fn is_stale(path: &Path, length: Duration) -> io::Result<bool> {
     let folder = path.parent().unwrap_or(Path::new("."));
     // By the clock that the time of change is from.
     let now = tempfile::tempfile_in(folder).and_then(|file| file.metadata()?.modified());
-    let age = now.unwrap_or_else(|_| SystemTime::now()).duration_since(file.metadata()?.modified()?);
+    let age = now.unwrap_or_else(|_| SystemTime::now()).duration_since(changed);
     Ok(age.unwrap_or_default() > length)
 }
 

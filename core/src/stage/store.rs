@@ -626,10 +626,12 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Whether this is a temporary file of [`write_atomically`].
+/// Whether this is a temporary file of [`write_atomically`], or what a network file system leaves of a file that was removed while somebody
+/// had it open.
 fn is_temporary(name: &str, path: &Path) -> bool {
     let random = name.strip_prefix(".tmp").filter(|random| random.len() == 6);
-    random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_alphanumeric())) && path.is_file()
+    let ours = random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+    (ours || [".nfs", ".fuse_hidden"].iter().any(|prefix| name.starts_with(prefix))) && path.is_file()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -800,6 +802,17 @@ mod tests {
         assert_eq!(left, 0);
         store.sweep();
         assert_eq!(store.leftovers().unwrap(), Leftovers::default());
+    }
+
+    #[test]
+    fn what_network_file_systems_leave_of_removed_files_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let made = make(&store);
+        let left = [".nfs000000000123", "locks/.fuse_hidden0000007c0000000a"].map(|name| folder.path().join(name));
+        left.iter().for_each(|path| fs::write(path, "x").unwrap());
+        store.sweep();
+        assert!(left.iter().all(|path| !path.exists()) && made.file("a.csv").exists());
     }
 
     #[test]
