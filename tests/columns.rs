@@ -88,7 +88,7 @@ fn votes_are_those_of_whom_the_supervisor_asked() {
     let folder = tempfile::tempdir().unwrap();
     let changes = [
         "methods=counted",
-        "method.counted.supervisor={ type = \"ensemble\", copies = 3, rows = \"bagged\" }",
+        "method.counted.supervisor={ type = \"ensemble\", copies = 3, rows = \"bagged\", combine = \"majority\" }",
         "method.counted.selector={ type = \"judged\", column = \"votes\", threshold = 0.9 }",
     ];
     let (plan, store) = support::plan(&support::tiny().join("selective.toml"), &changes, folder.path()).unwrap();
@@ -214,7 +214,7 @@ fn a_field_without_numbers_is_refused_with_its_row() {
     let folder = tempfile::tempdir().unwrap();
     let grid = pairs(folder.path());
     let refused = |grid: &Path, changes: &[&str]| {
-        let changes = [&["methods=rated", "method.rated.field={}"], changes].concat();
+        let changes = [&["methods=rated", "method.rated.field={}"][..], changes].concat();
         let error = support::plan(grid, &changes, folder.path()).map(drop).unwrap_err();
         assert!(error.remedy().is_some() && error.place().is_some(), "{error}");
         error.to_string()

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use serde_json::Value;
 use w2s_core::{
     grid::{Cell, Plan},
     stage::{StageId, Store},
@@ -12,8 +13,8 @@ use crate::{forms, support};
 /// Methods that learn texts first, by another supervisor too.
 const METHODS: [&str; 4] = [
     "methods=finetune,generative-finetune,other",
-    "method.other.supervisor={ type = \"fine-tuned\", copies = 2 }",
-    "method.other.phases=[{ aim = \"text\" }, { loss = { type = \"brier\" } }]",
+    "method.other.supervisor={ type = \"mixed-truth\", share = 0.5 }",
+    "method.other.phases=[{ aim = \"text\" }, { train = { epochs = 2 } }]",
     "train.epochs=3",
 ];
 
@@ -62,7 +63,7 @@ fn texts_are_learnt_before_answers_and_no_label_is_looked_at() {
 fn both_ends_of_the_gap_may_have_phases() {
     let folder = tempfile::tempdir().unwrap();
     let ids = |changes: &[&str]| {
-        let changes = [&["methods=finetune", "seeds=0"], changes].concat();
+        let changes = [&["methods=finetune", "seeds=0"][..], changes].concat();
         support::plan(&support::tiny().join("grid.toml"), &changes, folder.path()).unwrap()
     };
     let (plain, _) = ids(&[]);
@@ -96,7 +97,7 @@ fn both_ends_of_the_gap_may_have_phases() {
 fn tensor(folder: &Path, end: &str) -> Vec<u8> {
     let bytes = fs::read(folder.join("model.safetensors")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
     let (_, entry) = header.as_object().unwrap().iter().find(|(name, _)| name.ends_with(end)).unwrap();
     let at = |place: usize| 8 + length + entry["data_offsets"][place].as_u64().unwrap() as usize;
     bytes[at(0)..at(1)].to_vec()
@@ -126,11 +127,23 @@ fn a_frozen_backbone_learns_texts_and_is_frozen_again() {
     assert!(plain != text && text == longer);
 }
 
+/// A folder with a tiny encoder.
+fn encoder(folder: &Path) -> String {
+    let golden: Value = serde_json::from_str(include_str!("golden/golden_tiny_families.json")).unwrap();
+    let bert = &golden["models"]["bert"];
+    let folder = folder.join("mute");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("config.json"), bert["config"].to_string()).unwrap();
+    fs::write(folder.join("tokenizer.json"), support::word_tokenizer('w').to_string()).unwrap();
+    fs::write(folder.join("model.safetensors"), support::safetensors(&support::tensors(&bert["weights"]))).unwrap();
+    folder.to_string_lossy().replace('\\', "/")
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_with_its_place_and_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |changes: &[&str]| {
-        let changes = [&["methods=mine"], changes].concat();
+        let changes = [&["methods=mine"][..], changes].concat();
         let error = support::plan(&support::tiny().join("grid.toml"), &changes, folder.path()).map(drop).unwrap_err();
         assert!(error.place().is_some() && error.remedy().is_some(), "{error}");
         error.to_string()
@@ -139,20 +152,22 @@ fn what_makes_no_sense_is_refused_with_its_place_and_a_remedy() {
         let said = refused(&[&format!("method.mine.phases=[{{ aim = \"text\", {part} }}, {{}}]")]);
         assert!(said.contains("looks at no label"), "{said}");
     }
-    assert!(refused(&["method.mine.phases=[{}, { aim = \"text\" }]"]).contains("nothing learns to answer"));
-    assert!(refused(&["method.mine.phases=[{ aim = \"texts\" }, {}]"]).contains("texts"));
-    assert!(refused(&["method.mine.loss.type=js", "ceiling.phases=[]"]).contains("`[ceiling]` is empty"));
-    assert!(refused(&["method.mine.loss.type=js", "weak.phases=[{ aim = \"text\" }]"]).contains("nothing learns"));
-    assert!(refused(&["method.mine.loss.type=js", "weak.epochs=2"]).contains("unknown key `epochs`"));
-    // An encoder has no words of its own.
-    let mute = "model.mute.pretrain={ world = \"tiny\", config = { model_type = \"bert\", hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 16, max_position_embeddings = 24, type_vocab_size = 2 } }";
+    let last = refused(&["method.mine.phases=[{}, { aim = \"text\" }]"]);
+    assert!(last.contains("nothing learns to answer"), "{last}");
+    let plain = "method.mine.loss.type=js";
+    let none = refused(&[plain, "ceiling.phases=[]"]);
+    assert!(none.contains("`[ceiling]` is empty"), "{none}");
+    let last = refused(&[plain, "weak.phases=[{ aim = \"text\" }]"]);
+    assert!(last.contains("nothing learns to answer"), "{last}");
+    // An encoder says no words.
+    let mute = format!("model.mute.path={:?}", encoder(folder.path()));
     let text = "phases=[{ aim = \"text\" }, {}]";
-    let [strong, weak] = [("tiny-weak", "mute"), ("mute", "tiny-strong")]
-        .map(|(weak, strong)| format!("grid.pairs=[{{ weak = \"{weak}\", strong = \"{strong}\" }}]"));
-    for (pair, who, change) in
+    let pair = |weak: &str, strong: &str| format!("grid.pairs=[{{ weak = \"{weak}\", strong = \"{strong}\" }}]");
+    let (strong, weak) = (pair("tiny-weak", "mute"), pair("mute", "tiny-strong"));
+    for (pair, who, table) in
         [(&strong, "method `mine`", "method.mine"), (&strong, "`[ceiling]`", "ceiling"), (&weak, "`[weak]`", "weak")]
     {
-        let said = refused(&[mute, pair, "method.mine.loss.type=js", &format!("{change}.{text}")]);
+        let said = refused(&[plain, &mute, pair, &format!("{table}.{text}")]);
         assert!(said.contains(who) && said.contains("no language model"), "{said}");
     }
 }

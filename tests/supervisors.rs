@@ -357,9 +357,6 @@ fn noise_in_words_is_what_is_right_of_another_example() {
     let changes = ["methods=noisy", "method.noisy.supervisor={ type = \"noisy-truth\", rate = 0.4 }"];
     let (plan, store) = support::plan(&support::tiny().join("words.toml"), &changes, folder.path()).unwrap();
     let cell = &plan.cells[0];
-    plan.jobs.values().filter(|job| job.stage.kind() == "pretrain").for_each(|job| {
-        job.stage.make(&support::bench(&plan, &store)).unwrap();
-    });
     plan.jobs[&cell.supervision].stage.make(&support::bench(&plan, &store)).unwrap();
     let data = cell.data.read(&store).unwrap();
     let made = store.find(&cell.supervision).unwrap().unwrap();
