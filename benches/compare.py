@@ -1,12 +1,14 @@
 """Times w2s-bench and PyTorch in turn on the same shapes, and prints a table of medians and ratios.
 
-usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N] [--composed]
+usage: compare.py PATH/TO/w2s-bench [SHAPE ...] [--threads 1,2] [--phases train,predict] [--steps N] [--repeats N] [--rounds N] [--composed] [--recompute] [--precision bf16]
 
-With --composed the other program is w2s itself with Burn's own operations in place of the fused ones.
+With --composed the other program is w2s itself with Burn's own operations in place of the fused ones. With --recompute or --precision bf16 w2s
+computes blocks again on the way back, or holds its matrices in bfloat16; the other program does neither. Shapes of adapters (`lora`) have peft
+beside transformers.
 
 Each round runs both programs one after the other, so that a busy machine slows both. Speed counts real tokens, not padding. `processor` is
 the time of all threads, which other programs on the machine disturb less than wall time. Memory is the process's peak resident set, for
-PyTorch with and without the part that its imports take. Needs torch and transformers.
+PyTorch with and without the part that its imports take. Needs torch and transformers, and peft for adapters.
 """
 
 import argparse
@@ -21,6 +23,7 @@ import time
 GPT2_WORLD = dict(vocab_size=700, n_embd=128, n_layer=2, n_head=4, n_positions=128)
 GPT2 = dict(vocab_size=50257, n_embd=768, n_layer=12, n_head=12, n_positions=128)
 MINILM = dict(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+QWEN2 = dict(vocab_size=151936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, intermediate_size=4864, max_position_embeddings=128)
 SHAPES = {  # configuration, batch, shortest, longest, language model; as in main.rs
     "world-pretrain": (GPT2_WORLD, 32, 12, 32, True),
     "world-finetune": (GPT2_WORLD, 32, 12, 32, False),
@@ -28,6 +31,14 @@ SHAPES = {  # configuration, batch, shortest, longest, language model; as in mai
     "minilm-sst2": (MINILM, 32, 8, 40, False),
     "gpt2": (GPT2, 4, 64, 64, True),
     "gpt2-classifier": (GPT2, 4, 64, 64, False),
+    "gpt2-classifier-wide": (GPT2, 16, 128, 128, False),
+    "gpt2-lora": (GPT2, 16, 128, 128, False),
+    "qwen2-lora": (QWEN2, 16, 128, 128, False),
+    "qwen2-lora-4": (QWEN2, 4, 128, 128, False),
+}
+ADAPTED = {  # every linear layer of the blocks, as w2s has it by default
+    "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
+    "qwen2": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 
 
@@ -40,6 +51,9 @@ def pytorch(name, phase, steps, repeats, threads):
     import torch
     import transformers
 
+    if "lora" in name:
+        import peft
+
     torch.set_num_threads(threads)
     imports = peak_mb()
     torch.manual_seed(0)
@@ -48,11 +62,17 @@ def pytorch(name, phase, steps, repeats, threads):
     if settings is MINILM:
         dropout = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         model = transformers.BertForSequenceClassification(transformers.BertConfig(**settings, **dropout, num_labels=2))
+    elif settings is QWEN2:
+        config = transformers.Qwen2Config(**settings, num_labels=2, pad_token_id=0, tie_word_embeddings=True)
+        model = transformers.Qwen2ForSequenceClassification(config)
     else:
         dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
         config = transformers.GPT2Config(**settings, **dropout, num_labels=2, pad_token_id=0, bos_token_id=0, eos_token_id=0)
         model = (transformers.GPT2LMHeadModel if language else transformers.GPT2ForSequenceClassification)(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    if "lora" in name:
+        targets = ADAPTED[model.config.model_type]
+        model = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=8, lora_dropout=0.0, target_modules=targets))
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4)
     model.train(phase == "train")
     lengths = [random.randint(short, long) for _ in range(steps * batch)]
     if phase == "predict":
@@ -100,6 +120,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--composed", action="store_true")
+    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--precision", default="f32")
     options = parser.parse_args()
     other = "Composed" if options.composed else "PyTorch"
     print(f"| shape | phase | threads | w2s tokens/s | {other} tokens/s | speed by wall time | speed by processor time | w2s MB | {other} MB{'' if options.composed else ' (imports)'} |")
@@ -111,8 +133,9 @@ def main():
             for threads in map(int, options.threads.split(",")):
                 ours, theirs = [], []
                 work = [name, phase, str(options.steps), str(options.repeats)]
+                manner = dict(W2S_PRECISION=options.precision, **(dict(W2S_RECOMPUTE="1") if options.recompute else {}))
                 for _ in range(options.rounds):
-                    ours.append(read([options.program, *work], threads))
+                    ours.append(read([options.program, *work], threads, **manner))
                     if options.composed:
                         theirs.append(read([options.program, *work], threads, W2S_COMPOSED="1"))
                     else:

@@ -41,6 +41,59 @@ fn micro_batches_are_known_to_run_check_and_plan() {
     assert!(done("run", &["--help"]).contains("stage of its own"));
 }
 
+#[test]
+fn precisions_are_known_to_run_check_plan_and_submit() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let grid = [TINY, "methods=finetune", "seeds=0", "model.tiny-strong.lora.rank=2", "--device", "cpu", "--results", place];
+    let half = [&grid[..], &["--precision", "bf16"]].concat();
+    let done = |command: &str, arguments: &[&str]| {
+        let output = run(&[&[command], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+    };
+    // A cluster's stages are told, and so is whoever collects.
+    done("submit", &[&half[..], &["--dry-run"]].concat());
+    let submission = folder.path().join("tiny/submit/1");
+    let files = fs::read_dir(&submission).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+    let files: Vec<String> = files.collect();
+    assert!(files.iter().any(|file| file.starts_with('{') && file.contains(r#""precision":"bf16""#)), "{files:?}");
+    assert!(files.iter().any(|file| file.contains(" collect ") && file.contains(" --precision bf16")), "{files:?}");
+
+    done("run", &half);
+    for command in ["plan", "check"] {
+        assert!(done(command, &half).contains(", 0 to do"), "{}", done(command, &half));
+        assert!(done(command, &grid).contains(", 0 done"), "{}", done(command, &grid));
+    }
+    assert!(done("run", &half).contains("Nothing left to do"));
+    let stages = fs::read_dir(folder.path().join("stages")).unwrap().flatten();
+    let manifests: Vec<serde_json::Value> = stages
+        .filter_map(|stage| serde_json::from_str(&fs::read_to_string(stage.path().join("manifest.json")).ok()?).ok())
+        .filter(|manifest: &serde_json::Value| manifest["parameters"]["numeric"].is_object())
+        .collect();
+    assert!(manifests.len() >= 3, "{manifests:?}");
+    for manifest in &manifests {
+        assert_eq!(manifest["parameters"]["numeric"], serde_json::json!({ "precision": "bf16" }));
+    }
+    // A cell is made again in the precision that it was made in, to the byte, on other threads.
+    let replayed = done("replay", &["tiny finetune 0", "--results", place, "--workers", "2"]);
+    assert!(replayed.contains("the same: "), "{replayed}");
+    done("run", &grid);
+    let rows = |half: bool| {
+        let kept = tempfile::tempdir().unwrap();
+        let own = [TINY, "methods=finetune", "seeds=0", "model.tiny-strong.lora.rank=2", "--device", "cpu", "--results"];
+        let more: &[&str] = if half { &["--precision", "bf16"] } else { &[] };
+        done("run", &[&own[..], &[kept.path().to_str().unwrap()], more].concat());
+        results(kept.path())
+    };
+    assert_ne!(rows(true), rows(false));
+
+    let refused = run(&[&["run"], &grid[..], &["--precision", "fp16"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused);
+    assert!(said.contains("`fp16` is no precision: choose `f32`, or `bf16`"), "{said}");
+}
+
 /// Table 3 of the paper in 80 GB, with neither weights nor data: adapters fit, all weights do not.
 #[test]
 fn memory_is_planned_from_the_shapes_of_models_alone() {
@@ -78,6 +131,9 @@ fn memory_is_planned_from_the_shapes_of_models_alone() {
     assert!(asked.contains("gradients and moments 0.0 MB") && asked.contains(", fits"), "{asked}");
     let [_, adapters, _] = plan(&["model.\"qwen1.5-14b\".lora.rank=8", "--recompute"]);
     assert!(adapters.contains("31.2M trained  8 at a time") && adapters.contains(", fits 80.0 GB"), "{adapters}");
+    let [_, adapters, asked] = plan(&["model.\"qwen1.5-14b\".lora.rank=8", "--recompute", "--precision", "bf16"]);
+    assert!(adapters.contains("weights 26.5 GB") && adapters.contains(", fits 80.0 GB"), "{adapters}");
+    assert!(asked.contains("weights 26.4 GB"), "{asked}");
 }
 
 #[test]

@@ -10,10 +10,10 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use w2s_core::{
     learner::{
-        Aim, Answering, Encoded, Execution, Memory, Objective, Optimizer, Packing, Recipe, Texts, Training,
+        Aim, Answering, Encoded, Execution, Manner, Memory, Objective, Optimizer, Packing, Recipe, Texts, Training,
         train_classifier, train_lm, train_words,
     },
-    model::{Classifier, HeadConfig, Learns, Lora, Pooling, Spec, Transformer},
+    model::{Classifier, HeadConfig, Learns, Lora, Pooling, Precision, Spec, Transformer},
     rng::Rng,
     strategy::ConfiguredLoss,
 };
@@ -78,6 +78,9 @@ struct Shape {
 
 fn shapes() -> Vec<Shape> {
     let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 2000, "n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 64 });
+    let gpt2_124m = json!({
+        "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 64,
+    });
     let bert = json!({
         "model_type": "bert", "vocab_size": 3000, "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
         "intermediate_size": 384, "max_position_embeddings": 64,
@@ -110,6 +113,7 @@ fn shapes() -> Vec<Shape> {
         shape("Llama, words", &llama, Kind::Words, true, 8, 48, None),
         shape("GPT-NeoX, classes", &neox, Kind::Classes, true, 16, 64, None),
         shape("Qwen2, words in parts", &qwen, Kind::Words, true, 16, 64, Some(4)),
+        shape("GPT-2 of 124M, classes", &gpt2_124m, Kind::Classes, true, 2, 48, None),
     ]
 }
 
@@ -122,7 +126,7 @@ impl Shape {
         Recipe { epochs: 1, batch_size, learning_rate: 1e-4, optimizer, ..Recipe::default() }
     }
 
-    fn planned(&self, spec: &Spec, recompute: bool) -> Memory {
+    fn planned(&self, spec: &Spec, manner: Manner) -> Memory {
         let aim = match self.kind {
             Kind::Classes => {
                 Aim::Classes { outputs: 2, pooling: if spec.causal { Pooling::Last } else { Pooling::Mean } }
@@ -138,14 +142,14 @@ impl Shape {
             texts: 1,
             recipe: &self.recipe(),
             micro_batch: self.micro_batch,
-            recompute,
+            manner,
             beside: None,
         };
         training.memory().unwrap()
     }
 
     /// Loads the model and trains it for three steps.
-    fn measured(&self, spec: &Spec, recompute: bool) -> usize {
+    fn measured(&self, spec: &Spec, Manner { recompute, precision }: Manner) -> usize {
         let mut rng = Rng::named(1, "memory");
         let mut text = |length: usize| (0..length).map(|_| rng.below(spec.vocab - 1) as u32).collect::<Vec<u32>>();
         let count = 3 * self.batch;
@@ -160,8 +164,11 @@ impl Shape {
         let recipe = self.recipe();
         let data = (self.kind != Kind::Documents).then(|| Encoded::new(rows.clone(), spec).unwrap());
         peak_of(|| {
-            let model = Transformer::init(spec, 1, &Device::flex().autodiff()).unwrap();
-            let model = if self.lora { model.with_lora(&lora(), 1).unwrap() } else { model };
+            let device = Device::flex().autodiff();
+            let model = match self.lora {
+                true => Transformer::init_frozen(spec, 1, &device, precision).unwrap().with_lora(&lora(), 1).unwrap(),
+                false => Transformer::init(spec, 1, &device).unwrap().in_precision(precision),
+            };
             match (self.kind, &data) {
                 (Kind::Classes, Some(data)) => {
                     let labels = vec![vec![0.3, 0.7]; count];
@@ -194,29 +201,35 @@ fn a_training_needs_the_memory_that_was_planned() {
     let shapes = shapes();
     // What threads and products of matrices hold on to from the first training on belongs to the process.
     for shape in &shapes[..1] {
-        shape.measured(&Spec::from_config(shape.config.as_object().unwrap(), Path::new("config.json")).unwrap(), false);
+        let spec = Spec::from_config(shape.config.as_object().unwrap(), Path::new("config.json")).unwrap();
+        shape.measured(&spec, Manner::default());
     }
     for shape in shapes {
         let config = shape.config.as_object().unwrap();
         let spec = Spec::from_config(config, Path::new("config.json")).unwrap();
         let mut peaks = Vec::new();
-        for recompute in [false, true] {
-            let planned = shape.planned(&spec, recompute);
-            let measured = shape.measured(&spec, recompute);
+        for (precision, recompute) in
+            [(Precision::F32, false), (Precision::F32, true), (Precision::Bf16, false), (Precision::Bf16, true)]
+        {
+            let manner = Manner { recompute, precision };
+            let planned = shape.planned(&spec, manner);
+            let measured = shape.measured(&spec, manner);
             let ratio = planned.peak as f64 / measured as f64;
             println!(
-                "{}, {recompute}: planned {}, measured {measured}: {ratio:.3}  {planned:?}",
+                "{}, {precision}, {recompute}: planned {}, measured {measured}: {ratio:.3}  {planned:?}",
                 shape.name, planned.peak
             );
             if !(0.9..=1.1).contains(&ratio) {
-                far.push(format!("{}, {recompute}: {ratio:.3}", shape.name));
+                far.push(format!("{}, {precision}, {recompute}: {ratio:.3}", shape.name));
             }
             peaks.push(measured);
             // What is frozen has no gradient.
             assert_eq!(planned.gradients, 4 * planned.trained);
             assert_eq!(shape.lora, planned.trained < planned.parameters);
         }
-        assert!(peaks[1] < peaks[0], "{}: {peaks:?}", shape.name);
+        assert!(peaks[1] < peaks[0] && peaks[3] < peaks[2], "{}: {peaks:?}", shape.name);
+        // Of frozen weights half is left; beside those that are trained there is a copy.
+        assert_eq!(shape.lora, peaks[2] < peaks[0], "{}: {peaks:?}", shape.name);
     }
     assert!(far.is_empty(), "{far:?}");
 }

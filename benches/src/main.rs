@@ -3,7 +3,7 @@
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
 //! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones. With
-//! `W2S_RECOMPUTE=1` blocks are computed again on the way back. With
+//! `W2S_RECOMPUTE=1` blocks are computed again on the way back, and with `W2S_PRECISION=bf16` matrices are in bfloat16. With
 //! `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -20,11 +20,11 @@ use w2s_benches::peak_mb;
 use w2s_core::learner::{
     Checkpoints, Encoded, Every, Execution, Objective, Optimizer, Packing, Recipe, predict, train_classifier, train_lm,
 };
-use w2s_core::model::{Classifier, HeadConfig, Spec, Transformer};
+use w2s_core::model::{Classifier, HeadConfig, Lora, Precision, Spec, Transformer};
 use w2s_core::rng::Rng;
 use w2s_strategies as _;
 
-/// What is measured: a model, a batch, and whether it is a language model or a classifier.
+/// What is measured: a model, a batch, and whether it is a language model or a classifier, trained whole or by adapters.
 struct Shape {
     name: &'static str,
     config: serde_json::Value,
@@ -32,6 +32,7 @@ struct Shape {
     /// Shortest and longest sequence; lengths are uniform between.
     lengths: (usize, usize),
     language: bool,
+    lora: bool,
 }
 
 fn gpt2(vocab: usize, width: usize, layers: usize, heads: usize) -> serde_json::Value {
@@ -45,8 +46,17 @@ fn minilm() -> serde_json::Value {
     })
 }
 
+/// The shape of Qwen2 with half a billion parameters.
+fn qwen2() -> serde_json::Value {
+    json!({
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "intermediate_size": 4864, "max_position_embeddings": 128, "tie_word_embeddings": true,
+    })
+}
+
 fn shapes() -> Vec<Shape> {
-    let shape = |name, config, batch, lengths, language| Shape { name, config, batch, lengths, language };
+    let shape = |name, config, batch, lengths, language| Shape { name, config, batch, lengths, language, lora: false };
+    let lora = |name, config, batch| Shape { lora: true, ..shape(name, config, batch, (128, 128), false) };
     vec![
         shape("world-pretrain", gpt2(700, 128, 2, 4), 32, (12, 32), true),
         shape("world-finetune", gpt2(700, 128, 2, 4), 32, (12, 32), false),
@@ -55,6 +65,9 @@ fn shapes() -> Vec<Shape> {
         shape("gpt2", gpt2(50257, 768, 12, 12), 4, (64, 64), true),
         shape("gpt2-classifier", gpt2(50257, 768, 12, 12), 4, (64, 64), false),
         shape("gpt2-classifier-wide", gpt2(50257, 768, 12, 12), 16, (128, 128), false),
+        lora("gpt2-lora", gpt2(50257, 768, 12, 12), 16),
+        lora("qwen2-lora", qwen2(), 16),
+        lora("qwen2-lora-4", qwen2(), 4),
     ]
 }
 
@@ -140,6 +153,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     let recompute = std::env::var_os("W2S_RECOMPUTE").is_some();
     let execution = Execution { predict_batch: shape.batch, recompute, checkpoints, ..Execution::default() };
+    let precision: Precision = std::env::var("W2S_PRECISION").map_or(Ok(Precision::F32), |name| name.parse())?;
     let labels: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| if row % 3 == 0 { vec![0.2, 0.8] } else { vec![0.9, 0.1] }).collect();
     let data = Encoded::new(rows.clone(), &spec)?;
@@ -150,7 +164,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             std::fs::remove_dir_all(folder)?;
         }
         // A model of its own for every repeat: one that is kept would be in memory twice, which no run does.
-        let model = Transformer::init(&spec, 1, &Device::flex())?;
+        let model = match (shape.lora, phase.as_str()) {
+            (true, "predict") => Transformer::init_frozen(&spec, 1, &Device::flex(), precision)?,
+            (true, _) => {
+                let model = Transformer::init_frozen(&spec, 1, &Device::flex().autodiff(), precision)?;
+                model.with_lora(&Lora::default(), 1)?
+            }
+            (false, _) => Transformer::init(&spec, 1, &Device::flex())?.in_precision(precision),
+        };
         let head = |model| Classifier::new(model, &HeadConfig::default(), 2, 1, None);
         let (start, start_cpu) = (Instant::now(), processor_ms());
         match phase.as_str() {

@@ -109,7 +109,7 @@ pub fn replay(args: &ReplayArgs, interruption: &Interruption) -> Result<ExitCode
         args.device.clone().unwrap_or_else(|| if kind == "cpu" { kind.to_owned() } else { format!("{kind}:0") });
     let device::Choice { name: device, note } = device::choose(&wanted)?;
     note.iter().for_each(|note| say!("note: {note}"));
-    if Numeric::new(&device, numeric.micro_batch()) != *numeric {
+    if Numeric::new(&device, numeric.micro_batch()).in_precision(numeric.precision()) != *numeric {
         return Err(Error::new(format!("the cell was made on `{kind}`, and `{device}` is another kind of device"))
             .help("another kind of device may differ in rounding, so its results are other stages"));
     }
@@ -128,6 +128,7 @@ pub fn replay(args: &ReplayArgs, interruption: &Interruption) -> Result<ExitCode
         threads: (cores / args.workers.get()).max(1),
         device,
         recompute: false,
+        precision: numeric.precision(),
         folders: grid.folders.clone(),
         max_fails: 1,
         fail_fast: true,

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error, Result,
     grid::{self, Bytes, Cell, Counting, Fitting, Grid, Need, Places, Plan, Refused, machine_memory},
-    learner::Memory,
+    learner::{Manner, Memory},
     stage::{Finished, Job, Numeric, StageId},
     task::Sources,
 };
@@ -104,7 +104,8 @@ fn by_shapes(args: &FittedArgs, mode: &Numeric, room: Option<u64>, fitting: Opti
     let PlaceArgs { data, models, .. } = &args.plan.grid.places;
     let places = Places { sources: Sources::from_env(data)?, models: super::model_folders(models)? };
     let recompute = args.plan.memory.recompute;
-    let counting = Counting { micro_batch: mode.micro_batch(), fitting, recompute };
+    let manner = Manner { recompute, precision: mode.precision() };
+    let counting = Counting { micro_batch: mode.micro_batch(), fitting, manner };
     let sizes = Sizes { room, recompute };
     for Need { of: [task, model], what, micro_batch, memory } in grid::needs(&grid, &library, &places, counting)? {
         let at_a_time = micro_batch.map_or_else(String::new, |rows| format!("  {rows} at a time"));

@@ -34,6 +34,7 @@ use crate::{
     },
     last_words,
     learner::{Every, Stop, time},
+    model::Precision,
     report::Table,
     stage::{Finished, Job, Numeric, STORE, StageId, Store},
     task::Sources,
@@ -67,6 +68,10 @@ pub struct NumericArgs {
     /// order: a result may differ in its last digits, and is a stage of its own
     #[arg(long, value_name = "N|auto")]
     pub micro_batch: Option<MicroBatch>,
+    /// Numbers in which a model's matrices are held where they are frozen, and multiplied with: `f32`, or `bf16` for half the memory of frozen
+    /// weights. Rounded weights give other results, which are stages of their own
+    #[arg(long, value_name = "f32|bf16", default_value_t)]
+    pub precision: Precision,
 }
 
 /// How many examples go through a model at once.
@@ -129,7 +134,7 @@ impl NumericArgs {
             Some(MicroBatch::Rows(rows)) => Some(rows.get()),
             Some(MicroBatch::Auto) | None => None,
         };
-        Numeric::new(device, rows)
+        Numeric::new(device, rows).in_precision(self.precision)
     }
 }
 
@@ -499,6 +504,7 @@ fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
         threads: (cores / workers).max(1),
         device,
         recompute: args.fitted.plan.memory.recompute,
+        precision: plan.numeric.precision(),
         folders: plan.folders.clone(),
         max_fails: if args.fail_fast { 1 } else { args.max_fails.map_or(usize::MAX, NonZeroUsize::get) },
         fail_fast: args.fail_fast,

@@ -95,6 +95,7 @@ pub fn submit(args: &SubmitArgs) -> Result<ExitCode> {
         store: whole(store.root())?,
         device: device.clone(),
         recompute: args.plan.memory.recompute,
+        precision: plan.numeric.precision(),
         folders: plan.folders.clone(),
         checkpoint_every: args.checkpoint_every,
     };
@@ -154,6 +155,9 @@ fn collect(args: &SubmitArgs, program: &Path, device: &str) -> String {
     words.extend(data.iter().flat_map(|folder| ["--data".to_owned(), slurm::quoted(folder)]));
     words.extend(models.iter().flat_map(|folder| ["--models".to_owned(), slurm::quoted(folder)]));
     words.extend(numeric.micro_batch.iter().flat_map(|size| ["--micro-batch".to_owned(), size.to_string()]));
+    if !numeric.precision.is_default() {
+        words.extend(["--precision".to_owned(), numeric.precision.to_string()]);
+    }
     if numeric.is_auto() {
         // The same choices are the same stages.
         words.extend(["--memory".to_owned(), args.memory.clone()]);

@@ -13,7 +13,7 @@ use super::{plan::Plan, run::Failure};
 use crate::{
     Error, Result,
     error::{ErrorKind, IoContext},
-    learner::Memory,
+    learner::{Manner, Memory},
     model::Spec,
     stage::{Demand, Finished, Job, Numeric, Shape, Stage, StageId, hash, write_atomically},
 };
@@ -47,7 +47,10 @@ impl Fitting {
         spec: Option<&Spec>,
     ) -> Result<Option<usize>> {
         let fitting = match (stage.demand(), spec) {
-            (Some(demand), Some(spec)) => demand.rows_within(spec, self.recompute, |peak| self.fits(peak))?,
+            (Some(demand), Some(spec)) => {
+                let manner = Manner { recompute: self.recompute, precision: numeric.precision() };
+                demand.rows_within(spec, manner, |peak| self.fits(peak))?
+            },
             _ => None,
         };
         let refused = self.refused.least(&stage.id(&numeric.in_parts(None))?);
@@ -211,7 +214,8 @@ impl Plan {
     pub fn memory(&self, job: &Job, recompute: bool) -> Result<Option<Memory>> {
         let Some(demand) = job.stage.demand() else { return Ok(None) };
         let Some(spec) = spec_of(&demand, &self.specs)? else { return Ok(None) };
-        demand.memory(&spec, job.micro_batch, recompute).map(Some)
+        let manner = Manner { recompute, precision: self.numeric.precision() };
+        demand.memory(&spec, job.micro_batch, manner).map(Some)
     }
 
     /// Seconds of a finished stage that differs in nothing but its seed and what it is made from, the mean where there are several; by the

@@ -24,10 +24,11 @@ use crate::{
     error::{ErrorKind, IoContext, OUT_OF_MEMORY, is_about_memory},
     last_words,
     learner::{Every, Execution, Stop},
+    model::Precision,
     stage::{Bench, Folders, Job, Notice, Place, Stage, StageId, Store, any_path},
 };
 
-/// How a plan is executed. The kind of device is that of the plan's numeric mode; nothing else here changes a result.
+/// How a plan is executed. The kind of device and the precision are those of the plan's numeric mode; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Stages at a time.
@@ -38,6 +39,8 @@ pub struct RunOptions {
     pub device: String,
     /// Whether the blocks of a model are computed again on the way back.
     pub recompute: bool,
+    /// In which numbers the matrices of models are.
+    pub precision: Precision,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// Failures after which nothing new is started.
@@ -67,6 +70,9 @@ pub struct Order<S = Box<dyn Stage>> {
     /// Whether the blocks of a model are computed again on the way back.
     #[serde(default)]
     pub recompute: bool,
+    /// In which numbers the matrices of models are.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// How often a training that is under way is saved.
@@ -566,6 +572,7 @@ fn start(
         device: options.device.clone(),
         micro_batch: job.micro_batch,
         recompute: options.recompute,
+        precision: options.precision,
         folders: options.folders.clone(),
         checkpoint_every: options.checkpoint_every,
     };
@@ -668,6 +675,7 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
     let execution = Execution {
         micro_batch: order.micro_batch,
         recompute: order.recompute,
+        precision: order.precision,
         bar: Some(bar.clone()),
         stop: Some(stop.clone()),
         ..Execution::default()

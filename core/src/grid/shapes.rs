@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    learner::Memory,
+    learner::{Manner, Memory},
     model::{Lora, Spec},
     stage::{Demand, Shape, Training},
     strategy::Form,
@@ -44,8 +44,8 @@ pub struct Counting<'a> {
     pub micro_batch: Option<usize>,
     /// Where examples at a time are chosen.
     pub fitting: Option<&'a Fitting>,
-    /// Whether the blocks of models are computed again on the way back.
-    pub recompute: bool,
+    /// What else memory depends on.
+    pub manner: Manner,
 }
 
 /// What is trained and asked for each task and pair of a grid; methods that need the same are one.
@@ -68,10 +68,10 @@ pub fn needs(grid: &Grid, library: &Library, places: &Places, counting: Counting
             let longest = on.data.max_tokens.min(weak.spec.max_positions).min(strong.spec.max_positions);
             let mut add = |what: &str, model: &Model, demand: Demand| -> Result<()> {
                 let micro_batch = match counting.fitting {
-                    Some(fitting) => demand.rows_within(&model.spec, counting.recompute, |peak| fitting.fits(peak))?,
+                    Some(fitting) => demand.rows_within(&model.spec, counting.manner, |peak| fitting.fits(peak))?,
                     None => counting.micro_batch.filter(|rows| *rows < demand.batch()),
                 };
-                let memory = demand.memory(&model.spec, micro_batch, counting.recompute)?;
+                let memory = demand.memory(&model.spec, micro_batch, counting.manner)?;
                 let of = [on.name.to_owned(), model.config.name.clone()];
                 match needs.iter_mut().find(|need| need.of == of && need.memory == memory) {
                     Some(need) => need.what.push(what.to_owned()),

@@ -20,6 +20,7 @@ use crate::{
     Error, Result,
     error::IoContext,
     learner::Every,
+    model::Precision,
     stage::{Folders, Job, Stage, StageId, any_path, write_atomically},
 };
 
@@ -62,6 +63,9 @@ pub struct Head {
     /// Whether the blocks of a model are computed again on the way back.
     #[serde(default)]
     pub recompute: bool,
+    /// In which numbers the matrices of models are.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// Where models are that no stage makes.
     pub folders: Folders,
     /// How often a training that is under way is saved.
@@ -76,6 +80,7 @@ impl Head {
             threads,
             device: self.device.clone(),
             recompute: self.recompute,
+            precision: self.precision,
             folders: self.folders.clone(),
             max_fails: 1,
             fail_fast: false,

@@ -115,15 +115,14 @@ pub fn log_p(
     if answers.len() != prompts.len() {
         return Err(Error::new(format!("there are {} answers to {} prompts", answers.len(), prompts.len())));
     }
-    let model = model.valid();
+    let model = model.valid().held();
     let input = |(row, answer): (usize, &Vec<u32>)| {
         let input = asking(prompts.row(row), answer, model.spec());
         input.map_err(|error| error.context(format!("the answer to prompt {row}")))
     };
     let inputs = answers.iter().enumerate().map(input).collect::<Result<_>>()?;
     let inputs = Encoded::new(inputs, model.spec()).map_err(|error| error.context("an answer after its prompt"))?;
-    let (matrix, transposed) = model.lm_matrix()?;
-    let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
+    let head = model.vocabulary()?;
     let compute = |rows: &[u32]| {
         let items = rows.iter().map(|&row| (inputs.row(row as usize), answers[row as usize].as_slice()));
         let ((states, _), labels) = before(&model, items, false);

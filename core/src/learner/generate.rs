@@ -166,7 +166,7 @@ pub fn generate(
     execution: &Execution,
 ) -> Result<Vec<Vec<Written>>> {
     decoding.fits(model.spec(), prompts.lengths())?;
-    let model = model.valid();
+    let model = model.valid().held();
     let writer = Writer { model: &model, tokenizer, ends, prompts, decoding, seed, execution };
     let count = prompts.len() * decoding.samples;
     let Ok(all) = u32::try_from(count) else { return Err(Error::new(format!("{count} answers are too many"))) };

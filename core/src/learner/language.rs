@@ -164,8 +164,7 @@ pub(super) fn learn_tokens(
     labels: &[u32],
     loss: impl FnOnce(&TokenView) -> Result<Tensor<1>>,
 ) -> Result<Learnt> {
-    let (matrix, transposed) = model.lm_matrix()?;
-    let head = ops::Head { weight: matrix.val().inner(), transposed, cap: model.spec().extras.logit_cap };
+    let (head, (matrix, _)) = (model.vocabulary()?, model.lm_matrix()?);
     let seen = hidden.clone().inner();
     let numbers = ops::token_statistics(seen.clone(), &head, labels);
     let live = Tensor::from_inner(numbers.clone()).require_grad();

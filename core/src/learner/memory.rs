@@ -6,12 +6,14 @@ use serde::Serialize;
 use super::recipe::{Optimizer, Recipe};
 use crate::{
     Result,
-    model::{Footprint, Learns, Pooling, Spec},
+    model::{Footprint, Learns, Pooling, Precision, Spec},
     ops,
 };
 
 /// Bytes of a number.
 const FLOAT: u64 = 4;
+/// Bytes of a number in bfloat16.
+const HALF: u64 = 2;
 
 /// What a model is trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,15 @@ pub enum Aim {
         /// Of each text so many tokens are learnt, at most.
         answer: usize,
     },
+}
+
+/// What of an execution memory depends on, beside the rows at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether blocks are computed again on the way back.
+    pub recompute: bool,
+    /// In which numbers matrices are.
+    pub precision: Precision,
 }
 
 /// A training, as far as its memory depends on it.
@@ -47,8 +58,8 @@ pub struct Training<'a> {
     pub recipe: &'a Recipe,
     /// Examples that go through the model at once; the whole batch without a value.
     pub micro_batch: Option<usize>,
-    /// Whether blocks are computed again on the way back.
-    pub recompute: bool,
+    /// What else of the execution it depends on.
+    pub manner: Manner,
     /// Examples of a second batch of the same step, that a judge is learnt from, and tokens of the longest.
     pub beside: Option<(usize, usize)>,
 }
@@ -98,7 +109,8 @@ impl Training<'_> {
             }
             Optimizer::Adafactor => model.factored + of_head.min(2 * model.hidden),
         };
-        let resident = parameters + moments;
+        let weights = FLOAT * parameters - self.narrower(&model);
+        let resident = weights.div_ceil(FLOAT) + moments;
         let batch = self.recipe.batch_size.max(1);
         let rows = self.micro_batch.unwrap_or(batch).clamp(1, batch);
         let own = self.pass(&model, rows, self.longest);
@@ -112,13 +124,21 @@ impl Training<'_> {
         Ok(Memory {
             parameters,
             trained,
-            weights: FLOAT * parameters,
+            weights,
             gradients: FLOAT * trained,
             moments: FLOAT * moments,
             activations: FLOAT * own.kept,
             logits: FLOAT * own.logits,
             peak: FLOAT * peak,
         })
+    }
+
+    /// Bytes that frozen matrices are less than they were in float32.
+    fn narrower(&self, model: &Footprint) -> u64 {
+        match (self.manner.precision, &self.learns) {
+            (Precision::F32, _) | (_, Learns::All) => 0,
+            (Precision::Bf16, _) => (FLOAT - HALF) * model.matrices.total(),
+        }
     }
 
     /// What a pass of so many examples and its way back need beside weights and moments.
@@ -140,6 +160,11 @@ impl Training<'_> {
         if let (Some(asked), Some(last)) = (asked, blocks.last_mut()) {
             *last = model.last.of(every, asked);
         }
+        // Each pass has the matrices that are trained in half as wide a copy, too.
+        let rounds = self.manner.precision == Precision::Bf16 && self.learns == Learns::All;
+        if rounds {
+            blocks.iter_mut().zip(&model.matrices.blocks).for_each(|(block, matrices)| *block += matrices / 2);
+        }
         let top = asked.unwrap_or(every) * (2 * hidden + 2) + if read < every { read * hidden } else { 0 };
         let embeddings = model.embeddings.of(every, 0);
         let logits = match self.aim {
@@ -150,7 +175,9 @@ impl Training<'_> {
         // The gradient of the language-model head is there before any other.
         let is_head_trained = self.learns == Learns::All && matches!(self.aim, Aim::Tokens { .. });
         let of_head = if is_head_trained { model.lm_head } else { 0 };
-        let inputs = if self.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
+        let rounded_head = if rounds { of_head / 2 } else { 0 };
+        let inputs = if self.manner.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
+        let top = top + rounded_head;
         let kept = inputs + embeddings + top;
         let mut peak = kept + logits * capped + of_head + read * hidden;
         let mut gradients =
@@ -161,10 +188,10 @@ impl Training<'_> {
                 Some(asked) => asked * model.backward + every * model.backward_last,
                 None => every * model.backward,
             };
-            let recomputed = if self.recompute { *block } else { 0 };
+            let recomputed = if self.manner.recompute { *block } else { 0 };
             peak = peak.max(left + recomputed + at_work + gradients);
             gradients += model.trained.blocks[layer];
-            left -= if self.recompute { every * hidden } else { *block };
+            left -= if self.manner.recompute { every * hidden } else { *block };
             peak = peak.max(left + every * hidden + gradients);
         }
         // The table of embeddings has a gradient of its own, and the head's is added to it.
@@ -185,11 +212,15 @@ impl Training<'_> {
             Aim::Classes { .. } => 0,
         };
         let activations = every * (model.forward + model.hidden + cache);
+        // What was trained stays beside what it is rounded to.
+        let rounds = self.manner.precision == Precision::Bf16 && self.learns == Learns::All;
+        let rounded = if rounds { HALF * model.matrices.total() } else { 0 };
+        let weights = FLOAT * model.parameters - self.narrower(&model) + rounded;
         Ok(Memory {
             parameters: model.parameters,
-            weights: FLOAT * model.parameters,
+            weights,
             activations: FLOAT * activations,
-            peak: FLOAT * (model.parameters + activations),
+            peak: weights + FLOAT * activations,
             ..Memory::default()
         })
     }

@@ -9,7 +9,10 @@ use super::{
     encoded::Encoded,
     run::{DIVERGED, Execution, guard, interrupted},
 };
-use crate::{Error, Result, alloc, model::Classifier};
+use crate::{
+    Error, Result, alloc,
+    model::{Classifier, Transformer},
+};
 
 /// Predictions for one split, in the split's order.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +64,7 @@ fn map(
     function: impl Fn(&Classifier, &[u32]) -> Tensor<2>,
 ) -> Result<Vec<Vec<f32>>> {
     alloc::refuse_for_a_test("predict");
-    let model = model.valid();
+    let model = model.valid().on_backbone(Transformer::held);
     let mut order: Vec<u32> = (0..data.len() as u32).collect();
     order.sort_by_key(|&row| data.length(row as usize));
     execution.begins("predicting", data.len() as u64);

@@ -27,12 +27,13 @@ use super::{
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
 };
-use crate::{Error, Result, alloc, error::panic_message, last_words};
+use crate::{Error, Result, alloc, error::panic_message, last_words, model::Precision};
 
 /// Rows that go through the model at once when it predicts.
 pub const PREDICT_BATCH: usize = 32;
 
-/// How training is executed. Rows at once change the order of sums and with it the last digits; nothing else here changes a result.
+/// How training is executed. Rows at once change the order of sums and with it the last digits, and precision changes more; nothing else here
+/// changes a result.
 #[derive(Clone, Debug)]
 pub struct Execution {
     /// Rows that go through the model at once when it trains; without a value, the whole batch. Gradients are summed over the parts.
@@ -42,6 +43,8 @@ pub struct Execution {
     pub predict_batch: usize,
     /// Compute the blocks of a model again on the way back, in place of keeping what they computed: less memory, more time, the same bits.
     pub recompute: bool,
+    /// In which numbers the matrices of models are, as models that were [read](crate::model::Pretrained) know themselves.
+    pub precision: Precision,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
     /// Asked from outside (by a signal handler) to stop at the end of the current step.
@@ -56,6 +59,7 @@ impl Default for Execution {
             micro_batch: None,
             predict_batch: PREDICT_BATCH,
             recompute: false,
+            precision: Precision::default(),
             bar: None,
             stop: None,
             checkpoints: None,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Result,
-    model::{Lora, Transformer},
+    model::{Lora, Precision, Transformer},
     strategy::{Batch, Form, Memory, Needs, Progress, Selection, Selector, StudentLoss, TokenView, math},
 };
 
@@ -182,6 +182,35 @@ fn adapters_go_on() {
         assert_ne!(bits(&trained.model.backbone), bits(&start().backbone));
         Ok(trained)
     });
+}
+
+/// Frozen matrices in bfloat16 beside adapters, trained ones rounded in every pass, and a head alone.
+#[test]
+fn models_in_bf16_go_on_on_any_number_of_threads() {
+    let lora = Lora { rank: 2, ..Lora::default() };
+    let half = |whole: Transformer| whole.in_precision(Precision::Bf16);
+    let starts: [&(dyn Fn() -> crate::model::Classifier + Sync); 3] = [
+        &|| classifier_of(&spec(8, 1), false).on_backbone(|whole| half(whole).with_lora(&lora, 3).unwrap()),
+        &|| classifier_of(&spec(8, 1), false).on_backbone(half),
+        &|| classifier_of(&spec(8, 1), false).on_backbone(|whole| half(whole).frozen()),
+    ];
+    for start in starts {
+        let train = |execution: &Execution| {
+            train_classifier(start(), &examples(20).0, cross_entropy(20), &recipe(), 0, execution)
+        };
+        assert_continues(None, train);
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let trained = train(&Execution::default()).unwrap();
+                let said = predict(&trained.model, &examples(9).0, &Execution::default()).unwrap();
+                (bits(&trained.model), said.logits)
+            })
+        };
+        let (one, three) = (on(1), on(3));
+        assert_eq!(one, three);
+        assert_ne!(one.0, bits(&start()));
+    }
 }
 
 #[test]

@@ -245,8 +245,7 @@ impl Words {
     fn look(&self, model: &Transformer, rows: &[u32]) -> Result<Vec<f32>> {
         // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
         let model = model.valid();
-        let (matrix, transposed) = model.lm_matrix()?;
-        let head = ops::Head { weight: matrix.val(), transposed, cap: model.spec().extras.logit_cap };
+        let head = model.vocabulary()?;
         let items: Vec<Item> = rows
             .iter()
             .flat_map(|&row| (0..self.answers.len()).map(move |column| Item { row, column, weight: 1.0 }))

@@ -147,7 +147,7 @@ impl Classifier {
             }
         };
         let pooling = config.pooling.unwrap_or(if backbone.spec().causal { Pooling::Last } else { Pooling::Mean });
-        let backbone = if config.freeze_backbone { backbone.no_grad() } else { backbone };
+        let backbone = if config.freeze_backbone { backbone.frozen() } else { backbone };
         Ok(Self { backbone, head: linear(weights, hidden, classes, &device), judge: None, pooling })
     }
 
@@ -275,6 +275,18 @@ impl Classifier {
     /// # Errors
     /// A folder without a head, or one whose head does not fit.
     pub fn load(pretrained: &Pretrained, device: &Device) -> Result<Self> {
+        Self::load_with(pretrained, device, || pretrained.load(device))
+    }
+
+    /// The same with the backbone as `load` reads it from the folder.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        pretrained: &Pretrained,
+        device: &Device,
+        load: impl Fn() -> Result<Transformer>,
+    ) -> Result<Self> {
         let spec = pretrained.spec();
         let fault = |message: String| Error::new(message).in_file(pretrained.folder());
         let settings = spec.config.get(KEY).and_then(|settings| settings.get("pooling"));
@@ -283,7 +295,7 @@ impl Classifier {
             .ok_or_else(|| fault("there is no classifier of w2s in this model's folder".to_owned()))?;
         for name in HEAD_NAMES {
             if let Some((values, classes)) = pretrained.head(name)? {
-                let backbone = pretrained.load(device)?;
+                let backbone = load()?;
                 let head = linear(values, spec.hidden, classes, device);
                 let judge = pretrained.head(JUDGE_NAME)?.map(|(values, _)| linear(values, spec.hidden, 2, device));
                 return Ok(Self { backbone, head, judge, pooling });

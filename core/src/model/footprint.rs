@@ -9,6 +9,7 @@ use super::{
     Transformer, arch,
     lora::{self, Lora},
     spec::{LmHead, Positions, Residual, Spec},
+    transformer::is_matrix,
 };
 use crate::Result;
 
@@ -54,6 +55,8 @@ pub struct Footprint {
     pub parameters: u64,
     /// The gradients and parameters of what is trained: of the embeddings, each block, and what follows the blocks.
     pub trained: Trained,
+    /// The same of the matrices that a [`Precision`](super::Precision) is of, trained or not.
+    pub matrices: Trained,
     /// The matrix of the language-model head; 0 where there is none.
     pub lm_head: u64,
     /// Whether that is the table of embeddings.
@@ -78,7 +81,7 @@ pub struct Footprint {
     pub factored: u64,
 }
 
-/// How many parameters are trained, by where they are.
+/// How many parameters are trained, or are of a kind, by where they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trained {
     /// Tables and the norm after them.
@@ -122,6 +125,7 @@ impl Footprint {
             adapters.as_ref().filter(|lora| lora.targets.iter().any(|target| lora::fits(module, target)))
         };
         let mut trained = Trained { blocks: vec![0; spec.layers], ..Trained::default() };
+        let mut matrices = trained.clone();
         let (mut parameters, mut largest, mut factored, mut ranks) = (0, 0, 0, vec![0; spec.layers]);
         for (path, shape) in &all {
             let count: u64 = shape.iter().map(|n| *n as u64).product();
@@ -144,10 +148,12 @@ impl Footprint {
                 }
                 _ => {}
             }
-            match layer {
-                Some(layer) => trained.blocks[layer] += learnt,
-                None if path.starts_with("final_norm") || path.starts_with("lm_head") => trained.top += learnt,
-                None => trained.embeddings += learnt,
+            for (kind, count) in [(&mut trained, learnt), (&mut matrices, if is_matrix(path) { count } else { 0 })] {
+                match layer {
+                    Some(layer) => kind.blocks[layer] += count,
+                    None if path.starts_with("final_norm") || path.starts_with("lm_head") => kind.top += count,
+                    None => kind.embeddings += count,
+                }
             }
         }
         let lm_head = if spec.lm_head == LmHead::Absent { 0 } else { (spec.vocab * spec.hidden) as u64 };
@@ -182,6 +188,7 @@ impl Footprint {
         Ok(Self {
             parameters,
             trained,
+            matrices,
             lm_head,
             tied: spec.lm_head == LmHead::Tied,
             blocks,

@@ -5,7 +5,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, TensorData, activation::relu},
+    tensor::{Device, FloatDType, Tensor, TensorData, activation::relu},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     arch,
     spec::{Activation, Spec},
+    transformer::Precision,
 };
 use crate::{Error, Result, ops, rng::Rng, strategy::Settings};
 
@@ -131,6 +132,8 @@ pub(super) struct Dense {
     pub weight: Param<Tensor<2>>,
     pub bias: Option<Param<Tensor<1>>>,
     pub lora: Option<Adapter>,
+    #[module(skip)]
+    pub precision: Precision,
 }
 
 /// `A` `[inputs, rank]` and `B` `[rank, outputs]`.
@@ -176,17 +179,22 @@ impl Dense {
         self.bias.as_ref().map(|bias| bias.val())
     }
 
+    /// `W` as it is computed with.
+    fn matrix(&self) -> Tensor<2> {
+        self.precision.of(self.weight.val())
+    }
+
     /// `x W + b`, and what the adapter adds.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let Some(adapter) = &self.lora else { return ops::linear(x, self.weight.val(), self.bias()) };
-        let y = ops::linear(x.clone(), self.weight.val(), self.bias());
+        let Some(adapter) = &self.lora else { return ops::linear(x, self.matrix(), self.bias()) };
+        let y = ops::linear(x.clone(), self.matrix(), self.bias());
         adapter.onto(x, y)
     }
 
     /// The layer and an activation; `None` is max(x, 0).
     pub fn activated(&self, x: Tensor<2>, f: Option<ops::Activation>) -> Tensor<2> {
         let y = match (&self.lora, f) {
-            (None, _) => ops::linear_then(x, self.weight.val(), self.bias(), f),
+            (None, _) => ops::linear_then(x, self.matrix(), self.bias(), f),
             (Some(_), None) => self.forward(x),
             (Some(_), Some(f)) => ops::activate(f, self.forward(x)),
         };
@@ -196,16 +204,16 @@ impl Dense {
     /// The layer added to the residual stream.
     pub fn onto(&self, x: Tensor<2>, stream: Tensor<2>) -> Tensor<2> {
         let Some(adapter) = &self.lora else {
-            return ops::linear_residual(x, self.weight.val(), self.bias(), stream);
+            return ops::linear_residual(x, self.matrix(), self.bias(), stream);
         };
-        let y = ops::linear_residual(x.clone(), self.weight.val(), self.bias(), stream);
+        let y = ops::linear_residual(x.clone(), self.matrix(), self.bias(), stream);
         adapter.onto(x, y)
     }
 
     /// The outputs `start..start + width` alone.
     pub fn columns(&self, start: usize, width: usize, x: Tensor<2>) -> Tensor<2> {
         let bias = self.bias().map(|bias| bias.narrow(0, start, width));
-        let weight = self.weight.val().narrow(1, start, width);
+        let weight = self.precision.of(self.weight.val().narrow(1, start, width));
         let Some(adapter) = &self.lora else { return ops::linear(x, weight, bias) };
         let y = ops::linear(x.clone(), weight, bias);
         ops::linear_residual(adapter.narrow(x), adapter.b.val().narrow(1, start, width), None, y)
@@ -223,7 +231,7 @@ impl Dense {
         self.lora = self.lora.take().map(|of| Adapter { a: trained(of.a), b: trained(of.b), scale: of.scale });
     }
 
-    /// Takes its adapter into its weight, `W + s A B`.
+    /// Takes its adapter into its weight, `W + s A B` in float32.
     pub fn merge(&mut self) {
         let Some(adapter) = self.lora.take() else { return };
         let device = self.weight.val().device();
@@ -232,7 +240,8 @@ impl Dense {
             false => param.val(),
         };
         let a = inner(&adapter.a).mul_scalar(adapter.scale);
-        let merged = ops::linear_residual(a, inner(&adapter.b), None, inner(&self.weight));
+        let weight = inner(&self.weight).cast(FloatDType::F32);
+        let merged = ops::linear_residual(a, inner(&adapter.b), None, weight);
         self.weight = Param::from_data(merged.into_data(), &device);
     }
 }

@@ -31,4 +31,4 @@ pub use pretrained::Pretrained;
 pub use spec::Spec;
 pub use tokenizer::Tokenizer;
 pub(crate) use transformer::is_trained;
-pub use transformer::{Pooling, Tape, Tokens, Transformer};
+pub use transformer::{Pooling, Precision, Tape, Tokens, Transformer};

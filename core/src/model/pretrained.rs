@@ -9,8 +9,9 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, TensorData},
 };
+use half::bf16;
 use serde_json::{Map, Value};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     peft,
     spec::{LmHead, Spec},
     tokenizer::Tokenizer,
-    transformer::Transformer,
+    transformer::{Precision, Transformer, is_matrix},
     weights::{self, Outgoing, Weights},
 };
 use crate::{Error, Result, error::IoContext};
@@ -105,6 +106,11 @@ impl Pretrained {
         Ok(Self { fingerprint: OnceLock::new(), ..self })
     }
 
+    /// Whether there are adapters on its weights.
+    pub fn has_adapters(&self) -> bool {
+        !self.adapters.is_empty()
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -156,10 +162,40 @@ impl Pretrained {
     /// # Errors
     /// A file cannot be read, or a weight is not finite.
     pub fn load(&self, device: &Device) -> Result<Transformer> {
+        self.load_to_train(device, Precision::default())
+    }
+
+    /// Reads the weights into a model on `device` that computes in a precision, as float32 in any case: an optimizer wants them so.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_to_train(&self, device: &Device, precision: Precision) -> Result<Transformer> {
+        Ok(self.read(device, Precision::F32)?.in_precision(precision))
+    }
+
+    /// Reads the weights into a model on `device` of which nothing is trained, unless adapters are put on it, its matrices held in a
+    /// precision.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_frozen(&self, device: &Device, precision: Precision) -> Result<Transformer> {
+        // Adapters below others are taken into weights that are not rounded yet.
+        let held = if self.adapters.len() > 1 { Precision::F32 } else { precision };
+        Ok(self.read(device, held)?.in_precision(precision).frozen())
+    }
+
+    /// Reads the weights, matrices in a precision.
+    fn read(&self, device: &Device, precision: Precision) -> Result<Transformer> {
         let entries = self.entries()?;
         let model = Transformer::assemble(&self.spec, device, &mut |path, shape| {
             let (name, layout) = self.locate(&entries, path)?;
-            self.weights.read(name, shape, layout, self.spec.heads).map(Some)
+            let heads = self.spec.heads;
+            let data = if precision == Precision::Bf16 && is_matrix(path) {
+                TensorData::new(self.weights.read::<bf16>(name, shape, layout, heads)?, shape.to_vec())
+            } else {
+                TensorData::new(self.weights.read::<f32>(name, shape, layout, heads)?, shape.to_vec())
+            };
+            Ok(Some(data))
         })?;
         self.adapters.iter().try_fold(model, |model, adapter| adapter.attach(model.merged(), device))
     }

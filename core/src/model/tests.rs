@@ -19,6 +19,8 @@ use sha2::Digest as _;
 use super::{arch, pretrained::floats, spec::LmHead, *};
 use crate::arbitrary::{few, scraps, spliced};
 
+#[path = "tests_precision.rs"]
+mod precision;
 #[path = "tests_lora.rs"]
 mod lora;
 #[path = "tests_recompute.rs"]

@@ -5,15 +5,15 @@ use super::*;
 const KINDS: [&str; 3] = ["gpt2", "gpt_neox", "llama"];
 
 /// A model and an adapter that peft wrote.
-struct Adapted {
+pub(super) struct Adapted {
     golden: Value,
     case: Value,
     model: Folder,
-    adapter: tempfile::TempDir,
+    pub(super) adapter: tempfile::TempDir,
 }
 
 impl Adapted {
-    fn new(kind: &str) -> Self {
+    pub(super) fn new(kind: &str) -> Self {
         Self::changed(kind, |_| ())
     }
 
@@ -30,7 +30,7 @@ impl Adapted {
         Self { golden, case, model, adapter }
     }
 
-    fn open(&self) -> crate::Result<Pretrained> {
+    pub(super) fn open(&self) -> crate::Result<Pretrained> {
         self.model.open().with_adapter(self.adapter.path())
     }
 

@@ -5,8 +5,9 @@ use std::{ops::Range, sync::Arc};
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
     nn::{Embedding, Linear},
-    tensor::{Device, Shape, Tensor, TensorData, activation::relu},
+    tensor::{DType, Device, FloatDType, Shape, Tensor, TensorData, activation::relu},
 };
+use half::bf16;
 
 use super::{
     arch,
@@ -16,8 +17,11 @@ use super::{
 };
 use crate::{Error, Result, ops, rng::Rng};
 
+mod precision;
 mod recompute;
 
+pub use precision::Precision;
+pub(super) use precision::is_matrix;
 pub use recompute::Tape;
 pub(crate) use recompute::is_trained;
 
@@ -92,6 +96,8 @@ pub struct Transformer {
     /// What its adapters are, if it has any.
     #[module(skip)]
     lora: Option<Arc<Lora>>,
+    #[module(skip)]
+    precision: Precision,
 }
 
 /// Gain and bias of a normalisation; only the usual layer normalisation has a bias.
@@ -133,8 +139,8 @@ struct Mlp {
     output: Dense,
 }
 
-/// Gives the values of a parameter from its path and shape; `None` leaves it uninitialised.
-type Values<'a> = dyn FnMut(&str, &[usize]) -> Result<Option<Vec<f32>>> + 'a;
+/// Gives the values of a parameter from its path and shape, in float32 or bfloat16; `None` leaves it uninitialised.
+type Values<'a> = dyn FnMut(&str, &[usize]) -> Result<Option<TensorData>> + 'a;
 
 /// What the blocks of one forward pass share.
 struct Plan {
@@ -167,20 +173,35 @@ impl Transformer {
     ///
     /// Each parameter draws from its own stream, named by `seed` and its path, so none depends on another.
     pub fn init(spec: &Spec, seed: u64, device: &Device) -> Result<Self> {
+        Self::init_held(spec, seed, device, Precision::F32)
+    }
+
+    /// The same with nothing to train, its matrices held in a precision: a model of which the weights do not matter, such as one whose memory
+    /// is measured.
+    pub fn init_frozen(spec: &Spec, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
+        Ok(Self::init_held(spec, seed, device, precision)?.in_precision(precision).frozen())
+    }
+
+    fn init_held(spec: &Spec, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
         let residual = spec.initializer_range / (2.0 * spec.layers.max(1) as f64).sqrt();
         Self::assemble(spec, device, &mut |path, shape| {
             let count = shape.iter().product();
+            let data = |values: Vec<f32>| {
+                let data = TensorData::new(values, shape.to_vec());
+                let is_rounded = precision == Precision::Bf16 && is_matrix(path);
+                Ok(Some(if is_rounded { data.convert::<bf16>() } else { data }))
+            };
             let std = match path.rsplit('.').next() {
                 Some("gamma") => {
                     let gain = if spec.norm == spec::Norm::RmsAboveOne { 0.0 } else { 1.0 };
-                    return Ok(Some(vec![gain; count]));
+                    return data(vec![gain; count]);
                 }
-                Some("beta" | "bias") => return Ok(Some(vec![0.0; count])),
+                Some("beta" | "bias") => return data(vec![0.0; count]),
                 _ if path.ends_with(".output.weight") => residual,
                 _ => spec.initializer_range,
             };
             let mut rng = Rng::named(seed, path);
-            Ok(Some((0..count).map(|_| (rng.normal() * std) as f32).collect()))
+            data((0..count).map(|_| (rng.normal() * std) as f32).collect())
         })
     }
 
@@ -276,6 +297,7 @@ impl Transformer {
             lm_head,
             spec,
             lora: None,
+            precision: Precision::default(),
         })
     }
 
@@ -296,7 +318,7 @@ impl Transformer {
     /// Settings that do not fit the model ([`Lora::on`]).
     pub fn with_lora(self, lora: &Lora, seed: u64) -> Result<Self> {
         let lora = lora.on(&self.spec)?;
-        let mut model = self.merged().no_grad();
+        let mut model = self.merged().frozen();
         let entries = arch::find(model.spec.architecture)?.entries(model.spec.layers, false);
         for (path, dense) in model.dense() {
             let module = entries.get(&format!("{path}.weight")).map_or("", |entry| entry.module());
@@ -317,7 +339,7 @@ impl Transformer {
     /// The same model with nothing to train but its adapters.
     #[must_use]
     pub fn adapters_alone(self) -> Self {
-        let mut model = self.no_grad();
+        let mut model = self.frozen();
         model.dense().into_iter().for_each(|(_, dense)| dense.train_adapter());
         model
     }
@@ -426,14 +448,25 @@ impl Transformer {
     /// The model has no language-model head ([`LmHead::Absent`]).
     pub fn lm_logits<const D: usize>(&self, hidden: Tensor<D>) -> Result<Tensor<D>> {
         let (matrix, transposed) = self.lm_matrix()?;
+        let matrix = self.precision.of(matrix.val());
         let logits = match transposed {
-            false => ops::linear(hidden, matrix.val(), None),
-            true => ops::linear_tied(hidden, matrix.val()),
+            false => ops::linear(hidden, matrix, None),
+            true => ops::linear_tied(hidden, matrix),
         };
         Ok(match self.spec.extras.logit_cap {
             Some(cap) => ops::soft_cap(logits, cap),
             None => logits,
         })
+    }
+
+    /// The same head on the plain device, for passes that never have all logits.
+    ///
+    /// # Errors
+    /// As [`lm_logits`](Self::lm_logits).
+    pub fn vocabulary(&self) -> Result<ops::Head> {
+        let (matrix, transposed) = self.lm_matrix()?;
+        let matrix = if self.device().is_autodiff() { matrix.val().inner() } else { matrix.val() };
+        Ok(ops::Head { weight: self.precision.of(matrix), transposed, cap: self.spec.extras.logit_cap })
     }
 
     /// Rows of the language-model head's matrix, `[tokens, H]`, detached.
@@ -452,7 +485,7 @@ impl Transformer {
         };
         let rows: Vec<i32> = tokens.iter().map(|&id| id as i32).collect();
         let rows = Tensor::from_data(TensorData::new(rows, [tokens.len()]), &matrix.device());
-        Ok(matrix.detach().select(0, rows))
+        Ok(matrix.detach().select(0, rows).cast(FloatDType::F32))
     }
 
     /// The matrix of the language-model head, and whether it is the table of embeddings `[V, H]`; its own is `[H, V]`.
@@ -473,7 +506,7 @@ impl Transformer {
 
     /// Embeddings `[N, H]`: what the first block sees.
     fn embed(&self, tokens: &Tokens, plan: &Plan) -> Tensor<2> {
-        let mut x = ops::lookup(self.tokens.weight.val(), &tokens.ids);
+        let mut x = ops::lookup(self.precision.of(self.tokens.weight.val()), &tokens.ids);
         if let Some(scale) = self.spec.extras.embedding_scale {
             x = x.mul_scalar(scale);
         }
@@ -755,7 +788,10 @@ struct Maker<'a, 'v> {
 impl Maker<'_, '_> {
     fn param<const D: usize>(&mut self, path: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
         Ok(match (self.values)(path, &shape)? {
-            Some(values) => Param::from_data(TensorData::new(values, shape), self.device),
+            Some(data) if data.dtype() == DType::BF16 => {
+                precision::constant(ParamId::new(), Tensor::from_data(data, (self.device, DType::BF16)))
+            }
+            Some(data) => Param::from_data(data, self.device),
             None => {
                 let init = move |device: &Device, _: bool| Tensor::zeros(shape, device);
                 Param::uninitialized(ParamId::new(), init, self.device.clone(), true, Shape::new(shape))
@@ -774,7 +810,7 @@ impl Maker<'_, '_> {
     fn dense(&mut self, path: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Dense> {
         let weight = self.param(&format!("{path}.weight"), [inputs, outputs])?;
         let bias = if bias { Some(self.param(&format!("{path}.bias"), [outputs])?) } else { None };
-        Ok(Dense { weight, bias, lora: None })
+        Ok(Dense { weight, bias, lora: None, precision: Precision::default() })
     }
 
     fn norm(&mut self, path: &str, width: usize, kind: spec::Norm) -> Result<Norm> {

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use burn::tensor::Element;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use safetensors::{
     Dtype, View,
@@ -20,6 +21,8 @@ use crate::{Error, Result, error::IoContext};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Bytes that are read at a time.
+const CHUNK: usize = 1 << 20;
 /// The limit of the format's own implementation.
 const LARGEST_HEADER: u64 = 100_000_000;
 
@@ -164,20 +167,26 @@ impl Weights {
         Ok(())
     }
 
-    /// Values of a tensor that was [checked](Self::check), as the parameter wants them.
-    pub fn read(&self, name: &str, shape: &[usize], layout: Layout, heads: usize) -> Result<Vec<f32>> {
+    /// Values of a tensor that was [checked](Self::check), as the parameter wants them; there is no copy of them in another format than the
+    /// one asked for.
+    pub fn read<T: Number>(&self, name: &str, shape: &[usize], layout: Layout, heads: usize) -> Result<Vec<T>> {
         self.check(name, shape, layout)?;
         let place = &self.tensors[name];
         let path = &self.files[place.file];
-        let mut bytes = vec![0; place.info.data_offsets.1 - place.info.data_offsets.0];
-        File::open(path)
-            .and_then(|mut file| {
-                file.seek(SeekFrom::Start(place.start))?;
-                file.read_exact(&mut bytes)
-            })
-            .path(&format!("read tensor `{name}`"), path)?;
-        let values = floats(&bytes, place.info.dtype);
-        self.refuse_not_finite(name, &values, 0)?;
+        let size = place.info.data_offsets.1 - place.info.data_offsets.0;
+        let width = place.info.dtype.bitsize() / 8;
+        let reading = format!("read tensor `{name}`");
+        let mut file = File::open(path).path(&reading, path)?;
+        file.seek(SeekFrom::Start(place.start)).path(&reading, path)?;
+        let mut values = Vec::with_capacity(size / width);
+        let mut buffer = vec![0; CHUNK.min(size)];
+        for start in (0..size).step_by(CHUNK) {
+            let bytes = &mut buffer[..CHUNK.min(size - start)];
+            file.read_exact(bytes).path(&reading, path)?;
+            let part = floats(bytes, place.info.dtype);
+            self.refuse_not_finite(name, &part, start / width)?;
+            values.extend(part.into_iter().map(T::of));
+        }
         Ok(layout.to_ours(values, shape, heads))
     }
 
@@ -191,7 +200,6 @@ impl Weights {
     }
 
     fn hash(&self, file: usize, needed: &BTreeSet<&str>) -> Result<blake3::Hash> {
-        const CHUNK: usize = 1 << 20;
         let path = &self.files[file];
         let mut tensors: Vec<(&String, &Place)> = self.tensors.iter().filter(|(_, place)| place.file == file).collect();
         tensors.sort_by_key(|(_, place)| place.start);
@@ -232,6 +240,24 @@ impl Weights {
         let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
         let message = format!("tensor `{name}` holds {} at element {}", values[at], first + at);
         Err(self.blame(name, message).help("the file is damaged, or training diverged before it was saved"))
+    }
+}
+
+/// In what a parameter's values are held.
+pub(super) trait Number: Element + Copy + Default {
+    /// The nearest number.
+    fn of(value: f32) -> Self;
+}
+
+impl Number for f32 {
+    fn of(value: f32) -> Self {
+        value
+    }
+}
+
+impl Number for bf16 {
+    fn of(value: f32) -> Self {
+        Self::from_f32(value)
     }
 }
 
@@ -286,7 +312,7 @@ impl Layout {
     }
 
     /// Brings values from the files into the model's order; `shape` is the model's, `heads` the number of attention heads.
-    fn to_ours(self, values: Vec<f32>, shape: &[usize], heads: usize) -> Vec<f32> {
+    fn to_ours<T: Copy + Default>(self, values: Vec<T>, shape: &[usize], heads: usize) -> Vec<T> {
         let outputs = shape[shape.len() - 1];
         let values = match self {
             Layout::LinearPerHead => permute(&values, values.len() / outputs, |row| from_per_head(row, outputs, heads)),
@@ -327,14 +353,14 @@ fn to_per_head(row: usize, rows: usize, heads: usize) -> usize {
 }
 
 /// Rows of `width` values, row i taken from row `source(i)`.
-fn permute(values: &[f32], width: usize, source: impl Fn(usize) -> usize) -> Vec<f32> {
+fn permute<T: Copy>(values: &[T], width: usize, source: impl Fn(usize) -> usize) -> Vec<T> {
     (0..values.len() / width).flat_map(|row| &values[source(row) * width..][..width]).copied().collect()
 }
 
 /// Transposes a matrix of `rows` rows, block by block for the sake of the cache.
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+fn transpose<T: Copy + Default>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     const BLOCK: usize = 32;
-    let mut out = vec![0.0; values.len()];
+    let mut out = vec![T::default(); values.len()];
     for top in (0..rows).step_by(BLOCK) {
         for left in (0..columns).step_by(BLOCK) {
             for row in top..rows.min(top + BLOCK) {

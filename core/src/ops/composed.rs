@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, FloatDType, Int, Tensor, activation};
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, activation};
 
 use super::{Activation, Attention, Head, Rotary, loss};
 
@@ -53,7 +53,16 @@ pub(super) fn activate<const D: usize>(f: Activation, x: Tensor<D>) -> Tensor<D>
 }
 
 pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    burn::tensor::module::linear(x, weight, bias)
+    // Burn refuses operations on numbers of two kinds.
+    let (given, held) = (x.dtype(), weight.dtype());
+    if given == held {
+        return burn::tensor::module::linear(x, weight, bias);
+    }
+    let y = burn::tensor::module::linear(x.cast(FloatDType::from(held)), weight, None).cast(FloatDType::from(given));
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
 }
 
 /// The places of `rows` among sequences that are laid out as one padded rectangle: row `i` of sequence `s` is at
@@ -208,7 +217,8 @@ pub(super) fn rotate(x: Tensor<2>, heads: usize, rotated: usize, positions: &[u3
 pub(super) fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let device = table.device();
-    table.select(0, Tensor::<1, Int>::from_data(ids.as_slice(), &device))
+    let rows = table.select(0, Tensor::<1, Int>::from_data(ids.as_slice(), &device));
+    if rows.dtype() == DType::BF16 { rows.cast(FloatDType::F32) } else { rows }
 }
 
 pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
@@ -271,7 +281,7 @@ pub(super) fn token_gradients(
         let numbers = statistics(head.logits(x.clone()).cast(FloatDType::F32), &labels[rows.clone()]);
         let mut grads = (numbers * part(&slopes)).sum().backward();
         of_hidden.extend(x.grad_remove(&mut grads));
-        let grad = weight.grad_remove(&mut grads);
+        let grad = weight.grad_remove(&mut grads).map(|grad| grad.cast(FloatDType::F32));
         of_head = match (of_head, grad) {
             (Some(sum), Some(grad)) => Some(sum + grad),
             (sum, grad) => sum.or(grad),

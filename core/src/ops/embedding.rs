@@ -2,7 +2,8 @@
 
 use burn::tensor::Shape;
 
-use super::kernel::{Floats, Kernel, each, filled, shape, tensor, values};
+use super::kernel::{Floats, Kernel, Weights, each, filled, shape, tensor, values, weights};
+use super::math::widen;
 
 /// Rows per piece of a look-up.
 const ROWS: usize = 256;
@@ -21,14 +22,20 @@ impl Kernel<1> for Lookup {
 
     fn forward(&self, [table]: [Floats; 1], keep: bool) -> (Floats, Option<Shape>) {
         let (shape, width) = shape(&table);
-        let table = values(&table);
+        let table = weights(&table);
         // SAFETY: the pieces cover the vector, and each row of a piece is written.
         let rows = unsafe {
             filled(self.ids.len() * width, |out| {
                 let pieces = out.chunks_mut((ROWS * width).max(1)).zip(self.ids.chunks(ROWS));
                 each(self.ids.len() * width, pieces, |(out, ids)| {
                     for (out, &id) in out.chunks_exact_mut(width).zip(ids) {
-                        out.write_copy_of_slice(&table[id as usize * width..][..width]);
+                        let row = id as usize * width..(id as usize + 1) * width;
+                        match table {
+                            Weights::F32(table) => {
+                                out.write_copy_of_slice(&table[row]);
+                            }
+                            Weights::Bf16(table) => widen(&table[row], out),
+                        }
                     }
                 });
             })

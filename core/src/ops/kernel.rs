@@ -19,6 +19,7 @@ use burn::backend::{
     GradientCheckpointingStrategy,
 };
 use burn::tensor::{DType, Shape, Tensor, TensorData};
+use half::bf16;
 use rayon::prelude::*;
 
 /// A tensor of the Flex backend.
@@ -57,17 +58,26 @@ pub fn use_composed(composed: bool) {
 
 /// Whether fused operations take this tensor: `f32` on the Flex backend. All others run Burn's own operations.
 pub(super) fn fusable<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && is_flex(x)
+}
+
+/// Whether fused operations take this tensor as a matrix of weights: those of linear layers and tables may be `bf16`, too.
+pub(super) fn fusable_weight(weight: &Tensor<2>) -> bool {
+    matches!(weight.dtype(), DType::F32 | DType::BF16) && is_flex(weight)
+}
+
+/// Whether a tensor is where fused operations run.
+fn is_flex<const D: usize>(x: &Tensor<D>) -> bool {
     if COMPOSED.load(Ordering::Relaxed) {
         return false;
     }
     let device = x.device();
-    let flex = match device.as_dispatch() {
+    match device.as_dispatch() {
         DispatchDevice::Flex(_) => true,
         DispatchDevice::Autodiff(inner) => matches!(**inner, DispatchDevice::Flex(_)),
         #[allow(unreachable_patterns)]
         _ => false,
-    };
-    flex && x.dtype() == DType::F32
+    }
 }
 
 /// Applies a kernel to tensors that are [`fusable`].
@@ -165,6 +175,22 @@ pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Floats {
 /// The elements of a contiguous tensor.
 pub(super) fn values(tensor: &Floats) -> &[f32] {
     tensor.storage::<f32>()
+}
+
+/// The elements of a contiguous matrix of weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Weights<'a> {
+    F32(&'a [f32]),
+    /// Widened wherever they are computed with.
+    Bf16(&'a [bf16]),
+}
+
+/// The elements of a contiguous tensor that is a [matrix of weights](fusable_weight).
+pub(super) fn weights(tensor: &Floats) -> Weights<'_> {
+    match tensor.dtype() {
+        DType::BF16 => Weights::Bf16(tensor.storage::<bf16>()),
+        _ => Weights::F32(values(tensor)),
+    }
 }
 
 /// The shape of a tensor, and the width of its last dimension.

@@ -6,8 +6,8 @@ use std::ops::Range;
 use burn::tensor::Shape;
 
 use super::activation::{self, Activation};
-use super::kernel::{CHUNK, Floats, Kernel, each, filled, map_each, shape, split_rows, tensor, values};
-use super::math::vectorised;
+use super::kernel::{CHUNK, Floats, Kernel, Weights, each, filled, map_each, shape, split_rows, tensor, values, weights};
+use super::math::{vectorised, widen};
 use super::norm::add_parts;
 
 /// Rows per piece of work are between these. Each piece packs the weights anew, so it should be large; but its results should still be
@@ -123,6 +123,123 @@ unsafe fn multiply(
     }
 }
 
+/// A matrix of weights, which lies as a [`Matrix`] does.
+#[derive(Clone, Copy)]
+struct WeightMatrix<'a> {
+    values: Weights<'a>,
+    strides: (usize, usize),
+}
+
+impl WeightMatrix<'_> {
+    fn transposed(self) -> Self {
+        Self { values: self.values, strides: (self.strides.1, self.strides.0) }
+    }
+}
+
+/// The most columns of weights in `bf16` that are widened at once: with [`DEPTH`] rows half a mebibyte, which stays in the second cache.
+const COLUMNS: usize = 256;
+
+/// A vector that parts of it are written to from several threads.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: who writes through it says why no two threads write the same element.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The element at a place.
+    ///
+    /// # Safety
+    /// The place must be inside the vector.
+    unsafe fn at(self, place: usize) -> *mut f32 {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(place) }
+    }
+}
+
+/// [`multiply`] with weights on the right. Those in `bf16` are widened block by block, so that no copy of the whole is ever there; sums are
+/// those of the same numbers in `f32`.
+///
+/// # Safety
+/// As [`multiply`].
+unsafe fn multiply_weights(
+    (m, n, k): (usize, usize, usize),
+    left: Matrix,
+    right: WeightMatrix,
+    out: &mut [MaybeUninit<f32>],
+    add: bool,
+    threads: bool,
+) {
+    let (WeightMatrix { strides, .. }, numbers) = match right.values {
+        // SAFETY: the caller's promise.
+        Weights::F32(values) => {
+            return unsafe { multiply((m, n, k), left, Matrix { values, strides: right.strides }, out, add, threads) };
+        }
+        Weights::Bf16(numbers) => (right, numbers),
+    };
+    let last = |rows: usize, columns: usize| (rows - 1) * strides.0 + (columns - 1) * strides.1;
+    assert!(left.holds(m, k) && out.len() == m * n, "matrices must have the stated sizes");
+    assert!(strides.0 == 1 || strides.1 == 1, "weights lie row by row or column by column");
+    if m * n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !add {
+            out.fill(MaybeUninit::new(0.0));
+        }
+        return;
+    }
+    assert!(last(k, n) < numbers.len(), "matrices must have the stated sizes");
+    let (step, blocks) = (k.div_ceil(k.div_ceil(DEPTH)), n.div_ceil(COLUMNS));
+    let out = Shared(out.as_mut_ptr().cast());
+    let block = |index: usize| {
+        let columns = index * n / blocks..(index + 1) * n / blocks;
+        let mut wide = Vec::with_capacity(step * columns.len());
+        for start in (0..k).step_by(step) {
+            let depth = start..k.min(start + step);
+            // A block lies as the whole does.
+            let (lines, of_line, line, strides) = match strides {
+                (line, 1) => (depth.clone(), columns.clone(), line, (columns.len(), 1)),
+                (_, line) => (columns.clone(), depth.clone(), line, (1, depth.len())),
+            };
+            wide.clear();
+            let places = &mut wide.spare_capacity_mut()[..lines.len() * of_line.len()];
+            for (index, out) in lines.zip(places.chunks_exact_mut(of_line.len())) {
+                widen(&numbers[index * line + of_line.start..index * line + of_line.end], out);
+            }
+            // SAFETY: the lines cover the places. Products read and write inside of their slices, as asserted above; blocks have their own
+            // columns, which are read only if `add` or after the first part has written them.
+            unsafe {
+                wide.set_len(depth.len() * columns.len());
+                gemm::gemm(
+                    m,
+                    columns.len(),
+                    depth.len(),
+                    out.at(columns.start),
+                    1,
+                    n as isize,
+                    add || start > 0,
+                    left.values[start * left.strides.1..].as_ptr(),
+                    left.strides.1 as isize,
+                    left.strides.0 as isize,
+                    wide.as_ptr(),
+                    strides.1 as isize,
+                    strides.0 as isize,
+                    1.0,
+                    1.0,
+                    false,
+                    false,
+                    false,
+                    gemm::Parallelism::None,
+                );
+            }
+        }
+    };
+    each(if threads { m * n * k / 16 } else { 0 }, 0..blocks, block);
+}
+
 /// `after(x * weight + bias) + residual` for each row of `x`, over inputs `[x, weight]`, then bias and residual where there are any.
 #[derive(Debug, Clone)]
 pub(super) struct Linear {
@@ -194,9 +311,9 @@ vectorised! {
 
 impl Linear {
     /// The weights as `[in, out]`, and these two sizes.
-    fn weights<'a>(&self, weight: &'a Floats) -> (Matrix<'a>, usize, usize) {
+    fn weights<'a>(&self, weight: &'a Floats) -> (WeightMatrix<'a>, usize, usize) {
         let (shape, width) = shape(weight);
-        let matrix = Matrix::new(values(weight), width);
+        let matrix = WeightMatrix { values: weights(weight), strides: (width, 1) };
         if self.transposed { (matrix.transposed(), width, shape[0]) } else { (matrix, shape[0], width) }
     }
 }
@@ -236,7 +353,7 @@ impl<const N: usize> Kernel<N> for Linear {
             }
             let x = Matrix::new(&input[rows.start * wide..rows.end * wide], wide);
             // SAFETY: `start_rows` has initialised `out` where the product is added to it.
-            unsafe { multiply((rows.len(), narrow, wide), x, matrix, out, start, alone) };
+            unsafe { multiply_weights((rows.len(), narrow, wide), x, matrix, out, start, alone) };
         };
         let mut before = None;
         // SAFETY: the pieces cover each vector, and `product` and `apply` write whole pieces.
@@ -292,7 +409,7 @@ impl<const N: usize> Kernel<N> for Linear {
                     let (outs, _) = split_rows(out, wide, pieces(rows, wide));
                     each(cost, outs.into_iter().zip(pieces(rows, wide)), |(out, rows)| {
                         let grad = Matrix::new(&slopes[rows.start * narrow..rows.end * narrow], narrow);
-                        multiply((rows.len(), wide, narrow), grad, matrix.transposed(), out, false, false);
+                        multiply_weights((rows.len(), wide, narrow), grad, matrix.transposed(), out, false, false);
                     });
                 })
             };

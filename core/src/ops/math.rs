@@ -2,6 +2,10 @@
 //!
 //! Everything is `#[inline(always)]`, because a function takes on vector width only inside a caller that has it: [`vectorised`].
 
+use std::mem::MaybeUninit;
+
+use half::bf16;
+
 /// Declares a function twice, once for every processor and once for those with AVX2 and FMA, and picks at run time. The body may
 /// call only `#[inline(always)]` functions where speed matters.
 macro_rules! vectorised {
@@ -36,6 +40,15 @@ pub(super) use vectorised;
 #[inline(always)]
 pub(super) fn has_wide_vectors() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+}
+
+vectorised! {
+    /// Writes each number of `from` as `f32`, which holds all of them.
+    pub(super) fn widen(from: &[bf16], out: &mut [MaybeUninit<f32>]) {
+        for (out, &x) in out.iter_mut().zip(from) {
+            out.write(f32::from_bits(u32::from(x.to_bits()) << 16));
+        }
+    }
 }
 
 /// Width of the lanes that reductions run in. Fixed, because it decides the order of additions.

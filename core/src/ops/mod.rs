@@ -22,7 +22,7 @@ use burn::tensor::Tensor;
 
 use self::activation::SoftCap;
 use self::attention::Attention as Attend;
-use self::kernel::{fusable, run};
+use self::kernel::{fusable, fusable_weight, run};
 use self::linear::Linear;
 
 pub use self::activation::Activation;
@@ -148,7 +148,7 @@ pub fn linear_then<const D: usize>(
     bias: Option<Tensor<1>>,
     after: Option<Activation>,
 ) -> Tensor<D> {
-    if !fusable(&x) || !fusable(&weight) || !bias.as_ref().is_none_or(fusable) {
+    if !fusable(&x) || !fusable_weight(&weight) || !bias.as_ref().is_none_or(fusable) {
         let y = composed::linear(x, weight, bias);
         return after.map_or_else(|| y.clone(), |f| composed::activate(f, y.clone()));
     }
@@ -167,7 +167,7 @@ pub fn linear_residual<const D: usize>(
     bias: Option<Tensor<1>>,
     residual: Tensor<D>,
 ) -> Tensor<D> {
-    if !fusable(&x) || !fusable(&weight) || !bias.as_ref().is_none_or(fusable) || !fusable(&residual) {
+    if !fusable(&x) || !fusable_weight(&weight) || !bias.as_ref().is_none_or(fusable) || !fusable(&residual) {
         return residual + composed::linear(x, weight, bias);
     }
     let kernel = Linear { transposed: false, bias: bias.is_some(), residual: true, after: None, frozen: false };
@@ -180,7 +180,7 @@ pub fn linear_residual<const D: usize>(
 
 /// `x * table^T` over the last dimension: `x` `[.., in]`, `table` `[out, in]`. The language-model head that shares the embeddings.
 pub fn linear_tied<const D: usize>(x: Tensor<D>, table: Tensor<2>) -> Tensor<D> {
-    if !fusable(&x) || !fusable(&table) {
+    if !fusable(&x) || !fusable_weight(&table) {
         return composed::linear(x, table.transpose(), None);
     }
     let kernel = Linear { transposed: true, bias: false, residual: false, after: None, frozen: false };
@@ -258,7 +258,7 @@ pub fn rotate(x: Tensor<2>, heads: usize, rotated: usize, positions: &[u32], rot
 /// # Panics
 /// If an id is not below the number of rows.
 pub fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
-    if !fusable(&table) {
+    if !fusable_weight(&table) {
         return composed::lookup(table, ids);
     }
     Tensor::from_dispatch(run(embedding::Lookup { ids: ids.to_vec() }, [table.into_dispatch()]))
@@ -315,7 +315,7 @@ impl Head {
 /// # Panics
 /// If a label is not in the vocabulary, or counts differ.
 pub fn token_statistics(hidden: Tensor<2>, head: &Head, labels: &[u32]) -> Tensor<2> {
-    if !fusable(&hidden) || !fusable(&head.weight) {
+    if !fusable(&hidden) || !fusable_weight(&head.weight) {
         return composed::token_statistics(hidden, head, labels);
     }
     let weight = kernel::into_plain(head.weight.clone());
@@ -341,7 +341,7 @@ pub fn token_gradients(
     slopes: Tensor<2>,
     with_head: bool,
 ) -> (Tensor<2>, Option<Tensor<2>>) {
-    if !fusable(&hidden) || !fusable(&head.weight) {
+    if !fusable(&hidden) || !fusable_weight(&head.weight) {
         return composed::token_gradients(hidden, head, labels, slopes, with_head);
     }
     let weight = kernel::into_plain(head.weight.clone());

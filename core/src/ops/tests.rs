@@ -1,7 +1,7 @@
 //! Every fused operation against the same one composed from Burn's, and against itself on other numbers of threads.
 
 use burn::optim::{AdaptiveMomentumState, Optimizer};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
 
 use super::kernel::{fusable, split_rows};
 use super::*;
@@ -614,6 +614,145 @@ fn threads_share_a_few_rows() {
             let on = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let one = on(1).install(product);
             assert!([2, 3, 5].into_iter().all(|threads| on(threads).install(product) == one), "{rows} {transposed}");
+        }
+    }
+}
+
+/// Weights in `bf16`, and the same numbers in `f32`.
+fn halves(seed: u32, rows: usize, columns: usize) -> [Tensor<2>; 2] {
+    let (values, shape) = matrix(seed, rows, columns, 0.5);
+    let weight = Tensor::<2>::from_data(TensorData::new(values, shape), &Device::flex()).cast(FloatDType::BF16);
+    [weight.clone(), weight.cast(FloatDType::F32)]
+}
+
+/// Checks an operation with weights in `bf16` against the same with these numbers in `f32`: result and gradient of the rows within 1e-6 of the
+/// largest, and the same bits on any number of threads.
+#[track_caller]
+fn check_halves(rows: (Vec<f32>, [usize; 2]), weights: [Tensor<2>; 2], f: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2> + Sync) {
+    let [narrow, wide] = weights;
+    let run = |threads: usize, weight: &Tensor<2>| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        // What is frozen lies on the differentiating device, too.
+        pool.install(|| result_and_gradients(&vec![rows.clone()], &|x| f(x[0].clone(), Tensor::from_inner(weight.clone()))))
+    };
+    let (found, expected) = (run(1, &narrow), run(1, &wide));
+    for (what, (found, expected)) in ["result", "gradient"].into_iter().zip(found.iter().zip(&expected)) {
+        let largest = expected.iter().fold(1.0_f32, |most, x| x.abs().max(most));
+        assert_close(what, found, expected, 1e-6 * largest);
+    }
+    for threads in [2, 5] {
+        let bits = |all: &[Vec<f32>]| all.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(&run(threads, &narrow)), "{threads} threads");
+    }
+}
+
+#[test]
+fn weights_in_bf16_are_those_numbers() {
+    // A vector, few rows, pieces, more than one depth and more than one block of columns, and none of these whole.
+    for (count, inputs, outputs) in [(1, 700, 300), (3, 40, 17), (65, 513, 257), (600, 96, 520), (300, 1100, 33), (0, 5, 4)] {
+        let rows = matrix(3, count, inputs, 1.0);
+        let bias = Tensor::<1>::from_floats(noise(5, outputs).as_slice(), &Device::flex());
+        check_halves(rows.clone(), halves(7, inputs, outputs), |x, w| linear(x, w, None));
+        check_halves(rows.clone(), halves(7, inputs, outputs), |x, w| {
+            linear_then(x, w, Some(Tensor::from_inner(bias.clone())), Some(Activation::GeluTanh))
+        });
+        check_halves(rows.clone(), halves(7, inputs, outputs), |x, w| {
+            let stream = Tensor::<1>::from_floats(noise(9, count * outputs).as_slice(), &Device::flex());
+            linear_residual(x, w, Some(Tensor::from_inner(bias.clone())), Tensor::from_inner(stream.reshape([count, outputs])))
+        });
+        check_halves(rows.clone(), halves(8, outputs, inputs), linear_tied);
+        // Some columns of a wider matrix, as of queries alone.
+        check_halves(rows, halves(9, inputs, outputs + 11), |x, w| linear(x, w.narrow(1, 7, outputs), None));
+    }
+}
+
+#[test]
+fn trained_weights_in_bf16_have_the_gradient_of_what_they_are_rounded_to() {
+    let [rows, weight] = [matrix(1, 130, 70, 1.0), matrix(2, 70, 290, 0.5)];
+    let rounded = |weight: &Tensor<2>| weight.clone().cast(FloatDType::BF16);
+    let found = result_and_gradients(&vec![rows.clone(), weight.clone()], &|x| linear(x[0].clone(), rounded(&x[1]), None));
+    let wide = rounded(&Tensor::from_data(TensorData::new(weight.0, weight.1), &Device::flex())).cast(FloatDType::F32);
+    let wide = (wide.into_data().try_to_vec::<f32>().unwrap(), [70, 290]);
+    let expected = result_and_gradients(&vec![rows, wide], &|x| linear(x[0].clone(), x[1].clone(), None));
+    for (what, (found, expected)) in ["result", "of rows", "of the weight"].into_iter().zip(found.iter().zip(&expected)) {
+        assert_close(what, found, expected, 1e-5);
+    }
+}
+
+#[test]
+fn tables_in_bf16_are_those_numbers() {
+    let [narrow, wide] = halves(11, 40, 24);
+    let ids = [3, 39, 0, 3];
+    assert_eq!(lookup(narrow.clone(), &ids).into_data(), lookup(wide.clone(), &ids).into_data());
+    assert_eq!(composed::lookup(narrow.clone(), &ids).into_data(), lookup(wide.clone(), &ids).into_data());
+    let (hidden, shape) = matrix(12, 9, 24, 1.0);
+    let hidden = Tensor::<2>::from_data(TensorData::new(hidden, shape), &Device::flex());
+    let labels: Vec<u32> = (0..9).collect();
+    let (slopes, shape) = matrix(13, 9, 5, 1.0);
+    let slopes = Tensor::<2>::from_data(TensorData::new(slopes, shape), &Device::flex());
+    let values = |x: Tensor<2>| x.into_data().try_to_vec::<f32>().unwrap();
+    for cap in [None, Some(2.0)] {
+        let [narrow, wide] = [&narrow, &wide].map(|weight| Head { weight: weight.clone(), transposed: true, cap });
+        let numbers = [&narrow, &wide].map(|head| token_statistics(hidden.clone(), head, &labels));
+        let [found, expected] = numbers.clone().map(values);
+        assert_close("numbers", &found, &expected, 1e-6);
+        let gradients = |head: &Head, numbers: &Tensor<2>, with_head| {
+            let (of_hidden, of_head) = token_gradients(hidden.clone(), head, &labels, numbers.clone(), slopes.clone(), with_head);
+            [Some(of_hidden), of_head].map(|grad| grad.map(values).unwrap_or_default())
+        };
+        for with_head in [false, true] {
+            let [found, expected] = [gradients(&narrow, &numbers[0], with_head), gradients(&wide, &numbers[1], with_head)];
+            assert_close("gradient of hidden states", &found[0], &expected[0], 1e-5);
+            assert_close("gradient of the head", &found[1], &expected[1], 1e-5);
+        }
+    }
+}
+
+/// What devices without fused operations run: both sides of a product are rounded, and so is the product; nothing else is.
+#[test]
+fn composed_operations_take_weights_in_bf16() {
+    let [narrow, wide] = halves(21, 60, 30);
+    let rows = matrix(22, 7, 60, 1.0);
+    let bias = Tensor::<1>::from_floats(noise(23, 30).as_slice(), &Device::flex());
+    let of = |weight: &Tensor<2>| {
+        result_and_gradients(&vec![rows.clone()], &|x| {
+            composed::linear(x[0].clone(), Tensor::from_inner(weight.clone()), Some(Tensor::from_inner(bias.clone())))
+        })
+    };
+    let far = |found: &[f32], expected: &[f32]| {
+        let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+    };
+    for (found, expected) in of(&narrow).iter().zip(&of(&wide)) {
+        let far = far(found, expected);
+        // Three roundings of at most one part in 256 each, and not none.
+        assert!((1e-5..3.0 / 256.0).contains(&far), "{far}");
+    }
+    // A trained one: gradients come back in f32, as the optimizer wants them.
+    let (weight, shape) = matrix(24, 60, 30, 0.5);
+    let gradients = result_and_gradients(&vec![rows.clone(), (weight, shape)], &|x| {
+        composed::linear(x[0].clone(), x[1].clone().cast(FloatDType::BF16), None)
+    });
+    let expected = result_and_gradients(&vec![rows.clone(), matrix(24, 60, 30, 0.5)], &|x| {
+        composed::linear(x[0].clone(), x[1].clone(), None)
+    });
+    for (found, expected) in gradients.iter().zip(&expected) {
+        assert!(far(found, expected) < 3.0 / 256.0);
+    }
+    let hidden = Tensor::<2>::from_data(TensorData::new(rows.0, rows.1), &Device::flex());
+    let [narrow, wide] = [narrow, wide].map(|weight| Head { weight, transposed: false, cap: None });
+    let labels: Vec<u32> = (0..7).collect();
+    let numbers = [&narrow, &wide].map(|head| composed::token_statistics(hidden.clone(), head, &labels));
+    let slopes = numbers[1].ones_like();
+    for with_head in [false, true] {
+        let gradients = [&narrow, &wide].map(|head| {
+            composed::token_gradients(hidden.clone(), head, &labels, slopes.clone(), with_head)
+        });
+        let values = |x: &Tensor<2>| x.clone().into_data().try_to_vec::<f32>().unwrap();
+        assert!(far(&values(&gradients[0].0), &values(&gradients[1].0)) < 3.0 / 256.0);
+        assert_eq!(gradients.iter().filter(|(_, of_head)| of_head.is_some()).count(), 2 * usize::from(with_head));
+        if let [(_, Some(found)), (_, Some(expected))] = &gradients {
+            assert!(far(&values(found), &values(expected)) < 3.0 / 256.0);
         }
     }
 }

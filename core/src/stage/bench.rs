@@ -33,7 +33,7 @@ pub struct Place {
     pub device: Device,
     /// Its name in results.
     pub name: String,
-    /// Micro-batches, progress, interruption.
+    /// Micro-batches, precision, progress, interruption.
     pub execution: Execution,
     /// How often a training that is under way is saved.
     pub checkpoint_every: Every,
@@ -42,7 +42,7 @@ pub struct Place {
 impl Place {
     /// What enters identities.
     pub fn numeric(&self) -> Numeric {
-        Numeric::new(&self.name, self.execution.micro_batch)
+        Numeric::new(&self.name, self.execution.micro_batch).in_precision(self.execution.precision)
     }
 }
 
@@ -118,15 +118,6 @@ impl ModelRef {
             identity["lora"] = lora.identity()?;
         }
         Ok(identity)
-    }
-
-    /// A model as its training begins: with its own weights to be trained, into which adapters that it came with are taken, or with fresh
-    /// adapters on them.
-    pub(super) fn begun(&self, backbone: Transformer, seed: u64) -> Result<Transformer> {
-        match &self.lora {
-            None => Ok(backbone.merged()),
-            Some(lora) => backbone.with_lora(lora, seed),
-        }
     }
 
     /// The same model as it is when nothing of it is trained.
@@ -254,6 +245,28 @@ impl<'a> Bench<'a> {
         // Adapters alone were kept; the stage says what they are on.
         let weights = stage.manifest.parameters["model"]["weights"].as_str().unwrap_or_default();
         self.weights(weights, &stage.manifest.id)?.with_adapter(&folder)
+    }
+
+    /// A model as its training begins, on the differentiating device: with its own weights to be trained, into which adapters that it came with
+    /// are taken, or with fresh adapters on them.
+    pub(super) fn begin(&self, model: &ModelRef, pretrained: &Pretrained, seed: u64) -> Result<Transformer> {
+        let device = self.place.device.clone().autodiff();
+        let precision = self.place.execution.precision;
+        let is_frozen = model.lora.is_some() || model.head.freeze_backbone;
+        // Adapters are taken into weights that are not rounded yet.
+        let backbone = match is_frozen && !pretrained.has_adapters() {
+            true => pretrained.load_frozen(&device, precision)?,
+            false => pretrained.load_to_train(&device, precision)?,
+        };
+        match &model.lora {
+            None => Ok(backbone.merged()),
+            Some(lora) => backbone.with_lora(lora, seed),
+        }
+    }
+
+    /// A model that merely answers.
+    pub(super) fn load(&self, pretrained: &Pretrained) -> Result<Transformer> {
+        pretrained.load_frozen(&self.place.device, self.place.execution.precision)
     }
 
     /// What trains and predicts on a task's data.

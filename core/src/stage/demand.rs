@@ -6,7 +6,7 @@ use super::bench::{DataRef, ModelRef};
 use super::phases::{self, Training as Phase};
 use crate::{
     Result,
-    learner::{Aim, Memory, PREDICT_BATCH, Recipe, Training},
+    learner::{Aim, Manner, Memory, PREDICT_BATCH, Recipe, Training},
     model::{Learns, Lora, Pooling, Spec},
     strategy::Form,
 };
@@ -97,7 +97,7 @@ impl<'a> Demand<'a> {
     ///
     /// # Errors
     /// Adapters that do not fit the model.
-    pub fn memory(&self, spec: &Spec, micro_batch: Option<usize>, recompute: bool) -> Result<Memory> {
+    pub fn memory(&self, spec: &Spec, micro_batch: Option<usize>, manner: Manner) -> Result<Memory> {
         let learns = match self.lora {
             Some(lora) => Learns::Adapters(lora.clone()),
             None if self.frozen => Learns::Nothing,
@@ -118,7 +118,7 @@ impl<'a> Demand<'a> {
             texts: self.texts,
             recipe,
             micro_batch,
-            recompute,
+            manner,
             beside: self.beside,
         };
         let rows = micro_batch.map_or(PREDICT_BATCH, |rows| rows.clamp(1, PREDICT_BATCH));
@@ -146,14 +146,14 @@ impl<'a> Demand<'a> {
     ///
     /// # Errors
     /// As [`memory`](Self::memory).
-    pub fn rows_within(&self, spec: &Spec, recompute: bool, fits: impl Fn(u64) -> bool) -> Result<Option<usize>> {
-        if fits(self.memory(spec, None, recompute)?.peak) {
+    pub fn rows_within(&self, spec: &Spec, manner: Manner, fits: impl Fn(u64) -> bool) -> Result<Option<usize>> {
+        if fits(self.memory(spec, None, manner)?.peak) {
             return Ok(None);
         }
         let mut rows = self.batch().next_power_of_two();
         while rows > 1 {
             rows /= 2;
-            if fits(self.memory(spec, Some(rows), recompute)?.peak) {
+            if fits(self.memory(spec, Some(rows), manner)?.peak) {
                 break;
             }
         }

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::model::Precision;
+
 /// Identity of a stage: BLAKE3 over the canonical JSON of everything that its result depends on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -41,7 +43,7 @@ impl StageId {
     }
 }
 
-/// What of the execution the bits of a result depend on. Where it is not the default, the whole batch at once on the CPU, it is part of the
+/// What of the execution the bits of a result depend on. Where it is not the default, the whole batch at once in float32 on the CPU, it is part of the
 /// identity of every stage that it reaches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numeric {
@@ -49,6 +51,9 @@ pub struct Numeric {
     device: Option<String>,
     /// Rows that go through a model at once, if somebody asked for so few.
     micro_batch: Option<usize>,
+    /// In which numbers matrices are held and multiplied with.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    precision: Precision,
 }
 
 impl Numeric {
@@ -56,18 +61,30 @@ impl Numeric {
     pub fn new(device: &str, micro_batch: Option<usize>) -> Self {
         // One GPU is like another.
         let kind = device.split(':').next().unwrap_or_default();
-        Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
+        let precision = Precision::default();
+        Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch, precision }
+    }
+
+    /// The same in a precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The same with so many rows at once.
     #[must_use]
     pub fn in_parts(&self, micro_batch: Option<usize>) -> Self {
-        Self { device: self.device.clone(), micro_batch }
+        Self { micro_batch, ..self.clone() }
     }
 
     /// Kind of device.
     pub fn device(&self) -> &str {
         self.device.as_deref().unwrap_or("cpu")
+    }
+
+    /// In which numbers matrices are held and multiplied with.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Rows that go through a model at once, if somebody asked for so few.
@@ -80,12 +97,14 @@ impl Numeric {
         self.micro_batch.filter(|rows| *rows < batch)
     }
 
-    /// What enters the identity of a stage that takes `batch` rows at once by default: `{ "device": KIND, "micro_batch": ROWS }`, each where it
-    /// makes a difference, and nothing where neither does.
+    /// What enters the identity of a stage that takes `batch` rows at once by default: `{ "device": KIND, "micro_batch": ROWS, "precision":
+    /// NAME }`, each where it makes a difference, and nothing where none does.
     pub(super) fn of(&self, batch: usize) -> Option<Value> {
         let device = self.device.iter().map(|device| ("device".to_owned(), Value::from(device.as_str())));
         let parts = self.parts(batch).map(|rows| ("micro_batch".to_owned(), Value::from(rows)));
-        let entry: Map<String, Value> = device.chain(parts).collect();
+        let precision = Some(self.precision).filter(|precision| !precision.is_default());
+        let precision = precision.map(|precision| ("precision".to_owned(), Value::from(precision.name())));
+        let entry: Map<String, Value> = device.chain(parts).chain(precision).collect();
         (!entry.is_empty()).then_some(Value::Object(entry))
     }
 }
@@ -206,6 +225,14 @@ mod tests {
         assert_eq!(of("cpu", Some(8), 32), Some(json!({ "micro_batch": 8 })));
         assert_eq!(of("cuda:1", Some(8), 16), Some(json!({ "device": "cuda", "micro_batch": 8 })));
         assert_eq!(of("cuda:0", Some(8), 32), of("cuda:3", Some(8), 32));
+        let half = Numeric::new("cpu", Some(8)).in_precision(Precision::Bf16);
+        assert_eq!(half.of(32), Some(json!({ "micro_batch": 8, "precision": "bf16" })));
+        assert_eq!(half.in_parts(None).of(32), Some(json!({ "precision": "bf16" })));
+        assert_eq!(half.in_precision(Precision::F32), Numeric::new("cpu", Some(8)));
+        // Records of grids from before there were precisions, and of those with none.
+        let old = json!({ "device": null, "micro_batch": null });
+        assert_eq!(serde_json::to_value(Numeric::default()).unwrap(), old);
+        assert_eq!(serde_json::from_value::<Numeric>(old).unwrap(), Numeric::default());
     }
 
     #[test]

@@ -105,8 +105,7 @@ impl<'a> Trainer<'a> {
                     .writing
                     .clone()
                     .ok_or_else(|| Error::new(format!("nobody says how model `{}` is to write", model.name)))?;
-                let device = self.bench.place.device.clone().autodiff();
-                let backbone = model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?;
+                let backbone = self.bench.begin(model, pretrained, rng::derive(self.seed, "lora"))?;
                 return Ok(Answerer::Writes(backbone, writing));
             }
         };
@@ -121,11 +120,16 @@ impl<'a> Trainer<'a> {
         outputs: usize,
         start: Option<&StageId>,
     ) -> Result<Classifier> {
-        let device = self.bench.place.device.clone().autodiff();
         let (backbone, judge) = match start {
-            None => (model.begun(pretrained.load(&device)?, rng::derive(self.seed, "lora"))?, None),
+            None => (self.bench.begin(model, pretrained, rng::derive(self.seed, "lora"))?, None),
             Some(stage) => {
-                let known = Classifier::load(&self.bench.model_of(stage)?, &device)?;
+                let device = self.bench.place.device.clone().autodiff();
+                let precision = self.bench.place.execution.precision;
+                let kept = self.bench.model_of(stage)?;
+                let known = Classifier::load_with(&kept, &device, || match &model.lora {
+                    None => kept.load_to_train(&device, precision),
+                    Some(_) => kept.load_frozen(&device, precision),
+                })?;
                 let head: Vec<f32> = known.head.weight.val().into_data().iter().collect();
                 // What it keeps of a training goes on from what that stage kept: the same adapters, on the same weights.
                 let backbone = match &model.lora {
@@ -316,14 +320,15 @@ impl<'a> Trainer<'a> {
         let writing = writing.map_err(|error| {
             Error::new(format!("the record of `{stage}` does not say how its model writes: {error}"))
         })?;
-        let answerer = Answerer::Writes(pretrained.load(&self.bench.place.device)?, writing);
+        let answerer = Answerer::Writes(self.bench.load(&pretrained)?, writing);
         Ok((pretrained, answerer))
     }
 
     /// A classifier that a stage kept.
     pub(super) fn kept_classifier(&self, stage: &StageId) -> Result<(Pretrained, Answerer)> {
         let pretrained = self.bench.model_of(stage)?;
-        let classifier = Classifier::load(&pretrained, &self.bench.place.device)?;
+        let classifier =
+            Classifier::load_with(&pretrained, &self.bench.place.device, || self.bench.load(&pretrained))?;
         Ok((pretrained, Answerer::Chooses(classifier)))
     }
 }

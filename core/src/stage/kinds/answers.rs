@@ -165,7 +165,7 @@ impl Answers {
     ) -> Result<Value> {
         let trainer = bench.trainer(&self.data, self.seed)?;
         let pretrained = bench.model(model)?;
-        let backbone = pretrained.load(&bench.place.device)?;
+        let backbone = bench.load(&pretrained)?;
         let room = trainer.decoding(0)?.max_new_tokens;
         let tokenizer = pretrained.tokenizer();
         let asker = Asker::for_words(&trainer.data, tokenizer, shots, (self.data.max_tokens, room), self.seed);
@@ -206,7 +206,7 @@ impl Answers {
     ) -> Result<Value> {
         let data = &self.data.read(bench.store)?;
         let pretrained = bench.model(model)?;
-        let backbone = pretrained.load(&bench.place.device)?;
+        let backbone = bench.load(&pretrained)?;
         let answers = Words::of(data, pretrained.tokenizer())?;
         let asker = Asker::new(data, &answers, pretrained.tokenizer(), shots, self.data.max_tokens, self.seed)?;
         let tokens: Vec<Vec<u32>> = answers.tokens.clone();

@@ -9,6 +9,7 @@ use crate::{
     Result,
     error::IoContext,
     learner,
+    model::HeadConfig,
     stage::{
         DataRef, Demand, ModelRef, Stage,
         bench::Bench,
@@ -53,8 +54,11 @@ impl Stage for Embeddings {
     fn run(&self, bench: &Bench, folder: &Path) -> Result<Value> {
         let trainer = bench.trainer(&self.data, 0)?;
         let pretrained = bench.model(&self.model)?;
-        let classifier =
-            trainer.classifier(&self.model, &pretrained, trainer.data.asks().choices().unwrap_or(1), None)?;
+        // Nothing is trained.
+        let head = HeadConfig { freeze_backbone: true, ..self.model.head.clone() };
+        let model = ModelRef { head, ..self.model.clone() };
+        let outputs = trainer.data.asks().choices().unwrap_or(1);
+        let classifier = trainer.classifier(&model, &pretrained, outputs, None)?;
         let data = trainer.encode(&pretrained, Split::Transfer)?;
         let rows = learner::embed(&classifier, &data, &bench.place.execution)?;
         let bytes: Vec<u8> = rows.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();

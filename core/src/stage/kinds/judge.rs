@@ -236,12 +236,11 @@ impl Judge {
 
     /// The strong model with a head for two kinds.
     fn start(&self, bench: &Bench, pretrained: &Pretrained, fold: usize) -> Result<Classifier> {
-        let device = bench.place.device.clone().autodiff();
+        let seed = rng::derive(self.seed, &format!("judge-{fold}/lora"));
         let backbone = match self.settings.init {
-            JudgeInit::Pretrained => pretrained.load(&device)?,
-            JudgeInit::Student => bench.model_of(&self.student)?.load(&device)?,
+            JudgeInit::Pretrained => bench.begin(&self.model, pretrained, seed)?,
+            JudgeInit::Student => bench.begin(&self.model, &bench.model_of(&self.student)?, seed)?,
         };
-        let backbone = self.model.begun(backbone, rng::derive(self.seed, &format!("judge-{fold}/lora")))?;
         // Words of the task's classes say nothing of agreement.
         let head = HeadConfig { init: HeadInit::default(), ..self.model.head.clone() };
         let seed = rng::derive(self.seed, &format!("judge-{fold}/head"));
