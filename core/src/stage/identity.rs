@@ -52,10 +52,10 @@ pub struct Numeric {
 }
 
 impl Numeric {
-    /// That of a device, by the name that goes into results (`cpu`, `cuda:0`), and of micro-batches.
+    /// That of a device, by the name that goes into results (`cpu`, `cuda:0`, `vulkan:1`), and of micro-batches.
     pub fn new(device: &str, micro_batch: Option<usize>) -> Self {
         // One GPU is like another.
-        let kind = device.split(':').next().unwrap_or_default();
+        let kind = crate::device::kind_of(device);
         Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch }
     }
 
@@ -206,6 +206,10 @@ mod tests {
         assert_eq!(of("cpu", Some(8), 32), Some(json!({ "micro_batch": 8 })));
         assert_eq!(of("cuda:1", Some(8), 16), Some(json!({ "device": "cuda", "micro_batch": 8 })));
         assert_eq!(of("cuda:0", Some(8), 32), of("cuda:3", Some(8), 32));
+        // The same GPU by another interface runs other kernels.
+        for kind in ["wgpu", "vulkan", "metal"] {
+            assert_eq!(of(&format!("{kind}:1"), None, 32), Some(json!({ "device": kind })));
+        }
     }
 
     #[test]
