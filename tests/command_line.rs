@@ -177,6 +177,13 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     assert!(text(&run(&ends)).contains("Nothing left to do: 6 cells"));
     assert_eq!(results(other.path()), rows);
 
+    // Nor do several devices.
+    let several = tempfile::tempdir().unwrap();
+    let arguments = ["run", TINY, "--devices", "cpu,cpu,cpu", "--per-device", "1", "--results"];
+    let output = run(&[&arguments[..], &[several.path().to_str().unwrap()]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(results(several.path()), rows);
+
     for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {
         let table = run(&["table", TINY, "--results", place, "--format", format]);
         assert!(table.status.success(), "{}", text(&table));
@@ -921,6 +928,18 @@ pub fn mistakes(scratch: &Path) -> Vec<Mistake> {
             grid: plain.clone(),
             arguments: vec!["--device".to_owned(), "cuda:7".to_owned()],
             says: &["--device cpu"],
+        },
+        Mistake {
+            name: "a GPU that is not there among several devices",
+            grid: plain.clone(),
+            arguments: vec!["--devices".to_owned(), "cpu,vulkan:99".to_owned()],
+            says: &["docs/gpu.md"],
+        },
+        Mistake {
+            name: "several devices that nobody names",
+            grid: plain.clone(),
+            arguments: vec!["--devices".to_owned(), "auto,auto".to_owned()],
+            says: &["`auto` is no device", "--devices cuda:0,cuda:1"],
         },
         Mistake {
             name: "no such device",

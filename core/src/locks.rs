@@ -467,6 +467,12 @@ fn is_alive(_process: u32) -> bool {
     true
 }
 
+/// The name of this machine, if the system says it.
+#[cfg(feature = "gpu")]
+pub fn machine() -> &'static str {
+    &here().0
+}
+
 /// The name of this machine, and what is the same for all processes whose numbers mean the same.
 fn here() -> &'static (String, String) {
     static HERE: OnceLock<(String, String)> = OnceLock::new();

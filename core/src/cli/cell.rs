@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result, device,
-    grid::{self, Difference, Recorded, Replay, RunOptions},
+    grid::{self, Devices, Difference, Recorded, Replay, RunOptions},
     learner::Every,
     stage::{Numeric, STORE, Store},
 };
@@ -124,9 +124,8 @@ pub fn replay(args: &ReplayArgs, interruption: &Interruption) -> Result<ExitCode
     let (jobs, cores) = (replay.jobs(), std::thread::available_parallelism().map_or(1, usize::from));
     say!("{}/{}: {} stages again, in {}", grid.name, cell.title(), jobs.len(), scratch.path().display());
     let options = RunOptions {
-        workers: args.workers.get(),
+        devices: Devices::one(&device, args.workers.get()),
         threads: (cores / args.workers.get()).max(1),
-        device,
         recompute: false,
         precision: numeric.precision(),
         folders: grid.folders.clone(),

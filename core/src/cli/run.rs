@@ -29,8 +29,8 @@ use crate::{
     Error, Result, device,
     error::ErrorKind,
     grid::{
-        self, Event, Failure, Failures, Fitting, Grid, Outcome, Places, Plan, Post, Refused, RunOptions, STOPPED, Word,
-        results,
+        self, Devices, Event, Failure, Failures, Fitting, Grid, Outcome, Places, Plan, Post, Refused, RunOptions,
+        STOPPED, Word, results,
     },
     last_words,
     learner::{Every, Stop, time},
@@ -61,7 +61,7 @@ pub struct MemoryArgs {
 /// What of the execution results depend on.
 #[derive(Args)]
 pub struct NumericArgs {
-    /// Where to run: cpu, cuda:N, or auto (a GPU if there is one)
+    /// Where to run: cpu, cuda:N, vulkan:N, metal:N, wgpu:N, or auto (a GPU if there is one)
     #[arg(long, default_value = "auto")]
     device: String,
     /// Examples per forward pass, for less memory; `auto` is as many as fit, stage by stage, and half as many where they did not. Sums in another
@@ -113,14 +113,39 @@ impl NumericArgs {
         Ok((name.clone(), self.mode(&name)))
     }
 
+    /// Several devices, all of which must be there and of one kind, and their numeric mode.
+    fn choose_all(&self, wanted: &[String]) -> Result<(Vec<String>, Numeric)> {
+        let mut names: Vec<String> = Vec::new();
+        for wanted in wanted {
+            if wanted == "auto" {
+                return Err(Error::new("`auto` is no device").help("say which, as in `--devices cuda:0,cuda:1`"));
+            }
+            let device::Choice { name, note } = device::choose(wanted)?;
+            let kind = device::kind_of(&name);
+            if let Some(other) = names.iter().find(|other| device::kind_of(other) != kind) {
+                return Err(Error::new(format!("`{other}` and `{name}` are two kinds of device")).help(
+                    "another kind of device may differ in rounding, so its results are other stages: give devices of one kind",
+                ));
+            }
+            if kind != "cpu" && names.contains(&name) {
+                return Err(Error::new(format!("`{name}` stands twice among the devices"))
+                    .help("to run several stages at a time on each, give `--per-device N`"));
+            }
+            note.iter().for_each(|note| say!("note: {note}"));
+            names.push(name);
+        }
+        let mode = self.mode(names.first().map_or("cpu", String::as_str));
+        Ok((names, mode))
+    }
+
     /// The device on another machine, which need not be there on this one, and its numeric mode. `auto` is a GPU where `gpus` are asked for.
     pub fn elsewhere(&self, gpus: bool) -> Result<(String, Numeric)> {
         let name = match self.device.as_str() {
-            "auto" if gpus => "cuda:0",
-            "auto" => "cpu",
-            name => name,
+            "auto" if gpus => device::usual_gpu(),
+            "auto" => "cpu".to_owned(),
+            name => name.to_owned(),
         };
-        let name = device::named(name)?;
+        let name = device::named(&name)?;
         Ok((name.clone(), self.mode(&name)))
     }
 
@@ -142,8 +167,14 @@ impl NumericArgs {
 pub struct RunArgs {
     #[command(flatten)]
     fitted: FittedArgs,
-    /// Stages at a time [default: half of the cores on the CPU, 1 on a GPU]
+    /// Several devices of one kind, such as `cuda:0,cuda:1`: each is given stages as it gets free
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with_all = ["device", "workers"])]
+    devices: Vec<String>,
+    /// Stages at a time on each of the devices [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
+    per_device: Option<NonZeroUsize>,
+    /// Stages at a time on one device: the same as `--per-device`
+    #[arg(long, value_name = "N", conflicts_with = "per_device")]
     workers: Option<NonZeroUsize>,
     /// Stop starting stages after this many failures
     #[arg(long, value_name = "N")]
@@ -178,9 +209,18 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Stages at a time.
-    fn workers_on(&self, device: &str) -> usize {
-        self.workers.map_or_else(|| usual_workers(device), NonZeroUsize::get)
+    /// Where stages run, and the numeric mode of all of it.
+    fn choose(&self) -> Result<(Devices, Numeric)> {
+        let numeric = &self.fitted.plan.numeric;
+        let (names, mode) = if self.devices.is_empty() {
+            let (name, mode) = numeric.choose()?;
+            (vec![name], mode)
+        } else {
+            numeric.choose_all(&self.devices)?
+        };
+        let stages = self.per_device.or(self.workers);
+        let stages = stages.map_or_else(|| usual_workers(mode.device()), NonZeroUsize::get);
+        Ok((Devices { names, stages }, mode))
     }
 }
 
@@ -278,11 +318,11 @@ pub fn headline(plan: &Plan, finished: &IndexMap<StageId, Finished>, pending: &I
 /// `w2s run`.
 pub fn run(args: &RunArgs, interruption: &Interruption) -> Result<ExitCode> {
     // A device that is not there is said before data are read.
-    let (device, mode) = args.fitted.plan.numeric.choose()?;
-    let fitting = args.fitted.fitting(&device, args.workers_on(&device))?;
+    let (devices, mode) = args.choose()?;
+    let fitting = args.fitted.fitting(mode.device(), devices.workers())?;
     let mut before = None;
     loop {
-        match round(args, (&device, &mode), fitting.clone(), before, interruption)? {
+        match round(args, (&devices, &mode), fitting.clone(), before, interruption)? {
             Round::Over(code) => return Ok(code),
             Round::Smaller(stages) => before = Some(stages),
         }
@@ -300,7 +340,7 @@ enum Round {
 /// Plans a grid and runs what is left of it, or of the cells that are planned otherwise than they were `before`.
 fn round(
     args: &RunArgs,
-    (device, mode): (&str, &Numeric),
+    (devices, mode): (&Devices, &Numeric),
     fitting: Option<Fitting>,
     before: Option<BTreeSet<StageId>>,
     interruption: &Interruption,
@@ -333,7 +373,7 @@ fn round(
         ""
     };
     if args.dry_run {
-        let room = args.fitted.room(device, args.workers_on(device));
+        let room = args.fitted.room(mode.device(), devices.workers());
         let sizes = Sizes { room, recompute: args.fitted.plan.memory.recompute };
         print_plan(&plan, &finished, &pending, sizes)?;
         return Ok(Round::Over(ExitCode::SUCCESS));
@@ -356,7 +396,7 @@ fn round(
         let mut outcome = if pending.is_empty() {
             Outcome::default()
         } else {
-            let options = options(args, device.to_owned(), &plan);
+            let options = options(args, devices, &plan);
             let view = match (args.quiet, args.json) {
                 (true, _) => View::Nothing,
                 (_, true) => View::Events,
@@ -497,12 +537,10 @@ pub fn usual_workers(device: &str) -> usize {
     if device == "cpu" { cores.div_ceil(2).max(2).min(cores) } else { 1 }
 }
 
-fn options(args: &RunArgs, device: String, plan: &Plan) -> RunOptions {
-    let (cores, workers) = (cores(), args.workers_on(&device));
+fn options(args: &RunArgs, devices: &Devices, plan: &Plan) -> RunOptions {
     RunOptions {
-        workers,
-        threads: (cores / workers).max(1),
-        device,
+        devices: devices.clone(),
+        threads: (cores() / devices.workers()).max(1),
         recompute: args.fitted.plan.memory.recompute,
         precision: plan.numeric.precision(),
         folders: plan.folders.clone(),

@@ -33,7 +33,7 @@ pub struct SubmitArgs {
     /// Slurm's partition
     #[arg(long, value_name = "NAME")]
     partition: Option<String>,
-    /// GPUs of each stage; with any, stages run on `cuda:0` unless `--device` says otherwise
+    /// GPUs of each stage; with any, stages run on the first of them unless `--device` says otherwise
     #[arg(long, value_name = "N", default_value_t = 0)]
     gpus: usize,
     /// Cores of each stage

@@ -32,7 +32,7 @@ pub use plan::{Cell, Places, Plan};
 pub use progress::{Post, Progress};
 pub use recorded::{CellRecord, Recorded, StageRecord, Standing, State};
 pub use replay::Replay;
-pub use run::{Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
+pub use run::{Devices, Event, Failure, Order, Outcome, RunOptions, STOPPED, Word, obey, run, wind_up};
 pub use schema::FileKind;
 pub use shapes::{Counting, Need, needs};
 pub use why::{Difference, why};

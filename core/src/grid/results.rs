@@ -19,7 +19,7 @@ use super::{
     run::Outcome,
 };
 use crate::{
-    Error, Result,
+    Error, Result, device,
     error::IoContext,
     locks::Lock,
     report::{
@@ -730,7 +730,8 @@ fn blank(plan: &Plan, entry: &Entry, supervisors: &Supervisors, finished: Option
         value: None,
         n: 0,
         status: Status::Undefined,
-        device: finished.map_or_else(String::new, |finished| finished.manifest.device.clone()),
+        // Which of several it ran on is another thing in every run.
+        device: finished.map_or_else(String::new, |finished| device::kind_of(&finished.manifest.device).to_owned()),
         commit: finished.map_or_else(String::new, |finished| finished.manifest.commit.clone()),
         config_hash: entry.stage(plan).to_string(),
         data_hash: cell.data.fingerprint.clone(),

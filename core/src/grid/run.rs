@@ -31,12 +31,10 @@ use crate::{
 /// How a plan is executed. The kind of device and the precision are those of the plan's numeric mode; nothing else here changes a result.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Stages at a time.
-    pub workers: usize,
+    /// Where stages run, and how many at a time.
+    pub devices: Devices,
     /// Threads of each.
     pub threads: usize,
-    /// Where they run: `cpu` or `cuda:0`.
-    pub device: String,
     /// Whether the blocks of a model are computed again on the way back.
     pub recompute: bool,
     /// In which numbers the matrices of models are.
@@ -53,6 +51,35 @@ pub struct RunOptions {
     pub timeout: Option<Duration>,
     /// How often a training that is under way is saved.
     pub checkpoint_every: Every,
+}
+
+/// Devices of one kind, each with room for so many stages at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Devices {
+    /// Their names: `cpu`, or `cuda:0` and `cuda:1`.
+    pub names: Vec<String>,
+    /// Stages at a time on each.
+    pub stages: usize,
+}
+
+impl Devices {
+    /// One device.
+    pub fn one(name: &str, stages: usize) -> Self {
+        Self { names: vec![name.to_owned()], stages }
+    }
+
+    /// Stages at a time on all of them.
+    pub fn workers(&self) -> usize {
+        self.names.len() * self.stages
+    }
+
+    /// The device of the next stage, where some run on each already: the one with the fewest, and the first of those. None where all are full.
+    fn free(&self, running: impl Iterator<Item = usize>) -> Option<usize> {
+        let mut busy = vec![0; self.names.len()];
+        running.for_each(|device| busy[device] += 1);
+        let (device, least) = busy.into_iter().enumerate().min_by_key(|(_, busy)| *busy)?;
+        (least < self.stages).then_some(device)
+    }
 }
 
 /// What a child process is told on its standard input, as one line of JSON.
@@ -210,6 +237,8 @@ impl Queue {
 
 struct Running {
     child: Child,
+    /// Place of its device among those of the run.
+    device: usize,
     // A line asks the child to stop; closing it says that nobody waits for it any more.
     stdin: ChildStdin,
     asked: bool,
@@ -280,11 +309,12 @@ pub fn run(
     loop {
         let enough = outcome.failed.len() >= options.max_fails;
         let mut stopping = stop.load(Ordering::SeqCst) || enough;
-        while !stopping && running.len() < options.workers {
+        while !stopping {
+            let Some(device) = options.devices.free(running.values().map(|child| child.device)) else { break };
             let Some(place) = queue.next() else { break };
             let Some((id, job)) = jobs.get_index(place) else { break };
             let begun = match elsewhere(store, id) {
-                Ok(None) => start(job, id, store, logs, options, sender.clone()),
+                Ok(None) => start(job, id, store, logs, (options, device), sender.clone()),
                 Ok(Some(Elsewhere::Done)) => {
                     open.remove(&place);
                     queue.done(place);
@@ -560,7 +590,7 @@ fn start(
     id: &StageId,
     store: &Store,
     logs: &Path,
-    options: &RunOptions,
+    (options, device): (&RunOptions, usize),
     sender: mpsc::Sender<Message>,
 ) -> Result<Running> {
     let log = log_of(logs, id);
@@ -569,7 +599,7 @@ fn start(
     let order = Order {
         stage: &job.stage,
         store: store.root().to_owned(),
-        device: options.device.clone(),
+        device: options.devices.names[device].clone(),
         micro_batch: job.micro_batch,
         recompute: options.recompute,
         precision: options.precision,
@@ -604,6 +634,7 @@ fn start(
     let _ = writeln!(stdin, "{order}").and_then(|()| stdin.flush());
     let running = Running {
         child,
+        device,
         stdin,
         asked: false,
         started: Instant::now(),
@@ -729,5 +760,28 @@ mod tests {
         let text = "oom_kill_other 7\nnr_free 12\noom_kill 3\n";
         assert_eq!(field(text, "oom_kill"), Some(3));
         assert_eq!(field("nr_free 12\n", "oom_kill"), None);
+    }
+
+    #[test]
+    fn stages_go_to_the_device_with_the_fewest() {
+        let names = ["cuda:0", "cuda:1", "cuda:2"].map(str::to_owned);
+        let devices = Devices { names: names.to_vec(), stages: 2 };
+        assert_eq!(devices.workers(), 6);
+        let mut running = Vec::new();
+        while let Some(device) = devices.free(running.iter().copied()) {
+            running.push(device);
+        }
+        assert_eq!(running, [0, 1, 2, 0, 1, 2]);
+        // Two of the second have ended, one of the third.
+        for (running, next) in
+            [(&[0, 0, 2, 2][..], 1), (&[0, 0, 1, 2], 1), (&[0, 0, 1, 2, 2], 1), (&[0, 1, 1, 2, 2], 0)]
+        {
+            assert_eq!(devices.free(running.iter().copied()), Some(next), "{running:?}");
+        }
+        assert_eq!(Devices::one("cpu", 1).free([0].into_iter()), None);
+        assert_eq!(Devices::one("cpu", 2).free([0].into_iter()), Some(0));
+        // The same device twice is two of them.
+        let twice = Devices { names: vec!["cpu".to_owned(); 2], stages: 1 };
+        assert_eq!((twice.free([0].into_iter()), twice.free([0, 1].into_iter())), (Some(1), None));
     }
 }

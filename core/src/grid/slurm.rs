@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use minijinja::context;
 use serde::{Deserialize, Serialize};
 
-use super::run::RunOptions;
+use super::run::{Devices, RunOptions};
 use crate::{
     Error, Result,
     error::IoContext,
@@ -58,7 +58,7 @@ pub struct Head {
     /// Folder of the store.
     #[serde(with = "any_path")]
     pub store: PathBuf,
-    /// Where stages run: `cpu` or `cuda:0`, the first of those that the scheduler gives them.
+    /// Where stages run: `cpu`, or as `cuda:0` the first of the GPUs that the scheduler gives them.
     pub device: String,
     /// Whether the blocks of a model are computed again on the way back.
     #[serde(default)]
@@ -76,9 +76,8 @@ impl Head {
     /// How one of its stages is run, with so many threads.
     pub fn options(&self, threads: usize) -> RunOptions {
         RunOptions {
-            workers: 1,
+            devices: Devices::one(&self.device, 1),
             threads,
-            device: self.device.clone(),
             recompute: self.recompute,
             precision: self.precision,
             folders: self.folders.clone(),

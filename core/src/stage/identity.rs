@@ -57,10 +57,10 @@ pub struct Numeric {
 }
 
 impl Numeric {
-    /// That of a device, by the name that goes into results (`cpu`, `cuda:0`), and of micro-batches.
+    /// That of a device, by the name that goes into results (`cpu`, `cuda:0`, `vulkan:1`), and of micro-batches.
     pub fn new(device: &str, micro_batch: Option<usize>) -> Self {
         // One GPU is like another.
-        let kind = device.split(':').next().unwrap_or_default();
+        let kind = crate::device::kind_of(device);
         let precision = Precision::default();
         Self { device: (kind != "cpu").then(|| kind.to_owned()), micro_batch, precision }
     }
@@ -233,6 +233,10 @@ mod tests {
         let old = json!({ "device": null, "micro_batch": null });
         assert_eq!(serde_json::to_value(Numeric::default()).unwrap(), old);
         assert_eq!(serde_json::from_value::<Numeric>(old).unwrap(), Numeric::default());
+        // The same GPU by another interface runs other kernels.
+        for kind in ["wgpu", "vulkan", "metal"] {
+            assert_eq!(of(&format!("{kind}:1"), None, 32), Some(json!({ "device": kind })));
+        }
     }
 
     #[test]
