@@ -50,7 +50,7 @@ impl Fitting {
             (Some(demand), Some(spec)) => {
                 let manner = Manner { recompute: self.recompute, precision: numeric.precision() };
                 demand.rows_within(spec, manner, |peak| self.fits(peak))?
-            },
+            }
             _ => None,
         };
         let refused = self.refused.least(&stage.id(&numeric.in_parts(None))?);

@@ -282,11 +282,7 @@ impl Classifier {
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub fn load_with(
-        pretrained: &Pretrained,
-        device: &Device,
-        load: impl Fn() -> Result<Transformer>,
-    ) -> Result<Self> {
+    pub fn load_with(pretrained: &Pretrained, device: &Device, load: impl Fn() -> Result<Transformer>) -> Result<Self> {
         let spec = pretrained.spec();
         let fault = |message: String| Error::new(message).in_file(pretrained.folder());
         let settings = spec.config.get(KEY).and_then(|settings| settings.get("pooling"));

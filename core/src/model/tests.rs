@@ -19,10 +19,10 @@ use sha2::Digest as _;
 use super::{arch, pretrained::floats, spec::LmHead, *};
 use crate::arbitrary::{few, scraps, spliced};
 
-#[path = "tests_precision.rs"]
-mod precision;
 #[path = "tests_lora.rs"]
 mod lora;
+#[path = "tests_precision.rs"]
+mod precision;
 #[path = "tests_recompute.rs"]
 mod recompute;
 

@@ -63,15 +63,16 @@ fn matrices_enter_as_bf16_however_they_are_held() {
     for name in FAMILIES {
         let (tiny, device) = (Tiny::new(name), Device::flex());
         let tokens = tiny.tokens();
-        let expected = said(&rounded(&tiny, Dtype::F32).open().load(&device).unwrap(), &tokens);
+        let expected = rounded(&tiny, Dtype::F32);
+        let expected = said(&expected.open().load(&device).unwrap(), &tokens);
         let held = tiny.folder().open().load_frozen(&device, Precision::Bf16).unwrap();
         let found = said(&held, &tokens);
         for (found, expected) in found.iter().zip(&expected) {
             assert_close(found, expected, 2e-6, name);
         }
         // As they lie in a file that has them so; rounded in every pass, as where they are trained; and once after that.
-        let stored = rounded(&tiny, Dtype::BF16).open();
-        assert_eq!(said(&stored.load_frozen(&device, Precision::Bf16).unwrap(), &tokens), found, "{name}");
+        let stored = rounded(&tiny, Dtype::BF16);
+        assert_eq!(said(&stored.open().load_frozen(&device, Precision::Bf16).unwrap(), &tokens), found, "{name}");
         let trained = tiny.folder().open().load_to_train(&device, Precision::Bf16).unwrap();
         assert_eq!(said(&trained, &tokens), found, "{name}");
         assert_eq!(said(&trained.held(), &tokens), found, "{name}");
@@ -94,7 +95,7 @@ fn matrices_enter_as_bf16_however_they_are_held() {
         assert_eq!((counted.0 + counted.1) as u64, footprint.parameters, "{name}");
         // They are written as the numbers that they are.
         let folder = tempfile::tempdir().unwrap();
-        held.save(folder.path(), stored.tokenizer()).unwrap();
+        held.save(folder.path(), stored.open().tokenizer()).unwrap();
         let again = Pretrained::open(folder.path()).unwrap();
         assert_eq!(said(&again.load_frozen(&device, Precision::Bf16).unwrap(), &tokens), found, "{name}");
     }

@@ -6,7 +6,9 @@ use std::ops::Range;
 use burn::tensor::Shape;
 
 use super::activation::{self, Activation};
-use super::kernel::{CHUNK, Floats, Kernel, Weights, each, filled, map_each, shape, split_rows, tensor, values, weights};
+use super::kernel::{
+    CHUNK, Floats, Kernel, Weights, each, filled, map_each, shape, split_rows, tensor, values, weights,
+};
 use super::math::{vectorised, widen};
 use super::norm::add_parts;
 

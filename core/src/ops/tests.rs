@@ -628,12 +628,18 @@ fn halves(seed: u32, rows: usize, columns: usize) -> [Tensor<2>; 2] {
 /// Checks an operation with weights in `bf16` against the same with these numbers in `f32`: result and gradient of the rows within 1e-6 of the
 /// largest, and the same bits on any number of threads.
 #[track_caller]
-fn check_halves(rows: (Vec<f32>, [usize; 2]), weights: [Tensor<2>; 2], f: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2> + Sync) {
+fn check_halves(
+    rows: (Vec<f32>, [usize; 2]),
+    weights: [Tensor<2>; 2],
+    f: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2> + Sync,
+) {
     let [narrow, wide] = weights;
     let run = |threads: usize, weight: &Tensor<2>| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // What is frozen lies on the differentiating device, too.
-        pool.install(|| result_and_gradients(&vec![rows.clone()], &|x| f(x[0].clone(), Tensor::from_inner(weight.clone()))))
+        pool.install(|| {
+            result_and_gradients(&vec![rows.clone()], &|x| f(x[0].clone(), Tensor::from_inner(weight.clone())))
+        })
     };
     let (found, expected) = (run(1, &narrow), run(1, &wide));
     for (what, (found, expected)) in ["result", "gradient"].into_iter().zip(found.iter().zip(&expected)) {
@@ -649,7 +655,9 @@ fn check_halves(rows: (Vec<f32>, [usize; 2]), weights: [Tensor<2>; 2], f: impl F
 #[test]
 fn weights_in_bf16_are_those_numbers() {
     // A vector, few rows, pieces, more than one depth and more than one block of columns, and none of these whole.
-    for (count, inputs, outputs) in [(1, 700, 300), (3, 40, 17), (65, 513, 257), (600, 96, 520), (300, 1100, 33), (0, 5, 4)] {
+    for (count, inputs, outputs) in
+        [(1, 700, 300), (3, 40, 17), (65, 513, 257), (600, 96, 520), (300, 1100, 33), (0, 5, 4)]
+    {
         let rows = matrix(3, count, inputs, 1.0);
         let bias = Tensor::<1>::from_floats(noise(5, outputs).as_slice(), &Device::flex());
         check_halves(rows.clone(), halves(7, inputs, outputs), |x, w| linear(x, w, None));
@@ -658,7 +666,12 @@ fn weights_in_bf16_are_those_numbers() {
         });
         check_halves(rows.clone(), halves(7, inputs, outputs), |x, w| {
             let stream = Tensor::<1>::from_floats(noise(9, count * outputs).as_slice(), &Device::flex());
-            linear_residual(x, w, Some(Tensor::from_inner(bias.clone())), Tensor::from_inner(stream.reshape([count, outputs])))
+            linear_residual(
+                x,
+                w,
+                Some(Tensor::from_inner(bias.clone())),
+                Tensor::from_inner(stream.reshape([count, outputs])),
+            )
         });
         check_halves(rows.clone(), halves(8, outputs, inputs), linear_tied);
         // Some columns of a wider matrix, as of queries alone.
@@ -670,11 +683,13 @@ fn weights_in_bf16_are_those_numbers() {
 fn trained_weights_in_bf16_have_the_gradient_of_what_they_are_rounded_to() {
     let [rows, weight] = [matrix(1, 130, 70, 1.0), matrix(2, 70, 290, 0.5)];
     let rounded = |weight: &Tensor<2>| weight.clone().cast(FloatDType::BF16);
-    let found = result_and_gradients(&vec![rows.clone(), weight.clone()], &|x| linear(x[0].clone(), rounded(&x[1]), None));
+    let found =
+        result_and_gradients(&vec![rows.clone(), weight.clone()], &|x| linear(x[0].clone(), rounded(&x[1]), None));
     let wide = rounded(&Tensor::from_data(TensorData::new(weight.0, weight.1), &Device::flex())).cast(FloatDType::F32);
     let wide = (wide.into_data().try_to_vec::<f32>().unwrap(), [70, 290]);
     let expected = result_and_gradients(&vec![rows, wide], &|x| linear(x[0].clone(), x[1].clone(), None));
-    for (what, (found, expected)) in ["result", "of rows", "of the weight"].into_iter().zip(found.iter().zip(&expected)) {
+    for (what, (found, expected)) in ["result", "of rows", "of the weight"].into_iter().zip(found.iter().zip(&expected))
+    {
         assert_close(what, found, expected, 1e-5);
     }
 }
@@ -697,11 +712,13 @@ fn tables_in_bf16_are_those_numbers() {
         let [found, expected] = numbers.clone().map(values);
         assert_close("numbers", &found, &expected, 1e-6);
         let gradients = |head: &Head, numbers: &Tensor<2>, with_head| {
-            let (of_hidden, of_head) = token_gradients(hidden.clone(), head, &labels, numbers.clone(), slopes.clone(), with_head);
+            let (of_hidden, of_head) =
+                token_gradients(hidden.clone(), head, &labels, numbers.clone(), slopes.clone(), with_head);
             [Some(of_hidden), of_head].map(|grad| grad.map(values).unwrap_or_default())
         };
         for with_head in [false, true] {
-            let [found, expected] = [gradients(&narrow, &numbers[0], with_head), gradients(&wide, &numbers[1], with_head)];
+            let [found, expected] =
+                [gradients(&narrow, &numbers[0], with_head), gradients(&wide, &numbers[1], with_head)];
             assert_close("gradient of hidden states", &found[0], &expected[0], 1e-5);
             assert_close("gradient of the head", &found[1], &expected[1], 1e-5);
         }
@@ -745,9 +762,8 @@ fn composed_operations_take_weights_in_bf16() {
     let numbers = [&narrow, &wide].map(|head| composed::token_statistics(hidden.clone(), head, &labels));
     let slopes = numbers[1].ones_like();
     for with_head in [false, true] {
-        let gradients = [&narrow, &wide].map(|head| {
-            composed::token_gradients(hidden.clone(), head, &labels, slopes.clone(), with_head)
-        });
+        let gradients = [&narrow, &wide]
+            .map(|head| composed::token_gradients(hidden.clone(), head, &labels, slopes.clone(), with_head));
         let values = |x: &Tensor<2>| x.clone().into_data().try_to_vec::<f32>().unwrap();
         assert!(far(&values(&gradients[0].0), &values(&gradients[1].0)) < 3.0 / 256.0);
         assert_eq!(gradients.iter().filter(|(_, of_head)| of_head.is_some()).count(), 2 * usize::from(with_head));

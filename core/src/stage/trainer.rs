@@ -327,8 +327,7 @@ impl<'a> Trainer<'a> {
     /// A classifier that a stage kept.
     pub(super) fn kept_classifier(&self, stage: &StageId) -> Result<(Pretrained, Answerer)> {
         let pretrained = self.bench.model_of(stage)?;
-        let classifier =
-            Classifier::load_with(&pretrained, &self.bench.place.device, || self.bench.load(&pretrained))?;
+        let classifier = Classifier::load_with(&pretrained, &self.bench.place.device, || self.bench.load(&pretrained))?;
         Ok((pretrained, Answerer::Chooses(classifier)))
     }
 }
