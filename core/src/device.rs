@@ -204,7 +204,7 @@ mod tests {
         }
         assert_eq!(choose("cpu").unwrap(), Choice { name: "cpu".to_owned(), note: None });
         // Nobody has so many.
-        for kind in KINDS {
+        for kind in &KINDS {
             assert!(open(&kind.numbered(999)).unwrap_err().remedy().unwrap().contains("docs/gpu.md"), "{}", kind.name);
         }
     }

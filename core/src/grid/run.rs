@@ -707,6 +707,7 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
         micro_batch: order.micro_batch,
         recompute: order.recompute,
         precision: order.precision,
+        looks_late: crate::device::kind_of(&name) != "cpu",
         bar: Some(bar.clone()),
         stop: Some(stop.clone()),
         ..Execution::default()

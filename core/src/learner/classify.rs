@@ -22,8 +22,9 @@ use super::{
     evaluate::{Evaluate, Halfway},
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
     predict::embed,
+    reading::Reading,
     recipe::Recipe,
-    run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, lock, train},
+    run::{Choice, DIVERGED, Execution, Looked, Step, Trained, Work, device_of, lock, train},
     sampler::{Minibatch, Order, Sampler},
 };
 use crate::{
@@ -518,6 +519,7 @@ struct Carried {
 impl Work for Classification {
     type Model = Classifier;
     type State = Carried;
+    type Told = Vec<u32>;
 
     fn evaluate(&self, model: &Classifier, done: usize, steps: usize) -> Result<Option<Value>> {
         self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Chooses(model)))
@@ -540,7 +542,7 @@ impl Work for Classification {
         self.labels_are_targets.store(state.labels_are_targets, Ordering::Relaxed);
     }
 
-    fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step> {
+    fn step(&self, model: &Classifier, minibatch: &Minibatch) -> Result<Step<Self::Told>> {
         let at = &minibatch.progress;
         let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
@@ -586,20 +588,23 @@ impl Work for Classification {
         }
         // Everything that the host looks at, in one transfer.
         let columns = vec![logits, losses.unsqueeze_dim(1), weights.unsqueeze_dim(1)];
-        let table = Tensor::cat(columns, 1).into_data();
-        let table: Vec<f32> = table.iter().collect();
-        let (loss, accuracy) = self.check(minibatch, &table)?;
-        Ok(Step { grads, loss, accuracy: Some(accuracy), tokens, choices })
+        let numbers = Reading::of(Tensor::cat(columns, 1));
+        Ok(Step { grads, numbers, told: minibatch.rows.clone(), tokens, choices })
+    }
+
+    fn look(&self, rows: Vec<u32>, table: &[f32]) -> Result<Looked> {
+        let (loss, accuracy) = self.check(&rows, table)?;
+        Ok(Looked { loss, accuracy: Some(accuracy) })
     }
 }
 
 impl Classification {
     /// Loss and agreement with the labels from rows of K logits, loss and weight.
-    fn check(&self, minibatch: &Minibatch, table: &[f32]) -> Result<(f64, f64)> {
+    fn check(&self, rows: &[u32], table: &[f32]) -> Result<(f64, f64)> {
         let classes = self.labels.width;
         let (mut sum, mut total, mut agree) = (0.0, 0.0, 0);
         let (mut not_finite, mut wrong_weight) = (Vec::new(), Vec::new());
-        for (&row, values) in minibatch.rows.iter().zip(table.chunks_exact(classes + 2)) {
+        for (&row, values) in rows.iter().zip(table.chunks_exact(classes + 2)) {
             let (logits, [loss, weight]) = (&values[..classes], [values[classes], values[classes + 1]]);
             if !loss.is_finite() {
                 not_finite.push(row);
@@ -620,7 +625,7 @@ impl Classification {
             return Err(wrong_weights(&wrong_weight));
         }
         let loss = if total > 0.0 { sum / total } else { 0.0 };
-        Ok((loss, agree as f64 / minibatch.rows.len() as f64))
+        Ok((loss, agree as f64 / rows.len() as f64))
     }
 }
 

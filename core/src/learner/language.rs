@@ -7,8 +7,9 @@ use burn::{
 
 use super::{
     encoded::{Encoded, parts},
+    reading::Reading,
     recipe::Recipe,
-    run::{DIVERGED, Execution, Step, Trained, Work, train},
+    run::{DIVERGED, Execution, Looked, Step, Trained, Work, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{
@@ -114,12 +115,13 @@ struct NextToken {
 impl Work for NextToken {
     type Model = Transformer;
     type State = ();
+    type Told = ();
 
     fn state(&self) {}
 
     fn restore(&self, (): ()) {}
 
-    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
+    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step<()>> {
         let total = minibatch.rows.iter().map(|&row| self.inputs.length(row as usize)).sum();
         let mut accumulator = GradientsAccumulator::new();
         let mut losses = Vec::new();
@@ -132,11 +134,16 @@ impl Work for NextToken {
             losses.push(learnt.loss);
             accumulator.accumulate(model, learnt.grads);
         }
-        let loss: f64 = Tensor::cat(losses, 0).into_data().iter::<f32>().map(f64::from).sum();
+        let numbers = Reading::of(Tensor::cat(losses, 0));
+        Ok(Step { grads: accumulator.grads(), numbers, told: (), tokens: total, choices: Vec::new() })
+    }
+
+    fn look(&self, (): (), losses: &[f32]) -> Result<Looked> {
+        let loss: f64 = losses.iter().copied().map(f64::from).sum();
         if !loss.is_finite() {
             return Err(Error::not_finite(format!("the loss is {loss}")).help(DIVERGED));
         }
-        Ok(Step { grads: accumulator.grads(), loss, accuracy: None, tokens: total, choices: Vec::new() })
+        Ok(Looked { loss, accuracy: None })
     }
 }
 

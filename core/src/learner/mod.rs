@@ -24,6 +24,7 @@ mod method;
 mod optimizer;
 mod predict;
 mod progress;
+mod reading;
 mod recipe;
 mod run;
 mod sampler;

@@ -79,6 +79,22 @@ pub(super) fn clip<M: Module>(model: &M, grads: &mut GradientsParams, limit: f64
     norm
 }
 
+/// The same without a look at the norm, which comes back as `[1]`: a device need not wait for the host. None where there are no gradients.
+///
+/// A norm that is not finite makes gradients that are not: the model is lost, and whoever looks at the norm must say so.
+pub(super) fn clip_unseen<M: Module>(model: &M, grads: &mut GradientsParams, limit: f64) -> Option<Tensor<1>> {
+    let mut squares = Squares { grads, sums: Vec::new() };
+    model.visit(&mut squares);
+    let sums = squares.sums;
+    if sums.is_empty() {
+        return None;
+    }
+    let norm = Tensor::cat(sums, 0).cast(FloatDType::F32).sum().sqrt();
+    let factor = (norm.clone() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
+    model.visit(&mut ScaleBy { grads, factor });
+    Some(norm)
+}
+
 struct Squares<'a> {
     grads: &'a GradientsParams,
     sums: Vec<Tensor<1>>,
@@ -101,6 +117,21 @@ impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
             self.grads.register(param.id, grad * self.factor);
+        }
+    }
+}
+
+/// The same by a factor `[1]` that only the device knows.
+struct ScaleBy<'a> {
+    grads: &'a mut GradientsParams,
+    factor: Tensor<1>,
+}
+
+impl ModuleVisitor for ScaleBy<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(grad) = self.grads.remove::<D>(param.id) {
+            let factor = self.factor.clone().reshape([1; D]).cast(grad.dtype());
+            self.grads.register(param.id, grad * factor);
         }
     }
 }

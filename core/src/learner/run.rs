@@ -1,7 +1,7 @@
 //! The composition on burn-train: what every kind of training shares.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fmt::Debug,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -21,8 +21,9 @@ use serde_json::Value;
 
 use super::{
     checkpoint::{Checkpoints, Resumed, Saver, Stop},
-    optimizer::clip,
+    optimizer::{clip, clip_unseen},
     progress::{Display, Nowhere},
+    reading::Reading,
     recipe::Recipe,
     sampler::{Loader, Minibatch, Sampler},
     schedule::Schedule,
@@ -45,6 +46,9 @@ pub struct Execution {
     pub recompute: bool,
     /// In which numbers the matrices of models are, as models that were [read](crate::model::Pretrained) know themselves.
     pub precision: Precision,
+    /// Look at the loss of a step while the device computes the next one: it need not wait for the host, and what is not finite ends the training a
+    /// step later. For GPUs; on the CPU it changes no bit but those of clipping.
+    pub looks_late: bool,
     /// Where progress is shown, if anywhere.
     pub bar: Option<indicatif::ProgressBar>,
     /// Asked from outside (by a signal handler) to stop at the end of the current step.
@@ -60,6 +64,7 @@ impl Default for Execution {
             predict_batch: PREDICT_BATCH,
             recompute: false,
             precision: Precision::default(),
+            looks_late: false,
             bar: None,
             stop: None,
             checkpoints: None,
@@ -176,9 +181,14 @@ pub(super) trait Work: Debug + Send + Sync + 'static {
     type Model: Module + ModuleDisplay + Sync + 'static;
     /// What it carries from step to step beside the model; everything else is the same in every try.
     type State: Serialize + DeserializeOwned;
+    /// What tells the loss of a step from the numbers that are read back.
+    type Told: Debug + Send + 'static;
 
     /// Gradients of the batch's loss. An error stops training before the model changes; it need not name the step.
-    fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step>;
+    fn step(&self, model: &Self::Model, minibatch: &Minibatch) -> Result<Step<Self::Told>>;
+
+    /// What a step came to, from the numbers that it asked for. An error stops training.
+    fn look(&self, told: Self::Told, numbers: &[f32]) -> Result<Looked>;
 
     /// What the model says after so many steps of so many, if anybody asks.
     fn evaluate(&self, _model: &Self::Model, _done: usize, _steps: usize) -> Result<Option<Value>> {
@@ -193,17 +203,35 @@ pub(super) trait Work: Debug + Send + Sync + 'static {
 }
 
 /// What [`Work`] found out about one batch.
-pub(super) struct Step {
+pub(super) struct Step<T> {
     /// Gradients by parameter.
     pub(super) grads: GradientsParams,
-    /// Loss of the batch; finite.
-    pub(super) loss: f64,
-    /// Part of the batch on whose label the model agrees.
-    pub(super) accuracy: Option<f64>,
+    /// Everything that the host looks at, in one transfer.
+    pub(super) numbers: Reading,
+    /// What it means.
+    pub(super) told: T,
     /// Tokens without padding.
     pub(super) tokens: usize,
     /// What the method decided about each example.
     pub(super) choices: Vec<Choice>,
+}
+
+/// What the numbers of a step say.
+pub(super) struct Looked {
+    /// Loss of the batch; finite.
+    pub(super) loss: f64,
+    /// Part of the batch on whose label the model agrees.
+    pub(super) accuracy: Option<f64>,
+}
+
+/// A step whose numbers nobody has looked at yet.
+#[derive(Debug)]
+struct Unseen<T> {
+    step: usize,
+    numbers: Reading,
+    told: T,
+    /// Norm of the gradient, if it is clipped on the device.
+    norm: Option<Reading>,
 }
 
 /// What the steps leave behind: the log, and why they stopped.
@@ -253,8 +281,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What accompanies the model through burn-train.
 #[derive(Debug)]
-struct Run<W> {
+struct Run<W: Work> {
     work: W,
+    /// Steps in their order: one at most, and none where steps are looked at before the model changes.
+    unseen: Mutex<VecDeque<Unseen<W::Told>>>,
     steps: usize,
     schedule: Schedule,
     clip: Option<f64>,
@@ -275,9 +305,8 @@ impl Debug for Stopper {
 
 impl<W: Work> Run<W> {
     /// Keeps an error as the reason to stop, with the step it belongs to.
-    fn fail(&self, error: Error) {
+    fn fail(&self, step: usize, error: Error) {
         let mut meter = lock(&self.meter);
-        let step = meter.step;
         meter.failure.get_or_insert_with(|| {
             error.context(format!("step {step} (learning rate {:e})", self.schedule.rate(step)))
         });
@@ -289,24 +318,57 @@ impl<W: Work> Run<W> {
         let step = minibatch.progress.step;
         lock(&self.meter).step = step;
         match self.work.step(model, minibatch) {
-            Ok(done) => {
+            Ok(Step { grads, numbers, told, tokens, choices }) => {
                 let mut meter = lock(&self.meter);
-                meter.log.tokens += done.tokens as u64;
-                meter.log.choices.extend(done.choices.into_iter().map(|choice| (choice.row, choice)));
-                meter.log.steps.push(StepLog {
-                    step,
-                    loss: done.loss,
-                    accuracy: done.accuracy,
-                    learning_rate: self.schedule.rate(step),
-                    gradient_norm: None,
-                });
-                done.grads
+                meter.log.tokens += tokens as u64;
+                meter.log.choices.extend(choices.into_iter().map(|choice| (choice.row, choice)));
+                drop(meter);
+                lock(&self.unseen).push_back(Unseen { step, numbers, told, norm: None });
+                self.look_at_all_but(usize::from(self.execution.looks_late));
+                if lock(&self.meter).failure.is_some() { GradientsParams::new() } else { grads }
             }
             Err(error) => {
-                self.fail(error);
+                self.look_at_all_but(0);
+                self.fail(step, error);
                 GradientsParams::new()
             }
         }
+    }
+
+    /// Looks at steps that nobody has looked at, but for the last few, and enters them in the log.
+    fn look_at_all_but(&self, last: usize) {
+        loop {
+            let mut unseen = lock(&self.unseen);
+            if unseen.len() <= last || lock(&self.meter).failure.is_some() {
+                return;
+            }
+            let Some(Unseen { step, numbers, told, norm }) = unseen.pop_front() else { return };
+            drop(unseen);
+            match self.work.look(told, &numbers.values()) {
+                Ok(Looked { loss, accuracy }) => {
+                    let learning_rate = self.schedule.rate(step);
+                    let entry = StepLog { step, loss, accuracy, learning_rate, gradient_norm: None };
+                    lock(&self.meter).log.steps.push(entry);
+                }
+                Err(error) => return self.fail(step, error),
+            }
+            if let Some(norm) = norm {
+                let norm = norm.values().first().copied().map_or(f64::NAN, f64::from);
+                self.enter_norm(step, norm);
+            }
+        }
+    }
+
+    /// Enters the norm of a gradient beside the last step of the log; whether it is one that a model may learn from.
+    fn enter_norm(&self, step: usize, norm: f64) -> bool {
+        if !norm.is_finite() {
+            self.fail(step, Error::not_finite(format!("the norm of the gradient is {norm}")).help(DIVERGED));
+            return false;
+        }
+        if let Some(entry) = lock(&self.meter).log.steps.last_mut() {
+            entry.gradient_norm = Some(norm);
+        }
+        true
     }
 
     /// Clips the gradients; whether the optimizer may use them.
@@ -314,32 +376,35 @@ impl<W: Work> Run<W> {
         if lock(&self.meter).failure.is_some() {
             return false;
         }
-        if let Some(limit) = self.clip {
-            let norm = clip(model, grads, limit);
-            if !norm.is_finite() {
-                self.fail(Error::not_finite(format!("the norm of the gradient is {norm}")).help(DIVERGED));
-                return false;
-            }
-            if let Some(entry) = lock(&self.meter).log.steps.last_mut() {
-                entry.gradient_norm = Some(norm);
-            }
+        let Some(limit) = self.clip else { return true };
+        // A step that nobody has looked at is not held up for its norm either.
+        if let Some(unseen) = lock(&self.unseen).back_mut() {
+            unseen.norm = clip_unseen(model, grads, limit).map(Reading::of);
+            return true;
         }
-        true
+        let norm = clip(model, grads, limit);
+        let step = lock(&self.meter).step;
+        self.enter_norm(step, norm)
     }
 
     /// What follows a step: what the model says then, a checkpoint if it is time for one, and the end if somebody asked for it.
     fn after(&self, model: &W::Model, optimizer: &ModuleOptimizer) {
-        let done = lock(&self.meter).log.steps.len();
+        let step = lock(&self.meter).step;
+        let done = step + 1;
         match self.work.evaluate(model, done, self.steps) {
             Ok(said) => lock(&self.meter).log.said.extend(said.map(|said| (done, said))),
-            Err(error) => return self.fail(error),
+            Err(error) => return self.fail(step, error),
         }
         let stop = self.execution.stopped();
         if let Some(saver) = &self.saver {
-            let meter = lock(&self.meter);
-            let done = meter.log.steps.len();
             // After the last step nothing is left to be continued.
             if done < self.steps && (stop || saver.is_due(done)) {
+                // What is saved is known to be finite, and its log whole.
+                self.look_at_all_but(0);
+                let meter = lock(&self.meter);
+                if meter.failure.is_some() {
+                    return;
+                }
                 let past = Past { log: &meter.log, seconds: meter.seconds(), work: self.work.state() };
                 saver.save(done, model, optimizer, &past);
             }
@@ -417,8 +482,9 @@ pub(super) fn train<W: Work>(
     let first = meter.log.steps.len();
     let meter = Arc::new(Mutex::new(meter));
     let interrupter = Interrupter::new();
-    let run = Run {
+    let run = Arc::new(Run {
         work,
+        unseen: Mutex::default(),
         steps,
         schedule: schedule.clone(),
         clip: recipe.clip,
@@ -426,8 +492,8 @@ pub(super) fn train<W: Work>(
         saver,
         meter: meter.clone(),
         interrupter: Stopper(interrupter.clone()),
-    };
-    let trainee = Trainee { model, run: Arc::new(run) };
+    });
+    let trainee = Trainee { model, run: run.clone() };
     let sampler = Arc::new(sampler);
     let training = SupervisedTraining::new(
         Path::new(""),
@@ -443,6 +509,8 @@ pub(super) fn train<W: Work>(
     let learner = Learner::new(trainee, optimizer, schedule.starting_at(first));
 
     let result = guard(|| training.launch(learner));
+    // The last step, or the one before whatever went wrong, which may tell why.
+    let looked = guard(|| run.look_at_all_but(0));
     let meter = &mut *lock(&meter);
     let seconds = meter.seconds();
     if let Some(failure) = meter.failure.take() {
@@ -452,6 +520,7 @@ pub(super) fn train<W: Work>(
     if let Some(error) = result.error {
         return Err(Error::new(format!("training stopped after step {}: {error}", meter.step)));
     }
+    looked.map_err(|error| error.context(format!("step {}", meter.step)))?;
     let mut log = std::mem::take(&mut meter.log);
     if log.steps.len() < steps {
         return Err(interrupted().context(format!("after step {} of {steps}", log.steps.len())));

@@ -163,7 +163,7 @@ impl StudentLoss for At {
     }
 }
 
-fn at(step: usize, change: impl Fn(Tensor<1>) -> Tensor<1> + Send + Sync + 'static) -> Objective {
+pub(super) fn at(step: usize, change: impl Fn(Tensor<1>) -> Tensor<1> + Send + Sync + 'static) -> Objective {
     Objective { loss: Box::new(At(step, Box::new(change))), ..cross_entropy(40) }
 }
 
@@ -384,6 +384,50 @@ fn a_gradient_that_is_not_finite_stops_where_it_is_clipped() {
     let error = train(at(4, poison), &recipe, &Execution::default()).unwrap_err();
     assert!(error.message().starts_with("step 4 (learning rate "), "{error}");
     assert!(error.message().ends_with("the norm of the gradient is NaN"), "{error}");
+}
+
+/// As on a GPU: the loss of a step is looked at while the next one is computed.
+#[test]
+fn steps_that_are_looked_at_late_are_the_same() {
+    let both = |recipe: &Recipe, micro_batch| {
+        [false, true].map(|looks_late| {
+            let execution = Execution { looks_late, micro_batch, ..Execution::default() };
+            train(cross_entropy(40), recipe, &execution).unwrap()
+        })
+    };
+    for micro_batch in [None, Some(3)] {
+        let [at_once, late] = both(&Recipe { clip: None, ..recipe() }, micro_batch);
+        assert_eq!((late.log, numbers(&late.model)), (at_once.log, numbers(&at_once.model)));
+    }
+    // The device clips with a norm of its own.
+    let [at_once, late] = both(&Recipe { clip: Some(0.5), optimizer: Optimizer::Sgd, ..recipe() }, None);
+    assert!(distance(&numbers(&late.model), &numbers(&at_once.model)) < 1e-6);
+    for (late, at_once) in late.log.steps.iter().zip(&at_once.log.steps) {
+        let norms = [late, at_once].map(|step| step.gradient_norm.unwrap());
+        assert!((norms[0] - norms[1]).abs() < 1e-5 * norms[1] && norms[1] > 0.5, "{late:?} {at_once:?}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_found_late_but_found() {
+    let late = Execution { looks_late: true, ..Execution::default() };
+    let nan = |loss: Tensor<1>| loss * f32::NAN;
+    // The last of ten steps, too, and one after which a part of the method cannot go on.
+    for step in [3, 9] {
+        let error = train(at(step, nan), &recipe(), &late).unwrap_err();
+        assert!(error.message().starts_with(&format!("step {step} (learning rate ")), "{error}");
+        assert!(error.message().contains("the loss is not finite for examples "), "{error}");
+    }
+    let fragile = Objective { selector: Some(Box::new(UpperHalf)), ..at(3, nan) };
+    let fragile = Objective { self_labels: Some(OwnLabels::Current { hard: false, decay: 0.0 }), ..fragile };
+    assert!(train(fragile, &recipe(), &late).unwrap_err().message().starts_with("step 3 "));
+    // Loss 0 · √0 is 0; its gradient is 0 · ∞.
+    let poison = |loss: Tensor<1>| loss.clone() + (loss.clone() - loss.inner()).abs().sqrt() * 0.0;
+    for step in [4, 9] {
+        let error = train(at(step, poison), &Recipe { clip: Some(1.0), ..recipe() }, &late).unwrap_err();
+        assert!(error.message().starts_with(&format!("step {step} (learning rate ")), "{error}");
+        assert!(error.message().ends_with("the norm of the gradient is NaN"), "{error}");
+    }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use serde_json::json;
 use super::{
     run::lock,
     tests::{
-        Neighbours, Own, TowardsMean, UpperHalf, classifier_of, counting, cross_entropy, examples, knowing, numbers,
-        recipe, spec, train,
+        Neighbours, Own, TowardsMean, UpperHalf, at, classifier_of, counting, cross_entropy, examples, knowing,
+        numbers, recipe, spec, train,
     },
     tests_words, *,
 };
@@ -58,12 +58,23 @@ fn names(folder: &Path) -> Vec<String> {
 /// them another one goes on.
 #[track_caller]
 fn assert_continues<M: Module>(parts: Option<usize>, train: impl Fn(&Execution) -> Result<Trained<M>>) {
-    let whole = train(&Execution { micro_batch: parts, ..Execution::default() }).unwrap();
+    for looks_late in [false, true] {
+        assert_continues_looking(looks_late, parts, &train);
+    }
+}
+
+#[track_caller]
+fn assert_continues_looking<M: Module>(
+    looks_late: bool,
+    parts: Option<usize>,
+    train: &impl Fn(&Execution) -> Result<Trained<M>>,
+) {
+    let whole = train(&Execution { micro_batch: parts, looks_late, ..Execution::default() }).unwrap();
     let steps = whole.log.steps.len();
     assert!(steps >= 5, "{steps} steps");
     let folder = tempfile::tempdir().unwrap();
     let (execution, heard) = saving(folder.path(), "2steps");
-    let execution = Execution { micro_batch: parts, ..execution };
+    let execution = Execution { micro_batch: parts, looks_late, ..execution };
     let same = |what: &str| {
         let trained = train(&execution).unwrap();
         assert_eq!(bits(&trained.model), bits(&whole.model), "{what}");
@@ -161,6 +172,18 @@ fn what_was_said_on_the_way_is_taken_up() {
     // Asking changes nothing.
     let silent = train(cross_entropy(20), &recipe(), &Execution::default()).unwrap();
     assert_eq!((silent.log.steps, bits(&silent.model)), (trained.log.steps, bits(&trained.model)));
+}
+
+#[test]
+fn what_is_found_late_is_in_no_checkpoint() {
+    for every in ["1steps", "2steps"] {
+        let folder = tempfile::tempdir().unwrap();
+        let execution = Execution { looks_late: true, ..saving(folder.path(), every).0 };
+        let error = train(at(3, |loss| loss * f32::NAN), &recipe(), &execution).unwrap_err();
+        assert!(error.message().starts_with("step 3 "), "{error}");
+        let saved = names(&folder.path().join(".checkpoints-x-0"));
+        assert!(saved.iter().any(|name| name == "step-2") && !saved.iter().any(|name| name == "step-4"), "{saved:?}");
+    }
 }
 
 #[test]

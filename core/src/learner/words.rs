@@ -21,8 +21,9 @@ use super::{
     evaluate::{Evaluate, Halfway},
     language::learn_tokens,
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
+    reading::Reading,
     recipe::Recipe,
-    run::{Choice, DIVERGED, Execution, Step, Trained, Work, device_of, train},
+    run::{Choice, DIVERGED, Execution, Looked, Step, Trained, Work, device_of, train},
     sampler::{Minibatch, Sampler},
 };
 use crate::{
@@ -329,6 +330,7 @@ impl Words {
 impl Work for Words {
     type Model = Transformer;
     type State = Memories;
+    type Told = (Vec<Item>, Vec<f64>);
 
     fn evaluate(&self, model: &Transformer, done: usize, steps: usize) -> Result<Option<Value>> {
         self.evaluate.as_ref().map_or(Ok(None), |evaluate| evaluate.after(done, steps, Halfway::Writes(model)))
@@ -342,7 +344,7 @@ impl Work for Words {
         self.method.restore(state);
     }
 
-    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step> {
+    fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step<Self::Told>> {
         let at = &minibatch.progress;
         let (items, choices) = self.decide(model, minibatch)?;
         let shares = self.shares(&items);
@@ -370,10 +372,14 @@ impl Work for Words {
             columns.push(Tensor::cat(vec![losses, learnt.numbers.narrow(1, 0, 2)], 1));
         }
         // Everything that the host looks at, in one transfer: loss, log p of the label, log p of the likeliest.
-        let table = math::rows_to_host(Tensor::cat(columns, 0));
-        let (loss, accuracy) = self.check(&items, &shares, &table)?;
+        let numbers = Reading::of(Tensor::cat(columns, 0));
         let tokens = items.iter().map(|item| self.input(item).len()).sum();
-        Ok(Step { grads: accumulator.grads(), loss, accuracy: Some(accuracy), tokens, choices })
+        Ok(Step { grads: accumulator.grads(), numbers, told: (items, shares), tokens, choices })
+    }
+
+    fn look(&self, (items, shares): Self::Told, table: &[f32]) -> Result<Looked> {
+        let (loss, accuracy) = self.check(&items, &shares, table)?;
+        Ok(Looked { loss, accuracy: Some(accuracy) })
     }
 }
 
