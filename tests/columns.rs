@@ -133,10 +133,11 @@ fn votes_are_those_of_whom_the_supervisor_asked() {
 fn votes_may_be_drawn_answers() {
     for (grid, form) in [("selective.toml", "shares"), ("words.toml", "texts")] {
         let folder = tempfile::tempdir().unwrap();
-        // Who has read its world often gives answers that others give, too.
+        // The supervisor's answer is the likeliest of the model whose answers are drawn, which so are often the same.
         let changes = [
             "methods=drawn",
-            "grid.pairs=[{ weak = \"tiny-weak\", strong = \"tiny-reader\" }]",
+            "grid.pairs=[{ weak = \"tiny-reader\", strong = \"tiny-reader\" }]",
+            "method.drawn.supervisor={ type = \"prompted\", shots = 0 }",
             "method.drawn.votes={ by = \"samples\", samples = 4, shots = 0 }",
         ];
         let (plan, store) = support::plan(&support::tiny().join(grid), &changes, folder.path()).unwrap();

@@ -135,11 +135,15 @@ fn inspect(
 ) -> Result<Option<Manifest>, Fault> {
     match fs::metadata(folder) {
         Ok(_) => {}
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound && !is_gone(folder) => {
-            let error = Error::new("the stage's folder is a link to what is not there").in_file(folder);
-            return Err(Fault::Unreadable(error.help("mount the disk that it points to, or remove the link")));
-        }
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => match fs::symlink_metadata(folder) {
+            Ok(there) if there.is_symlink() => {
+                let error = Error::new("the stage's folder is a link to what is not there").in_file(folder);
+                return Err(Fault::Unreadable(error.help("mount the disk that it points to, or remove the link")));
+            }
+            // Another process has put it there in this very moment.
+            Ok(_) => {}
+            Err(_) => return Ok(None),
+        },
         Err(cause) => return Err(Fault::of(cause, folder)),
     }
     let path = folder.join(MANIFEST);

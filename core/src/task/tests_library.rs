@@ -15,13 +15,14 @@ use super::{
 };
 
 /// Tasks that read the rows of another one's data set.
-const SHARED: [(&str, &str); 8] = [
+const SHARED: [(&str, &str); 9] = [
     ("arc-challenge", "arc"),
     ("arc-easy", "arc"),
     ("chess-move", "chess-mate"),
     ("hh-harmless-single", "hh-harmless"),
     ("hh-helpful", "hh-harmless"),
     ("hh-helpful-single", "hh-harmless"),
+    ("scan-actions", "scan"),
     ("sciq-pooled", "sciq"),
     ("sciq_with_support", "sciq"),
 ];
