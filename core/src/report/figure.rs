@@ -546,7 +546,7 @@ pub fn kept(rows: &[ResultRow], titles: &Titles) -> Result<String> {
         panels.push(stacked(bars, names.setting(setting), "share of examples (%)"));
     }
     if panels.is_empty() {
-        let remedy = "methods of two stages with a judge do, and those with the selector `agreement`";
+        let remedy = "those with the selector `agreement` do, such as `consistent`";
         return Err(nothing("no method leaves examples out by what the strong model answers", remedy));
     }
     let caption = all.caption_of("Weak labels and the strong model's own answers", "examples");
