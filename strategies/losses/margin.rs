@@ -49,7 +49,7 @@ impl StudentLoss for Margin {
 
     fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
         let margins = pool.columns.get(&self.column).ok_or_else(|| format!("there is no column `{}`", self.column))?;
-        match margins.iter().position(|margin| !(*margin >= 0.0)) {
+        match margins.iter().position(|margin| margin.is_nan() || *margin < 0.0) {
             None => Ok(()),
             Some(row) => Err(format!(
                 "the margin of example {row} is {}, and one is at least 0: the sign of a difference would say who is right. Set `absolute = true` in `[field]`",
