@@ -592,6 +592,8 @@ fn enter_folder(plan: &Plan, folder: &Path, cells: &str) -> Result<(Lock, Lock)>
         let who = json!({ "cells": cells, "process": std::process::id() }).to_string();
         let told = running.file().set_len(0).and_then(|()| running.file().write_all(who.as_bytes()));
         told.path("write the lock of the results", &path)?;
+        // On a network file system others see it only then; where that is not to be had, they say that they know nothing of this run.
+        let _ = running.file().sync_all();
         running.unlock()?;
     } else {
         let who = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
