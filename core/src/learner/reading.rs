@@ -11,7 +11,12 @@ use std::{
 
 use burn::tensor::{ExecutionError, Tensor, TensorData};
 
-type Answer = Result<TensorData, ExecutionError>;
+use crate::{
+    Error, Result,
+    error::{ErrorKind, OUT_OF_MEMORY, is_about_memory},
+};
+
+type Answer = std::result::Result<TensorData, ExecutionError>;
 
 /// A tensor on its way to the host. On a GPU the copy is queued behind what the tensor is computed from and before whatever is asked for later, so
 /// that the device has work while the host waits for it; the CPU has the numbers at once.
@@ -33,17 +38,24 @@ impl Reading {
 
     /// Waits for the numbers.
     ///
-    /// # Panics
-    /// As reading a tensor does, where the device failed.
-    pub(super) fn values(self) -> Vec<f32> {
+    /// # Errors
+    /// The device failed at them, or had no memory left.
+    pub(super) fn values(self) -> Result<Vec<f32>> {
         let answer = match self {
             Self::There(answer) => answer,
             Self::Comes(coming) => wait(coming),
         };
-        match answer {
-            Ok(data) => data.iter::<f32>().collect(),
-            Err(error) => panic!("the device failed: {error:?}"),
-        }
+        answer.map(|data| data.iter::<f32>().collect()).map_err(|error| failed(&format!("{error:?}")))
+    }
+}
+
+/// What to say of a device that failed.
+fn failed(why: &str) -> Error {
+    let error = Error::new(format!("the device failed: {why}"));
+    if is_about_memory(why) {
+        error.of_kind(ErrorKind::OutOfMemory).help(OUT_OF_MEMORY)
+    } else {
+        error.of_kind(ErrorKind::Panic)
     }
 }
 
@@ -84,7 +96,14 @@ mod tests {
     fn numbers_of_the_cpu_are_there_at_once() {
         let reading = Reading::of(Tensor::<1>::from_floats([1.0, 2.5], &Device::flex()));
         assert!(matches!(reading, Reading::There(_)));
-        assert_eq!(reading.values(), [1.0, 2.5]);
+        assert_eq!(reading.values().unwrap(), [1.0, 2.5]);
+    }
+
+    #[test]
+    fn a_device_that_fails_is_an_error_of_its_kind() {
+        let kind = |why: &str| failed(why).kind();
+        assert_eq!(kind("CUDA_ERROR_OUT_OF_MEMORY"), ErrorKind::OutOfMemory);
+        assert_eq!(kind("device lost"), ErrorKind::Panic);
     }
 
     #[test]

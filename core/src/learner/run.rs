@@ -344,7 +344,7 @@ impl<W: Work> Run<W> {
             }
             let Some(Unseen { step, numbers, told, norm }) = unseen.pop_front() else { return };
             drop(unseen);
-            match self.work.look(told, &numbers.values()) {
+            match numbers.values().and_then(|numbers| self.work.look(told, &numbers)) {
                 Ok(Looked { loss, accuracy }) => {
                     let learning_rate = self.schedule.rate(step);
                     let entry = StepLog { step, loss, accuracy, learning_rate, gradient_norm: None };
@@ -353,8 +353,10 @@ impl<W: Work> Run<W> {
                 Err(error) => return self.fail(step, error),
             }
             if let Some(norm) = norm {
-                let norm = norm.values().first().copied().map_or(f64::NAN, f64::from);
-                self.enter_norm(step, norm);
+                match norm.values() {
+                    Ok(norm) => self.enter_norm(step, norm.first().copied().map_or(f64::NAN, f64::from)),
+                    Err(error) => return self.fail(step, error),
+                };
             }
         }
     }
