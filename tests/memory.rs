@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 use w2s_core::{
     learner::{
-        Aim, Answering, Encoded, Execution, Manner, Memory, Objective, Optimizer, Packing, Recipe, Texts, Training,
+        Answering, Encoded, Execution, Manner, Memory, Objective, Optimizer, Packing, Purpose, Recipe, Texts, Workload,
         train_classifier, train_lm, train_words,
     },
     model::{Classifier, HeadConfig, Learns, Lora, Pooling, Precision, Spec, Transformer},
@@ -127,17 +127,17 @@ impl Shape {
     }
 
     fn planned(&self, spec: &Spec, manner: Manner) -> Memory {
-        let aim = match self.kind {
+        let purpose = match self.kind {
             Kind::Classes => {
-                Aim::Classes { outputs: 2, pooling: if spec.causal { Pooling::Last } else { Pooling::Mean } }
+                Purpose::Classes { outputs: 2, pooling: if spec.causal { Pooling::Last } else { Pooling::Mean } }
             }
-            Kind::Words => Aim::Tokens { answer: ANSWER },
-            Kind::Documents => Aim::Tokens { answer: self.length },
+            Kind::Words => Purpose::Tokens { answer: ANSWER },
+            Kind::Documents => Purpose::Tokens { answer: self.length },
         };
-        let training = Training {
+        let training = Workload {
             spec,
             learns: if self.lora { Learns::Adapters(lora()) } else { Learns::All },
-            aim,
+            purpose,
             longest: self.length,
             texts: 1,
             recipe: &self.recipe(),

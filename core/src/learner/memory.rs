@@ -17,7 +17,7 @@ const HALF: u64 = 2;
 
 /// What a model is trained for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aim {
+pub enum Purpose {
     /// Scores of texts, by a head on one vector of each.
     Classes {
         /// Outputs of the head, and of a second one if there is.
@@ -43,13 +43,13 @@ pub struct Manner {
 
 /// A training, as far as its memory depends on it.
 #[derive(Clone, Debug)]
-pub struct Training<'a> {
+pub struct Workload<'a> {
     /// The model.
     pub spec: &'a Spec,
     /// What of it is trained.
     pub learns: Learns,
     /// What for.
-    pub aim: Aim,
+    pub purpose: Purpose,
     /// Tokens of the longest example.
     pub longest: usize,
     /// Texts of an example: more than one where it chooses among candidates.
@@ -86,16 +86,16 @@ pub struct Memory {
     pub peak: u64,
 }
 
-impl Training<'_> {
+impl Workload<'_> {
     /// What it needs.
     ///
     /// # Errors
     /// Adapters that do not fit the model.
     pub fn memory(&self) -> Result<Memory> {
         let model = Footprint::new(self.spec, &self.learns)?;
-        let of_head = match self.aim {
-            Aim::Classes { outputs, .. } => model.hidden * outputs as u64,
-            Aim::Tokens { .. } => 0,
+        let of_head = match self.purpose {
+            Purpose::Classes { outputs, .. } => model.hidden * outputs as u64,
+            Purpose::Tokens { .. } => 0,
         };
         let (parameters, trained) = (model.parameters + of_head, model.trained.total() + of_head);
         let moments = match self.recipe.optimizer {
@@ -151,10 +151,10 @@ impl Training<'_> {
             return Pass { kept, logits: 0, peak: every * model.forward + kept };
         }
         // Tokens that the last block is asked for, and those that the head sees.
-        let (asked, read) = match self.aim {
-            Aim::Classes { pooling: Pooling::Mean, .. } => (None, every),
-            Aim::Classes { .. } => (Some(texts), texts),
-            Aim::Tokens { answer } => (None, texts * (answer.min(longest) as u64)),
+        let (asked, read) = match self.purpose {
+            Purpose::Classes { pooling: Pooling::Mean, .. } => (None, every),
+            Purpose::Classes { .. } => (Some(texts), texts),
+            Purpose::Tokens { answer } => (None, texts * (answer.min(longest) as u64)),
         };
         let mut blocks: Vec<u64> = model.blocks.iter().map(|block| block.of(every, every)).collect();
         if let (Some(asked), Some(last)) = (asked, blocks.last_mut()) {
@@ -167,13 +167,13 @@ impl Training<'_> {
         }
         let top = asked.unwrap_or(every) * (2 * hidden + 2) + if read < every { read * hidden } else { 0 };
         let embeddings = model.embeddings.of(every, 0);
-        let logits = match self.aim {
-            Aim::Tokens { .. } => ops::logits_at_once(read as usize, (self.spec.hidden, self.spec.vocab)) as u64,
-            Aim::Classes { .. } => 0,
+        let logits = match self.purpose {
+            Purpose::Tokens { .. } => ops::logits_at_once(read as usize, (self.spec.hidden, self.spec.vocab)) as u64,
+            Purpose::Classes { .. } => 0,
         };
         let capped = if self.spec.extras.logit_cap.is_some() { 2 } else { 1 };
         // The gradient of the language-model head is there before any other.
-        let is_head_trained = self.learns == Learns::All && matches!(self.aim, Aim::Tokens { .. });
+        let is_head_trained = self.learns == Learns::All && matches!(self.purpose, Purpose::Tokens { .. });
         let of_head = if is_head_trained { model.lm_head } else { 0 };
         let rounded_head = if rounds { of_head / 2 } else { 0 };
         let inputs = if self.manner.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
@@ -207,9 +207,9 @@ impl Training<'_> {
         let model = Footprint::new(self.spec, &self.learns)?;
         let every = (rows * self.texts * self.longest) as u64;
         // Whoever writes keeps the keys and values of all tokens.
-        let cache = match self.aim {
-            Aim::Tokens { .. } => 2 * (self.spec.layers * self.spec.kv_heads * self.spec.head_dim) as u64,
-            Aim::Classes { .. } => 0,
+        let cache = match self.purpose {
+            Purpose::Tokens { .. } => 2 * (self.spec.layers * self.spec.kv_heads * self.spec.head_dim) as u64,
+            Purpose::Classes { .. } => 0,
         };
         let activations = every * (model.forward + model.hidden + cache);
         // What was trained stays beside what it is rounded to.

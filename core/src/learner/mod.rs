@@ -48,7 +48,7 @@ pub use encoded::Encoded;
 pub use evaluate::{Evaluate, Halfway};
 pub use generate::{Decoding, Ending, Written, generate};
 pub use language::{Packing, train_lm, train_texts};
-pub use memory::{Aim, Manner, Memory, Training};
+pub use memory::{Manner, Memory, Purpose, Workload};
 pub use predict::{Predictions, embed, judge, predict};
 pub use progress::{bar, style};
 pub use recipe::{Decayed, Optimizer, Recipe};

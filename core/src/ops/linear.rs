@@ -63,7 +63,20 @@ const DEPTH: usize = 512;
 fn depth_step((m, n, k): (usize, usize, usize)) -> usize {
     // Vectors and small products are computed in ways of their own, which no cache decides.
     let cut = m > 1 && n > 1 && (m > 64 || n > 64);
-    if cut && k > 0 { k.div_ceil(k.div_ceil(DEPTH)) } else { k.max(1) }
+    if cut && k > 0 { even_step(k) } else { k.max(1) }
+}
+
+/// Depth of even parts of a depth above 0, none deeper than [`DEPTH`].
+fn even_step(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(DEPTH))
+}
+
+/// Whether a product has no element, or each is a sum of nothing. Then `out` is as it should be afterwards.
+fn adds_nothing((m, n, k): (usize, usize, usize), out: &mut [MaybeUninit<f32>], add: bool) -> bool {
+    if m * n > 0 && k == 0 && !add {
+        out.fill(MaybeUninit::new(0.0));
+    }
+    m * n == 0 || k == 0
 }
 
 /// `out = left * right`, or `out += left * right` if `add` (then `out` must be initialised): `[m, k]` times `[k, n]`, `out` row by
@@ -83,13 +96,7 @@ unsafe fn multiply(
     threads: bool,
 ) {
     assert!(left.holds(m, k) && right.holds(k, n) && out.len() == m * n, "matrices must have the stated sizes");
-    if m * n == 0 {
-        return;
-    }
-    if k == 0 {
-        if !add {
-            out.fill(MaybeUninit::new(0.0));
-        }
+    if adds_nothing((m, n, k), out, add) {
         return;
     }
     let parallelism =
@@ -184,17 +191,11 @@ unsafe fn multiply_weights(
     let last = |rows: usize, columns: usize| (rows - 1) * strides.0 + (columns - 1) * strides.1;
     assert!(left.holds(m, k) && out.len() == m * n, "matrices must have the stated sizes");
     assert!(strides.0 == 1 || strides.1 == 1, "weights lie row by row or column by column");
-    if m * n == 0 {
-        return;
-    }
-    if k == 0 {
-        if !add {
-            out.fill(MaybeUninit::new(0.0));
-        }
+    if adds_nothing((m, n, k), out, add) {
         return;
     }
     assert!(last(k, n) < numbers.len(), "matrices must have the stated sizes");
-    let (step, blocks) = (k.div_ceil(k.div_ceil(DEPTH)), n.div_ceil(COLUMNS));
+    let (step, blocks) = (even_step(k), n.div_ceil(COLUMNS));
     let out = Shared(out.as_mut_ptr().cast());
     let block = |index: usize| {
         let columns = index * n / blocks..(index + 1) * n / blocks;

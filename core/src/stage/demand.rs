@@ -3,10 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::bench::{DataRef, ModelRef};
-use super::phases::{self, Training as Phase};
+use super::phases::{Aim, Training};
 use crate::{
     Result,
-    learner::{Aim, Manner, Memory, PREDICT_BATCH, Recipe, Training},
+    learner::{Manner, Memory, PREDICT_BATCH, Purpose, Recipe, Workload},
     model::{Learns, Lora, Pooling, Spec},
     strategy::Form,
 };
@@ -75,11 +75,11 @@ impl<'a> Demand<'a> {
     }
 
     /// The same where it is trained phase by phase before.
-    pub fn through(mut self, phases: impl IntoIterator<Item = &'a Phase>) -> Self {
+    pub fn through(mut self, phases: impl IntoIterator<Item = &'a Training>) -> Self {
         for phase in phases {
             match phase.aim {
-                phases::Aim::Answer => self.recipes.push(&phase.recipe),
-                phases::Aim::Text => self.texts_learnt.push(&phase.recipe),
+                Aim::Answer => self.recipes.push(&phase.recipe),
+                Aim::Text => self.texts_learnt.push(&phase.recipe),
             }
         }
         self
@@ -103,17 +103,17 @@ impl<'a> Demand<'a> {
             None if self.frozen => Learns::Nothing,
             None => Learns::All,
         };
-        let aim = match self.outputs {
+        let purpose = match self.outputs {
             Some(outputs) => {
                 let pooling = self.pooling.unwrap_or(if spec.causal { Pooling::Last } else { Pooling::Mean });
-                Aim::Classes { outputs: outputs + if self.beside.is_some() { 2 } else { 0 }, pooling }
+                Purpose::Classes { outputs: outputs + if self.beside.is_some() { 2 } else { 0 }, pooling }
             }
-            None => Aim::Tokens { answer: self.longest },
+            None => Purpose::Tokens { answer: self.longest },
         };
-        let training = |recipe| Training {
+        let training = |recipe| Workload {
             spec,
             learns: learns.clone(),
-            aim,
+            purpose,
             longest: self.longest,
             texts: self.texts,
             recipe,
@@ -123,9 +123,9 @@ impl<'a> Demand<'a> {
         };
         let rows = micro_batch.map_or(PREDICT_BATCH, |rows| rows.clamp(1, PREDICT_BATCH));
         let mut most = Memory::default();
-        let texts = Aim::Tokens { answer: self.longest };
+        let texts = Purpose::Tokens { answer: self.longest };
         let whole = if self.lora.is_some() { learns.clone() } else { Learns::All };
-        let on_texts = |recipe| Training { aim: texts, learns: whole.clone(), beside: None, ..training(recipe) };
+        let on_texts = |recipe| Workload { purpose: texts, learns: whole.clone(), beside: None, ..training(recipe) };
         let answering = self.recipes.iter().map(|recipe| training(recipe));
         for training in answering.chain(self.texts_learnt.iter().map(|recipe| on_texts(recipe))) {
             let memory = training.memory()?;
@@ -134,7 +134,7 @@ impl<'a> Demand<'a> {
             }
         }
         let plain = Recipe::default();
-        let answering = Training {
+        let answering = Workload {
             learns: if self.recipes.is_empty() { Learns::Nothing } else { learns.clone() },
             ..training(&plain)
         }
