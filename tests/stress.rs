@@ -749,6 +749,34 @@ fn machines_that_share_a_folder_without_locks_make_each_stage_once() {
     }
 }
 
+/// Waits until a process that was told to stand still does so; not if it has ended.
+#[cfg(target_os = "linux")]
+fn stands_still(process: u32) -> bool {
+    until("a process that stands still or ends", || {
+        let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else { return Some(false) };
+        match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+            Some('T') => Some(true),
+            Some('Z' | 'X') | None => Some(false),
+            _ => None,
+        }
+    })
+}
+
+/// Whether a process, by the number that its own machine gives it, holds the lease of a stage that is not there yet.
+#[cfg(target_os = "linux")]
+fn is_making(process: u32, kind: &str, stages: &Path) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    let own = numbers.split_whitespace().last().unwrap_or_default();
+    let held = format!("\"process\":{own},");
+    fs::read_dir(stages.join("locks")).unwrap().flatten().any(|entry| {
+        let name = entry.file_name().into_string().unwrap();
+        let stage = name.strip_suffix(".lock.lease").filter(|stage| stage.starts_with(kind));
+        stage.is_some_and(|stage| !stages.join(stage).exists())
+            && fs::read_to_string(entry.path()).is_ok_and(|lease| lease.contains(&held))
+    })
+}
+
 /// The machine stands still in the middle of a training. Another one makes the stage in its place, and it takes note of that when it wakes.
 #[cfg(target_os = "linux")]
 #[test]
@@ -762,16 +790,21 @@ fn the_stage_of_a_machine_that_stands_still_is_taken_over() {
     let folder = tempfile::tempdir().unwrap();
     shared_by_machines(folder.path(), 2);
     let first = on_its_own_machine(&run(folder.path())).spawn().unwrap();
-    let locks = folder.path().join("stages/locks");
-    let stage = until("a stage that trains", || {
-        let processes = descendants(first.id());
+    let stages_made = folder.path().join("stages");
+    let stage = until("a stage that trains and stands still", || {
         let is_stage =
             |id: &u32| fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.ends_with(b"\0stage\0"));
-        let entries = fs::read_dir(&locks).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
-        let trains = entries.into_iter().any(|name| name.starts_with("fine-tune") && name.ends_with(".lock.lease"));
-        processes.into_iter().find(is_stage).filter(|_| trains)
+        let stage = descendants(first.id()).into_iter().find(is_stage)?;
+        // Between a look and the signal it may have finished or ended: only what it holds once it stands still counts.
+        let to_stage =
+            |signal: &str| Command::new("kill").args([signal, &stage.to_string()]).stderr(Stdio::null()).status();
+        to_stage("-STOP").unwrap();
+        if stands_still(stage) && is_making(stage, "fine-tune", &stages_made) {
+            return Some(stage);
+        }
+        to_stage("-CONT").unwrap();
+        None
     });
-    signal("STOP", stage);
     let second = ended(on_its_own_machine(&run(folder.path())).spawn().unwrap());
     assert!(second.status.success(), "{}", text(&second));
     signal("CONT", stage);
