@@ -101,22 +101,21 @@ fn one_file_is_enough_for_every_kind_of_part() {
     assert_eq!(found, edited);
 
     let target: PathBuf = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned();
+    // The whole workspace's tests, as this one is built: any other choice of targets resolves other features, and Burn is built again.
     let cargo = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
         command
             .current_dir(&scratch)
-            .args(arguments)
-            .arg("--release")
-            .arg("--offline")
-            .arg("--target-dir")
-            .arg(&target);
+            .args(["test", "--workspace", "--test", "integration", "--release", "--offline", "--target-dir"])
+            .arg(&target)
+            .args(arguments);
         for package in ["w2s", "w2s-core", "w2s-strategies", "w2s-plugins"] {
             // What is looked at here is not speed.
             command.args(["--config", &format!("profile.release.package.{package}.opt-level=1")]);
         }
         command
     };
-    done(&mut cargo(&["build", "--bin", "w2s-scratch"]));
+    done(&mut cargo(&["--no-run"]));
     let binary = target.join("release/w2s-scratch");
 
     let list = done(Command::new(&binary).current_dir(&scratch).args(["list", "losses", "--format", "json"]));
@@ -162,7 +161,7 @@ fn one_file_is_enough_for_every_kind_of_part() {
     let stages = fs::read_to_string(results.path().join("one-file/timings.csv")).unwrap();
     assert!(stages.contains("lengths-"), "{stages}");
 
-    let tests = done(cargo(&["test", "--test", "integration"]).args(["--", "conformance::", "registry::"]));
+    let tests = done(cargo(&[]).args(["--", "conformance::", "registry::"]));
     let said = String::from_utf8_lossy(&tests.stdout).into_owned();
     assert!(said.contains("test result: ok") && !said.contains(" 0 passed"), "{said}");
 }
