@@ -89,6 +89,19 @@ fn two_phases_learn_from_what_a_judge_believes() {
     assert_eq!(value("two-stage", "kept"), believed.len() as f64 / weak.len() as f64);
     assert_eq!(value("two-stage", "kept"), value("two-stage-random", "kept"));
     assert!(rows.iter().filter(|row| row.method == "two-stage").all(|row| row.selector == "judged"));
+
+    // What is kept of the labels that both had right, and of those that the weak model alone had right.
+    let data = plan.cells[0].data.read(&store).unwrap();
+    let truth: Vec<usize> = data.transfer.iter().map(|example| usize::from(example.label)).collect();
+    let right = |row: u32| [&own, &weak].map(|labels| class(&labels[row as usize]) == truth[row as usize]);
+    for (metric, part) in [("kept_both_right", [true, true]), ("kept_only_weak_right", [false, true])] {
+        let of: Vec<u32> = (0..weak.len() as u32).filter(|row| right(*row) == part).collect();
+        let share = of.iter().filter(|row| believed.contains(row)).count() as f64 / of.len() as f64;
+        for method in ["two-stage", "judged"] {
+            assert_eq!(value(method, metric), share, "{method} {metric}");
+        }
+    }
+    assert!(!rows.iter().any(|row| row.method == "two-stage-all" && row.metric.starts_with("kept")));
 }
 
 #[test]

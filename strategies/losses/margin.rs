@@ -2,7 +2,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use w2s_core::register;
-use w2s_core::strategy::{Batch, Form, Invalid, Memory, Pool, Progress, StudentLoss, math, two_classes};
+use w2s_core::strategy::{Batch, Form, Invalid, Memory, Progress, StudentLoss, math, two_classes};
 
 /// Bradley–Terry with a margin: the better one of two must be ahead by as much as the data say it is better.
 ///
@@ -47,8 +47,7 @@ impl StudentLoss for Margin {
         Tensor::cat(vec![labels, margin.mul_scalar(self.scale).unsqueeze_dim(1)], 1)
     }
 
-    fn prepare(&mut self, pool: &Pool) -> Result<(), String> {
-        let margins = pool.columns.get(&self.column).ok_or_else(|| format!("there is no column `{}`", self.column))?;
+    fn reads(&self, _column: &str, margins: &[f32]) -> Result<(), String> {
         match margins.iter().position(|margin| margin.is_nan() || *margin < 0.0) {
             None => Ok(()),
             Some(row) => Err(format!(
@@ -120,11 +119,9 @@ mod tests {
 
     #[test]
     fn a_margin_below_nothing_is_refused() {
-        let prepared = |margins: Vec<f32>| {
-            Margin::default().prepare(&Pool { columns: [("field".to_owned(), margins)].into(), ..Pool::default() })
-        };
-        assert_eq!(prepared(vec![0.0, 3.0]), Ok(()));
-        assert!(prepared(vec![0.0, -1.0]).unwrap_err().contains("example 1 is -1"));
-        assert!(prepared(vec![f32::NAN]).is_err());
+        let read = |margins: &[f32]| Margin::default().reads("field", margins);
+        assert_eq!(read(&[0.0, 3.0]), Ok(()));
+        assert!(read(&[0.0, -1.0]).unwrap_err().contains("example 1 is -1"));
+        assert!(read(&[f32::NAN]).is_err());
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     learner::Recipe,
     stage::{
-        self, Aim, DataRef, ModelRef, StageId, Training, copy,
+        self, Aim, DataRef, ModelRef, Numbers, StageId, Training, copy,
         kinds::{
             fine_tune::FineTune,
             gather::Gather,
@@ -93,11 +93,12 @@ struct Ground<'a> {
 
 type Grounds<'a> = BTreeMap<(usize, Seat), Ground<'a>>;
 
-/// A student, and whose answers its columns are about.
+/// A student, whose answers its columns are about, and with whose they compare the weak labels.
 #[derive(Clone)]
 struct Learnt {
     student: StageId,
     answers: Option<StageId>,
+    compared: Option<StageId>,
 }
 
 struct Maker<'a, 'm> {
@@ -301,6 +302,7 @@ impl<'a> Maker<'a, '_> {
                 ceiling: ceiling.clone(),
                 student: learnt.student,
                 answers: learnt.answers,
+                compared: learnt.compared,
             });
         }
         Ok(())
@@ -419,12 +421,13 @@ impl<'a> Maker<'a, '_> {
             }
         };
         let student = self.portion(&learnt.student, &whole, place)?;
-        let answers = match learnt.answers {
-            Some(own) if own == learnt.student => Some(student.clone()),
-            Some(other) => Some(self.portion(&other, &whole, place)?),
-            None => None,
+        let mut portion = |of: Option<StageId>| match of {
+            Some(own) if own == learnt.student => Ok(Some(student.clone())),
+            Some(other) => self.portion(&other, &whole, place).map(Some),
+            None => Ok(None),
         };
-        Ok(Learnt { student, answers })
+        let (answers, compared) = (portion(learnt.answers)?, portion(learnt.compared)?);
+        Ok(Learnt { student, answers, compared })
     }
 }
 
@@ -456,7 +459,12 @@ impl Maker<'_, '_> {
         };
         let mut columns: BTreeMap<String, Column> = BTreeMap::new();
         for (name, column) in method.columns.iter().filter(|(_, column)| !column.of_weak_labels()) {
-            columns.insert((*name).to_owned(), column.make(&knowledge, self.made)?);
+            let made = column.make(&knowledge, self.made)?;
+            if let (Column::Stage { scores }, true) = (&made, column.in_data()) {
+                let numbers = Numbers::read(&desk.store.take(scores)?.folder)?;
+                grid.check_numbers(method, on.name, name, &numbers.0)?;
+            }
+            columns.insert((*name).to_owned(), made);
         }
         let self_labels = match &method.self_labels {
             Some(own) if own.source == SelfSource::Student => {
@@ -467,7 +475,7 @@ impl Maker<'_, '_> {
             None => None,
         };
         if let (Some(SelfLabels::Answers { stage, .. }), []) = (&self_labels, method.phases.as_slice()) {
-            let learnt = Learnt { student: stage.clone(), answers: Some(stage.clone()) };
+            let learnt = Learnt { student: stage.clone(), answers: Some(stage.clone()), compared: None };
             supervise(self)?;
             return Ok(learnt);
         }
@@ -493,8 +501,12 @@ impl Maker<'_, '_> {
         let embeddings = needs.embeddings.then(|| knowledge.embeddings(self.made)).transpose()?;
         let supervision = supervise(self)?;
         knowledge.supervision = Some(supervision.clone());
+        let mut compared = None;
         for (name, column) in method.columns.iter().filter(|(_, column)| column.of_weak_labels()) {
             columns.insert((*name).to_owned(), column.make(&knowledge, self.made)?);
+            if compared.is_none() && matches!(answers, About::Student) {
+                compared = column.compares(&knowledge, self.made)?;
+            }
         }
         let phase = |phase: &config::Phase| {
             let recipe = grid.recipe(config, *on, Some(phase))?;
@@ -523,7 +535,7 @@ impl Maker<'_, '_> {
             About::Answers(stage) => Some(stage),
             About::Nobody(_) => None,
         };
-        Ok(Learnt { student, answers })
+        Ok(Learnt { student, answers, compared })
     }
 }
 

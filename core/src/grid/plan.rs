@@ -82,6 +82,8 @@ pub struct Cell {
     /// Stage that holds the strong model's own answers: the method's self-labels, or what its columns are about; the student where its own head
     /// labels, and where nobody asks. None where a column is about answers that nobody can give.
     pub answers: Option<StageId>,
+    /// Stage that holds the answers with which the method compares the weak labels, where it has no [answers](Self::answers) of another's.
+    pub compared: Option<StageId>,
 }
 
 impl Cell {

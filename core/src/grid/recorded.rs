@@ -49,6 +49,9 @@ pub struct CellRecord {
     pub data_stage: StageId,
     /// Stage that holds the strong model's own answers.
     pub answers: Option<StageId>,
+    /// Stage that holds the answers with which the method compares the weak labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<StageId>,
     /// Stage that holds the weak labels.
     pub supervision: StageId,
     /// Stage that holds the ceiling.
@@ -72,6 +75,7 @@ impl CellRecord {
             data: cell.data.fingerprint.clone(),
             data_stage: cell.data.stage.clone(),
             answers: cell.answers.clone(),
+            compared: cell.compared.clone(),
             supervision: cell.supervision.clone(),
             ceiling: cell.ceiling.clone(),
             student: cell.student.clone(),

@@ -124,13 +124,15 @@ impl Entry {
     }
 
     /// The stages that its measures need beside its own: the weak model's for agreement, the ceiling's for PGR, the strong model's own
-    /// answers for what a judge says of them.
+    /// answers for what a judge says of them, and those that weak labels are compared with for what is kept of which.
     fn compared_with<'p>(&self, plan: &'p Plan) -> Vec<&'p StageId> {
         let cell = &plan.cells[self.cell];
         match self.role {
             Role::Weak => vec![],
             Role::Ceiling => vec![&cell.supervision],
-            Role::Student => [&cell.supervision, &cell.ceiling].into_iter().chain(&cell.answers).collect(),
+            Role::Student => {
+                [&cell.supervision, &cell.ceiling].into_iter().chain(&cell.answers).chain(&cell.compared).collect()
+            }
         }
     }
 }
@@ -532,11 +534,16 @@ impl Books {
             // Until the strong model's own answers are there (of a suite they are a stage of each task), decisions are measured without.
             let own = cell.answers.as_ref().filter(|id| **id != cell.student && self.finished.contains_key(*id));
             let own = own.map(|id| self.labels(id, Split::Transfer)).transpose()?;
-            let parts = own.as_ref().filter(|_| decisions.iter().any(|choice| choice.weight == 0.0)).map(|own| {
-                let [own_right, weak_right] = [own, &weak].map(|labels| labels.right(&truth.transfer));
-                let right = own_right.into_iter().zip(weak_right).zip(own.agree(&weak));
-                right.map(|((own, weak), same)| Part::of(own, weak, same)).collect::<Vec<_>>()
-            });
+            let compared = cell.compared.as_ref().filter(|id| self.finished.contains_key(*id));
+            let compared = compared.map(|id| self.labels(id, Split::Transfer)).transpose()?;
+            let parts =
+                own.as_ref().or(compared.as_ref()).filter(|_| decisions.iter().any(|choice| choice.weight == 0.0)).map(
+                    |own| {
+                        let [own_right, weak_right] = [own, &weak].map(|labels| labels.right(&truth.transfer));
+                        let right = own_right.into_iter().zip(weak_right).zip(own.agree(&weak));
+                        right.map(|((own, weak), same)| Part::of(own, weak, same)).collect::<Vec<_>>()
+                    },
+                );
             let mut measures = match (weak, &truth.transfer) {
                 (Labels::Soft(weak), Truth::Choices(truth)) => {
                     knowledge::decisions(&decisions, &weak, |row, class| truth.get(row) == Some(&class))

@@ -75,12 +75,31 @@ impl Method {
         self.selector.as_ref().map_or(Ok(()), |selector| met("selector", &selector.needs(), given))?;
         self.refiner.as_ref().map_or(Ok(()), |refiner| met("refiner", &refiner.needs(), given))?;
         let refused = |part: &'static str| move |message: String| Error::new(message).context(part);
+        for (name, numbers) in &pool.columns {
+            self.read(name, numbers)?;
+        }
         self.loss.prepare(pool).map_err(refused("the loss"))?;
         if let Some(selector) = &mut self.selector {
             selector.prepare(pool).map_err(refused("the selector"))?;
         }
         if let Some(refiner) = &mut self.refiner {
             refiner.prepare(pool).map_err(refused("the refiner"))?;
+        }
+        Ok(())
+    }
+
+    /// Has those who read a column look at its numbers.
+    fn read(&self, column: &str, numbers: &[f32]) -> Result<()> {
+        let reads = |columns: Vec<String>| columns.iter().any(|name| name == column);
+        let refused = |part: &'static str| move |message: String| Error::new(message).context(part);
+        if reads(self.loss.columns()) {
+            self.loss.reads(column, numbers).map_err(refused("the loss"))?;
+        }
+        if let Some(selector) = self.selector.as_ref().filter(|selector| reads(selector.columns())) {
+            selector.reads(column, numbers).map_err(refused("the selector"))?;
+        }
+        if let Some(refiner) = self.refiner.as_ref().filter(|refiner| reads(refiner.columns())) {
+            refiner.reads(column, numbers).map_err(refused("the refiner"))?;
         }
         Ok(())
     }

@@ -91,6 +91,15 @@ macro_rules! promises {
         fn columns(&self) -> Vec<String> {
             Vec::new()
         }
+
+        /// Refuses numbers of a [column](Self::columns) that it reads: before anything runs where they are known then, as those that the data
+        /// have of each example, and before training where they are not. Any numbers will do, unless overridden.
+        ///
+        /// # Errors
+        /// A sentence for the user.
+        fn reads(&self, _column: &str, _numbers: &[f32]) -> Result<(), String> {
+            Ok(())
+        }
     };
     (checked) => {
         /// Refuses tasks that it cannot be used on, before anything runs. Any number of classes and of candidates fits, unless overridden, and

@@ -25,11 +25,22 @@ fn read(asked: &Asked) -> Result<Box<dyn Column>> {
     Ok(Box::new(Agreed(asked.settings()?)))
 }
 
+impl Agreed {
+    /// The pretrained model's own answers.
+    fn own(&self, around: &Knowledge, made: &mut Made) -> Result<StageId> {
+        around.answers(likeliest(around.strong, self.0.shots), made)
+    }
+}
+
 impl Column for Agreed {
     fn make(&self, around: &Knowledge, made: &mut Made) -> Result<student::Column> {
-        let own = around.answers(likeliest(around.strong, self.0.shots), made)?;
+        let own = self.own(around, made)?;
         let weak = around.supervision()?.clone();
         Ok(student::Column::Stage { scores: made.push(Agreement { weak, own, data: around.data.clone() })? })
+    }
+
+    fn compares(&self, around: &Knowledge, made: &mut Made) -> Result<Option<StageId>> {
+        self.own(around, made).map(Some)
     }
 
     fn of_weak_labels(&self) -> bool {

@@ -110,6 +110,11 @@ impl Column for Agrees {
         Ok(student::Column::Stage { scores: made.push(Gather { of, data: around.data.clone() })? })
     }
 
+    fn compares(&self, around: &Knowledge, made: &mut Made) -> Result<Option<StageId>> {
+        let (_, own) = around.relabelled(around.supervision()?, made)?;
+        Ok(Some(own))
+    }
+
     fn of_weak_labels(&self) -> bool {
         true
     }

@@ -53,4 +53,8 @@ impl Column for Named {
         let scores = scores.map_err(|error| self.at.iter().fold(error, |error, at| error.or_at(at)))?;
         Ok(student::Column::Stage { scores })
     }
+
+    fn in_data(&self) -> bool {
+        true
+    }
 }

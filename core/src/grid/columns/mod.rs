@@ -32,6 +32,11 @@ pub(super) trait Column: Debug + Send + Sync {
         false
     }
 
+    /// Whether its numbers stand in the data: they are then there as soon as it is [made](Self::make), and strategies may refuse them.
+    fn in_data(&self) -> bool {
+        false
+    }
+
     /// The task beside the evaluated one that it is learnt on.
     fn auxiliary(&self) -> Option<Auxiliary<'_>> {
         None
@@ -48,6 +53,14 @@ pub(super) trait Column: Debug + Send + Sync {
     /// As [`Column::make`].
     fn about(&self, _around: &Knowledge, _made: &mut Made) -> Result<About> {
         Ok(About::Student)
+    }
+
+    /// The stage that holds the answers with which it compares the weak labels, if that is what it does.
+    ///
+    /// # Errors
+    /// As [`Column::make`].
+    fn compares(&self, _around: &Knowledge, _made: &mut Made) -> Result<Option<StageId>> {
+        Ok(None)
     }
 
     /// Texts in each step of a judge that is trained along with the student; none where no judge is.

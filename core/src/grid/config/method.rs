@@ -90,6 +90,16 @@ impl Phase {
         })
     }
 
+    /// Why one of its strategies cannot use the numbers of a column that it reads, if it cannot.
+    pub(in crate::grid) fn refuses(&self, column: &str, numbers: &[f32]) -> Option<(&'static str, String)> {
+        let reads = |columns: Vec<String>| columns.iter().any(|name| name == column);
+        let loss = reads(self.loss.columns()).then(|| self.loss.reads(column, numbers));
+        let selector = reads(self.selector.columns()).then(|| self.selector.reads(column, numbers));
+        let refiner = reads(self.refiner.columns()).then(|| self.refiner.reads(column, numbers));
+        let looked = [("the loss", loss), ("the selector", selector), ("the refiner", refiner)];
+        looked.into_iter().find_map(|(part, looked)| Some((part, looked?.err()?)))
+    }
+
     fn needs(&self) -> Needs {
         self.selector.needs().and(self.refiner.needs()).and(self.loss.needs())
     }

@@ -355,6 +355,17 @@ impl Grid {
         }
     }
 
+    /// Refuses a method that cannot use the numbers of a column which the data have.
+    ///
+    /// # Errors
+    /// One of its strategies refuses them.
+    pub(super) fn check_numbers(&self, method: &Method, task: &str, column: &str, numbers: &[f32]) -> Result<()> {
+        match method.phases.iter().find_map(|phase| phase.refuses(column, numbers)) {
+            Some((part, message)) => Err(self.unfit(method, task, part, &message)),
+            None => Ok(()),
+        }
+    }
+
     /// The error about a part of a method that a task is not for.
     fn unfit(&self, method: &Method, task: &str, part: &str, message: &str) -> Error {
         Error::new(format!("method `{}` cannot be used on task `{task}`: {part}: {message}", method.name))
