@@ -92,13 +92,13 @@ fn precisions_are_known_to_run_check_plan_and_submit() {
 fn memory_is_planned_from_the_shapes_of_models_alone() {
     let folder = tempfile::tempdir().unwrap();
     for (name, hidden, inner, layers, vocabulary) in
-        [("qwen1.5-1.8b", 2048, 5504, 24, 151_936), ("qwen1.5-14b", 5120, 13_696, 40, 152_064)]
+        [("qwen-1.8b", 2048, 11_008, 24, 151_936), ("qwen-14b", 5120, 27_392, 40, 152_064)]
     {
         let config = serde_json::json!({
-            "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
-            "num_attention_heads": hidden / 128, "num_key_value_heads": hidden / 128, "vocab_size": vocabulary,
-            "max_position_embeddings": 32_768, "tie_word_embeddings": false, "hidden_act": "silu",
-            "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+            "model_type": "qwen", "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": hidden / 128, "kv_channels": 128, "vocab_size": vocabulary, "seq_length": 2048,
+            "max_position_embeddings": 8192, "tie_word_embeddings": false, "no_bias": true, "rotary_pct": 1.0,
+            "rotary_emb_base": 10_000, "layer_norm_epsilon": 1e-6, "use_dynamic_ntk": true, "use_logn_attn": true,
         });
         fs::create_dir(folder.path().join(name)).unwrap();
         fs::write(folder.path().join(name).join("config.json"), config.to_string()).unwrap();
@@ -122,9 +122,9 @@ fn memory_is_planned_from_the_shapes_of_models_alone() {
     );
     assert!(strong.contains("14.2B parameters, all trained") && strong.contains("MORE THAN 80.0 GB"), "{strong}");
     assert!(asked.contains("gradients and moments 0.0 MB") && asked.contains(", fits"), "{asked}");
-    let [_, adapters, _] = plan(&["model.\"qwen1.5-14b\".lora.rank=8", "--recompute"]);
-    assert!(adapters.contains("31.2M trained  8 at a time") && adapters.contains(", fits 80.0 GB"), "{adapters}");
-    let [_, adapters, asked] = plan(&["model.\"qwen1.5-14b\".lora.rank=8", "--recompute", "--precision", "bf16"]);
+    let [_, adapters, _] = plan(&["model.qwen-14b.lora.rank=8", "--recompute"]);
+    assert!(adapters.contains("27.9M trained  8 at a time") && adapters.contains(", fits 80.0 GB"), "{adapters}");
+    let [_, adapters, asked] = plan(&["model.qwen-14b.lora.rank=8", "--recompute", "--precision", "bf16"]);
     assert!(adapters.contains("weights 26.5 GB") && adapters.contains(", fits 80.0 GB"), "{adapters}");
     assert!(asked.contains("weights 26.4 GB"), "{asked}");
 }
@@ -176,6 +176,16 @@ fn a_grid_runs_to_a_table_and_the_second_run_does_nothing() {
     let output = run(&[&arguments[..], &[several.path().to_str().unwrap()]].concat());
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(results(several.path()), rows);
+    // Nor do several that share each training.
+    let in_parts = |devices: &[&str]| {
+        let place = tempfile::tempdir().unwrap();
+        let arguments = ["run", TINY, "methods=aux-confidence", "--micro-batch", "5", "--results"];
+        let output = run(&[&arguments[..], &[place.path().to_str().unwrap()], devices].concat());
+        assert!(output.status.success(), "{}", text(&output));
+        results(place.path())
+    };
+    let shared = in_parts(&["--devices", "cpu,cpu,cpu,cpu", "--data-parallel", "2", "--per-device", "1"]);
+    assert_eq!(shared, in_parts(&["--device", "cpu"]));
 
     for (format, part) in [("markdown", "| Finetune"), ("csv", "Finetune"), ("latex", "\\toprule")] {
         let table = run(&["table", TINY, "--results", place, "--format", format]);
@@ -927,6 +937,21 @@ pub fn mistakes(scratch: &Path) -> Vec<Mistake> {
             grid: plain.clone(),
             arguments: vec!["--devices".to_owned(), "cpu,vulkan:99".to_owned()],
             says: &["docs/gpu.md"],
+        },
+        Mistake {
+            name: "devices that are no groups",
+            grid: plain.clone(),
+            arguments: "--devices cpu,cpu,cpu --data-parallel 2 --micro-batch 4"
+                .split(' ')
+                .map(str::to_owned)
+                .collect(),
+            says: &["3 devices are no groups of 2", "multiple of `--data-parallel`"],
+        },
+        Mistake {
+            name: "a shared training in parts of any size",
+            grid: plain.clone(),
+            arguments: "--devices cpu,cpu --data-parallel 2 --micro-batch auto".split(' ').map(str::to_owned).collect(),
+            says: &["does not know of devices that share", "--micro-batch 8"],
         },
         Mistake {
             name: "several devices that nobody names",

@@ -3,8 +3,8 @@
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
 //! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones. With
-//! `W2S_RECOMPUTE=1` blocks are computed again on the way back, and with `W2S_PRECISION=bf16` matrices are in bfloat16. With
-//! `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
+//! `W2S_RECOMPUTE=1` blocks are computed again on the way back, and with `W2S_PRECISION=bf16` matrices are in bfloat16. `W2S_DEVICE=cuda:0` takes a
+//! GPU in place of the CPU, and `W2S_MICRO_BATCH=N` sends N examples at a time through the model. With `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::error::Error;
@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
 use serde_json::json;
 use w2s_benches::peak_mb;
 use w2s_core::learner::{
@@ -46,17 +45,25 @@ fn minilm() -> serde_json::Value {
     })
 }
 
-/// The shape of Qwen2 with half a billion parameters.
-fn qwen2() -> serde_json::Value {
+/// Shapes of Qwen2, and of Qwen1.5 before it.
+fn qwen2(width: usize, inner: usize, layers: usize, [heads, kv_heads]: [usize; 2], tied: bool) -> serde_json::Value {
     json!({
-        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "intermediate_size": 4864, "max_position_embeddings": 128, "tie_word_embeddings": true,
+        "model_type": "qwen2", "vocab_size": 151936, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads, "intermediate_size": inner, "max_position_embeddings": 512, "tie_word_embeddings": tied,
     })
 }
 
 fn shapes() -> Vec<Shape> {
     let shape = |name, config, batch, lengths, language| Shape { name, config, batch, lengths, language, lora: false };
-    let lora = |name, config, batch| Shape { lora: true, ..shape(name, config, batch, (128, 128), false) };
+    let lora =
+        |name, config, batch, length| Shape { lora: true, ..shape(name, config, batch, (length, length), false) };
+    let gpt2_small = |positions: usize| {
+        let mut config = gpt2(50257, 768, 12, 12);
+        config["n_positions"] = positions.into();
+        config
+    };
+    let half = || qwen2(896, 4864, 24, [14, 2], true);
+    let (two, seven) = (|| qwen2(2048, 5504, 24, [16; 2], false), || qwen2(4096, 11008, 32, [32; 2], false));
     vec![
         shape("world-pretrain", gpt2(700, 128, 2, 4), 32, (12, 32), true),
         shape("world-finetune", gpt2(700, 128, 2, 4), 32, (12, 32), false),
@@ -65,9 +72,14 @@ fn shapes() -> Vec<Shape> {
         shape("gpt2", gpt2(50257, 768, 12, 12), 4, (64, 64), true),
         shape("gpt2-classifier", gpt2(50257, 768, 12, 12), 4, (64, 64), false),
         shape("gpt2-classifier-wide", gpt2(50257, 768, 12, 12), 16, (128, 128), false),
-        lora("gpt2-lora", gpt2(50257, 768, 12, 12), 16),
-        lora("qwen2-lora", qwen2(), 16),
-        lora("qwen2-lora-4", qwen2(), 4),
+        lora("gpt2-lora", gpt2_small(128), 16, 128),
+        lora("gpt2-lora-512", gpt2_small(512), 16, 512),
+        lora("qwen2-lora", half(), 16, 128),
+        lora("qwen2-lora-4", half(), 4, 128),
+        lora("qwen-1.8b-lora", two(), 32, 128),
+        lora("qwen-1.8b-lora-512", two(), 32, 512),
+        lora("qwen-7b-lora", seven(), 32, 128),
+        lora("qwen-7b-lora-512", seven(), 32, 512),
     ]
 }
 
@@ -152,7 +164,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         tell: Arc::new(|passage| eprintln!("{passage:?}")),
     });
     let recompute = std::env::var_os("W2S_RECOMPUTE").is_some();
-    let execution = Execution { predict_batch: shape.batch, recompute, checkpoints, ..Execution::default() };
+    let micro_batch = std::env::var("W2S_MICRO_BATCH").ok().map(|rows| rows.parse()).transpose()?;
+    let (device, name) = w2s_core::device::open(&std::env::var("W2S_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
+    let (predict_batch, looks_late) = (micro_batch.unwrap_or(shape.batch), name != "cpu");
+    let execution =
+        Execution { micro_batch, predict_batch, recompute, looks_late, checkpoints, ..Execution::default() };
     let precision: Precision = std::env::var("W2S_PRECISION").map_or(Ok(Precision::F32), |name| name.parse())?;
     let labels: Vec<Vec<f32>> =
         (0..rows.len()).map(|row| if row % 3 == 0 { vec![0.2, 0.8] } else { vec![0.9, 0.1] }).collect();
@@ -165,12 +181,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         // A model of its own for every repeat: one that is kept would be in memory twice, which no run does.
         let model = match (shape.lora, phase.as_str()) {
-            (true, "predict") => Transformer::init_frozen(&spec, 1, &Device::flex(), precision)?,
+            (true, "predict") => Transformer::init_frozen(&spec, 1, &device, precision)?,
             (true, _) => {
-                let model = Transformer::init_frozen(&spec, 1, &Device::flex().autodiff(), precision)?;
+                let model = Transformer::init_frozen(&spec, 1, &device.clone().autodiff(), precision)?;
                 model.with_lora(&Lora::default(), 1)?
             }
-            (false, _) => Transformer::init(&spec, 1, &Device::flex())?.in_precision(precision),
+            (false, _) => Transformer::init(&spec, 1, &device)?.in_precision(precision),
         };
         let head = |model| Classifier::new(model, &HeadConfig::default(), 2, 1, None);
         let (start, start_cpu) = (Instant::now(), processor_ms());

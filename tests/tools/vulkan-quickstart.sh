@@ -2,25 +2,27 @@
 # Runs small grids on the CPU and on a GPU that Vulkan knows, and compares them: losses step by step, what models say of the test, and metrics.
 # Mesa's software Vulkan will do; what was found is in docs/gpu.md.
 #
-#   tests/tools/vulkan-quickstart.sh [--install] [--device NAME] [--keep DIR] [GRID…]
+#   tests/tools/vulkan-quickstart.sh [--install] [--device NAME] [--binary FILE] [--keep DIR] [GRID…]
 #
 # --install    installs Mesa's driver and Vulkan's loader (Debian, root)
 # --device     what is compared with the CPU; vulkan:0 when absent
+# --binary     a w2s that knows the device, in place of one that is built
 # --keep       where results go, and stay; what is finished there is not done again
 # GRID         some of: quickstart selective words judged; all when absent
 #
 # Exit code: 0 if all agree to 1e-3, 1 if not.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-device=vulkan:0 place="" grids=()
+device=vulkan:0 w2s="" place="" grids=()
 while [ $# -gt 0 ]; do
   case $1 in
     --install)
       [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo "--install needs root and apt-get" >&2; exit 2; }
       DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1 vulkan-tools ;;
     --device) device=$2; shift ;;
+    --binary) w2s=$2; shift ;;
     --keep) place=$2; shift ;;
-    -*) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    -*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     *) grids+=("$1") ;;
   esac
   shift
@@ -32,8 +34,10 @@ if [ -z "$place" ]; then
 fi
 mkdir -p "$place/grids"
 
-cargo build --release --features wgpu
-w2s=$PWD/target/release/w2s
+if [ -z "$w2s" ]; then
+  cargo build --release --features wgpu
+  w2s=$PWD/target/release/w2s
+fi
 
 # The quickstart's world with a fifth of its animals and a tenth of its text, with P(IK) and graph smoothing beside its baselines.
 small=$place/grids/quickstart

@@ -170,6 +170,9 @@ pub struct RunArgs {
     /// Several devices of one kind, such as `cuda:0,cuda:1`: each is given stages as it gets free
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with_all = ["device", "workers"])]
     devices: Vec<String>,
+    /// Devices that share each training, each with parts of a batch: needs `--devices`, and `--micro-batch`, which says how large parts are
+    #[arg(long, value_name = "N", requires = "devices", requires = "micro_batch")]
+    data_parallel: Option<NonZeroUsize>,
     /// Stages at a time on each of the devices [default: half of the cores on the CPU, 1 on a GPU]
     #[arg(long, value_name = "N")]
     per_device: Option<NonZeroUsize>,
@@ -218,9 +221,19 @@ impl RunArgs {
         } else {
             numeric.choose_all(&self.devices)?
         };
+        let together = self.data_parallel.map_or(1, NonZeroUsize::get);
+        if together > 1 && numeric.is_auto() {
+            return Err(Error::new("`--micro-batch auto` does not know of devices that share a training")
+                .help("say how many examples each has at a time: `--micro-batch 8`"));
+        }
+        if !names.len().is_multiple_of(together) {
+            return Err(Error::new(format!("{} devices are no groups of {together}", names.len()))
+                .help("give `--devices` a multiple of `--data-parallel`"));
+        }
+        let groups = names.chunks(together).map(<[_]>::to_vec).collect();
         let stages = self.per_device.or(self.workers);
         let stages = stages.map_or_else(|| usual_workers(mode.device()), NonZeroUsize::get);
-        Ok((Devices { names, stages }, mode))
+        Ok((Devices { groups, stages }, mode))
     }
 }
 

@@ -56,8 +56,8 @@ pub struct RunOptions {
 /// Devices of one kind, each with room for so many stages at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Devices {
-    /// Their names: `cpu`, or `cuda:0` and `cuda:1`.
-    pub names: Vec<String>,
+    /// Their names: `cpu`, or `cuda:0` and `cuda:1`. Those of one group share each training, and are given stages as one device is.
+    pub groups: Vec<Vec<String>>,
     /// Stages at a time on each.
     pub stages: usize,
 }
@@ -65,17 +65,17 @@ pub struct Devices {
 impl Devices {
     /// One device.
     pub fn one(name: &str, stages: usize) -> Self {
-        Self { names: vec![name.to_owned()], stages }
+        Self { groups: vec![vec![name.to_owned()]], stages }
     }
 
     /// Stages at a time on all of them.
     pub fn workers(&self) -> usize {
-        self.names.len() * self.stages
+        self.groups.len() * self.stages
     }
 
     /// The device of the next stage, where some run on each already: the one with the fewest, and the first of those. None where all are full.
     fn free(&self, running: impl Iterator<Item = usize>) -> Option<usize> {
-        let mut busy = vec![0; self.names.len()];
+        let mut busy = vec![0; self.groups.len()];
         running.for_each(|device| busy[device] += 1);
         let (device, least) = busy.into_iter().enumerate().min_by_key(|(_, busy)| *busy)?;
         (least < self.stages).then_some(device)
@@ -92,6 +92,9 @@ pub struct Order<S = Box<dyn Stage>> {
     pub store: PathBuf,
     /// Where it runs.
     pub device: String,
+    /// Where else its trainings run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<String>,
     /// Examples per forward pass.
     pub micro_batch: Option<usize>,
     /// Whether the blocks of a model are computed again on the way back.
@@ -596,10 +599,13 @@ fn start(
     let log = log_of(logs, id);
     let stderr = File::create(&log).path("write a log", &log)?;
     let program = std::env::current_exe().path("find this program", "w2s")?;
+    let (name, beside) =
+        options.devices.groups[device].split_first().ok_or_else(|| Error::new("there is no device"))?;
     let order = Order {
         stage: &job.stage,
         store: store.root().to_owned(),
-        device: options.devices.names[device].clone(),
+        device: name.clone(),
+        beside: beside.to_vec(),
         micro_batch: job.micro_batch,
         recompute: options.recompute,
         precision: options.precision,
@@ -703,8 +709,10 @@ pub fn obey(stop: &Stop, say: impl Fn(&Word) + Clone + Send + Sync + 'static) ->
         store.take(&input)?;
     }
     let (device, name) = crate::device::open(&order.device)?;
+    let beside = order.beside.iter().map(|name| crate::device::open(name).map(|(device, _)| device));
     let execution = Execution {
         micro_batch: order.micro_batch,
+        beside: beside.collect::<Result<_>>()?,
         recompute: order.recompute,
         precision: order.precision,
         looks_late: crate::device::kind_of(&name) != "cpu",
@@ -765,8 +773,8 @@ mod tests {
 
     #[test]
     fn stages_go_to_the_device_with_the_fewest() {
-        let names = ["cuda:0", "cuda:1", "cuda:2"].map(str::to_owned);
-        let devices = Devices { names: names.to_vec(), stages: 2 };
+        let names = ["cuda:0", "cuda:1", "cuda:2"].map(|name| vec![name.to_owned()]);
+        let devices = Devices { groups: names.to_vec(), stages: 2 };
         assert_eq!(devices.workers(), 6);
         let mut running = Vec::new();
         while let Some(device) = devices.free(running.iter().copied()) {
@@ -782,7 +790,7 @@ mod tests {
         assert_eq!(Devices::one("cpu", 1).free([0].into_iter()), None);
         assert_eq!(Devices::one("cpu", 2).free([0].into_iter()), Some(0));
         // The same device twice is two of them.
-        let twice = Devices { names: vec!["cpu".to_owned(); 2], stages: 1 };
+        let twice = Devices { groups: vec![vec!["cpu".to_owned()]; 2], stages: 1 };
         assert_eq!((twice.free([0].into_iter()), twice.free([0, 1].into_iter())), (Some(1), None));
     }
 }

@@ -21,6 +21,7 @@ use super::{
     encoded::{ABSENT, Encoded, parts},
     evaluate::{Evaluate, Halfway},
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
+    parallel::Shared,
     predict::embed,
     reading::Reading,
     recipe::Recipe,
@@ -254,6 +255,7 @@ pub fn train_classifier(
         evaluate: objective.evaluate,
         method: method.clone(),
         head: Mutex::default(),
+        shared: Shared::new(&model, &execution.beside),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
         recompute: execution.recompute,
@@ -309,6 +311,7 @@ struct Classification {
     method: Arc<Method>,
     /// The moving average of the head `[H, K]`, once there is one.
     head: Mutex<Option<Tensor<2>>>,
+    shared: Shared<Classifier>,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
@@ -327,6 +330,17 @@ impl Output {
     /// The same without gradients, on the plain device.
     fn detached(&self) -> Self {
         Self { logits: self.logits.clone().inner(), embedding: self.embedding.clone().inner() }
+    }
+
+    /// The same on a device.
+    fn on(self, device: &Device) -> Self {
+        Self { logits: self.logits.to_device(device), embedding: self.embedding.to_device(device) }
+    }
+
+    /// What the model says about the rows of all parts.
+    fn of(parts: Vec<Self>) -> Self {
+        let (logits, embeddings) = parts.into_iter().map(|part| (part.logits, part.embedding)).unzip();
+        Self { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
     }
 }
 
@@ -351,6 +365,11 @@ impl Decision {
         }
     }
 
+    /// The same on a device.
+    fn on(self, device: &Device) -> Self {
+        Self { targets: self.targets.to_device(device), weights: self.weights.to_device(device), ..self }
+    }
+
     fn equals(&self, other: &Self) -> bool {
         let values = |decision: &Self| (decision.targets.to_data(), decision.weights.to_data());
         values(self) == values(other)
@@ -358,10 +377,10 @@ impl Decision {
 }
 
 impl Classification {
-    /// What the model says about some rows, and the way back.
-    fn forward<'m>(&self, model: &'m Classifier, rows: &[u32]) -> (Output, Tape<'m>) {
+    /// What the model, on a plain device, says about some rows, and the way back.
+    fn forward<'m>(&self, model: &'m Classifier, device: &Device, rows: &[u32]) -> (Output, Tape<'m>) {
         let (embedding, tape) = match &self.fixed {
-            Some(table) => (table.tensor(rows, &self.device), Tape::default()),
+            Some(table) => (table.tensor(rows, device), Tape::default()),
             None => model.embed_with(&self.data.tokens(rows), self.recompute),
         };
         let logits = self.data.logits(rows, model.logits(embedding.clone()).cast(FloatDType::F32));
@@ -401,26 +420,23 @@ impl Classification {
     }
 
     /// Gradients of λ times the judge's loss on its examples of this step, if there are any, and the number of their tokens.
-    fn learn_to_judge(&self, model: &Classifier, step: usize) -> Option<(GradientsParams, usize)> {
-        let Judging { along: Along { data, lambda, .. }, labels, order } = self.judging.as_ref()?;
-        if *lambda == 0.0 {
-            return None;
-        }
-        let rows = order.minibatch(step)?.rows;
-        let mut accumulator = GradientsAccumulator::new();
-        let mut count = 0;
-        for part in parts(rows.len(), self.micro_batch) {
+    fn learn_to_judge(&self, model: &Classifier, step: usize) -> Result<Option<(GradientsParams, usize)>> {
+        let judging = self.judging.as_ref().filter(|judging| judging.along.lambda != 0.0);
+        let Some(Judging { along: Along { data, lambda, .. }, labels, order }) = judging else { return Ok(None) };
+        let Some(Minibatch { rows, .. }) = order.minibatch(step) else { return Ok(None) };
+        let parts = parts(rows.len(), self.micro_batch);
+        let (grads, counts) = self.shared.gradients(model, &parts, |model, device, part| {
             let part = &rows[part];
             let tokens = data.tokens(part);
-            count += tokens.ids.len();
+            let count = tokens.ids.len();
             let (embedding, tape) = model.embed_with(&tokens, self.recompute);
             let embedding = data.mean(part, embedding);
-            let logits = model.judge_logits(embedding)?.cast(FloatDType::F32);
-            let losses = math::cross_entropy(labels.tensor(part, &self.device), logits);
+            let logits = model.judge_logits(embedding).ok_or_else(|| Error::new("the model has no judge"))?;
+            let losses = math::cross_entropy(labels.tensor(part, device), logits.cast(FloatDType::F32));
             let loss = losses.sum().mul_scalar(lambda / rows.len() as f64);
-            accumulator.accumulate(model, tape.gradients(model, loss.backward()));
-        }
-        Some((accumulator.grads(), count))
+            Ok((tape.gradients(model, loss.backward()), count))
+        })?;
+        Ok(Some((grads, counts.into_iter().sum())))
     }
 
     /// Selector, refiner and the loss's targets, over the whole batch.
@@ -464,31 +480,28 @@ impl Classification {
         minibatch: &Minibatch,
         parts: &[Range<usize>],
         decision: &Decision,
-    ) -> (Output, Tensor<1>, GradientsParams) {
+    ) -> Result<(Output, Tensor<1>, GradientsParams)> {
         let total = total(&decision.weights);
-        let mut accumulator = GradientsAccumulator::new();
-        let (mut logits, mut embeddings, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-        for part in parts {
-            let (output, tape) = self.forward(model, &minibatch.rows[part.clone()]);
-            let seen = output.detached();
-            logits.push(seen.logits);
-            embeddings.push(seen.embedding);
-            let way = (output.logits, tape);
-            let (rows, grads) = self.backward(model, way, decision.part(part), total.clone(), &minibatch.progress);
-            losses.push(rows);
-            accumulator.accumulate(model, grads);
-        }
-        let seen = Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) };
-        (seen, Tensor::cat(losses, 0), accumulator.grads())
+        let (grads, found) = self.shared.gradients(model, parts, |model, device, part| {
+            let (output, tape) = self.forward(model, device, &minibatch.rows[part.clone()]);
+            let seen = output.detached().on(&self.device);
+            let (way, decision, total) = ((output.logits, tape), decision.part(&part).on(device), total.clone());
+            let (losses, grads) = self.backward(model, way, decision, total.to_device(device), &minibatch.progress);
+            Ok((grads, (seen, losses.to_device(&self.device))))
+        })?;
+        let (seen, losses): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        Ok((Output::of(seen), Tensor::cat(losses, 0), grads))
     }
 
     /// Logits and embeddings of the whole batch, without gradients.
-    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Output {
-        // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
-        let model = model.valid();
-        let outputs = parts.iter().map(|part| self.forward(&model, &minibatch.rows[part.clone()]).0);
-        let (logits, embeddings) = outputs.map(|output| (output.logits, output.embedding)).unzip();
-        Output { logits: Tensor::cat(logits, 0), embedding: Tensor::cat(embeddings, 0) }
+    fn observe(&self, model: &Classifier, minibatch: &Minibatch, parts: &[Range<usize>]) -> Result<Output> {
+        let mut outputs = Vec::with_capacity(parts.len());
+        let of = |model: &Classifier, device: &Device, part: Range<usize>| {
+            // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
+            Ok(self.forward(&model.valid(), device, &minibatch.rows[part]).0.on(&self.device))
+        };
+        self.shared.each(model, parts, of, |output| outputs.push(output))?;
+        Ok(Output::of(outputs))
     }
 }
 
@@ -547,7 +560,7 @@ impl Work for Classification {
         let parts = parts(minibatch.rows.len(), self.micro_batch);
         let labels = self.labels.tensor(&minibatch.rows, &self.device);
         let (logits, weights, losses, mut grads, choices) = if parts.len() == 1 {
-            let (output, tape) = self.forward(model, &minibatch.rows);
+            let (output, tape) = self.forward(model, &self.device, &minibatch.rows);
             let seen = output.detached();
             let logits = seen.logits.clone();
             let mut decision = self.decide(model, minibatch, seen, &labels);
@@ -564,22 +577,22 @@ impl Work for Classification {
                 choices: Vec::new(),
             };
             let guess = self.labels_are_targets.load(Ordering::Relaxed);
-            let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed));
+            let guessed = guess.then(|| self.accumulate(model, minibatch, &parts, &assumed)).transpose()?;
             let seen = match &guessed {
                 Some((seen, ..)) => seen.detached(),
-                None => self.observe(model, minibatch, &parts),
+                None => self.observe(model, minibatch, &parts)?,
             };
             let decision = self.decide(model, minibatch, seen, &labels);
             let right = (guess || at.step == 0) && decision.equals(&assumed);
             self.labels_are_targets.store(right, Ordering::Relaxed);
             let (seen, losses, grads) = match guessed.filter(|_| right) {
                 Some(done) => done,
-                None => self.accumulate(model, minibatch, &parts, &decision),
+                None => self.accumulate(model, minibatch, &parts, &decision)?,
             };
             (seen.logits, decision.weights, losses, grads, decision.choices)
         };
         let mut tokens: usize = minibatch.rows.iter().map(|&row| self.data.length(row as usize)).sum();
-        if let Some((more, count)) = self.learn_to_judge(model, at.step) {
+        if let Some((more, count)) = self.learn_to_judge(model, at.step)? {
             let mut accumulator = GradientsAccumulator::new();
             accumulator.accumulate(model, grads);
             accumulator.accumulate(model, more);

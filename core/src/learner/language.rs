@@ -1,12 +1,10 @@
 //! Training a language model on documents or on a task's own texts, and how a loss on tokens reaches a language model's parameters.
 
-use burn::{
-    optim::{GradientsAccumulator, GradientsParams},
-    tensor::Tensor,
-};
+use burn::{optim::GradientsParams, tensor::Tensor};
 
 use super::{
     encoded::{Encoded, parts},
+    parallel::Shared,
     reading::Reading,
     recipe::Recipe,
     run::{DIVERGED, Execution, Looked, Step, Trained, Work, train},
@@ -84,7 +82,7 @@ fn next_token(
 ) -> Result<Trained<Transformer>> {
     let sampler = Sampler::new(&inputs.lengths(), recipe.batch_size, recipe.epochs, recipe.order, seed)?;
     let Execution { micro_batch, recompute, .. } = *execution;
-    let work = NextToken { inputs, targets, micro_batch, recompute };
+    let work = NextToken { inputs, targets, shared: Shared::new(&model, &execution.beside), micro_batch, recompute };
     train(model, work, sampler, recipe, execution)
 }
 
@@ -108,6 +106,7 @@ struct NextToken {
     inputs: Encoded,
     /// All tokens of a sequence but the first.
     targets: Encoded,
+    shared: Shared<Transformer>,
     micro_batch: Option<usize>,
     recompute: bool,
 }
@@ -123,19 +122,17 @@ impl Work for NextToken {
 
     fn step(&self, model: &Transformer, minibatch: &Minibatch) -> Result<Step<()>> {
         let total = minibatch.rows.iter().map(|&row| self.inputs.length(row as usize)).sum();
-        let mut accumulator = GradientsAccumulator::new();
-        let mut losses = Vec::new();
-        for part in parts(minibatch.rows.len(), self.micro_batch) {
+        let parts = parts(minibatch.rows.len(), self.micro_batch);
+        let (grads, losses) = self.shared.gradients(model, &parts, |model, _, part| {
             let rows = &minibatch.rows[part];
             let states = model.hidden_with(&self.inputs.tokens(rows), self.recompute);
             // The mean over all positions of the batch, summed over those of some rows.
             let mean = |tokens: &TokenView| Ok(tokens.cross_entropy().sum().div_scalar(total as f64));
             let learnt = learn_tokens(model, states, &self.targets.tokens(rows).ids, mean)?;
-            losses.push(learnt.loss);
-            accumulator.accumulate(model, learnt.grads);
-        }
+            Ok((learnt.grads, self.shared.home(learnt.loss)))
+        })?;
         let numbers = Reading::of(Tensor::cat(losses, 0));
-        Ok(Step { grads: accumulator.grads(), numbers, told: (), tokens: total, choices: Vec::new() })
+        Ok(Step { grads, numbers, told: (), tokens: total, choices: Vec::new() })
     }
 
     fn look(&self, (): (), losses: &[f32]) -> Result<Looked> {

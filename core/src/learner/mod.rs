@@ -22,6 +22,7 @@ mod language;
 mod memory;
 mod method;
 mod optimizer;
+mod parallel;
 mod predict;
 mod progress;
 mod reading;
@@ -34,9 +35,9 @@ mod tests;
 #[cfg(test)]
 mod tests_checkpoint;
 #[cfg(test)]
-mod tests_generate;
+mod tests_execution;
 #[cfg(test)]
-mod tests_recompute;
+mod tests_generate;
 #[cfg(test)]
 mod tests_words;
 mod words;

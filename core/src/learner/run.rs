@@ -42,6 +42,9 @@ pub struct Execution {
     /// Rows that go through the model at once when it predicts, at most. Products of small matrices add in another order, so it
     /// changes last digits, too.
     pub predict_batch: usize,
+    /// Further devices, which share the parts of each batch with the model's own: it trains on all of them. They change no result where they round as
+    /// that one does.
+    pub beside: Vec<Device>,
     /// Compute the blocks of a model again on the way back, in place of keeping what they computed: less memory, more time, the same bits.
     pub recompute: bool,
     /// In which numbers the matrices of models are, as models that were [read](crate::model::Pretrained) know themselves.
@@ -62,6 +65,7 @@ impl Default for Execution {
         Self {
             micro_batch: None,
             predict_batch: PREDICT_BATCH,
+            beside: Vec::new(),
             recompute: false,
             precision: Precision::default(),
             looks_late: false,

@@ -3,11 +3,10 @@
 //! The way of one step: [`Batch`] (answers as columns, detached) → selector → refiner, which say whose answer of each row is learnt and how much
 //! it counts → those answers after their prompts, in parts → loss per answer token → [`learn_tokens`] → sum of the parts' gradients.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use burn::{
     module::Module,
-    optim::GradientsAccumulator,
     tensor::{Device, Tensor, TensorData},
 };
 use schemars::JsonSchema;
@@ -21,6 +20,7 @@ use super::{
     evaluate::{Evaluate, Halfway},
     language::learn_tokens,
     method::{Memories, Method, Table, examples, left_out, tables, with_columns, wrong_weights},
+    parallel::Shared,
     reading::Reading,
     recipe::Recipe,
     run::{Choice, DIVERGED, Execution, Looked, Step, Trained, Work, device_of, train},
@@ -146,6 +146,7 @@ pub fn train_words(
         mean: texts.answering.mean,
         evaluate: objective.evaluate,
         method: method.clone(),
+        shared: Shared::new(&model, &execution.beside),
         device: device_of(&model),
         micro_batch: execution.micro_batch,
         recompute: execution.recompute,
@@ -222,6 +223,7 @@ struct Words {
     method: Arc<Method>,
     /// Whether somebody wants to know what the model makes of each answer before the step.
     looks: bool,
+    shared: Shared<Transformer>,
     /// The plain device.
     device: Device,
     micro_batch: Option<usize>,
@@ -244,25 +246,27 @@ impl Words {
 
     /// Mean log p of a token of each answer of the batch, `[B, M]` row by row.
     fn look(&self, model: &Transformer, rows: &[u32]) -> Result<Vec<f32>> {
-        // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
-        let model = model.valid();
-        let head = model.vocabulary()?;
         let items: Vec<Item> = rows
             .iter()
             .flat_map(|&row| (0..self.answers.len()).map(move |column| Item { row, column, weight: 1.0 }))
             .collect();
         let mut means = Vec::with_capacity(items.len());
-        for part in parts(items.len(), self.micro_batch) {
+        let parts = parts(items.len(), self.micro_batch);
+        let of = |model: &Transformer, _: &Device, part: Range<usize>| {
+            // On the plain device: a forward pass on the autodiff device keeps its graph until somebody goes backward.
+            let model = model.valid();
             let items = &items[part];
             let ((states, _), labels) = self.states(&model, items);
-            let said = math::to_host(math::column(ops::token_statistics(states, &head, &labels), 0));
+            let said = math::to_host(math::column(ops::token_statistics(states, &model.vocabulary()?, &labels), 0));
             let mut said = said.as_slice();
-            for item in items {
+            let mean = |item| {
                 let (own, rest) = said.split_at(self.answer(item).len());
-                means.push((own.iter().copied().map(f64::from).sum::<f64>() / own.len() as f64) as f32);
                 said = rest;
-            }
-        }
+                (own.iter().copied().map(f64::from).sum::<f64>() / own.len() as f64) as f32
+            };
+            Ok(items.iter().map(mean).collect::<Vec<_>>())
+        };
+        self.shared.each(model, &parts, of, |of_part| means.extend(of_part))?;
         Ok(means)
     }
 
@@ -348,9 +352,8 @@ impl Work for Words {
         let at = &minibatch.progress;
         let (items, choices) = self.decide(model, minibatch)?;
         let shares = self.shares(&items);
-        let mut accumulator = GradientsAccumulator::new();
-        let mut columns = Vec::new();
-        for part in parts(items.len(), self.micro_batch) {
+        let parts = parts(items.len(), self.micro_batch);
+        let (grads, columns) = self.shared.gradients(model, &parts, |model, device, part| {
             let (items, shares) = (&items[part.clone()], &shares[part]);
             let (states, labels) = self.states(model, items);
             let weights: Vec<f32> = items
@@ -358,7 +361,7 @@ impl Work for Words {
                 .zip(shares)
                 .flat_map(|(item, share)| std::iter::repeat_n(*share as f32, self.answer(item).len()))
                 .collect();
-            let weights = Tensor::<1>::from_floats(weights.as_slice(), &self.device);
+            let weights = Tensor::<1>::from_floats(weights.as_slice(), device);
             let mut of_tokens = None;
             let learnt = learn_tokens(model, states, &labels, |tokens| {
                 let losses = self.method.loss().tokens(tokens, at);
@@ -367,14 +370,14 @@ impl Work for Words {
                 of_tokens = Some(losses.clone().inner());
                 Ok(ops::total(losses * weights))
             })?;
-            accumulator.accumulate(model, learnt.grads);
             let losses = of_tokens.unwrap_or_else(|| learnt.loss.clone()).unsqueeze_dim::<2>(1);
-            columns.push(Tensor::cat(vec![losses, learnt.numbers.narrow(1, 0, 2)], 1));
-        }
+            let table = Tensor::cat(vec![losses, learnt.numbers.narrow(1, 0, 2)], 1);
+            Ok((learnt.grads, self.shared.home(table)))
+        })?;
         // Everything that the host looks at, in one transfer: loss, log p of the label, log p of the likeliest.
         let numbers = Reading::of(Tensor::cat(columns, 0));
         let tokens = items.iter().map(|item| self.input(item).len()).sum();
-        Ok(Step { grads: accumulator.grads(), numbers, told: (items, shares), tokens, choices })
+        Ok(Step { grads, numbers, told: (items, shares), tokens, choices })
     }
 
     fn look(&self, (items, shares): Self::Told, table: &[f32]) -> Result<Looked> {

@@ -1,4 +1,5 @@
-//! Trainings whose blocks are computed again on the way back: the bits of those that keep everything.
+//! Trainings whose blocks are computed again on the way back, and those that several devices share: the bits of those that one device makes, which
+//! keeps everything.
 
 use burn::{module::Module, tensor::Device};
 
@@ -12,14 +13,21 @@ use crate::{
     model::{Classifier, HeadConfig, Lora, Transformer},
 };
 
-/// Trains with and without computing blocks again, in one part and in several: models and logs are the same to the bit, and not those of `start`.
+/// Trains with and without computing blocks again, on one device and on several, in one part and in several: models and logs are the same to the bit,
+/// and not those of `start`.
 fn same<M: Module>(start: &M, train: impl Fn(&Execution) -> Result<Trained<M>>) {
     for micro_batch in [None, Some(3)] {
-        let done = |recompute| train(&Execution { micro_batch, recompute, ..Execution::default() }).unwrap();
-        let (kept, again) = (done(false), done(true));
-        assert_eq!(bits(&kept.model), bits(&again.model));
-        assert_eq!(kept.log, again.log);
-        assert_ne!(bits(&kept.model), bits(start));
+        let done = |recompute, beside| {
+            let beside = vec![Device::flex(); beside];
+            train(&Execution { micro_batch, beside, recompute, ..Execution::default() }).unwrap()
+        };
+        let plain = done(false, 0);
+        assert_ne!(bits(&plain.model), bits(start));
+        for (recompute, beside) in [(true, 0), (false, 1), (true, 2), (false, 9)] {
+            let other = done(recompute, beside);
+            assert_eq!(bits(&plain.model), bits(&other.model), "{recompute} {beside}");
+            assert_eq!(plain.log, other.log, "{recompute} {beside}");
+        }
     }
 }
 
