@@ -38,24 +38,36 @@ pub(super) fn list_metal() -> Result<Vec<Found>> {
     Ok(found(Backend::Metal, Device::metal))
 }
 
-/// The devices of an interface: discrete GPUs, integrated ones, virtual ones, and a software renderer, each in the order of the driver.
+/// The devices of an interface.
 fn found(interface: Backend, device: fn(DeviceKind) -> Device) -> Vec<Found> {
-    let (mut discrete, mut integrated, mut virtuals, mut software) = (vec![], vec![], vec![], vec![]);
-    for AdapterInfo { name, device_type, .. } in adapters(interface) {
+    let adapters = adapters(interface).into_iter().map(|AdapterInfo { name, device_type, .. }| (name, device_type));
+    let kinds = kinds(adapters).into_iter();
+    kinds.map(|(kind, software)| Found { device: device(kind), software }).collect()
+}
+
+/// What Burn calls adapters: discrete GPUs, integrated ones, virtual ones, and a software renderer, which has its name with it; each in the order of
+/// the driver.
+fn kinds(adapters: impl Iterator<Item = (String, DeviceType)>) -> Vec<(DeviceKind, Option<String>)> {
+    let (mut discrete, mut integrated, mut virtuals, mut others, mut software) = (0, 0, 0, 0, None);
+    for (name, device_type) in adapters {
         match device_type {
-            DeviceType::DiscreteGpu => discrete.push(DeviceKind::DiscreteGpu(discrete.len())),
-            DeviceType::IntegratedGpu => integrated.push(DeviceKind::IntegratedGpu(integrated.len())),
-            DeviceType::VirtualGpu => virtuals.push(DeviceKind::VirtualGpu(virtuals.len())),
-            DeviceType::Cpu => software.push(name),
-            // Burn has no name for what says nothing of itself.
-            DeviceType::Other => {}
+            DeviceType::DiscreteGpu => discrete += 1,
+            DeviceType::IntegratedGpu => integrated += 1,
+            DeviceType::VirtualGpu => virtuals += 1,
+            DeviceType::Other => others += 1,
+            // Burn counts no more than one of these.
+            DeviceType::Cpu => software = software.or(Some(name)),
         }
     }
-    let gpus = discrete.into_iter().chain(integrated).chain(virtuals);
-    let gpus = gpus.map(|kind| Found { device: device(kind), software: None });
-    // Burn counts no more than one of these.
-    let software = software.into_iter().take(1);
-    gpus.chain(software.map(|name| Found { device: device(DeviceKind::Cpu), software: Some(name) })).collect()
+    let gpus = (0..discrete).map(DeviceKind::DiscreteGpu);
+    let gpus = gpus.chain((0..integrated).map(DeviceKind::IntegratedGpu));
+    let mut kinds: Vec<_> = gpus.chain((0..virtuals).map(DeviceKind::VirtualGpu)).map(|kind| (kind, None)).collect();
+    // OpenGL's drivers do not always say what they are, and Burn has no number for those: the one it takes unasked is one where there is nothing better.
+    if kinds.is_empty() && others > 0 {
+        kinds.push((DeviceKind::DefaultDevice, None));
+    }
+    kinds.extend(software.map(|name| (DeviceKind::Cpu, Some(name))));
+    kinds
 }
 
 /// What the drivers of an interface know, in their order.
@@ -70,5 +82,30 @@ fn adapters(interface: Backend) -> Vec<AdapterInfo> {
     match pin!(instance.enumerate_adapters(interface.into())).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(adapters) => adapters.iter().map(|adapter| adapter.get_info()).collect(),
         Poll::Pending => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_come_before_software_and_each_sort_has_its_own_numbers() {
+        use DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
+        let of = |types: &[DeviceType]| {
+            kinds(types.iter().enumerate().map(|(index, device_type)| (format!("adapter {index}"), *device_type)))
+        };
+        assert_eq!(
+            of(&[Cpu, IntegratedGpu, DiscreteGpu, Other, VirtualGpu, Cpu, DiscreteGpu]),
+            [
+                (DeviceKind::DiscreteGpu(0), None),
+                (DeviceKind::DiscreteGpu(1), None),
+                (DeviceKind::IntegratedGpu(0), None),
+                (DeviceKind::VirtualGpu(0), None),
+                (DeviceKind::Cpu, Some("adapter 0".to_owned())),
+            ]
+        );
+        assert_eq!(of(&[Other, Other]), [(DeviceKind::DefaultDevice, None)]);
+        assert_eq!(of(&[]), []);
     }
 }
