@@ -260,6 +260,14 @@ fn a_sweep_is_one_method_for_each_value() {
     let value = |method: &str| accuracies(method)[0].split(',').nth(15).unwrap().to_owned();
     assert_eq!(value("gce"), value("gce loss.q=0.7"), "0.7 is the default");
     assert_ne!(value("gce"), value("gce loss.q=0.2"));
+    let swept = value("gce loss.q=0.2");
+    // A loss by its own name is a method, too.
+    let changed = ["methods=gce", "grid.seeds=[0]", "method.gce.loss.q=0.2"];
+    let output = run(&[&["run", TINY, "--results", place, "--device", "cpu"], &changed[..]].concat());
+    assert!(output.status.success(), "{}", text(&output));
+    let rows = results(folder.path());
+    let row = rows.lines().find(|row| row.contains(",gce,0,,test,brier,")).unwrap();
+    assert_eq!(row.split(',').nth(15), Some(&*swept));
 }
 
 #[test]
@@ -388,6 +396,10 @@ fn every_choice_of_selective_generalization_is_a_key_that_changes_something() {
         rows.lines().filter(|row| row.contains(",mine,")).all(|row| row.contains(",true,")),
         "leakage is not flagged"
     );
+
+    // What changes a method that the grid does not write changes the one of the library, and nothing else of it.
+    let of_library = ["methods=selective", "method.selective.selector.gamma=0.45"];
+    assert_eq!(selective(folder.path(), &of_library).0, base.0);
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::{
     Error, Result,
     document::Document,
     error::{ErrorKind, panic_message},
-    grid::{Library, embedded_grid},
+    grid::{Library, embedded_grid, with_changes},
     last_words::{self, Role},
 };
 
@@ -170,7 +170,7 @@ impl GridArgs {
                 .help("give the path of a TOML file, or `quickstart`, which comes with w2s"));
         };
         let library = Library::beside(document.file());
-        Ok((document.with_overrides(&self.changes)?, library))
+        Ok((with_changes(document, &library, &self.changes)?, library))
     }
 }
 

@@ -21,6 +21,7 @@ mod shapes;
 pub mod slurm;
 mod why;
 
+pub(crate) use config::with_changes;
 pub use config::{Data, Grid, Method, ModelConfig, ModelFile, On, Pair, Phase, Pretrain, Suite, Together};
 pub use desk::open_world;
 pub use failures::{Failures, Record};

@@ -1,6 +1,9 @@
 //! Methods: `[method.NAME]`, `configs/methods.toml`, and `[sweep]`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -15,7 +18,10 @@ use crate::{
     Error, Result,
     document::{Document, Section, did_you_mean},
     error::Place,
-    grid::columns::{self, Asked, Auxiliary, Column},
+    grid::{
+        columns::{self, Asked, Auxiliary, Column},
+        library::Library,
+    },
     stage::Aim,
     strategy::{
         self, Ask, ConfiguredLoss, ConfiguredRefiner, ConfiguredSelector, ConfiguredSupervisor, Invalid, Kind,
@@ -339,6 +345,37 @@ impl EndPhase {
     }
 }
 
+/// A grid's file with changes from the command line. One that reaches into a method of `configs/methods.toml`, or into a loss by its own name,
+/// changes that: what it does not speak of stays.
+///
+/// # Errors
+/// As [`Document::with_overrides`], or a `methods.toml` that cannot be read.
+pub(crate) fn with_changes(mut document: Document, library: &Library, changes: &[String]) -> Result<Document> {
+    let shelf = library.open_file(Path::new("methods.toml")).transpose()?;
+    for change in changes {
+        let path = change.trim_start_matches(['~', '+']).split('=').next().unwrap_or_default();
+        let keys: Vec<&str> = path.split('.').map(|key| key.trim().trim_matches('"')).collect();
+        if let ["method", name, _, ..] = keys[..]
+            && let Some(written) = written_out(name, &document, shelf.as_ref())?
+        {
+            document = document.with_overrides(&[written])?;
+        }
+        document = document.with_overrides(std::slice::from_ref(change))?;
+    }
+    Ok(document)
+}
+
+/// The change that writes a method into the grid, where it is not written there: as it stands on the shelf, or as the loss of its name.
+fn written_out(name: &str, document: &Document, shelf: Option<&Document>) -> Result<Option<String>> {
+    let in_grid = document.root().get("method").is_some_and(|all| all.get(name).is_some());
+    let on_shelf = shelf.and_then(|shelf| shelf.root().get("method")).map(|all| all.get(name).map(|it| it.to_table()));
+    Ok(match on_shelf.flatten().transpose()? {
+        _ if in_grid => None,
+        Some(table) => Some(format!("method.{name:?}={}", toml::Value::Table(table))),
+        None => strategy::find(Kind::Loss, name).map(|_| format!("method.{name:?}.loss.type={name:?}")),
+    })
+}
+
 /// `[sweep]`: a method's table → parameter → values. Each value gives one more method, `METHOD PARAMETER=VALUE`, everything else left alone.
 pub(super) fn sweeps(
     document: &Document,
@@ -353,14 +390,7 @@ pub(super) fn sweeps(
             let help = did_you_mean(&name, methods.iter().map(|method| method.name.as_str()));
             return Err(parameters.error(format!("`{name}` is swept and not among `methods`")).help(help));
         };
-        // Where the method is written is where its variant is.
-        let written = |document: &Document| document.root().get("method").is_some_and(|all| all.get(&name).is_some());
-        let (home, mut changes) = match shelf.filter(|shelf| !written(document) && written(shelf)) {
-            Some(shelf) => (shelf, vec![]),
-            None if written(document) => (document, vec![]),
-            // A loss by its own name.
-            None => (document, vec![format!("method.{name}.loss.type={name:?}")]),
-        };
+        let mut changes: Vec<String> = written_out(&name, document, shelf)?.into_iter().collect();
         for (parameter, values) in parameters.entries() {
             for value in values.items()? {
                 let text = value.to_json();
@@ -373,7 +403,7 @@ pub(super) fn sweeps(
                     }
                 };
                 changes.push(format!("method.{name}.{parameter}={text}"));
-                let changed = home.clone().with_overrides(&changes).map_err(at)?;
+                let changed = document.clone().with_overrides(&changes).map_err(at)?;
                 changes.pop();
                 let own = changed.root().get("method");
                 let mut method = Method::read(&name, own.as_ref(), None, &At(value.clone()), shared).map_err(at)?;

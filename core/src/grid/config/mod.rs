@@ -21,6 +21,7 @@ pub(in crate::grid) use file::{
     GridFile, MethodName, MethodsFile, ModelName, SuiteFile, SuiteName, TaskName, WithColumns, WorldName,
 };
 pub use knowing::{Hardness, SelfLabels, SelfSource};
+pub(crate) use method::with_changes;
 pub use method::{EndPhase, Method, Phase};
 pub(super) use model::recipe_table;
 pub use model::{ModelConfig, ModelFile, Pretrain};
