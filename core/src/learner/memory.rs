@@ -98,19 +98,23 @@ impl Workload<'_> {
             Purpose::Tokens { .. } => 0,
         };
         let (parameters, trained) = (model.parameters + of_head, model.trained.total() + of_head);
+        // Bytes.
         let moments = match self.recipe.optimizer {
-            Optimizer::Adam | Optimizer::Adamw => 2 * trained,
+            Optimizer::Adam | Optimizer::Adamw => 2 * FLOAT * trained,
+            Optimizer::Adam8bit | Optimizer::Adamw8bit => {
+                model.learnt.iter().chain([&of_head]).map(|numbers| ops::Adam8bit::bytes(*numbers)).sum()
+            }
             Optimizer::Sgd => {
                 if self.recipe.momentum == 0.0 {
                     0
                 } else {
-                    trained
+                    FLOAT * trained
                 }
             }
-            Optimizer::Adafactor => model.factored + of_head.min(2 * model.hidden),
+            Optimizer::Adafactor => FLOAT * (model.factored + of_head.min(2 * model.hidden)),
         };
         let weights = FLOAT * parameters - self.narrower(&model);
-        let resident = weights.div_ceil(FLOAT) + moments;
+        let resident = (weights + moments).div_ceil(FLOAT);
         let batch = self.recipe.batch_size.max(1);
         let rows = self.micro_batch.unwrap_or(batch).clamp(1, batch);
         let own = self.pass(&model, rows, self.longest);
@@ -126,7 +130,7 @@ impl Workload<'_> {
             trained,
             weights,
             gradients: FLOAT * trained,
-            moments: FLOAT * moments,
+            moments,
             activations: FLOAT * own.kept,
             logits: FLOAT * own.logits,
             peak: FLOAT * peak,

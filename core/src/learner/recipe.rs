@@ -21,10 +21,23 @@ pub enum Optimizer {
     Adam,
     /// AdamW as in PyTorch: the decay is decoupled from the gradient.
     Adamw,
+    /// `adam` with moments in 8 bits a number, by blocks of 256 as in bitsandbytes; tensors with fewer than 4096 numbers keep float32.
+    #[serde(rename = "adam-8bit")]
+    Adam8bit,
+    /// `adamw` with moments in 8 bits a number, as `adam-8bit`.
+    #[serde(rename = "adamw-8bit")]
+    Adamw8bit,
     /// Adafactor as in `torch_optimizer`: with `relative_step`, its own step size instead of the learning rate.
     Adafactor,
     /// Stochastic gradient descent as in PyTorch, with `momentum`.
     Sgd,
+}
+
+impl Optimizer {
+    /// Whether weight decay shrinks parameters instead of joining the gradient.
+    fn decouples(self) -> bool {
+        matches!(self, Self::Adamw | Self::Adamw8bit)
+    }
 }
 
 /// Which parameters weight decay applies to.
@@ -54,19 +67,19 @@ pub struct Recipe {
     ///
     /// Origin: openai/weak-to-strong, 1e-5 for its larger models; models usually bring their own.
     pub learning_rate: f64,
-    /// Which optimizer: `adam`, `adamw`, `adafactor` or `sgd`.
+    /// Which optimizer: `adam`, `adamw`, `adafactor` or `sgd`, or with moments in 8 bits `adam-8bit` or `adamw-8bit`.
     ///
     /// Origin: openai/weak-to-strong, `adam`.
     pub optimizer: Optimizer,
-    /// Decay of the first and second moment of `adam` and `adamw`.
+    /// Decay of the first and second moment of `adam` and `adamw`, in 8 bits or not.
     ///
     /// Origin: PyTorch, 0.9 and 0.999.
     pub betas: [f64; 2],
-    /// Added to the denominator of `adam` and `adamw`.
+    /// Added to the denominator of `adam` and `adamw`, in 8 bits or not.
     ///
     /// Origin: PyTorch, 1e-8.
     pub epsilon: f64,
-    /// Weight decay; without a value, 0.01 for `adamw` and 0 for the others.
+    /// Weight decay; without a value, 0.01 for `adamw` and `adamw-8bit` and 0 for the others.
     ///
     /// Origin: PyTorch.
     pub weight_decay: Option<f64>,
@@ -184,7 +197,7 @@ impl Recipe {
 
     /// The weight decay that applies.
     pub fn decay(&self) -> f64 {
-        self.weight_decay.unwrap_or(if self.optimizer == Optimizer::Adamw { 0.01 } else { 0.0 })
+        self.weight_decay.unwrap_or(if self.optimizer.decouples() { 0.01 } else { 0.0 })
     }
 
     /// The learning rate of each of `steps` steps.
@@ -198,11 +211,12 @@ impl Recipe {
         // One weight decay for matrices and another for the rest.
         let matrices = self.decay();
         let rest = if self.decayed == Decayed::All { matrices } else { 0.0 };
+        let ([beta_1, beta_2], epsilon, decoupled) = (self.betas, self.epsilon, self.optimizer.decouples());
+        let adam = |weight_decay| ops::Adam { beta_1, beta_2, epsilon, weight_decay, decoupled };
         match self.optimizer {
-            Optimizer::Adam | Optimizer::Adamw => {
-                let [beta_1, beta_2] = self.betas;
-                let decoupled = self.optimizer == Optimizer::Adamw;
-                let with = |weight_decay| ops::Adam { beta_1, beta_2, epsilon: self.epsilon, weight_decay, decoupled };
+            Optimizer::Adam | Optimizer::Adamw => ByRank { matrices: adam(matrices), rest: adam(rest) }.into(),
+            Optimizer::Adam8bit | Optimizer::Adamw8bit => {
+                let with = |decay| ops::Adam8bit { adam: adam(decay), smallest: ops::Adam8bit::SMALLEST };
                 ByRank { matrices: with(matrices), rest: with(rest) }.into()
             }
             Optimizer::Sgd => {

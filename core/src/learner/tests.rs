@@ -677,6 +677,25 @@ fn optimizers_are_those_of_pytorch() {
 }
 
 #[test]
+fn moments_of_8_bits_train_as_well() {
+    let start = || classifier_of(&spec(64, 2), false);
+    let last = |optimizer| {
+        let recipe = Recipe { optimizer, epochs: 12, learning_rate: 1e-3, ..recipe() };
+        let trained =
+            train_classifier(start(), &examples(64).0, cross_entropy(64), &recipe, 3, &Execution::default()).unwrap();
+        let losses = |steps: &[StepLog]| steps.iter().map(|step| step.loss).sum::<f64>() / steps.len() as f64;
+        let steps = &trained.log.steps;
+        (losses(&steps[..8]), losses(&steps[steps.len() - 8..]), numbers(&trained.model))
+    };
+    for (whole, eight) in [(Optimizer::Adam, Optimizer::Adam8bit), (Optimizer::Adamw, Optimizer::Adamw8bit)] {
+        let (right, ours) = (last(whole), last(eight));
+        assert!(right.1 < 0.97 * right.0, "{right:?}", right = (right.0, right.1));
+        assert!((ours.1 - right.1).abs() < 0.01, "{} and not {}", ours.1, right.1);
+        assert_ne!(ours.2, right.2);
+    }
+}
+
+#[test]
 fn recipes_are_read_and_checked() {
     let recipe = |text: &str| toml::from_str::<Recipe>(text);
     assert_eq!(recipe("").unwrap(), Recipe::default());
@@ -685,6 +704,14 @@ fn recipes_are_read_and_checked() {
     assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&full).unwrap()).unwrap(), full);
     assert!(recipe("learning_rat = 1.0").unwrap_err().to_string().contains("unknown field `learning_rat`"));
     assert!(recipe("optimizer = \"adan\"").is_err());
+    for (name, optimizer, decay) in
+        [("adam-8bit", Optimizer::Adam8bit, 0.0), ("adamw-8bit", Optimizer::Adamw8bit, 0.01)]
+    {
+        let recipe = recipe(&format!("optimizer = \"{name}\"")).unwrap();
+        assert_eq!((recipe.optimizer, recipe.decay()), (optimizer, decay));
+        assert!(toml::to_string(&recipe).unwrap().contains(&format!("optimizer = \"{name}\"")));
+        recipe.validate().unwrap();
+    }
 
     let refused = |text: &str| recipe(text).unwrap().validate().unwrap_err().message().to_owned();
     assert_eq!(refused("epochs = 0"), "`epochs` must be at least 1, not 0");

@@ -108,6 +108,18 @@ fn every_optimizer_and_order_goes_on_as_if_nothing_had_happened() {
     }
 }
 
+/// Some tensors are large enough for 8 bits, others keep float32.
+#[test]
+fn moments_of_8_bits_go_on() {
+    let start = || classifier_of(&spec(64, 1), false);
+    for optimizer in [Optimizer::Adam8bit, Optimizer::Adamw8bit] {
+        let recipe = Recipe { optimizer, ..recipe() };
+        assert_continues(None, |execution| {
+            train_classifier(start(), &examples(20).0, cross_entropy(20), &recipe, 3, execution)
+        });
+    }
+}
+
 /// Own labels by a moving average of the head, decisions on record, three parts with a memory or an eye on the whole batch, in parts and at once.
 #[test]
 fn what_a_method_carries_along_is_taken_up() {

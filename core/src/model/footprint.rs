@@ -79,6 +79,8 @@ pub struct Footprint {
     pub largest: u64,
     /// What factored second moments are (Adafactor).
     pub factored: u64,
+    /// The numbers of each parameter that is trained.
+    pub learnt: Vec<u64>,
 }
 
 /// How many parameters are trained, or are of a kind, by where they are.
@@ -127,28 +129,33 @@ impl Footprint {
         let mut trained = Trained { blocks: vec![0; spec.layers], ..Trained::default() };
         let mut matrices = trained.clone();
         let (mut parameters, mut largest, mut factored, mut ranks) = (0, 0, 0, vec![0; spec.layers]);
+        let mut learnt = Vec::new();
         for (path, shape) in &all {
             let count: u64 = shape.iter().map(|n| *n as u64).product();
             parameters += count;
             largest = count.max(largest);
             let layer = path.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            let mut learnt = 0;
-            let mut learn = |count: u64, sides: u64| {
-                learnt += count;
-                factored += sides;
-            };
+            let before = learnt.len();
             match (learns, adapted(path), shape.as_slice()) {
-                (Learns::All, _, [rows, columns]) => learn(count, (rows + columns) as u64),
-                (Learns::All, ..) => learn(count, count),
+                (Learns::All, _, [rows, columns]) => {
+                    learnt.push(count);
+                    factored += (rows + columns) as u64;
+                }
+                (Learns::All, ..) => {
+                    learnt.push(count);
+                    factored += count;
+                }
                 (Learns::Adapters(_), Some(lora), [inputs, outputs]) => {
-                    let (rank, sides) = (lora.rank as u64, (inputs + outputs) as u64);
-                    learn(rank * sides, sides + 2 * rank);
-                    parameters += rank * sides;
+                    let (rank, sides) = (lora.rank as u64, [inputs, outputs].map(|side| *side as u64));
+                    learnt.extend(sides.map(|side| rank * side));
+                    factored += sides.iter().map(|side| side + rank).sum::<u64>();
+                    parameters += learnt[before..].iter().sum::<u64>();
                     layer.iter().for_each(|layer| ranks[*layer] += rank);
                 }
                 _ => {}
             }
-            for (kind, count) in [(&mut trained, learnt), (&mut matrices, if is_matrix(path) { count } else { 0 })] {
+            let of_path = learnt[before..].iter().sum();
+            for (kind, count) in [(&mut trained, of_path), (&mut matrices, if is_matrix(path) { count } else { 0 })] {
                 match layer {
                     Some(layer) => kind.blocks[layer] += count,
                     None if path.starts_with("final_norm") || path.starts_with("lm_head") => kind.top += count,
@@ -206,6 +213,7 @@ impl Footprint {
             hidden,
             largest,
             factored,
+            learnt,
         })
     }
 }

@@ -34,7 +34,7 @@ impl Default for Adam {
 
 /// The numbers of one step, rounded to `f32` as late as PyTorch rounds them.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
+pub(super) struct Factors {
     /// What parameters are multiplied with first (AdamW).
     shrink: f32,
     /// What parameters add to the gradient (Adam).
@@ -49,7 +49,7 @@ struct Factors {
 }
 
 impl Adam {
-    fn factors(&self, lr: LearningRate, time: usize) -> Factors {
+    pub(super) fn factors(&self, lr: LearningRate, time: usize) -> Factors {
         let time = i32::try_from(time).unwrap_or(i32::MAX);
         let (shrink, decay) =
             if self.decoupled { (1.0 - lr * self.weight_decay, 0.0) } else { (1.0, self.weight_decay) };
@@ -67,7 +67,7 @@ impl Adam {
 }
 
 vectorised! {
-    fn step_slices(f: Factors, parameter: &mut [f32], grad: &[f32], moment_1: &mut [f32], moment_2: &mut [f32]) {
+    pub(super) fn step_slices(f: Factors, parameter: &mut [f32], grad: &[f32], moment_1: &mut [f32], moment_2: &mut [f32]) {
         let moments = moment_1.iter_mut().zip(moment_2);
         for ((parameter, &grad), (m, v)) in parameter.iter_mut().zip(grad).zip(moments) {
             let p = *parameter * f.shrink;
@@ -122,7 +122,7 @@ impl Optimizer for Adam {
     }
 }
 
-fn step_composed<const D: usize>(
+pub(super) fn step_composed<const D: usize>(
     f: Factors,
     parameter: Tensor<D>,
     grad: Tensor<D>,

@@ -13,17 +13,19 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::{BalancedCheckpointing, CheckpointStrategy, NoCheckpointing};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{
     Autodiff, BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex,
     GradientCheckpointingStrategy,
 };
-use burn::tensor::{DType, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
 use half::bf16;
 use rayon::prelude::*;
 
 /// A tensor of the Flex backend.
 pub(super) type Floats = FloatTensor<Flex>;
+/// A tensor of integers of the Flex backend.
+pub(super) type Integers = IntTensor<Flex>;
 
 /// Elements per piece of element-wise work.
 pub(super) const CHUNK: usize = 16 * 1024;
@@ -100,8 +102,13 @@ pub(super) fn run<K: Kernel<N>, const N: usize>(kernel: K, inputs: [DispatchTens
 
 /// The primitive of a tensor without automatic differentiation.
 fn plain(tensor: DispatchTensor) -> Floats {
+    on_flex(tensor).float()
+}
+
+/// A tensor of the Flex backend, without automatic differentiation.
+fn on_flex(tensor: DispatchTensor) -> BackendTensor<Flex> {
     match <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(tensor) {
-        Ok(tensor) => tensor.float(),
+        Ok(tensor) => tensor,
         Err(message) => unreachable!("a fusable tensor is on the Flex backend: {message}"),
     }
 }
@@ -109,6 +116,16 @@ fn plain(tensor: DispatchTensor) -> Floats {
 /// The primitive of a [`fusable`] tensor that takes no part in automatic differentiation.
 pub(super) fn into_plain<const D: usize>(tensor: Tensor<D>) -> Floats {
     plain(tensor.into_dispatch()).to_contiguous()
+}
+
+/// The primitive of a tensor of integers beside [`fusable`] ones.
+pub(super) fn into_plain_int<const D: usize>(tensor: Tensor<D, Int>) -> Integers {
+    on_flex(tensor.into_dispatch()).int().to_contiguous()
+}
+
+/// The tensor of a primitive of integers.
+pub(super) fn from_plain_int<const D: usize>(tensor: Integers) -> Tensor<D, Int> {
+    Tensor::from_dispatch(<DispatchTensor as DispatchKindConversion<Flex>>::from_backend(BackendTensor::Int(tensor)))
 }
 
 /// The tensor of a primitive.

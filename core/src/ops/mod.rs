@@ -5,6 +5,7 @@
 
 mod activation;
 mod adam;
+mod adam8;
 mod attention;
 mod composed;
 mod embedding;
@@ -27,6 +28,7 @@ use self::linear::Linear;
 
 pub use self::activation::Activation;
 pub use self::adam::Adam;
+pub use self::adam8::Adam8bit;
 pub use self::attention::{Attention, Span};
 pub use self::kernel::use_composed;
 pub use self::rotary::Rotary;

@@ -2,7 +2,9 @@
 
 use burn::optim::{AdaptiveMomentumState, Optimizer};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
+use serde_json::Value;
 
+use super::adam8::{BLOCK, Coded, Map, Moments, SIGNED, UNSIGNED, decode, encode, step_in_parts};
 use super::kernel::{fusable, split_rows};
 use super::*;
 
@@ -520,6 +522,183 @@ fn adam_leaves_a_shared_parameter_alone() {
     let (y, _) = Adam::default().step(0.5, x, Tensor::<1>::from_floats([1.0, 1.0], &device), Some(state));
     assert_eq!(kept.into_data().try_to_vec::<f32>().unwrap(), [1.0, 2.0]);
     assert_close("parameter", &y.into_data().try_to_vec::<f32>().unwrap(), &[0.5, 1.5], 1e-6);
+}
+
+fn golden_adam8() -> Value {
+    serde_json::from_str(include_str!("../../../tests/golden/golden_adam8.json")).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+fn line(values: &[f32]) -> Tensor<1> {
+    Tensor::from_floats(values, &Device::flex())
+}
+
+/// The codes of a moment, those that fill up its last block among them.
+fn codes(moment: &Coded) -> Vec<u8> {
+    let words = moment.codes.clone().into_data().try_to_vec::<i32>().unwrap();
+    words.into_iter().flat_map(i32::to_le_bytes).collect()
+}
+
+fn coded(state: &Moments<1>) -> [&Coded; 2] {
+    match state {
+        Moments::Coded { first, second, .. } => [first, second],
+        Moments::Whole(_) => panic!("its moments are in float32"),
+    }
+}
+
+/// bitsandbytes computes them in float32, in an order that depends on the processor: they are the same but for two units in the last place.
+#[test]
+fn maps_of_8_bits_are_those_of_bitsandbytes() {
+    let golden = golden_adam8();
+    for (name, map) in [("signed", &SIGNED), ("unsigned", &UNSIGNED)] {
+        let right = floats(&golden[name]);
+        assert_eq!(right.len(), 256);
+        for (ours, right) in map.values.iter().zip(right) {
+            assert!((ours - right).abs() <= 2.0 * f32::EPSILON * right.abs(), "{name}: {ours} instead of {right}");
+        }
+        assert!(map.values.is_sorted_by(|a, b| a < b));
+    }
+}
+
+/// Whatever a number is, no other code is nearer, but that nothing below zero becomes zero; blocks of zeros stay zeros. By Burn's operations the
+/// same bits.
+#[test]
+fn numbers_get_the_nearest_code() {
+    for (map, signed) in [(&*SIGNED, true), (&*UNSIGNED, false)] {
+        let map: &Map = map;
+        let least = map.values.iter().copied().find(|value| *value > 0.0).map(f64::from).unwrap();
+        let mut values: Vec<f32> = noise(3, 4 * BLOCK);
+        // Small ones, all alike, zeros, and all codes themselves.
+        values.iter_mut().enumerate().for_each(|(place, value)| *value *= 10_f32.powi(-((place / 7) as i32 % 9)));
+        values.extend([0.0; BLOCK]);
+        values.extend([0.25; BLOCK]);
+        values.extend(map.values.map(|value| value * 3.0));
+        if !signed {
+            values.iter_mut().for_each(|value| *value = value.abs());
+        }
+        let blocks = values.len() / BLOCK;
+        let composed = Coded::nearest(map, line(&values).reshape([blocks, BLOCK]));
+        let (kept, scales) = (codes(&composed), composed.scales.clone().into_data().try_to_vec::<f32>().unwrap());
+        let widened = composed.widen(map).into_data().try_to_vec::<f32>().unwrap();
+        for (block, values) in values.chunks(BLOCK).enumerate() {
+            let mut words = [0; BLOCK / 4];
+            let scale = encode(map, values.try_into().unwrap(), &mut words);
+            let found: Vec<u8> = words.into_iter().flat_map(i32::to_le_bytes).collect();
+            assert_eq!((scale.to_bits(), &found[..]), (scales[block].to_bits(), &kept[block * BLOCK..][..BLOCK]));
+            let mut back = [f32::NAN; BLOCK];
+            decode(map, &words, scale, &mut back);
+            assert_eq!(back, widened[block * BLOCK..][..BLOCK]);
+            for (value, back) in values.iter().zip(back) {
+                let part = f64::from(*value) / f64::from(if scale == 0.0 { 1.0 } else { scale });
+                let far = |code: f32| (f64::from(code) - part).abs();
+                let nearest = map.values.iter().copied().map(far).fold(f64::MAX, f64::min);
+                let ours = far(back / if scale == 0.0 { 1.0 } else { scale });
+                assert!(ours <= nearest + 1e-7 || (part < 0.0 && -part < least), "{value}: {ours} {nearest}");
+                assert!(*value >= 0.0 || back < 0.0, "{value} became {back}");
+            }
+        }
+        assert_eq!(kept[(blocks - 1) * BLOCK..], std::array::from_fn::<u8, BLOCK, _>(|code| code as u8));
+    }
+}
+
+/// Against an implementation by PyTorch of what bitsandbytes does, ten steps: parameters, codes and scales. Here in place and by Burn's operations.
+#[test]
+fn moments_of_8_bits_are_those_of_bitsandbytes() {
+    let golden = golden_adam8();
+    let numbers = floats(&golden["weight"]).len();
+    for case in golden["cases"].as_array().unwrap() {
+        let (weight_decay, decoupled) = (case["decay"].as_f64().unwrap(), case["decoupled"].as_bool().unwrap());
+        let adam = Adam8bit { adam: Adam { weight_decay, decoupled, ..Adam::default() }, smallest: 0 };
+        for in_place in [true, false] {
+            let mut x = line(&floats(&golden["weight"]));
+            let mut state = None;
+            let mut after = case["after"].as_array().unwrap().iter();
+            for (step, rate) in golden["rates"].as_array().unwrap().iter().enumerate() {
+                let (rate, grad) = (rate.as_f64().unwrap(), line(&floats(&golden["grads"][step])));
+                if in_place {
+                    (x, state) = adam.step(rate, x, grad, state);
+                } else {
+                    let moments = state.map_or_else(
+                        || [&SIGNED, &UNSIGNED].map(|map| Coded::zeros(map, numbers, &Device::flex())),
+                        |state: Moments<1>| coded(&state).map(Clone::clone),
+                    );
+                    let (y, first, second) = step_in_parts(adam.adam.factors(rate, step + 1), x, grad, moments);
+                    (x, state) = (y, Some(Moments::Coded { time: step + 1, first, second }));
+                }
+                if [0, 5, 9].contains(&step) {
+                    let right = floats(after.next().unwrap());
+                    assert_close("parameter", &x.to_data().try_to_vec::<f32>().unwrap(), &right, 1e-5);
+                }
+            }
+            for (moment, name) in coded(&state.unwrap()).into_iter().zip([0, 1]) {
+                let right: Vec<u8> = serde_json::from_value(case["codes"][name].clone()).unwrap();
+                let same = codes(moment).iter().zip(&right).filter(|(a, b)| a == b).count();
+                assert!(same * 200 >= right.len() * 199, "{same} of {} codes", right.len());
+                let scales = moment.scales.to_data().try_to_vec::<f32>().unwrap();
+                for (scale, right) in scales.iter().zip(floats(&case["scales"][name])) {
+                    assert!((scale - right).abs() <= 1e-2 * right, "{scale} {right}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn moments_of_8_bits_are_the_same_on_any_number_of_threads_and_by_burns_operations() {
+    let adam = Adam { weight_decay: 0.01, decoupled: true, ..Adam::default() };
+    let adam = Adam8bit { adam, smallest: Adam8bit::SMALLEST };
+    let len = 100_003;
+    let bits = |x: Tensor<1>| x.into_data().try_to_vec::<f32>().unwrap();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (mut x, mut state) = (line(&noise(1, len)), None);
+            for seed in 2..5 {
+                (x, state) = adam.step(0.01, x, line(&noise(seed, len)), state);
+            }
+            let kept = coded(state.as_ref().unwrap()).map(|moment| (codes(moment), bits(moment.scales.clone())));
+            (bits(x), kept)
+        })
+    };
+    let one = run(1);
+    assert_eq!(one, run(3));
+    let (mut x, mut moments) =
+        (line(&noise(1, len)), [&SIGNED, &UNSIGNED].map(|map| Coded::zeros(map, len, &Device::flex())));
+    for (step, seed) in (2..5).enumerate() {
+        let f = adam.adam.factors(0.01, step + 1);
+        let (y, first, second) = step_in_parts(f, x, line(&noise(seed, len)), moments);
+        (x, moments) = (y, [first, second]);
+    }
+    let x = bits(x);
+    let far = one.0.iter().zip(&x).filter(|(a, b)| (*a - *b).abs() > 1e-5).count();
+    // Where a number lies between two codes, rounding chooses.
+    assert!(far * 1000 < len, "{far}");
+    for (moment, (right, _)) in moments.iter().zip(&one.1) {
+        let other = codes(moment).iter().zip(right).filter(|(a, b)| a != b).count();
+        assert!(other * 1000 < len, "{other}");
+    }
+}
+
+#[test]
+fn small_tensors_keep_their_moments_in_float32() {
+    let adam = Adam { weight_decay: 0.1, ..Adam::default() };
+    for (numbers, whole) in [(Adam8bit::SMALLEST - 1, true), (Adam8bit::SMALLEST, false)] {
+        let eight = Adam8bit { adam: adam.clone(), smallest: Adam8bit::SMALLEST };
+        let (mut x, mut state) = (line(&noise(1, numbers)), None);
+        let (mut y, mut right) = (x.clone(), None);
+        for seed in 2..5 {
+            (x, state) = eight.step(0.01, x, line(&noise(seed, numbers)), state);
+            (y, right) = adam.step(0.01, y, line(&noise(seed, numbers)), right);
+        }
+        assert_eq!(matches!(state, Some(Moments::Whole(_))), whole);
+        let [x, y] = [x, y].map(|x| x.into_data().try_to_vec::<f32>().unwrap());
+        assert_eq!(x == y, whole);
+        assert_close("parameter", &x, &y, 2e-3);
+    }
+    assert_eq!([Adam8bit::bytes(4095), Adam8bit::bytes(4096), Adam8bit::bytes(4097)], [32760, 8320, 8840]);
 }
 
 /// What decides the order of additions must not be the processor: a product deeper than one cut is that of its cuts, added in order.
