@@ -84,10 +84,25 @@ fn precisions_are_known_to_run_check_plan_and_submit() {
     let refused = run(&[&["run"], &grid[..], &["--precision", "fp16"]].concat());
     assert_eq!(refused.status.code(), Some(2));
     let said = text(&refused);
-    assert!(said.contains("`fp16` is no precision: choose `f32`, or `bf16`"), "{said}");
+    assert!(said.contains("`fp16` is no precision: choose `f32`, `bf16`"), "{said}");
+
+    // All weights trained in bfloat16, which what merely answers has as ever.
+    let truly: Vec<&str> = grid.iter().filter(|word| !word.contains("lora")).copied().collect();
+    let truly = [&truly[..], &["--precision", "bf16-true"]].concat();
+    done("run", &truly);
+    assert!(done("plan", &truly).contains(", 0 to do"));
+    let stages = fs::read_dir(folder.path().join("stages")).unwrap().flatten();
+    let named = stages.filter(|stage| {
+        let manifest = fs::read_to_string(stage.path().join("manifest.json")).unwrap_or_default();
+        serde_json::from_str::<serde_json::Value>(&manifest)
+            .is_ok_and(|manifest| manifest["parameters"]["numeric"] == serde_json::json!({ "precision": "bf16-true" }))
+    });
+    assert!(named.count() >= 3);
+    let replayed = done("replay", &["finetune 0", "--results", place, "--workers", "2"]);
+    assert!(replayed.contains("the same: "), "{replayed}");
 }
 
-/// Table 3 of the paper in 80 GB, with neither weights nor data: adapters fit, all weights do not.
+/// Table 3 of the paper in 80 GB, with neither weights nor data: adapters fit, all weights do in bfloat16 with little beside them, and not otherwise.
 #[test]
 fn memory_is_planned_from_the_shapes_of_models_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,6 +142,14 @@ fn memory_is_planned_from_the_shapes_of_models_alone() {
     let [_, adapters, asked] = plan(&["model.qwen-14b.lora.rank=8", "--recompute", "--precision", "bf16"]);
     assert!(adapters.contains("weights 26.5 GB") && adapters.contains(", fits 80.0 GB"), "{adapters}");
     assert!(asked.contains("weights 26.4 GB"), "{asked}");
+    let small = ["model.qwen-14b.train.optimizer=adafactor", "--recompute", "--precision"];
+    let [_, strong, _] = plan(&[&small[..], &["bf16-true"]].concat());
+    assert!(
+        strong.contains("all trained") && strong.contains("weights 26.4 GB") && strong.contains(", fits 80.0 GB"),
+        "{strong}"
+    );
+    let [_, strong, _] = plan(&[&small[..], &["bf16"]].concat());
+    assert!(strong.contains("MORE THAN 80.0 GB"), "{strong}");
 }
 
 #[test]

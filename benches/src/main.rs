@@ -3,7 +3,7 @@
 //! `w2s-bench SHAPE train|predict STEPS REPEATS` prints a line per repeat: wall milliseconds, processor milliseconds, tokens, peak resident
 //! megabytes so far. The first repeat, which also fills caches, is not printed. `w2s-bench SHAPE memory STEPS` trains once and prints the
 //! peak of each tenth of the run, in megabytes. With `W2S_COMPOSED=1` in the environment Burn's own operations run in place of the fused ones. With
-//! `W2S_RECOMPUTE=1` blocks are computed again on the way back, and with `W2S_PRECISION=bf16` matrices are in bfloat16. `W2S_DEVICE=cuda:0` takes a
+//! `W2S_RECOMPUTE=1` blocks are computed again on the way back, and with `W2S_PRECISION=bf16` (or `bf16-true`) matrices are in bfloat16. `W2S_DEVICE=cuda:0` takes a
 //! GPU in place of the CPU, and `W2S_MICRO_BATCH=N` sends N examples at a time through the model. With `W2S_CHECKPOINTS=DIR`, `train` writes a checkpoint after every step; `memory` writes one before the last step, from which the next call goes on.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -186,7 +186,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let model = Transformer::init_frozen(&spec, 1, &device.clone().autodiff(), precision)?;
                 model.with_lora(&Lora::default(), 1)?
             }
-            (false, _) => Transformer::init(&spec, 1, &device)?.in_precision(precision),
+            (false, _) => Transformer::init_to_train(&spec, 1, &device, precision)?,
         };
         let head = |model| Classifier::new(model, &HeadConfig::default(), 2, 1, None);
         let (start, start_cpu) = (Instant::now(), processor_ms());

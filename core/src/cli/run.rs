@@ -69,8 +69,9 @@ pub struct NumericArgs {
     #[arg(long, value_name = "N|auto")]
     pub micro_batch: Option<MicroBatch>,
     /// Numbers in which a model's matrices are held where they are frozen, and multiplied with: `f32`, or `bf16` for half the memory of frozen
-    /// weights. Rounded weights give other results, which are stages of their own
-    #[arg(long, value_name = "f32|bf16", default_value_t)]
+    /// weights; `bf16-true` also where they are trained, for half the memory of those and of their gradients. Rounded weights give other results,
+    /// which are stages of their own
+    #[arg(long, value_name = "f32|bf16|bf16-true", default_value_t)]
     pub precision: Precision,
 }
 

@@ -1,6 +1,9 @@
 //! Training a language model on documents or on a task's own texts, and how a loss on tokens reaches a language model's parameters.
 
-use burn::{optim::GradientsParams, tensor::Tensor};
+use burn::{
+    optim::GradientsParams,
+    tensor::{FloatDType, Tensor},
+};
 
 use super::{
     encoded::{Encoded, parts},
@@ -180,6 +183,8 @@ pub(super) fn learn_tokens(
     let on = (hidden * Tensor::from_inner(of_hidden)).sum();
     let mut grads = tape.gradients(model, on.backward());
     if let Some(of_head) = of_head {
+        // In the numbers of the matrix, if that is a parameter in bfloat16.
+        let of_head = of_head.cast(FloatDType::from(matrix.val().dtype()));
         // A table of embeddings has a gradient from its other use, too.
         let sum = match grads.remove::<2>(matrix.id) {
             Some(grad) => grad + of_head,

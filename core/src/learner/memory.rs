@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::recipe::{Optimizer, Recipe};
 use crate::{
     Result,
-    model::{Footprint, Learns, Pooling, Precision, Spec},
+    model::{Footprint, Learns, Pooling, Precision, Spec, Trained},
     ops,
 };
 
@@ -92,7 +92,7 @@ impl Workload<'_> {
     /// # Errors
     /// Adapters that do not fit the model.
     pub fn memory(&self) -> Result<Memory> {
-        let model = Footprint::new(self.spec, &self.learns)?;
+        let mut model = Footprint::new(self.spec, &self.learns)?;
         let of_head = match self.purpose {
             Purpose::Classes { outputs, .. } => model.hidden * outputs as u64,
             Purpose::Tokens { .. } => 0,
@@ -115,21 +115,31 @@ impl Workload<'_> {
         };
         let weights = FLOAT * parameters - self.narrower(&model);
         let resident = (weights + moments).div_ceil(FLOAT);
+        let at_step = self.at_step(&model);
+        // From here on what is trained counts as its gradients, half of a number where they are in bfloat16.
+        if self.narrow_gradients() {
+            let Trained { embeddings, blocks, top } = &mut model.trained;
+            let halves = &model.matrices;
+            *embeddings -= halves.embeddings / 2;
+            blocks.iter_mut().zip(&halves.blocks).for_each(|(block, matrices)| *block -= matrices / 2);
+            *top -= halves.top / 2;
+        }
+        let gradients = model.trained.total() + of_head;
         let batch = self.recipe.batch_size.max(1);
         let rows = self.micro_batch.unwrap_or(batch).clamp(1, batch);
         let own = self.pass(&model, rows, self.longest);
-        let again = if rows < batch || self.beside.is_some() { trained } else { 0 };
+        let again = if rows < batch || self.beside.is_some() { gradients } else { 0 };
         let beside = self.beside.map(|(rows, longest)| {
             let at_once = self.micro_batch.map_or(rows, |most| most.min(rows));
             self.pass(&model, at_once, longest)
         });
-        let most = |pass: &Pass| pass.peak.max(trained);
-        let peak = resident + again + beside.iter().map(most).fold(most(&own), u64::max);
+        let way_back = beside.iter().map(|pass| pass.peak).fold(own.peak, u64::max);
+        let peak = resident + (again + way_back.max(gradients)).max(gradients + at_step);
         Ok(Memory {
             parameters,
             trained,
             weights,
-            gradients: FLOAT * trained,
+            gradients: FLOAT * gradients,
             moments,
             activations: FLOAT * own.kept,
             logits: FLOAT * own.logits,
@@ -137,11 +147,32 @@ impl Workload<'_> {
         })
     }
 
-    /// Bytes that frozen matrices are less than they were in float32.
+    /// Bytes that matrices are less than they were in float32.
     fn narrower(&self, model: &Footprint) -> u64 {
-        match (self.manner.precision, &self.learns) {
-            (Precision::F32, _) | (_, Learns::All) => 0,
-            (Precision::Bf16, _) => (FLOAT - HALF) * model.matrices.total(),
+        match self.manner.precision.narrows(self.learns == Learns::All) {
+            true => (FLOAT - HALF) * model.matrices.total(),
+            false => 0,
+        }
+    }
+
+    /// Whether matrices have gradients in bfloat16.
+    fn narrow_gradients(&self) -> bool {
+        self.learns == Learns::All && self.manner.precision.narrows(true)
+    }
+
+    /// Whether each pass has the matrices that are trained in half as wide a copy, too.
+    fn rounds(&self) -> bool {
+        self.learns == Learns::All && self.manner.precision.narrows(false) && !self.narrow_gradients()
+    }
+
+    /// Numbers that are there beside weights, gradients and moments while the optimizer has the largest matrix and its gradient in float32, if it
+    /// must.
+    fn at_step(&self, model: &Footprint) -> u64 {
+        match (self.narrow_gradients(), self.recipe.optimizer) {
+            (false, _) => 0,
+            // What is squared, and what is divided by its mean.
+            (true, Optimizer::Adafactor) => 2 * model.largest,
+            (true, _) => model.largest + model.largest / 2,
         }
     }
 
@@ -164,8 +195,7 @@ impl Workload<'_> {
         if let (Some(asked), Some(last)) = (asked, blocks.last_mut()) {
             *last = model.last.of(every, asked);
         }
-        // Each pass has the matrices that are trained in half as wide a copy, too.
-        let rounds = self.manner.precision == Precision::Bf16 && self.learns == Learns::All;
+        let rounds = self.rounds();
         if rounds {
             blocks.iter_mut().zip(&model.matrices.blocks).for_each(|(block, matrices)| *block += matrices / 2);
         }
@@ -183,7 +213,10 @@ impl Workload<'_> {
         let inputs = if self.manner.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
         let top = top + rounded_head;
         let kept = inputs + embeddings + top;
-        let mut peak = kept + logits * capped + of_head + read * hidden;
+        // It is summed in float32.
+        let rounded = if self.narrow_gradients() { of_head / 2 } else { 0 };
+        let mut peak = kept + (logits * capped).max(rounded) + of_head + read * hidden;
+        let of_head = of_head - rounded;
         let mut gradients =
             of_head + if model.tied { model.trained.top } else { model.trained.top.saturating_sub(of_head) };
         let mut left = kept - top;
@@ -217,8 +250,7 @@ impl Workload<'_> {
         };
         let activations = every * (model.forward + model.hidden + cache);
         // What was trained stays beside what it is rounded to.
-        let rounds = self.manner.precision == Precision::Bf16 && self.learns == Learns::All;
-        let rounded = if rounds { HALF * model.matrices.total() } else { 0 };
+        let rounded = if self.rounds() { HALF * model.matrices.total() } else { 0 };
         let weights = FLOAT * model.parameters - self.narrower(&model) + rounded;
         Ok(Memory {
             parameters: model.parameters,

@@ -1,12 +1,12 @@
-//! What Burn's optimizers lack: decay by rank, Adafactor's own step size, clipping by the global norm.
+//! What Burn's optimizers lack: decay by rank, Adafactor's own step size, parameters in bfloat16, clipping by the global norm.
 
 use burn::{
-    module::{Module, ModuleVisitor, Param},
-    optim::{GradientsParams, Optimizer},
-    tensor::{Device, FloatDType, Tensor},
+    module::{Module, ModuleVisitor, Param, ParamGroup},
+    optim::{GradientsParams, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource},
+    tensor::{DType, Device, FloatDType, Tensor},
 };
 
-use crate::ops;
+use crate::{ops, rng};
 
 /// One setting for parameters of two or more dimensions, another for gains and biases.
 #[derive(Clone)]
@@ -56,6 +56,92 @@ impl<O: Optimizer> Optimizer for FixedRate<O> {
     }
 }
 
+/// An optimizer of the parameters of a module, of which those at some paths are in bfloat16.
+pub(super) fn of_module(optimizer: impl Optimizer, narrow: &[String]) -> ModuleOptimizer {
+    narrow.iter().fold(optimizer.clone().into(), |all: ModuleOptimizer, path| {
+        let rounding = Rounding { inner: optimizer.clone(), salt: rng::derive(0, path) };
+        all.with_group(ParamGroup::from_path(path), rounding, None)
+    })
+}
+
+/// The paths of a module's parameters that are trained in bfloat16, where the module itself is at `root`.
+pub(super) fn narrow(model: &impl Module, root: &str) -> Vec<String> {
+    struct Narrow(Vec<String>, Vec<String>);
+    impl ModuleVisitor for Narrow {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.0.push(name.to_owned());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.0.pop();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.is_require_grad() && param.val().dtype() == DType::BF16 {
+                self.1.push(self.0.join("."));
+            }
+        }
+    }
+    let mut found = Narrow(vec![root.to_owned()], Vec::new());
+    model.visit(&mut found);
+    found.1
+}
+
+/// An optimizer of a parameter in bfloat16, which computes in float32: parameter and gradient are widened, and what comes of a step is
+/// [rounded by chance](ops::round_by_chance). To the nearest number, steps below half a unit in the last place would be lost one and all.
+///
+/// Source: Gupta et al. 2015, "Deep Learning with Limited Numerical Precision", section 3; of weights alone, with all else in float32, Zamirai et al.
+/// 2020, "Revisiting BFloat16 Training", section 4.
+#[derive(Clone)]
+struct Rounding<O> {
+    inner: O,
+    /// What tells the parameter from others, in every run.
+    salt: u64,
+}
+
+/// The state of an optimizer, and how many times its parameter was rounded.
+#[derive(Clone)]
+struct Rounded<S> {
+    inner: S,
+    steps: u64,
+}
+
+/// Name of the number of steps in a record.
+const STEPS: &str = "rounded";
+
+impl<S: RecordState> RecordState for Rounded<S> {
+    fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
+        self.inner.state_flatten(prefix, out);
+        out.push_scalar(prefix, STEPS, self.steps.into());
+    }
+
+    fn state_unflatten(prefix: &str, src: &mut StateSource, device: &Device) -> Option<Self> {
+        let steps = src.take_scalar(prefix, STEPS)?.try_into().ok()?;
+        Some(Self { inner: S::state_unflatten(prefix, src, device)?, steps })
+    }
+}
+
+impl<O: Optimizer> Optimizer for Rounding<O> {
+    type State<const D: usize> = Rounded<O::State<D>>;
+
+    fn step<const D: usize>(
+        &self,
+        lr: f64,
+        tensor: Tensor<D>,
+        grad: Tensor<D>,
+        state: Option<Self::State<D>>,
+    ) -> (Tensor<D>, Option<Self::State<D>>) {
+        let (steps, inner) = state.map_or((0, None), |state| (state.steps, Some(state.inner)));
+        let (tensor, inner) = self.inner.step(lr, ops::widen(tensor), ops::widen(grad), inner);
+        let key = rng::derive(self.salt, &steps.to_string());
+        (ops::round_by_chance(tensor, key), inner.map(|inner| Rounded { inner, steps: steps + 1 }))
+    }
+
+    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
+        Rounded { inner: O::to_device(state.inner, device), ..state }
+    }
+}
+
 /// Scales all gradients by one factor so that their common norm is at most `limit`, and returns the norm before (PyTorch's
 /// `clip_grad_norm_`). A norm that is not finite is returned and changes nothing.
 ///
@@ -95,6 +181,13 @@ pub(super) fn clip_unseen<M: Module>(model: &M, grads: &mut GradientsParams, lim
     Some(norm)
 }
 
+/// A gradient that is changed as float32, in the numbers that it is in.
+fn scaled<const D: usize>(grad: Tensor<D>, change: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Tensor<D> {
+    let numbers = grad.dtype();
+    let grad = change(ops::widen(grad));
+    if grad.dtype() == numbers { grad } else { grad.cast(FloatDType::from(numbers)) }
+}
+
 struct Squares<'a> {
     grads: &'a GradientsParams,
     sums: Vec<Tensor<1>>,
@@ -116,7 +209,7 @@ struct Scale<'a> {
 impl ModuleVisitor for Scale<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
-            self.grads.register(param.id, grad * self.factor);
+            self.grads.register(param.id, scaled(grad, |grad| grad * self.factor));
         }
     }
 }
@@ -130,8 +223,8 @@ struct ScaleBy<'a> {
 impl ModuleVisitor for ScaleBy<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(grad) = self.grads.remove::<D>(param.id) {
-            let factor = self.factor.clone().reshape([1; D]).cast(grad.dtype());
-            self.grads.register(param.id, grad * factor);
+            let factor = self.factor.clone().reshape([1; D]);
+            self.grads.register(param.id, scaled(grad, |grad| grad * factor));
         }
     }
 }

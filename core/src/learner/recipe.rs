@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    optimizer::{ByRank, FixedRate},
+    optimizer::{ByRank, FixedRate, of_module},
     sampler::Order,
     schedule::{Schedule, Shape},
 };
@@ -206,18 +206,18 @@ impl Recipe {
         Schedule::new(self.schedule, self.learning_rate, self.warmup_steps.max(fraction), steps)
     }
 
-    /// The optimizer, without state.
-    pub(super) fn optimizer(&self) -> ModuleOptimizer {
+    /// The optimizer, without state, of a module whose parameters at some paths are in bfloat16.
+    pub(super) fn optimizer(&self, narrow: &[String]) -> ModuleOptimizer {
         // One weight decay for matrices and another for the rest.
         let matrices = self.decay();
         let rest = if self.decayed == Decayed::All { matrices } else { 0.0 };
         let ([beta_1, beta_2], epsilon, decoupled) = (self.betas, self.epsilon, self.optimizer.decouples());
         let adam = |weight_decay| ops::Adam { beta_1, beta_2, epsilon, weight_decay, decoupled };
         match self.optimizer {
-            Optimizer::Adam | Optimizer::Adamw => ByRank { matrices: adam(matrices), rest: adam(rest) }.into(),
+            Optimizer::Adam | Optimizer::Adamw => of_module(ByRank { matrices: adam(matrices), rest: adam(rest) }, narrow),
             Optimizer::Adam8bit | Optimizer::Adamw8bit => {
                 let with = |decay| ops::Adam8bit { adam: adam(decay), smallest: ops::Adam8bit::SMALLEST };
-                ByRank { matrices: with(matrices), rest: with(rest) }.into()
+                of_module(ByRank { matrices: with(matrices), rest: with(rest) }, narrow)
             }
             Optimizer::Sgd => {
                 // PyTorch's momentum: no dampening, no Nesterov.
@@ -226,7 +226,7 @@ impl Recipe {
                 let penalty = |decay: f64| (decay != 0.0).then(|| WeightDecayConfig::new(decay as f32));
                 let sgd = SgdConfig::new().with_momentum(momentum);
                 let with = |decay| sgd.clone().with_weight_decay(penalty(decay)).build();
-                ByRank { matrices: with(matrices), rest: with(rest) }.into()
+                of_module(ByRank { matrices: with(matrices), rest: with(rest) }, narrow)
             }
             Optimizer::Adafactor => {
                 let adafactor = AdafactorConfig::new()
@@ -234,7 +234,10 @@ impl Recipe {
                     .with_scale_parameter(self.scale_parameter)
                     .build();
                 // torch_optimizer caps its own step size by 0.01 where Burn caps it by the learning rate.
-                if self.relative_step { FixedRate(adafactor, 1e-2).into() } else { adafactor.into() }
+                match self.relative_step {
+                    true => of_module(FixedRate(adafactor, 1e-2), narrow),
+                    false => of_module(adafactor, narrow),
+                }
             }
         }
     }

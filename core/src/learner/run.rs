@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::{
     checkpoint::{Checkpoints, Resumed, Saver, Stop},
-    optimizer::{clip, clip_unseen},
+    optimizer::{clip, clip_unseen, narrow},
     progress::{Display, Nowhere},
     reading::Reading,
     recipe::Recipe,
@@ -476,7 +476,9 @@ pub(super) fn train<W: Work>(
     let schedule = recipe.schedule(steps);
     let mut meter = Meter::default();
     let device = device_of(&model);
-    let (mut model, mut optimizer) = (model.train(), recipe.optimizer());
+    let mut model = model.train();
+    // Where the trainee has it.
+    let mut optimizer = recipe.optimizer(&narrow(&model, "model"));
     let saver = Saver::new(execution, steps);
     if let Some(saved) = saver.as_ref().and_then(|saver| saver.newest(&model, &optimizer)) {
         let past: Past<TrainLog, W::State>;

@@ -224,7 +224,10 @@ fn adapters_go_on() {
 fn models_in_bf16_go_on_on_any_number_of_threads() {
     let lora = Lora { rank: 2, ..Lora::default() };
     let half = |whole: Transformer| whole.in_precision(Precision::Bf16);
-    let starts: [&(dyn Fn() -> crate::model::Classifier + Sync); 3] = [
+    let truly = |whole: Transformer| whole.in_precision(Precision::Bf16True);
+    let starts: [&(dyn Fn() -> crate::model::Classifier + Sync); 5] = [
+        &|| classifier_of(&spec(8, 2), false).on_backbone(truly),
+        &|| classifier_of(&spec(8, 1), false).on_backbone(|whole| truly(whole).with_lora(&lora, 3).unwrap()),
         &|| classifier_of(&spec(8, 1), false).on_backbone(|whole| half(whole).with_lora(&lora, 3).unwrap()),
         &|| classifier_of(&spec(8, 1), false).on_backbone(half),
         &|| classifier_of(&spec(8, 1), false).on_backbone(|whole| half(whole).frozen()),
@@ -246,6 +249,31 @@ fn models_in_bf16_go_on_on_any_number_of_threads() {
         assert_eq!(one, three);
         assert_ne!(one.0, bits(&start()));
     }
+}
+
+/// Trained in bfloat16, every optimizer goes on with the same chances; so does a language model whose head is its table.
+#[test]
+fn chances_go_on_with_every_optimizer() {
+    let warm = Recipe { warmup_steps: 3, clip: Some(0.5), order: Order::Shuffled, ..recipe() };
+    let recipes = [
+        Recipe { decayed: Decayed::Matrices, optimizer: Optimizer::Adamw, ..warm.clone() },
+        Recipe { optimizer: Optimizer::Sgd, momentum: 0.9, ..warm.clone() },
+        Recipe { optimizer: Optimizer::Sgd, ..warm.clone() },
+        Recipe { optimizer: Optimizer::Adafactor, ..warm.clone() },
+        Recipe { optimizer: Optimizer::Adafactor, relative_step: false, ..warm },
+    ];
+    for recipe in recipes {
+        assert_continues(None, |execution| {
+            let start = classifier_of(&spec(8, 1), false);
+            let start = start.on_backbone(|whole| whole.in_precision(Precision::Bf16True));
+            train_classifier(start, &examples(20).0, cross_entropy(20), &recipe, 0, execution)
+        });
+    }
+    let start = || Transformer::init_to_train(&spec(16, 1), 2, &Device::flex(), Precision::Bf16True).unwrap();
+    let recipe = Recipe { epochs: 1, order: Order::Shuffled, ..recipe() };
+    assert_continues(Some(3), |execution| {
+        train_lm(start(), &counting()[..48], Packing::Documents, &recipe, 3, execution)
+    });
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Result,
-    model::{Classifier, HeadConfig, Lora, Transformer},
+    model::{Classifier, HeadConfig, Lora, Precision, Transformer},
 };
 
 /// Trains with and without computing blocks again, on one device and on several, in one part and in several: models and logs are the same to the bit,
@@ -70,6 +70,17 @@ fn adapters_are_the_same() {
     same(&frozen, |execution| {
         train_classifier(frozen.clone(), &examples(32).0, cross_entropy(32), &recipe(), 0, execution)
     });
+}
+
+#[test]
+fn one_that_is_trained_in_bf16_is_the_same() {
+    let truly = |whole: Transformer| whole.in_precision(Precision::Bf16True);
+    let start = || classifier_of(&spec(8, 2), false).on_backbone(truly);
+    same(&start(), |execution| train_classifier(start(), &examples(32).0, cross_entropy(32), &recipe(), 0, execution));
+    let start = || truly(Transformer::init(&spec(16, 2), 2, &Device::flex()).unwrap());
+    let documents: Vec<Vec<u32>> =
+        (0..24).map(|row| (0..2 + row % 9).map(|place| (7 * row + place) % 24).collect()).collect();
+    same(&start(), |execution| train_lm(start(), &documents, Packing::Documents, &recipe(), 0, execution));
 }
 
 #[test]

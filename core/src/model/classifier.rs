@@ -7,6 +7,7 @@ use burn::{
     nn::Linear,
     tensor::{Device, Tensor, TensorData},
 };
+use safetensors::Dtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -263,6 +264,7 @@ impl Classifier {
                 shape: weight.dims().to_vec(),
                 layout: Layout::Linear,
                 heads: 1,
+                dtype: Dtype::F32,
                 values: Box::new(move || floats(&weight)),
             }
         };

@@ -213,7 +213,7 @@ impl Dense {
     /// The outputs `start..start + width` alone.
     pub fn columns(&self, start: usize, width: usize, x: Tensor<2>) -> Tensor<2> {
         let bias = self.bias().map(|bias| bias.narrow(0, start, width));
-        let weight = self.precision.of(self.weight.val().narrow(1, start, width));
+        let weight = self.precision.of(ops::columns(self.weight.val(), start, width));
         let Some(adapter) = &self.lora else { return ops::linear(x, weight, bias) };
         let y = ops::linear(x.clone(), weight, bias);
         ops::linear_residual(adapter.narrow(x), adapter.b.val().narrow(1, start, width), None, y)
@@ -231,7 +231,7 @@ impl Dense {
         self.lora = self.lora.take().map(|of| Adapter { a: trained(of.a), b: trained(of.b), scale: of.scale });
     }
 
-    /// Takes its adapter into its weight, `W + s A B` in float32.
+    /// Takes its adapter into its weight, `W + s A B` in float32, which is then held as what is trained.
     pub fn merge(&mut self) {
         let Some(adapter) = self.lora.take() else { return };
         let device = self.weight.val().device();
@@ -242,7 +242,7 @@ impl Dense {
         let a = inner(&adapter.a).mul_scalar(adapter.scale);
         let weight = inner(&self.weight).cast(FloatDType::F32);
         let merged = ops::linear_residual(a, inner(&adapter.b), None, weight);
-        self.weight = Param::from_data(merged.into_data(), &device);
+        self.weight = self.precision.trained(Param::from_data(merged.into_data(), &device));
     }
 }
 

@@ -6,6 +6,7 @@ use burn::{
     module::Module,
     tensor::{Device, Tensor},
 };
+use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -296,6 +297,7 @@ impl Transformer {
                     shape: tensor.dims().to_vec(),
                     layout,
                     heads: spec.heads,
+                    dtype: Dtype::F32,
                     values: Box::new(move || floats(&tensor)),
                 });
             };

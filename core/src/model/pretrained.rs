@@ -9,9 +9,10 @@ use std::{
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{DType, Device, Tensor, TensorData},
 };
 use half::bf16;
+use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::{
@@ -165,12 +166,15 @@ impl Pretrained {
         self.load_to_train(device, Precision::default())
     }
 
-    /// Reads the weights into a model on `device` that computes in a precision, as float32 in any case: an optimizer wants them so.
+    /// Reads the weights into a model on `device` that computes in a precision, held as what is trained in it. Where matrices are rounded for
+    /// that, adapters are taken into them first.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_to_train(&self, device: &Device, precision: Precision) -> Result<Transformer> {
-        Ok(self.read(device, Precision::F32)?.in_precision(precision))
+        let narrow = precision.narrows(true);
+        let model = self.read(device, narrow && !self.has_adapters())?;
+        Ok(if narrow { model.merged() } else { model }.in_precision(precision))
     }
 
     /// Reads the weights into a model on `device` of which nothing is trained, unless adapters are put on it, its matrices held in a
@@ -180,17 +184,17 @@ impl Pretrained {
     /// As [`load`](Self::load).
     pub fn load_frozen(&self, device: &Device, precision: Precision) -> Result<Transformer> {
         // Adapters below others are taken into weights that are not rounded yet.
-        let held = if self.adapters.len() > 1 { Precision::F32 } else { precision };
-        Ok(self.read(device, held)?.in_precision(precision).frozen())
+        let narrow = precision.narrows(false) && self.adapters.len() <= 1;
+        Ok(self.read(device, narrow)?.in_precision(precision).frozen())
     }
 
-    /// Reads the weights, matrices in a precision.
-    fn read(&self, device: &Device, precision: Precision) -> Result<Transformer> {
+    /// Reads the weights; matrices in bfloat16, if they are to be `narrow`.
+    fn read(&self, device: &Device, narrow: bool) -> Result<Transformer> {
         let entries = self.entries()?;
         let model = Transformer::assemble(&self.spec, device, &mut |path, shape| {
             let (name, layout) = self.locate(&entries, path)?;
             let heads = self.spec.heads;
-            let data = if precision == Precision::Bf16 && is_matrix(path) {
+            let data = if narrow && is_matrix(path) {
                 TensorData::new(self.weights.read::<bf16>(name, shape, layout, heads)?, shape.to_vec())
             } else {
                 TensorData::new(self.weights.read::<f32>(name, shape, layout, heads)?, shape.to_vec())
@@ -337,7 +341,7 @@ pub(super) struct Extra {
 }
 
 impl Transformer {
-    /// Writes `config.json`, `model.safetensors` (float32) and the tokenizer's files into a folder, which is made if need be, so that
+    /// Writes `config.json`, `model.safetensors` (float32, but for matrices that were trained in bfloat16) and the tokenizer's files into a folder, which is made if need be, so that
     /// `AutoModel` and `AutoModelForCausalLM` of transformers load it, and [`Pretrained::open`] too.
     ///
     /// Adapters are merged into the weights they adapt.
@@ -367,7 +371,8 @@ impl Transformer {
         fs::write(&path, text + "\n").path("write the model's configuration", path)?;
         tokenizer.save(folder)?;
         let entries = architecture.entries(spec.layers, class == architecture.base_class);
-        let mut collector = Collector { entries, heads: spec.heads, path: Vec::new(), tensors: extra.tensors };
+        let narrow = self.precision().narrows(true);
+        let mut collector = Collector { entries, heads: spec.heads, narrow, path: Vec::new(), tensors: extra.tensors };
         self.valid().merged().materialize().visit(&mut collector);
         weights::write(&folder.join(weights::SINGLE), collector.tensors)
     }
@@ -377,6 +382,8 @@ impl Transformer {
 struct Collector {
     entries: BTreeMap<String, Entry>,
     heads: usize,
+    /// Whether tensors in bfloat16 are written so.
+    narrow: bool,
     path: Vec<String>,
     tensors: Vec<Outgoing>,
 }
@@ -399,6 +406,7 @@ impl ModuleVisitor for Collector {
                 shape: tensor.dims().to_vec(),
                 layout: entry.layout,
                 heads: self.heads,
+                dtype: if self.narrow && tensor.dtype() == DType::BF16 { Dtype::BF16 } else { Dtype::F32 },
                 values: Box::new(move || floats(&tensor)),
             });
         }

@@ -113,7 +113,7 @@ fn slopes(model: Transformer, tiny: &Tiny, recompute: bool) -> BTreeMap<String, 
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.remove::<D>(param.id) {
-                assert_eq!(gradient.dtype(), burn::tensor::DType::F32, "{:?}", self.1);
+                assert_eq!(gradient.dtype(), param.val().dtype(), "{:?}", self.1);
                 self.2.insert(self.1.join("."), floats(&gradient));
             }
         }
@@ -177,6 +177,94 @@ fn trained_matrices_stay_in_float32() {
 }
 
 #[test]
+fn trained_matrices_may_be_in_bf16_too() {
+    for name in FAMILIES {
+        let (tiny, device) = (Tiny::new(name), Device::flex().autodiff());
+        let tokens = tiny.tokens();
+        let model = tiny.folder().open().load_to_train(&device, Precision::Bf16True).unwrap();
+        let wide = rounded(&tiny, Dtype::F32).open().load(&device).unwrap();
+        let held = numbers_held(&model);
+        assert!(held.trained && held.matrices > 0, "{name}");
+        let footprint = Footprint::new(model.spec(), &Learns::All).unwrap();
+        assert_eq!((held.matrices, held.all), (footprint.matrices.total(), footprint.parameters), "{name}");
+        assert_eq!(parameters(&model), parameters(&wide), "{name}");
+        // It says what a frozen one says, and one that is rounded in every pass.
+        let frozen = tiny.folder().open().load_frozen(&Device::flex(), Precision::Bf16).unwrap();
+        let expected = said(&frozen, &tokens);
+        assert_eq!(said(&model.valid(), &tokens), expected, "{name}");
+        // Of a model that was made in float32, too, and of one that is frozen and trained again.
+        let made = tiny.model(&device).in_precision(Precision::Bf16True);
+        assert!(numbers_held(&made) == held && parameters(&made) == parameters(&model), "{name}");
+        let again = model.clone().frozen();
+        assert!(!numbers_held(&again).trained);
+        assert_eq!(numbers_held(&again.all_trained()), held, "{name}");
+        // Gradients of matrices are those of the same numbers in float32, rounded; all others are no further off than ever.
+        let (found, expected) = (slopes(model.clone(), &tiny, false), slopes(wide, &tiny, false));
+        assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{name}");
+        for (path, expected) in &expected {
+            match is_matrix(path.trim_start_matches("backbone.")) {
+                true => {
+                    let far = far(&found[path], expected);
+                    assert!(far < 1.0 / 256.0 && far > 1e-5, "{name}: {path} is {far:.1e} off");
+                }
+                false => assert_close(&found[path], expected, 1e-5, &format!("{name}: {path}")),
+            }
+        }
+        assert_eq!(slopes(model.clone(), &tiny, true), found, "{name}");
+        // They are written as they are held, and read again to the bit.
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), tiny.folder().open().tokenizer()).unwrap();
+        let file = fs::read(folder.path().join("model.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let narrow = file.tensors().iter().filter(|(_, tensor)| tensor.dtype() == Dtype::BF16).count();
+        let all = Transformer::parameters(model.spec()).unwrap();
+        assert_eq!(narrow, all.iter().filter(|(path, _)| is_matrix(path)).count(), "{name}");
+        let written = Pretrained::open(folder.path()).unwrap();
+        for precision in Precision::ALL {
+            assert_eq!(parameters(&written.load_to_train(&device, precision).unwrap()), parameters(&model), "{name}");
+        }
+        let read = written.load_to_train(&device, Precision::Bf16True).unwrap();
+        assert_eq!(numbers_held(&read), held, "{name}");
+    }
+}
+
+/// Numbers that are held in bfloat16, all of them, and whether all are trained.
+#[derive(Debug, PartialEq)]
+struct Held {
+    matrices: u64,
+    all: u64,
+    trained: bool,
+}
+
+impl ModuleVisitor for Held {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let count = param.val().dims().iter().product::<usize>() as u64;
+        self.all += count;
+        self.matrices += if param.val().dtype() == burn::tensor::DType::BF16 { count } else { 0 };
+        self.trained &= param.is_require_grad();
+    }
+}
+
+fn numbers_held(model: &Transformer) -> Held {
+    let mut held = Held { matrices: 0, all: 0, trained: true };
+    model.visit(&mut held);
+    held
+}
+
+/// Matrices that were held as frozen ones are widened where they are trained after all: the optimizer wants them so.
+#[test]
+fn what_was_frozen_is_trained_in_its_precision() {
+    let (tiny, device) = (Tiny::new("llama"), Device::flex().autodiff());
+    for precision in Precision::ALL {
+        let frozen = tiny.folder().open().load_frozen(&device, precision).unwrap();
+        let held = numbers_held(&frozen.clone().all_trained());
+        assert!(held.trained);
+        assert_eq!(held.matrices > 0, precision == Precision::Bf16True);
+        assert_eq!(parameters(&frozen), parameters(&frozen.clone().all_trained()));
+    }
+}
+
+#[test]
 fn adapters_are_taken_into_weights_that_are_not_rounded_yet() {
     let adapted = lora::Adapted::new("llama");
     let pretrained = adapted.open().unwrap();
@@ -192,6 +280,12 @@ fn adapters_are_taken_into_weights_that_are_not_rounded_yet() {
     for (path, values) in expected.iter().filter(|(path, _)| is_matrix(path)) {
         assert_eq!(found[path], round(values), "{path}");
     }
+    // To be trained in bfloat16, too.
+    let trained = parameters(&two.load_to_train(&device, Precision::Bf16True).unwrap());
+    let both = parameters(&two.load(&device).unwrap().merged());
+    for (path, values) in &both {
+        assert_eq!(trained[path], if is_matrix(path) { round(values) } else { values.clone() }, "{path}");
+    }
     // Merged by hand it is float32 again, as training wants it.
     let merged = parameters(&one.merged());
     let rounding = 1.0 / 256.0;
@@ -203,10 +297,13 @@ fn adapters_are_taken_into_weights_that_are_not_rounded_yet() {
 
 #[test]
 fn precisions_have_names() {
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in Precision::ALL {
         assert_eq!(precision.to_string().parse(), Ok(precision));
         assert_eq!(json!(precision), json!(precision.name()));
     }
     let said = "fp16".parse::<Precision>().unwrap_err();
-    assert!(said.contains("`fp16` is no precision") && said.contains("`bf16`"), "{said}");
+    assert!(said.contains("`fp16` is no precision"), "{said}");
+    for precision in Precision::ALL {
+        assert!(said.contains(&format!("`{precision}`")), "{said}");
+    }
 }

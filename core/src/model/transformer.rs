@@ -173,23 +173,30 @@ impl Transformer {
     ///
     /// Each parameter draws from its own stream, named by `seed` and its path, so none depends on another.
     pub fn init(spec: &Spec, seed: u64, device: &Device) -> Result<Self> {
-        Self::init_held(spec, seed, device, Precision::F32)
+        Self::init_to_train(spec, seed, device, Precision::F32)
+    }
+
+    /// The same computing in a precision, its matrices held as those of a model that is trained in it.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn init_to_train(spec: &Spec, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
+        Ok(Self::init_held(spec, seed, device, precision.narrows(true))?.in_precision(precision))
     }
 
     /// The same with nothing to train, its matrices held in a precision: a model of which the weights do not matter, such as one whose memory
     /// is measured.
     pub fn init_frozen(spec: &Spec, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
-        Ok(Self::init_held(spec, seed, device, precision)?.in_precision(precision).frozen())
+        Ok(Self::init_held(spec, seed, device, precision.narrows(false))?.in_precision(precision).frozen())
     }
 
-    fn init_held(spec: &Spec, seed: u64, device: &Device, precision: Precision) -> Result<Self> {
+    fn init_held(spec: &Spec, seed: u64, device: &Device, narrow: bool) -> Result<Self> {
         let residual = spec.initializer_range / (2.0 * spec.layers.max(1) as f64).sqrt();
         Self::assemble(spec, device, &mut |path, shape| {
             let count = shape.iter().product();
             let data = |values: Vec<f32>| {
                 let data = TensorData::new(values, shape.to_vec());
-                let is_rounded = precision == Precision::Bf16 && is_matrix(path);
-                Ok(Some(if is_rounded { data.convert::<bf16>() } else { data }))
+                Ok(Some(if narrow && is_matrix(path) { data.convert::<bf16>() } else { data }))
             };
             let std = match path.rsplit('.').next() {
                 Some("gamma") => {
@@ -353,7 +360,10 @@ impl Transformer {
                 param.set_require_grad(true)
             }
         }
-        self.map(&mut Trained)
+        // Those that were held as frozen ones are may be too narrow to be trained.
+        let precision = self.precision;
+        let model = if precision.is_default() { self } else { self.map_matrices(|matrix| precision.trained(matrix)) };
+        model.map(&mut Trained)
     }
 
     /// What its adapters are, if it has any.
@@ -789,7 +799,7 @@ impl Maker<'_, '_> {
     fn param<const D: usize>(&mut self, path: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>> {
         Ok(match (self.values)(path, &shape)? {
             Some(data) if data.dtype() == DType::BF16 => {
-                precision::constant(ParamId::new(), Tensor::from_data(data, (self.device, DType::BF16)))
+                Param::from_tensor(Tensor::from_data(data, (self.device, DType::BF16)))
             }
             Some(data) => Param::from_data(data, self.device),
             None => {

@@ -383,6 +383,8 @@ pub(super) struct Outgoing {
     pub layout: Layout,
     /// Number of attention heads.
     pub heads: usize,
+    /// The numbers in the file: float32, or bfloat16 where the values are such.
+    pub dtype: Dtype,
     /// The values in the model's order.
     pub values: Box<dyn Fn() -> Vec<f32>>,
 }
@@ -392,7 +394,7 @@ struct Written(Outgoing, Vec<usize>);
 
 impl View for Written {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.0.dtype
     }
 
     fn shape(&self) -> &[usize] {
@@ -400,21 +402,21 @@ impl View for Written {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let Outgoing { shape, layout, heads, values, .. } = &self.0;
-        layout
-            .to_theirs(values(), shape, *heads)
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into()
+        let Outgoing { shape, layout, heads, dtype, values, .. } = &self.0;
+        let values = layout.to_theirs(values(), shape, *heads);
+        let bytes: Vec<u8> = match dtype {
+            Dtype::BF16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        };
+        bytes.into()
     }
 
     fn data_len(&self) -> usize {
-        self.1.iter().product::<usize>() * size_of::<f32>()
+        self.1.iter().product::<usize>() * self.0.dtype.bitsize() / 8
     }
 }
 
-/// Writes a file of tensors in float32.
+/// Writes a file of tensors.
 pub(super) fn write(path: &Path, tensors: Vec<Outgoing>) -> Result<()> {
     let tensors = tensors.into_iter().map(|tensor| {
         let shape = tensor.layout.shape(&tensor.shape);

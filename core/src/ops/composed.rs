@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, activation};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor, activation};
 
-use super::{Activation, Attention, Head, Rotary, loss};
+use super::{Activation, Attention, Head, Rotary, loss, rounding};
 
 /// Added to scores that must not be attended to. Finite, so that a row with nothing to attend to does not become NaN.
 const MASKED: f32 = -1e30;
@@ -217,6 +217,9 @@ pub(super) fn rotate(x: Tensor<2>, heads: usize, rotated: usize, positions: &[u3
 pub(super) fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let device = table.device();
+    // The gradient of a parameter is summed as wide as what was looked up, and rounded once.
+    let is_parameter = table.dtype() == DType::BF16 && table.is_require_grad();
+    let table = if is_parameter { table.cast(FloatDType::F32) } else { table };
     let rows = table.select(0, Tensor::<1, Int>::from_data(ids.as_slice(), &device));
     if rows.dtype() == DType::BF16 { rows.cast(FloatDType::F32) } else { rows }
 }
@@ -229,7 +232,52 @@ pub(super) fn cross_entropy(logits: Tensor<2>, targets: &[u32]) -> Tensor<1> {
 }
 
 pub(super) fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    x.square().sum()
+    super::widen(x).square().sum()
+}
+
+/// Numbers that are rounded by chance at once: there are as many integers for each of them for a while.
+const AT_ONCE: usize = 16 * 1024 * 1024;
+
+/// As the fused one, to the bit but for numbers below 2⁻¹²⁶, which are rounded to the nearest: without a look at bits, the next number in `bf16` is
+/// what lies one part in 253 away, to the nearest, and chance decides by the part of the way there.
+pub(super) fn round_by_chance<const D: usize>(x: Tensor<D>, key: u64) -> Tensor<D> {
+    let (shape, device) = (x.shape(), x.device());
+    let elements = shape.num_elements();
+    let x = x.reshape([elements]);
+    let part = |start: usize| {
+        let count = AT_ONCE.min(elements - start);
+        let x = x.clone().narrow(0, start, count);
+        let rounded = |x: Tensor<1>| x.cast(FloatDType::BF16).cast(FloatDType::F32);
+        let nearest = rounded(x.clone());
+        let beyond = (x - nearest.clone()) * nearest.clone().sign();
+        let next = |factor: f64| rounded(nearest.clone().mul_scalar(factor));
+        let (above, below) = (next(1.0 + 1.01 / 256.0), next(1.0 - 1.01 / 256.0));
+        let chances = chances(start, count, key, &device);
+        let way = |to: &Tensor<1>| {
+            beyond.clone().mul_scalar(rounding::CHANCES) / (to.clone() - nearest.clone()).abs() + chances.clone()
+        };
+        let (up, down) = (way(&above).greater_equal_elem(rounding::CHANCES), way(&below).lower_elem(0));
+        nearest.mask_where(up, above).mask_where(down, below).cast(FloatDType::BF16)
+    };
+    let parts: Vec<Tensor<1>> = (0..elements).step_by(AT_ONCE).map(part).collect();
+    match parts.is_empty() {
+        true => x.cast(FloatDType::BF16).reshape(shape),
+        false => Tensor::cat(parts, 0).reshape(shape),
+    }
+}
+
+/// What chance draws for the places `start..start + count`.
+fn chances(start: usize, count: usize, key: u64, device: &Device) -> Tensor<1> {
+    let start = start & 0x7fff_ffff;
+    let places = Tensor::<1, Int>::arange(start as i64..(start + count) as i64, device);
+    let mut left = places.clone().bitwise_right_shift_scalar(16).bitwise_and_scalar(0x7fff);
+    let mut right = places.bitwise_and_scalar(0xffff);
+    for (part, factor) in rounding::parts(key).into_iter().zip(rounding::FACTORS) {
+        let product = right.clone().bitwise_xor_scalar(part as i32).mul_scalar(factor as i32);
+        let mixed = product.clone().bitwise_xor(product.bitwise_right_shift_scalar(15)).bitwise_and_scalar(0xffff);
+        (left, right) = (right, left.bitwise_xor(mixed));
+    }
+    right.float()
 }
 
 pub(super) fn sum_last<const D: usize>(x: Tensor<D>) -> Tensor<D> {

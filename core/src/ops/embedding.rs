@@ -1,9 +1,13 @@
 //! Looking up rows of a table, whose gradient adds rows to a table.
 
+use std::mem::MaybeUninit;
+
 use burn::tensor::Shape;
 
+use half::bf16;
+
 use super::kernel::{Floats, Kernel, Weights, each, filled, shape, tensor, values, weights};
-use super::math::widen;
+use super::math::{narrow, widen};
 
 /// Rows per piece of a look-up.
 const ROWS: usize = 256;
@@ -15,6 +19,41 @@ const SHARDS: usize = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Lookup {
     pub(super) ids: Vec<u32>,
+    /// Whether the gradient of the table is in `bf16`, as the table is.
+    pub(super) rounds: bool,
+}
+
+impl Lookup {
+    /// The gradient of the table in `bf16`: each row is summed in `f32`, in the order of the ids, and rounded once.
+    fn rounded(&self, (count, width): (usize, usize), grad: &[f32]) -> Vec<bf16> {
+        let of = |at: &u32| self.ids[*at as usize] as usize;
+        let mut order: Vec<u32> = (0..self.ids.len() as u32).collect();
+        order.sort_by_key(of);
+        let order = &order;
+        let shard = count.div_ceil(SHARDS).max(1);
+        // SAFETY: the pieces cover the vector, and each is filled first.
+        unsafe {
+            filled(count * width, |table: &mut [MaybeUninit<bf16>]| {
+                let pieces = table.chunks_mut((shard * width).max(1)).enumerate();
+                each(self.ids.len() * width, pieces, |(index, table)| {
+                    table.fill(MaybeUninit::new(bf16::ZERO));
+                    let first = index * shard;
+                    let [start, end] =
+                        [first, first + table.len() / width].map(|row| order.partition_point(|at| of(at) < row));
+                    let mut sums = vec![0.0_f32; width];
+                    for same in order[start..end].chunk_by(|a, b| of(a) == of(b)) {
+                        sums.fill(0.0);
+                        for &at in same {
+                            for (sum, &g) in sums.iter_mut().zip(&grad[at as usize * width..]) {
+                                *sum += g;
+                            }
+                        }
+                        narrow(&sums, &mut table[(of(&same[0]) - first) * width..][..width]);
+                    }
+                });
+            })
+        }
+    }
 }
 
 impl Kernel<1> for Lookup {
@@ -46,6 +85,9 @@ impl Kernel<1> for Lookup {
     fn backward(&self, shape: Shape, grad: Floats, _wanted: [bool; 1]) -> [Option<Floats>; 1] {
         let (count, width) = (shape[0], shape[1]);
         let grad = values(&grad);
+        if self.rounds {
+            return [Some(tensor(self.rounded((count, width), grad), shape))];
+        }
         let mut table = vec![0.0_f32; count * width];
         let shard = count.div_ceil(SHARDS).max(1);
         each(self.ids.len() * width, table.chunks_mut((shard * width).max(1)).enumerate(), |(index, table)| {

@@ -18,7 +18,7 @@ use burn::backend::{
     Autodiff, BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchKindConversion, DispatchTensor, Flex,
     GradientCheckpointingStrategy,
 };
-use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Element, Int, Shape, Tensor, TensorData};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -184,8 +184,19 @@ impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for Step<K> {
     }
 }
 
+/// Whether the gradient of a matrix of weights is to be as narrow as it is: where it is a parameter in `bf16` itself. What was made of a parameter
+/// on the way has its gradient in `f32`, whatever it is in.
+pub(super) fn rounds(weight: &Tensor<2>) -> bool {
+    is_narrow(weight) && weight.is_require_grad()
+}
+
+/// Whether a tensor of any number of dimensions is one in `bf16` that operations of this module take.
+pub(super) fn is_narrow<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::BF16 && is_flex(x)
+}
+
 /// A tensor that owns `values`.
-pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Floats {
+pub(super) fn tensor<E: Element>(values: Vec<E>, shape: impl Into<Shape>) -> Floats {
     Floats::from_data(TensorData::new(values, shape))
 }
 
@@ -221,7 +232,7 @@ pub(super) fn shape(tensor: &Floats) -> (Shape, usize) {
 ///
 /// # Safety
 /// `fill` must initialise every element.
-pub(super) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub(super) unsafe fn filled<T>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     fill(&mut values.spare_capacity_mut()[..len]);
     // SAFETY: capacity was reserved, and the caller promises that the elements are initialised.

@@ -4,12 +4,13 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use burn::tensor::Shape;
+use half::bf16;
 
 use super::activation::{self, Activation};
 use super::kernel::{
     CHUNK, Floats, Kernel, Weights, each, filled, map_each, shape, split_rows, tensor, values, weights,
 };
-use super::math::{vectorised, widen};
+use super::math::{self, vectorised, widen};
 use super::norm::add_parts;
 
 /// Rows per piece of work are between these. Each piece packs the weights anew, so it should be large; but its results should still be
@@ -256,6 +257,8 @@ pub(super) struct Linear {
     pub(super) after: Option<Activation>,
     /// Whether the weight has no gradient, so that the rows need not be kept for it.
     pub(super) frozen: bool,
+    /// Whether the gradient of the weight is in `bf16`, as the weight is.
+    pub(super) rounds: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -420,12 +423,17 @@ impl<const N: usize> Kernel<N> for Linear {
         }
         if let Some(x) = x.filter(|_| wanted[1]) {
             let (input, sizes) = (values(&x), (rows, wide, narrow));
-            // SAFETY: the product writes the whole vector.
-            let grad_weight = unsafe {
-                filled(wide * narrow, |out| weight_gradient(input, slopes, sizes, self.transposed, out, false))
-            };
             let shape: Shape = if self.transposed { [narrow, wide].into() } else { [wide, narrow].into() };
-            results[1] = Some(tensor(grad_weight, shape));
+            results[1] = Some(match self.rounds {
+                true => tensor(rounded_gradient(input, slopes, sizes, self.transposed), shape),
+                // SAFETY: the product writes the whole vector.
+                false => unsafe {
+                    let write = |out: &mut [MaybeUninit<f32>]| {
+                        weight_gradient(input, slopes, sizes, self.transposed, out, false);
+                    };
+                    tensor(filled(wide * narrow, write), shape)
+                },
+            });
         }
         if self.bias && wanted[2] {
             let parts =
@@ -463,6 +471,73 @@ pub(super) unsafe fn weight_gradient(
         } else {
             multiply((wide, narrow, rows), x.transposed(), slopes, out, add, true);
         }
+    }
+}
+
+/// Rows of a gradient in `bf16` that are there in `f32` at once.
+const ROUNDED: usize = 128;
+
+/// [`weight_gradient`] in `bf16`: each number is summed in `f32` and rounded once. The whole is never there in `f32`.
+fn rounded_gradient(
+    x: &[f32],
+    slopes: &[f32],
+    (rows, wide, narrow): (usize, usize, usize),
+    transposed: bool,
+) -> Vec<bf16> {
+    let (x, slopes) = (Matrix::new(x, wide), Matrix::new(slopes, narrow));
+    let (left, right, height, width) = match transposed {
+        true => (slopes.transposed(), x, narrow, wide),
+        false => (x.transposed(), slopes, wide, narrow),
+    };
+    if rows == 0 {
+        return vec![bf16::ZERO; height * width];
+    }
+    let count = height.div_ceil(ROUNDED);
+    let cut = (0..count).map(|i| i * height / count..(i + 1) * height / count);
+    // SAFETY: the pieces cover the vector; of each, the product writes every number, and so does rounding.
+    unsafe {
+        filled(height * width, |out| {
+            let (outs, _) = split_rows(out, width, cut.clone());
+            each(rows * height * width / 16, outs.into_iter().zip(cut), |(out, lines)| {
+                let part = Matrix { values: &left.values[lines.start * left.strides.0..], ..left };
+                let sums = filled(out.len(), |sums| {
+                    multiply((lines.len(), width, rows), part, right, sums, false, false);
+                });
+                math::narrow(&sums, out);
+            });
+        })
+    }
+}
+
+/// Some columns of a matrix in `bf16` that is a parameter, of which the gradient is in `bf16`, too.
+#[derive(Debug, Clone)]
+pub(super) struct Columns {
+    pub(super) start: usize,
+    pub(super) width: usize,
+}
+
+impl Kernel<1> for Columns {
+    type Saved = Shape;
+
+    fn forward(&self, [matrix]: [Floats; 1], keep: bool) -> (Floats, Option<Shape>) {
+        let (whole, width) = shape(&matrix);
+        let lines = matrix.storage::<bf16>().chunks_exact(width.max(1));
+        let columns: Vec<bf16> = lines.flat_map(|line| &line[self.start..][..self.width]).copied().collect();
+        (tensor(columns, [whole[0], self.width]), keep.then_some(whole))
+    }
+
+    fn backward(&self, whole: Shape, grad: Floats, _wanted: [bool; 1]) -> [Option<Floats>; 1] {
+        let width = whole[1];
+        // SAFETY: each line is filled first.
+        let lines = unsafe {
+            filled(whole.num_elements(), |out: &mut [MaybeUninit<bf16>]| {
+                out.fill(MaybeUninit::new(bf16::ZERO));
+                for (out, grad) in out.chunks_exact_mut(width).zip(values(&grad).chunks_exact(self.width)) {
+                    math::narrow(grad, &mut out[self.start..][..self.width]);
+                }
+            })
+        };
+        [Some(tensor(lines, whole))]
     }
 }
 

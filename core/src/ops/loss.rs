@@ -174,7 +174,7 @@ impl Vocabulary<'_> {
     }
 
     fn layer(&self) -> Linear {
-        Linear { transposed: self.transposed, bias: false, residual: false, after: None, frozen: false }
+        Linear { transposed: self.transposed, bias: false, residual: false, after: None, frozen: false, rounds: false }
     }
 
     fn logits(&self, hidden: Floats) -> Floats {

@@ -51,6 +51,19 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Writes the number in `bf16` that is nearest to each of `from`, the even one where two are.
+    pub(super) fn narrow(from: &[f32], out: &mut [MaybeUninit<bf16>]) {
+        for (out, &x) in out.iter_mut().zip(from) {
+            let bits = x.to_bits();
+            let nearest = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+            // What is not a number must not be carried into one that is.
+            let bits = if x.is_nan() { bits | 0x0040_0000 } else { nearest };
+            out.write(bf16::from_bits((bits >> 16) as u16));
+        }
+    }
+}
+
 /// Width of the lanes that reductions run in. Fixed, because it decides the order of additions.
 pub(super) const LANES: usize = 16;
 
@@ -209,6 +222,19 @@ mod tests {
         }
         assert!((erf(10.0) - 1.0).abs() < 2e-7);
         assert!(erf(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn the_nearest_number_in_bf16_is_that_of_others() {
+        let mut x: Vec<f32> = (0..1_000_000_u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9))).collect();
+        x.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::from_bits(0x7fff_ffff)]);
+        let mut found = Vec::with_capacity(x.len());
+        narrow(&x, &mut found.spare_capacity_mut()[..x.len()]);
+        // SAFETY: each element was written.
+        unsafe { found.set_len(x.len()) };
+        for (x, found) in x.iter().zip(&found) {
+            assert_eq!(found.to_bits(), bf16::from_f32(*x).to_bits(), "{x} {:x}", x.to_bits());
+        }
     }
 
     #[test]

@@ -15,15 +15,16 @@ mod loss;
 mod math;
 mod norm;
 mod rotary;
+mod rounding;
 mod sum;
 #[cfg(test)]
 mod tests;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, FloatDType, Tensor};
 
 use self::activation::SoftCap;
 use self::attention::Attention as Attend;
-use self::kernel::{fusable, fusable_weight, run};
+use self::kernel::{fusable, fusable_weight, is_narrow, rounds, run};
 use self::linear::Linear;
 
 pub use self::activation::Activation;
@@ -81,11 +82,11 @@ pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
     Tensor::from_dispatch(run(SoftCap(cap as f32), [x.into_dispatch()]))
 }
 
-/// Σ x² over all elements, as `[1]`; outside automatic differentiation.
+/// Σ x² over all elements, as `[1]`, in `f32` whether they are or in `bf16`; outside automatic differentiation.
 ///
 /// On the CPU the same bits on every processor with AVX2, which Burn's own sums do not promise; so are those of [`sum_last`] and [`total`].
 pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
-    if !fusable(&x) {
+    if !fusable(&x) && !is_narrow(&x) {
         return composed::squared_norm(x);
     }
     kernel::from_plain(sum::squared_norm(&kernel::into_plain(x)))
@@ -154,7 +155,14 @@ pub fn linear_then<const D: usize>(
         let y = composed::linear(x, weight, bias);
         return after.map_or_else(|| y.clone(), |f| composed::activate(f, y.clone()));
     }
-    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: false, after, frozen: false };
+    let kernel = Linear {
+        transposed: false,
+        bias: bias.is_some(),
+        residual: false,
+        after,
+        frozen: false,
+        rounds: rounds(&weight),
+    };
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => run(kernel, [x, weight, bias.into_dispatch()]),
@@ -172,7 +180,14 @@ pub fn linear_residual<const D: usize>(
     if !fusable(&x) || !fusable_weight(&weight) || !bias.as_ref().is_none_or(fusable) || !fusable(&residual) {
         return residual + composed::linear(x, weight, bias);
     }
-    let kernel = Linear { transposed: false, bias: bias.is_some(), residual: true, after: None, frozen: false };
+    let kernel = Linear {
+        transposed: false,
+        bias: bias.is_some(),
+        residual: true,
+        after: None,
+        frozen: false,
+        rounds: rounds(&weight),
+    };
     let (x, weight, residual) = (x.into_dispatch(), weight.into_dispatch(), residual.into_dispatch());
     Tensor::from_dispatch(match bias {
         Some(bias) => run(kernel, [x, weight, bias.into_dispatch(), residual]),
@@ -185,7 +200,8 @@ pub fn linear_tied<const D: usize>(x: Tensor<D>, table: Tensor<2>) -> Tensor<D> 
     if !fusable(&x) || !fusable_weight(&table) {
         return composed::linear(x, table.transpose(), None);
     }
-    let kernel = Linear { transposed: true, bias: false, residual: false, after: None, frozen: false };
+    let kernel =
+        Linear { transposed: true, bias: false, residual: false, after: None, frozen: false, rounds: rounds(&table) };
     Tensor::from_dispatch(run(kernel, [x.into_dispatch(), table.into_dispatch()]))
 }
 
@@ -263,7 +279,35 @@ pub fn lookup(table: Tensor<2>, ids: &[u32]) -> Tensor<2> {
     if !fusable_weight(&table) {
         return composed::lookup(table, ids);
     }
-    Tensor::from_dispatch(run(embedding::Lookup { ids: ids.to_vec() }, [table.into_dispatch()]))
+    let kernel = embedding::Lookup { ids: ids.to_vec(), rounds: rounds(&table) };
+    Tensor::from_dispatch(run(kernel, [table.into_dispatch()]))
+}
+
+/// The columns `start..start + width` of a matrix of weights. Where that is a parameter in `bf16`, its gradient is one in `bf16`.
+pub fn columns(matrix: Tensor<2>, start: usize, width: usize) -> Tensor<2> {
+    if !rounds(&matrix) {
+        return matrix.narrow(1, start, width);
+    }
+    Tensor::from_dispatch(run(linear::Columns { start, width }, [matrix.into_dispatch()]))
+}
+
+/// A tensor in `f32`, which holds every number of `bf16`; outside automatic differentiation.
+pub fn widen<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if is_narrow(&x) {
+        return kernel::from_plain(rounding::widened(&kernel::into_plain(x)));
+    }
+    if x.dtype() == DType::F32 { x } else { x.cast(FloatDType::F32) }
+}
+
+/// Numbers in `f32` rounded up or down to `bf16` by chance, so that the mean over many keys is the number itself: in proportion to how near the two
+/// are. What `bf16` holds stays what it is. The chance is a function of the key and the place in the tensor alone. Outside automatic differentiation.
+///
+/// Source: Gupta et al., "Deep Learning with Limited Numerical Precision", 2015, section 3.
+pub fn round_by_chance<const D: usize>(x: Tensor<D>, key: u64) -> Tensor<D> {
+    if !fusable(&x) {
+        return composed::round_by_chance(x, key);
+    }
+    kernel::from_plain(rounding::stochastically(&kernel::into_plain(x), key))
 }
 
 /// Cross-entropy in nats of each row of `logits` `[N, C]` against one class, `targets` `[N]`.

@@ -2,9 +2,10 @@
 //! [`WHOLE`] elements the order in which threads come: the last bit of a sum, and with it all that is trained, then depends on the machine.
 
 use burn::tensor::Shape;
+use half::bf16;
 
-use super::kernel::{Floats, Kernel, map_each, shape, tensor, values};
-use super::math::vectorised;
+use super::kernel::{Floats, Kernel, Weights, filled, map_each, shape, tensor, values, weights};
+use super::math::{vectorised, widen};
 
 /// Lanes of a vector, and vectors that are summed side by side.
 const LANES: usize = 8;
@@ -57,8 +58,17 @@ vectorised! {
     }
 }
 
-/// Σ x² over all elements, as `[1]`.
+/// Σ x² over all elements, as `[1]`. Those in `bf16` are widened piece by piece.
 pub(super) fn squared_norm(x: &Floats) -> Floats {
+    if let Weights::Bf16(x) = weights(x) {
+        let of = |x: &[bf16]| {
+            // SAFETY: every element is written.
+            let wide = unsafe { filled(x.len(), |wide| widen(x, wide)) };
+            sum_of::<true>(&wide)
+        };
+        let total: f64 = map_each(x.len(), x.chunks(PIECE), of).into_iter().map(f64::from).sum();
+        return tensor(vec![total as f32], [1]);
+    }
     let x = values(x);
     let total = if x.len() < WHOLE {
         sum_of::<true>(x)

@@ -1,7 +1,7 @@
 //! Every fused operation against the same one composed from Burn's, and against itself on other numbers of threads.
 
 use burn::optim::{AdaptiveMomentumState, Optimizer};
-use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData};
 use serde_json::Value;
 
 use super::adam8::{BLOCK, Coded, Map, Moments, SIGNED, UNSIGNED, decode, encode, step_in_parts};
@@ -870,6 +870,80 @@ fn trained_weights_in_bf16_have_the_gradient_of_what_they_are_rounded_to() {
     for (what, (found, expected)) in ["result", "of rows", "of the weight"].into_iter().zip(found.iter().zip(&expected))
     {
         assert_close(what, found, expected, 1e-5);
+    }
+}
+
+/// Checks an operation with a parameter in `bf16`: its gradient is one in `bf16`, that of the same numbers in `f32` rounded, and the same bits on any
+/// number of threads.
+#[track_caller]
+fn check_parameter(weights: [Tensor<2>; 2], f: impl Fn(Tensor<2>) -> Tensor<2> + Sync) {
+    let run = |threads: usize, weight: &Tensor<2>| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let weight = Tensor::from_inner(weight.clone()).require_grad();
+            let output = f(weight.clone());
+            let [rows, columns] = output.dims();
+            let slopes = Tensor::<1>::from_floats(noise(77, rows * columns).as_slice(), &Device::flex());
+            let grads = (output * Tensor::from_inner(slopes.reshape([rows, columns]))).sum().backward();
+            weight.grad(&grads).unwrap()
+        })
+    };
+    let [narrow, wide] = weights;
+    let (found, expected) = (run(1, &narrow), run(1, &wide));
+    assert_eq!((found.dtype(), expected.dtype()), (DType::BF16, DType::F32));
+    assert_eq!(found.dims(), expected.dims());
+    for threads in [2, 5] {
+        assert_eq!(found.to_data(), run(threads, &narrow).into_data(), "{threads} threads");
+    }
+    let values = |x: Tensor<2>| widen(x).into_data().try_to_vec::<f32>().unwrap();
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected.iter().fold(1e-6_f32, |most, x| x.abs().max(most));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= expected.abs() / 256.0 + 1e-5 * largest, "{found} {expected}");
+    }
+}
+
+#[test]
+fn parameters_in_bf16_have_gradients_in_bf16() {
+    for (count, inputs, outputs) in [(1, 70, 30), (3, 40, 17), (65, 513, 257), (600, 96, 520), (0, 5, 4)] {
+        let plain = |(values, shape): (Vec<f32>, [usize; 2])| -> Tensor<2> {
+            Tensor::from_inner(Tensor::from_data(TensorData::new(values, shape), &Device::flex()))
+        };
+        let rows = plain(matrix(3, count, inputs, 1.0));
+        let bias = || Some(Tensor::from_inner(Tensor::<1>::from_floats(noise(5, outputs).as_slice(), &Device::flex())));
+        check_parameter(halves(7, inputs, outputs), |w| linear(rows.clone(), w, None));
+        check_parameter(halves(7, inputs, outputs), |w| {
+            linear_then(rows.clone(), w, bias(), Some(Activation::GeluTanh))
+        });
+        let stream = plain(matrix(9, count, outputs, 1.0));
+        check_parameter(halves(7, inputs, outputs), |w| linear_residual(rows.clone(), w, bias(), stream.clone()));
+        check_parameter(halves(8, outputs, inputs), |w| linear_tied(rows.clone(), w));
+        // Parts of one matrix, each of which has a gradient.
+        check_parameter(halves(9, inputs, outputs + 11), |w| {
+            let part = |start, width| linear(rows.clone(), columns(w.clone(), start, width), None);
+            Tensor::cat(vec![part(0, outputs), part(outputs, 11)], 1)
+        });
+        let ids: Vec<u32> = (0..3 * count as u32).map(|i| i * i % inputs as u32).collect();
+        check_parameter(halves(10, inputs, outputs), |w| lookup(w, &ids));
+        // What other devices run, but for the products, of which both sides are rounded there.
+        check_parameter(halves(10, inputs, outputs), |w| composed::lookup(w, &ids));
+    }
+    let weight = Tensor::<2>::from_inner(halves(1, 60, 30)[0].clone()).require_grad();
+    let rows = matrix(2, 9, 60, 1.0);
+    let rows = Tensor::<2>::from_inner(Tensor::from_data(TensorData::new(rows.0, rows.1), &Device::flex()));
+    let grads = composed::linear(rows, weight.clone(), None).sum().backward();
+    assert_eq!(weight.grad(&grads).unwrap().dtype(), DType::BF16);
+}
+
+#[test]
+fn norms_of_bf16_are_summed_in_f32() {
+    for (rows, columns) in [(3, 7), (300, 700)] {
+        let [narrow, wide] = halves(31, rows, columns);
+        let norm = |x: Tensor<1>| x.into_scalar::<f32>();
+        let expected = norm(squared_norm(wide));
+        for found in [norm(squared_norm(narrow.clone())), norm(composed::squared_norm(narrow))] {
+            assert!((found - expected).abs() <= 1e-5 * expected, "{found} {expected}");
+        }
     }
 }
 

@@ -228,6 +228,8 @@ mod tests {
         let half = Numeric::new("cpu", Some(8)).in_precision(Precision::Bf16);
         assert_eq!(half.of(32), Some(json!({ "micro_batch": 8, "precision": "bf16" })));
         assert_eq!(half.in_parts(None).of(32), Some(json!({ "precision": "bf16" })));
+        let truly = half.in_parts(None).in_precision(Precision::Bf16True);
+        assert_eq!(truly.of(32), Some(json!({ "precision": "bf16-true" })));
         assert_eq!(half.in_precision(Precision::F32), Numeric::new("cpu", Some(8)));
         // Records of grids from before there were precisions, and of those with none.
         let old = json!({ "device": null, "micro_batch": null });

@@ -72,8 +72,12 @@ impl Stage for Pretrain {
         // Parameters that gradients reach live on the differentiating device.
         let device = bench.place.device.clone().autodiff();
         let trained = learner::train_lm(
-            Transformer::init(&spec, rng::derive(self.seed, "pretrain/weights"), &device)?
-                .in_precision(bench.place.execution.precision),
+            Transformer::init_to_train(
+                &spec,
+                rng::derive(self.seed, "pretrain/weights"),
+                &device,
+                bench.place.execution.precision,
+            )?,
             &world.corpus,
             Packing::Documents,
             &self.recipe,
