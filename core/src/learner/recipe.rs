@@ -214,7 +214,9 @@ impl Recipe {
         let ([beta_1, beta_2], epsilon, decoupled) = (self.betas, self.epsilon, self.optimizer.decouples());
         let adam = |weight_decay| ops::Adam { beta_1, beta_2, epsilon, weight_decay, decoupled };
         match self.optimizer {
-            Optimizer::Adam | Optimizer::Adamw => of_module(ByRank { matrices: adam(matrices), rest: adam(rest) }, narrow),
+            Optimizer::Adam | Optimizer::Adamw => {
+                of_module(ByRank { matrices: adam(matrices), rest: adam(rest) }, narrow)
+            }
             Optimizer::Adam8bit | Optimizer::Adamw8bit => {
                 let with = |decay| ops::Adam8bit { adam: adam(decay), smallest: ops::Adam8bit::SMALLEST };
                 of_module(ByRank { matrices: with(matrices), rest: with(rest) }, narrow)
