@@ -75,6 +75,7 @@ struct Shape {
     batch: usize,
     length: usize,
     micro_batch: Option<usize>,
+    optimizer: Optimizer,
 }
 
 fn shapes() -> Vec<Shape> {
@@ -107,7 +108,9 @@ fn shapes() -> Vec<Shape> {
         batch,
         length,
         micro_batch,
+        optimizer: Optimizer::Adamw,
     };
+    let in_bytes = |shape: Shape| Shape { optimizer: Optimizer::Adamw8bit, ..shape };
     vec![
         shape("GPT-2, classes", &gpt2, Kind::Classes, false, 16, 48, None),
         shape("GPT-2, documents", &gpt2, Kind::Documents, false, 4, 32, None),
@@ -119,6 +122,9 @@ fn shapes() -> Vec<Shape> {
         shape("Llama, words", &llama, Kind::Words, true, 8, 48, None),
         shape("GPT-NeoX, classes", &neox, Kind::Classes, true, 16, 64, None),
         shape("Qwen2, words in parts", &qwen, Kind::Words, true, 16, 64, Some(4)),
+        in_bytes(shape("GPT-2, classes, moments in 8 bits", &gpt2, Kind::Classes, false, 16, 48, None)),
+        in_bytes(shape("GPT-2, documents, moments in 8 bits", &gpt2, Kind::Documents, false, 4, 32, None)),
+        in_bytes(shape("Llama, words, moments in 8 bits", &llama, Kind::Words, true, 8, 48, None)),
         shape("GPT-2 of 124M, classes", &gpt2_124m, Kind::Classes, true, 2, 48, None),
     ]
 }

@@ -83,7 +83,7 @@ impl Coded {
         }
     }
 
-    fn to_device(self, device: &Device) -> Self {
+    fn on(self, device: &Device) -> Self {
         Self { codes: self.codes.to_device(device), scales: self.scales.to_device(device) }
     }
 
@@ -203,7 +203,7 @@ impl Optimizer for Adam8bit {
         match state {
             Moments::Whole(state) => Moments::Whole(state.to_device(device)),
             Moments::Coded { time, first, second } => {
-                Moments::Coded { time, first: first.to_device(device), second: second.to_device(device) }
+                Moments::Coded { time, first: first.on(device), second: second.on(device) }
             }
         }
     }
