@@ -34,8 +34,11 @@ if [ -z "$place" ]; then
 fi
 mkdir -p "$place/grids"
 
+# On a CPU it takes seconds to compile a kernel: fewer are tried before one is chosen.
+export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
+
 if [ -z "$w2s" ]; then
-  cargo build --release --features wgpu
+  tests/tools/mended-cubecl.sh
   w2s=$PWD/target/release/w2s
 fi
 
@@ -51,7 +54,8 @@ arguments() {
   case $1 in
     quickstart)
       echo "$small/quickstart.toml tasks=world-home seeds=0 methods=finetune,aux-confidence,product,adaptive,reverse-kl,js,selective" \
-        "p_ik.task=world-sound p_ik.shots=0 p_ik.balance=undersample self_labels.shots=0 method.selective.selector.gamma=0.3" ;;
+        "p_ik.task=world-sound p_ik.shots=0 p_ik.balance=undersample self_labels.shots=0 method.selective.selector.type=p-ik" \
+        "method.selective.selector.gamma=0.3 method.selective.refiner.type=graph-smoothing" ;;
     *) echo "tests/fixtures/tiny/$1.toml" ;;
   esac
 }
