@@ -44,6 +44,8 @@ struct Found {
     device: Device,
     /// What it calls itself, if it is no GPU but computes on the CPU.
     software: Option<String>,
+    /// What its driver lacks, so that it cannot be used.
+    lacks: Option<&'static str>,
 }
 
 /// The function that lists a kind's devices, where the binary has the feature.
@@ -92,12 +94,17 @@ impl Kind {
     fn device(&self, index: usize) -> Result<Found> {
         let (name, devices) = (self.name, self.lister()?()?);
         let count = devices.len();
-        devices.into_iter().nth(index).ok_or_else(|| match count {
+        let found = devices.into_iter().nth(index).ok_or_else(|| match count {
             0 => Error::new(format!("there is no `{name}:{index}`: no driver for {} knows a device", self.interface))
                 .help("install the driver of your GPU (docs/gpu.md), or use `--device cpu`"),
             _ => Error::new(format!("there is no `{name}:{index}`: the driver knows {count} of them, counted from 0"))
                 .help(format!("choose a smaller number, or see docs/gpu.md on which devices `{name}` counts")),
-        })
+        })?;
+        match found.lacks {
+            Some(what) => Err(Error::new(format!("`{name}:{index}` cannot be used: its driver lacks {what}"))
+                .help("another driver may have it, docs/gpu.md says how to do without it, or use `--device cpu`")),
+            None => Ok(found),
+        }
     }
 }
 
@@ -178,7 +185,7 @@ pub fn open(name: &str) -> Result<(Device, String)> {
 /// A device by its own name, and the name that goes into results.
 fn find(name: &str) -> Result<(Found, String)> {
     if name == "cpu" {
-        return Ok((Found { device: Device::flex(), software: None }, name.to_owned()));
+        return Ok((Found { device: Device::flex(), software: None, lacks: None }, name.to_owned()));
     }
     let (kind, index) = Kind::parse(name).ok_or_else(|| {
         let known: Vec<String> = KINDS.iter().map(|kind| format!("`{}`", kind.numbered(0))).collect();

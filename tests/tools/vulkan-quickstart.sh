@@ -34,8 +34,11 @@ if [ -z "$place" ]; then
 fi
 mkdir -p "$place/grids"
 
+# On a CPU it takes seconds to compile a kernel: fewer are tried before one is chosen.
+export CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal}
+
 if [ -z "$w2s" ]; then
-  cargo build --release --features wgpu
+  tests/tools/mended-cubecl.sh
   w2s=$PWD/target/release/w2s
 fi
 

@@ -8,7 +8,7 @@ use super::Found;
 use crate::{Error, Result};
 
 pub(super) fn list() -> Result<Vec<Found>> {
-    Ok((0..count()?).map(|index| Found { device: Device::cuda(index), software: None }).collect())
+    Ok((0..count()?).map(|index| Found { device: Device::cuda(index), software: None, lacks: None }).collect())
 }
 
 /// Number of GPUs the driver sees, which `CUDA_VISIBLE_DEVICES` limits.
