@@ -75,7 +75,6 @@ struct Shape {
     batch: usize,
     length: usize,
     micro_batch: Option<usize>,
-    optimizer: Optimizer,
 }
 
 fn shapes() -> Vec<Shape> {
@@ -108,7 +107,6 @@ fn shapes() -> Vec<Shape> {
         batch,
         length,
         micro_batch,
-        optimizer: Optimizer::Adamw,
     };
     let in_bytes = |shape: Shape| Shape { optimizer: Optimizer::Adamw8bit, ..shape };
     vec![
