@@ -111,7 +111,7 @@ fn one_file_is_enough_for_every_kind_of_part() {
             .args(arguments);
         for package in ["w2s", "w2s-core", "w2s-strategies", "w2s-plugins"] {
             // What is looked at here is not speed.
-            command.args(["--config", &format!("profile.release.package.{package}.opt-level=1")]);
+            command.args(["--config", &format!("profile.release.package.{package}.opt-level=0")]);
         }
         command
     };
