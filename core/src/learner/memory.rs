@@ -86,6 +86,9 @@ pub struct Memory {
     pub peak: u64,
 }
 
+/// Rows that a product of matrices lays out anew at once (the panels of `gemm`).
+const PANEL: u64 = 512;
+
 impl Workload<'_> {
     /// What it needs.
     ///
@@ -213,9 +216,10 @@ impl Workload<'_> {
         let inputs = if self.manner.recompute { blocks.len() as u64 * every * hidden } else { blocks.iter().sum() };
         let top = top + rounded_head;
         let kept = inputs + embeddings + top;
-        // It is summed in float32.
+        // It is summed in float32, and for that the logits are laid out a second time.
         let rounded = if self.narrow_gradients() { of_head / 2 } else { 0 };
-        let mut peak = kept + (logits * capped).max(rounded) + of_head + read * hidden;
+        let laid_out = if is_head_trained { logits.min(PANEL * self.spec.vocab as u64) } else { 0 };
+        let mut peak = kept + (logits * capped + laid_out).max(rounded) + of_head + read * hidden;
         let of_head = of_head - rounded;
         let mut gradients =
             of_head + if model.tied { model.trained.top } else { model.trained.top.saturating_sub(of_head) };
