@@ -14,7 +14,7 @@ published=$(dirname "$(echo "$found" | cut -d'"' -f4)")
 mended=$PWD/target/mended/cubecl-spirv
 rm -rf "$mended"
 mkdir -p "$(dirname "$mended")"
-cp -r "$published" "$mended"
+cp -rp "$published" "$mended"
 
 # `lower_shared_implicit` has the type of the memory and that of the pointer to it exchanged.
 file=$mended/src/ops/memory.rs
@@ -29,6 +29,8 @@ awk -v memory="$memory" -v pointer="$pointer" '
   $0 == pointer { sub("let value_ty", "let ty"); print; next }
   { print }' "$file" >"$file.new"
 mv "$file.new" "$file"
+# Cargo goes by times: what was built is not built again.
+touch -r "$published/src/ops/memory.rs" "$file"
 
 # A crate from a folder is another one to Cargo.lock.
 cp Cargo.lock target/mended/Cargo.lock
