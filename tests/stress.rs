@@ -762,7 +762,8 @@ fn stands_still(process: u32) -> bool {
     })
 }
 
-/// Whether a process, by the number that its own machine gives it, holds the lease of a stage that is not there yet.
+/// Whether a process, by the number that its own machine gives it, holds the lease of a stage that is not there yet, and has begun to work on it:
+/// before that it looks, and takes what another one has made meanwhile without a word.
 #[cfg(target_os = "linux")]
 fn is_making(process: u32, kind: &str, stages: &Path) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
@@ -772,7 +773,12 @@ fn is_making(process: u32, kind: &str, stages: &Path) -> bool {
     fs::read_dir(stages.join("locks")).unwrap().flatten().any(|entry| {
         let name = entry.file_name().into_string().unwrap();
         let stage = name.strip_suffix(".lock.lease").filter(|stage| stage.starts_with(kind));
-        stage.is_some_and(|stage| !stages.join(stage).exists())
+        let has_begun = |stage: &str| {
+            let prefix = format!(".making-{stage}-");
+            let mut folders = fs::read_dir(stages).unwrap().flatten();
+            folders.any(|folder| folder.file_name().to_string_lossy().starts_with(&prefix))
+        };
+        stage.is_some_and(|stage| !stages.join(stage).exists() && has_begun(stage))
             && fs::read_to_string(entry.path()).is_ok_and(|lease| lease.contains(&held))
     })
 }

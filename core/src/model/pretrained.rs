@@ -341,8 +341,8 @@ pub(super) struct Extra {
 }
 
 impl Transformer {
-    /// Writes `config.json`, `model.safetensors` (float32, but for matrices that were trained in bfloat16) and the tokenizer's files into a folder, which is made if need be, so that
-    /// `AutoModel` and `AutoModelForCausalLM` of transformers load it, and [`Pretrained::open`] too.
+    /// Writes `config.json`, `model.safetensors` (float32, but for matrices that were trained in bfloat16) and the tokenizer's files into a folder,
+    /// which is made if need be, so that `AutoModel` and `AutoModelForCausalLM` of transformers load it, and [`Pretrained::open`] too.
     ///
     /// Adapters are merged into the weights they adapt.
     ///

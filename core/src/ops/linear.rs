@@ -7,6 +7,8 @@ use burn::tensor::Shape;
 use half::bf16;
 
 use super::activation::{self, Activation};
+#[cfg(target_arch = "x86_64")]
+use super::few;
 use super::kernel::{
     CHUNK, Floats, Kernel, Weights, each, filled, map_each, shape, split_rows, tensor, values, weights,
 };
@@ -150,8 +152,8 @@ impl WeightMatrix<'_> {
 const COLUMNS: usize = 256;
 
 /// A vector that parts of it are written to from several threads.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared(*mut f32);
 
 // SAFETY: who writes through it says why no two threads write the same element.
 unsafe impl Send for Shared {}
@@ -163,7 +165,7 @@ impl Shared {
     ///
     /// # Safety
     /// The place must be inside the vector.
-    unsafe fn at(self, place: usize) -> *mut f32 {
+    pub(super) unsafe fn at(self, place: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(place) }
     }
@@ -182,6 +184,11 @@ unsafe fn multiply_weights(
     add: bool,
     threads: bool,
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if few::takes((m, n, k)) {
+        // SAFETY: the caller's promise.
+        return unsafe { multiply_few((m, n, k), left, right, out, add, threads) };
+    }
     let (WeightMatrix { strides, .. }, numbers) = match right.values {
         // SAFETY: the caller's promise.
         Weights::F32(values) => {
@@ -242,6 +249,36 @@ unsafe fn multiply_weights(
         }
     };
     each(if threads { m * n * k / 16 } else { 0 }, 0..blocks, block);
+}
+
+/// [`multiply_weights`] for [a few rows](few).
+///
+/// # Safety
+/// As [`multiply`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn multiply_few(
+    sizes: (usize, usize, usize),
+    left: Matrix,
+    right: WeightMatrix,
+    out: &mut [MaybeUninit<f32>],
+    add: bool,
+    threads: bool,
+) {
+    let (m, n, k) = sizes;
+    assert!(left.strides == (k, 1) && left.values.len() == m * k && out.len() == m * n, "rows lie one after the other");
+    let lines = match right.strides {
+        (line, 1) => few::Lines::Inputs(line),
+        (1, line) => few::Lines::Outputs(line),
+        _ => unreachable!("weights lie row by row or column by column"),
+    };
+    let (rows, step, out) = (left.values, even_step(k), Shared(out.as_mut_ptr().cast()));
+    // SAFETY: there is room for the product, and the caller's promise.
+    unsafe {
+        match right.values {
+            Weights::F32(weights) => few::Product { sizes, rows, weights, lines, step, add }.write(out, threads),
+            Weights::Bf16(weights) => few::Product { sizes, rows, weights, lines, step, add }.write(out, threads),
+        }
+    }
 }
 
 /// `after(x * weight + bias) + residual` for each row of `x`, over inputs `[x, weight]`, then bias and residual where there are any.
@@ -548,4 +585,60 @@ impl Kernel<1> for Columns {
 pub(super) unsafe fn assume_init(values: &mut [MaybeUninit<f32>]) -> &mut [f32] {
     // SAFETY: `MaybeUninit<f32>` is laid out like `f32`, and the caller promises that the elements are initialised.
     unsafe { &mut *(std::ptr::from_mut(values) as *mut [f32]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A product of a few rows has the bits of `gemm`'s, on any number of threads.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_few_rows_have_the_bits_of_many() {
+        let mut state = 1_u32;
+        let mut numbers = |len: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / 8_388_608.0 - 1.0
+            };
+            (0..len).map(|_| next()).collect()
+        };
+        let bits = |out: Vec<MaybeUninit<f32>>| -> Vec<u32> {
+            // SAFETY: all of it was initialised before the product was written to it.
+            out.into_iter().map(|x| unsafe { x.assume_init() }.to_bits()).collect()
+        };
+        for m in [2, 3, 4, 5, 8, 11, 16] {
+            for (n, k) in [(65, 3), (129, 77), (200, 515), (3000, 8), (515, 1030), (1025, 9)] {
+                if !few::takes((m, n, k)) {
+                    continue;
+                }
+                let x = numbers(m * k);
+                let narrow: Vec<bf16> = numbers(n * k).into_iter().map(bf16::from_f32).collect();
+                let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+                let start: Vec<MaybeUninit<f32>> = numbers(m * n).into_iter().map(MaybeUninit::new).collect();
+                for (strides, add) in [((n, 1), false), ((n, 1), true), ((1, k), false), ((1, k), true)] {
+                    let mut many = start.clone();
+                    // SAFETY: everything is initialised.
+                    unsafe {
+                        let right = Matrix { values: &wide, strides };
+                        multiply((m, n, k), Matrix::new(&x, k), right, &mut many, add, false);
+                    }
+                    let many = bits(many);
+                    for values in [Weights::F32(&wide), Weights::Bf16(&narrow)] {
+                        for threads in [1, 3] {
+                            let mut out = start.clone();
+                            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                            let write = || {
+                                let right = WeightMatrix { values, strides };
+                                // SAFETY: everything is initialised.
+                                unsafe { multiply_weights((m, n, k), Matrix::new(&x, k), right, &mut out, add, true) }
+                            };
+                            pool.install(write);
+                            assert!(bits(out) == many, "{m} {n} {k} {strides:?} {add} {values:?} {threads}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

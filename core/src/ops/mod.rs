@@ -9,6 +9,8 @@ mod adam8;
 mod attention;
 mod composed;
 mod embedding;
+#[cfg(target_arch = "x86_64")]
+mod few;
 mod kernel;
 mod linear;
 mod loss;
