@@ -30,6 +30,9 @@ const LINES: usize = 4;
 /// Sums that a piece of work keeps while it reads lines of weights: 32 KiB.
 const SUMS: usize = 8192;
 
+/// The fewest columns that are worth a thread of their own.
+const NARROWEST: usize = 64;
+
 /// Columns in a piece of work where the weights of a column lie beside each other.
 const COLUMNS: usize = 256;
 
@@ -119,8 +122,9 @@ impl<W: Weight> Product<'_, W> {
         };
         assert!(self.rows.len() == m * k && self.weights.len() >= needed, "matrices must have the stated sizes");
         assert!(self.step > 0, "parts must be of some depth");
+        let workers = if threads { rayon::current_num_threads() } else { 1 };
         let pieces = match self.lines {
-            Lines::Inputs(_) => (m * n).div_ceil(SUMS).max(if threads { rayon::current_num_threads() } else { 1 }),
+            Lines::Inputs(_) => n.div_ceil(SUMS / m).max(workers.min(n / NARROWEST)),
             Lines::Outputs(_) => n.div_ceil(COLUMNS),
         };
         let columns = (0..pieces).map(|i| i * n / pieces..(i + 1) * n / pieces);

@@ -608,7 +608,7 @@ mod tests {
             out.into_iter().map(|x| unsafe { x.assume_init() }.to_bits()).collect()
         };
         for m in [2, 3, 4, 5, 8, 11, 16] {
-            for (n, k) in [(65, 3), (129, 77), (200, 515), (3000, 8), (515, 1030), (1025, 9)] {
+            for (n, k) in [(65, 3), (129, 77), (200, 515), (3000, 8), (515, 1030), (1025, 9), (5461, 3)] {
                 if !few::takes((m, n, k)) {
                     continue;
                 }
@@ -625,7 +625,7 @@ mod tests {
                     }
                     let many = bits(many);
                     for values in [Weights::F32(&wide), Weights::Bf16(&narrow)] {
-                        for threads in [1, 3] {
+                        for threads in [1, 3, 70] {
                             let mut out = start.clone();
                             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                             let write = || {
