@@ -14,6 +14,7 @@ use std::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicPtr, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -27,6 +28,10 @@ use crate::{
 pub const NO_MEMORY: i32 = 70;
 /// Exit code of a stage's process in which a thread panicked while others waited for it.
 pub const PANICKED: i32 = 71;
+
+/// Between two looks at what another thread does.
+#[cfg(unix)]
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Who ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +115,15 @@ impl std::fmt::Write for Line {
 /// This needs no memory, and may be called in a signal handler.
 #[cfg(unix)]
 fn enter(message: std::fmt::Arguments) {
-    /// Several threads may find at once that there is no memory.
+    static BEGUN: AtomicBool = AtomicBool::new(false);
     static ENTERED: AtomicBool = AtomicBool::new(false);
+    /// How many times somebody looks for what another thread enters.
+    const LOOKS: usize = 2000;
     // SAFETY: it is null, or was made by `record_in` and is never freed.
     let Some(Record { around, folder, file }) = (unsafe { RECORD.load(Ordering::SeqCst).as_ref() }) else { return };
-    if ENTERED.swap(true, Ordering::SeqCst) {
+    if BEGUN.swap(true, Ordering::SeqCst) {
+        // Who comes second may be about to end the process.
+        (0..LOOKS).take_while(|_| !ENTERED.load(Ordering::SeqCst)).for_each(|_| thread::sleep(MOMENT));
         return;
     }
     let (mut line, help) = (Line::new(), error::OUT_OF_MEMORY);
@@ -131,6 +140,7 @@ fn enter(message: std::fmt::Arguments) {
         libc::open(file.as_ptr(), libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT, 0o644)
     };
     line.send(file);
+    ENTERED.store(true, Ordering::SeqCst);
 }
 
 /// Adds to the file of a run's failures, if there is one, that a command ends for want of memory without having aborted.
@@ -145,7 +155,12 @@ pub fn enter_want_of_memory() {
 /// An abort after memory was refused is an abort for want of memory; any other takes its usual course when this returns.
 #[cfg(unix)]
 extern "C" fn on_abort(_signal: c_int) {
+    static ENDING: AtomicBool = AtomicBool::new(false);
     let Some(size) = alloc::refused() else { return };
+    // Several threads may find at once that there is no memory: the first one ends the process.
+    while ENDING.swap(true, Ordering::SeqCst) {
+        thread::sleep(MOMENT);
+    }
     let (mut text, mut record) = (Line::new(), Line::new());
     let help = error::OUT_OF_MEMORY;
     let message = format_args!("out of memory: {size} bytes could not be had");
@@ -216,7 +231,7 @@ pub fn watch_panics(
         const SURVIVED: Duration = Duration::from_secs(5);
         let (mut last, mut still, mut since) = (position(), Duration::ZERO, Duration::ZERO);
         loop {
-            std::thread::sleep(STEP);
+            thread::sleep(STEP);
             let now = position();
             let panicked = HAS_PANICKED.load(Ordering::SeqCst);
             since = if panicked { since + STEP } else { Duration::ZERO };
@@ -233,7 +248,7 @@ pub fn watch_panics(
             }
         }
     };
-    std::thread::Builder::new().name("panic-watch".into()).spawn(watch).map(|_| ())
+    thread::Builder::new().name("panic-watch".into()).spawn(watch).map(|_| ())
 }
 
 /// Ends the process without waiting for any of its threads.
