@@ -371,7 +371,8 @@ fn written_out(name: &str, document: &Document, shelf: Option<&Document>) -> Res
     let on_shelf = shelf.and_then(|shelf| shelf.root().get("method")).map(|all| all.get(name).map(|it| it.to_table()));
     Ok(match on_shelf.flatten().transpose()? {
         _ if in_grid => None,
-        Some(table) => Some(format!("method.{name:?}={}", toml::Value::Table(table))),
+        // An error in it is shown as of the command line, which nobody typed.
+        Some(table) => Some(format!("method.{name:?}={} # as methods.toml has it", toml::Value::Table(table))),
         None => strategy::find(Kind::Loss, name).map(|_| format!("method.{name:?}.loss.type={name:?}")),
     })
 }
