@@ -1,8 +1,10 @@
 """The first Qwen in PyTorch, written anew after the published modeling_qwen.py, for golden values alone.
 
-transformers does not have it: `Qwen/Qwen-1_8B` and its like bring code of their own. What is computed here is what that code computes in `eval()`
-on texts of up to `seq_length` tokens, where neither log-n scaling nor dynamic NTK changes anything.
+transformers does not have it: `Qwen/Qwen-1_8B` and its like bring code of their own. What is computed here is what that code computes of one text
+without padding: in `eval()` with log-n scaling and dynamic NTK, which change something behind `seq_length`, and in `train()` without.
 """
+
+import math
 
 from types import SimpleNamespace
 
@@ -36,13 +38,20 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.hidden_size, 3 * inner)
         self.c_proj = nn.Linear(inner, config.hidden_size, bias=not config.no_bias)
 
-    def forward(self, x):
+    def forward(self, x, prompt):
         batch, count, _ = x.shape
         query, key, value = (
             part.view(batch, count, self.config.num_attention_heads, self.config.kv_channels)
             for part in self.c_attn(x).chunk(3, -1)
         )
-        query, key = (rotated(part, self.config.rotary_emb_base) for part in (query, key))
+        base, first = self.config.rotary_emb_base, self.config.seq_length
+        if not self.training and self.config.use_dynamic_ntk:
+            alpha = max(2 ** math.ceil(math.log((prompt or count) / first, 2) + 1) - 1, 1)
+            base = base * alpha ** (self.config.kv_channels / (self.config.kv_channels - 2))
+        query, key = (rotated(part, base) for part in (query, key))
+        if not self.training and self.config.use_logn_attn:
+            logn = [math.log(i, first) if i > first else 1.0 for i in range(1, count + 1)]
+            query = query * torch.tensor(logn, dtype=x.dtype)[:, None, None]
         scores = torch.einsum("bqhw,bkhw->bhqk", query, key) / self.config.kv_channels**0.5
         scores = scores.masked_fill(torch.ones(count, count).triu(1).bool(), -torch.inf)
         return self.c_proj(torch.einsum("bhqk,bkhw->bqhw", scores.softmax(-1), value).flatten(2))
@@ -65,8 +74,8 @@ class Block(nn.Module):
         self.ln_1, self.ln_2 = (RMSNorm(config.hidden_size, config.layer_norm_epsilon) for _ in range(2))
         self.attn, self.mlp = Attention(config), MLP(config)
 
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, prompt):
+        x = x + self.attn(self.ln_1(x), prompt)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -80,9 +89,10 @@ class QWen(nn.Module):
         self.transformer.ln_f = RMSNorm(config.hidden_size, config.layer_norm_epsilon)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, input_ids, **_):
+    def forward(self, input_ids, prompt=None, **_):
+        """`prompt`: how many tokens were read before the others were written one by one, if not all. Dynamic NTK goes by it."""
         states = [self.transformer.wte(input_ids)]
         for block in self.transformer.h:
-            states.append(block(states[-1]))
+            states.append(block(states[-1], prompt))
         last = self.transformer.ln_f(states[-1])
         return SimpleNamespace(logits=self.lm_head(last), hidden_states=[*states[:-1], last])

@@ -10,7 +10,8 @@ use crate::{Error, Result, error::IoContext, ops};
 
 /// Some texts that a language model goes on with, each by itself; see [`Transformer::decoder`].
 ///
-/// On the CPU the logits of a row have the same bits whatever rows are beside it, and the same as without a cache.
+/// On the CPU the logits of a row have the same bits whatever rows are beside it, and the same as without a cache, unless a text gets longer than
+/// those of a model's pretraining ([`Beyond`](super::spec::Beyond)).
 #[derive(Debug)]
 pub struct Decoder<'a> {
     model: &'a Transformer,
@@ -127,6 +128,8 @@ pub(super) struct Cache {
     layers: Vec<[Tensor<3>; 2]>,
     /// Tokens of each row.
     lengths: Vec<usize>,
+    /// What each row's prompt makes of rotations, which stays so ([`Beyond::growth`](super::spec::Beyond::growth)).
+    growths: Vec<usize>,
     /// Places that are taken; the tokens of a row are in the last ones of them.
     taken: usize,
     capacity: usize,
@@ -154,7 +157,8 @@ impl Cache {
             start += length as u32;
         }
         let layers = Vec::with_capacity(model.spec().layers);
-        Self { layers, lengths, taken, capacity: taken, rotaries: [None, None], prompt: Some(places) }
+        let growths = model.growths(&lengths);
+        Self { layers, lengths, growths, taken, capacity: taken, rotaries: [None, None], prompt: Some(places) }
     }
 
     /// Makes room for one more token of each row.
@@ -173,13 +177,18 @@ impl Cache {
         self.lengths.iter_mut().for_each(|length| *length += 1);
     }
 
-    fn longest(&self) -> usize {
+    pub(super) fn longest(&self) -> usize {
         self.lengths.iter().copied().max().unwrap_or(0)
     }
 
     /// Position of the newest token of each row.
     pub(super) fn positions(&self) -> Vec<u32> {
         self.lengths.iter().map(|length| *length as u32 - 1).collect()
+    }
+
+    /// What each row's prompt made of rotations.
+    pub(super) fn growths(&self) -> &[usize] {
+        &self.growths
     }
 
     /// The rotations to all of its positions, as far as the model rotates.
@@ -206,6 +215,7 @@ impl Cache {
             return;
         }
         self.lengths = rows.iter().map(|row| self.lengths[*row as usize]).collect();
+        self.growths = rows.iter().map(|row| self.growths[*row as usize]).collect();
         for tensor in self.layers.iter_mut().flatten() {
             let [_, capacity, width] = tensor.dims();
             tensor.inplace(|tensor| {

@@ -84,6 +84,37 @@ pub struct Extras {
     pub logit_cap: Option<f64>,
     /// Layers whose tokens see only what is near.
     pub local: Option<Local>,
+    /// What becomes of positions in texts longer than those of the pretraining.
+    pub beyond: Option<Beyond>,
+}
+
+/// How the first Qwen takes texts longer than those of its pretraining; while it trains, as any others.
+///
+/// Source: `modeling_qwen.py` of Qwen/Qwen-7B.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Beyond {
+    /// The longest text of the pretraining, in tokens (`seq_length`).
+    pub length: usize,
+    /// Whether queries behind it are multiplied, the `n`-th token's by the logarithm of `n` to the base of that length (`use_logn_attn`).
+    pub log_n: bool,
+    /// Whether the base of the rotations grows with the text (`use_dynamic_ntk`).
+    pub ntk: bool,
+}
+
+impl Beyond {
+    /// How much the base of the rotations grows for a text of so many tokens: 1 up to the length of the pretraining, 3 up to twice that, 7 up to
+    /// four times.
+    pub fn growth(self, tokens: usize) -> usize {
+        let reached = |doublings: &u32| self.length.saturating_mul(1 << doublings) >= tokens;
+        let doublings = (0..32).find(reached).filter(|_| self.ntk).unwrap_or(0);
+        if doublings == 0 { 1 } else { (2 << doublings) - 1 }
+    }
+
+    /// What the query at a position is multiplied by.
+    pub fn scale(self, position: usize) -> f32 {
+        let count = position + 1;
+        if self.log_n && count > self.length { ((count as f64).ln() / (self.length as f64).ln()) as f32 } else { 1.0 }
+    }
 }
 
 /// Layers whose tokens see only what is near.
@@ -161,6 +192,19 @@ pub struct Llama3Rope {
 }
 
 impl Positions {
+    /// These positions with a base that has [grown](Beyond::growth).
+    ///
+    /// Source: "NTK-aware" scaling, as in `RotaryEmbedding` of `modeling_qwen.py`.
+    pub fn grown(self, growth: usize) -> Self {
+        match self {
+            Self::Rotary { dims, base, stretched } if growth > 1 && dims > 2 => {
+                let base = base * (growth as f64).powf(dims as f64 / (dims as f64 - 2.0));
+                Self::Rotary { dims, base, stretched }
+            }
+            other => other,
+        }
+    }
+
     /// Angle per position of each pair of a head's rotated dimensions; none where nothing is rotated.
     ///
     /// Float32 as transformers computes them.

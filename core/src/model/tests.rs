@@ -366,6 +366,68 @@ families! {
     roberta = "roberta" phi3 = "phi3" gemma2 = "gemma2" gemma3_text = "gemma3_text" modernbert = "modernbert" deberta_v2 = "deberta-v2"
 }
 
+/// Texts longer than `seq_length`: what the published code does to their positions, and that it does nothing of it while it trains.
+#[test]
+fn the_first_qwen_goes_beyond_its_pretraining() {
+    let (long, tiny) = (golden("golden_qwen_long.json"), Tiny::new("qwen"));
+    let scale = long["scale"].as_f64().unwrap() as f32;
+    let weights = tiny.case["weights"].as_object().unwrap();
+    let tensors: Files = weights
+        .iter()
+        .map(|(name, value)| {
+            let (mut values, shape) = numbers(value);
+            if name.ends_with("c_attn.weight") {
+                values.iter_mut().for_each(|value| *value *= scale);
+            }
+            (name.clone(), Raw::f32(&values, &shape))
+        })
+        .collect();
+    let mut config = tiny.config().clone();
+    config["max_position_embeddings"] = long["positions"].clone();
+    let ids = |value: &Value| -> Vec<u32> { numbers(value).0.into_iter().map(|id| id as u32).collect() };
+    let rows = long["rows"].as_array().unwrap();
+    let texts: Vec<Vec<u32>> = rows.iter().map(|row| ids(&row["ids"])).collect();
+    let tokens = Tokens::packed(&texts);
+    let lasts: Vec<usize> = tokens.lengths.iter().map(|length| length - 1).collect();
+    let expected = |key: &str| -> Vec<f32> { rows.iter().flat_map(|row| numbers(&row[key]).0).collect() };
+    let compare = |config: &Value, device: &Device, expected: &[f32], what: &str| {
+        let folder = Folder::new(config, &tensors);
+        let model = folder.open().load(device).unwrap();
+        // The last block computes all tokens, or those alone that are asked for.
+        for last in [at(&model.hidden(&tokens), &tokens, &lasts), model.pooled(&tokens, Pooling::Last)] {
+            assert_close(&floats(&model.lm_logits(last).unwrap()), expected, 4e-6, what);
+        }
+        model
+    };
+    compare(&config, &Device::flex().autodiff(), &expected("train"), "in training");
+    for key in ["use_dynamic_ntk", "use_logn_attn"] {
+        let mut config = config.clone();
+        config[key] = false.into();
+        compare(&config, &Device::flex(), &numbers(&long["without"][key]).0, key);
+    }
+    let model = compare(&config, &Device::flex(), &expected("eval"), "in evaluation");
+
+    // What is written after the text, whose length tells how positions turn; halfway some rows go on alone.
+    let mut going_on: Vec<usize> = (0..rows.len()).collect();
+    let (mut decoder, mut logits) = model.decoder(&tokens).unwrap();
+    for step in 0..numbers(&rows[0]["new"]).0.len() {
+        if step == 3 {
+            let kept = [8, 4, 2, 0];
+            decoder.keep(&kept);
+            logits = Tensor::cat(kept.map(|row| logits.clone().narrow(0, row, 1)).to_vec(), 0);
+            going_on = kept.to_vec();
+        }
+        let found = floats(&log_softmax(logits, 1));
+        let next: Vec<u32> = going_on.iter().map(|row| ids(&rows[*row]["new"])[step]).collect();
+        for ((found, next), row) in found.chunks_exact(model.spec().vocab).zip(&next).zip(&going_on) {
+            let expected = numbers(&rows[*row]["log_p"]).0[step];
+            assert!(found.iter().all(|other| *other <= found[*next as usize]), "{row} {step}");
+            assert_close(&[found[*next as usize]], &[expected], 1e-5, "log-probability");
+        }
+        logits = decoder.step(&next).unwrap();
+    }
+}
+
 /// Prints the table of docs/models.md: `cargo test --release --workspace --lib -- agreement_with_transformers --nocapture`.
 #[test]
 #[allow(clippy::print_stdout)] // The table is what it is for.
@@ -1592,9 +1654,13 @@ fn configurations_of_all_ages_are_understood() {
     assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": false })).max_positions, 16);
     assert_eq!(with("qwen2", json!({ "sliding_window": 4, "use_sliding_window": true })).max_positions, 4);
     assert_eq!(with("gpt_neox", json!({ "use_parallel_residual": false })).residual, spec::Residual::Pre);
-    // What the first Qwen does to long texts begins after `seq_length`.
-    assert_eq!(with("qwen", json!({})).max_positions, 16);
-    assert_eq!(with("qwen", json!({ "use_dynamic_ntk": false, "use_logn_attn": false })).max_positions, 32);
+    // What the first Qwen does to long texts begins after `seq_length`: 2^ceil(log2(tokens / 16) + 1) - 1.
+    let qwen = with("qwen", json!({}));
+    let beyond = qwen.extras.beyond.unwrap();
+    assert_eq!((qwen.max_positions, beyond.length), (32, 16));
+    assert_eq!([1, 16, 17, 32, 33, 64, 65].map(|tokens| beyond.growth(tokens)), [1, 1, 3, 3, 7, 7, 15]);
+    assert_eq!(spec::Beyond { ntk: false, ..beyond }.growth(65), 1);
+    assert_eq!([0, 15, 255].map(|position| beyond.scale(position)), [1.0, 1.0, 2.0]);
     // Files older than `layer_types` and an object for each kind of layers.
     let local = |spec: Spec| spec.extras.local.unwrap();
     let old = json!({

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{Error, Result, ops, rng::Rng};
 
+mod beyond;
 mod precision;
 mod recompute;
 
@@ -150,7 +151,7 @@ struct Plan {
     near: Sight,
     /// What stands for the distances that occur, with the least of them in buckets.
     distances: Option<(Tensor<2>, i64)>,
-    /// Position of each row in its sequence.
+    /// Position of each row in its sequence, or where its rotations are ([`reaching`](Transformer::reaching)).
     keys: Vec<u32>,
     /// The same of the rows that are asked for.
     queries: Vec<u32>,
@@ -444,6 +445,7 @@ impl Transformer {
         let positions = cache.positions();
         let [whole, near] = self.sights(cache.spans(), cache.rotaries());
         let plan = Plan { whole, near, distances: None, keys: positions.clone(), queries: positions, rows: None };
+        let plan = self.reaching(plan, &vec![1; ids.len()], cache.growths(), cache.longest());
         let tokens = Tokens { ids: ids.to_vec(), lengths: vec![1; ids.len()] };
         let mut x = self.embed(&tokens, &plan);
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -588,12 +590,11 @@ impl Transformer {
         };
         let [whole, near] = self.sights(spans, self.rotaries(longest));
         let distances = self.distances(longest);
-        let Some(places) = places else {
-            return Plan { whole, near, distances, queries: keys.clone(), keys, rows: None };
-        };
-        let rows = tokens.spans().zip(places).map(|(span, place)| (span.start + place) as u32).collect();
-        let queries = places.iter().map(|&place| place as u32).collect();
-        Plan { whole, near, distances, keys, queries, rows: Some(rows) }
+        let queries = places.map_or_else(|| keys.clone(), |places| places.iter().map(|&place| place as u32).collect());
+        let row = |(span, place): (Range<usize>, &usize)| (span.start + place) as u32;
+        let rows = places.map(|places| tokens.spans().zip(places).map(row).collect());
+        let plan = Plan { whole, near, distances, keys, queries, rows };
+        self.reaching(plan, &tokens.lengths, &self.growths(&tokens.lengths), longest)
     }
 
     /// What stands for the distances in texts of up to `longest` tokens, `[2 d + 1, H]`, with the least of them in buckets, `-d`.
@@ -719,7 +720,12 @@ impl Attention {
                 let rest = fused[0].columns(queries, 2 * keys, x);
                 (query, rest.clone().narrow(1, 0, keys), rest.narrow(1, keys, keys))
             }
-            fused if past.is_none() && self.query_norm.is_none() && self.key_norm.is_none() => {
+            fused
+                if past.is_none()
+                    && self.query_norm.is_none()
+                    && self.key_norm.is_none()
+                    && plan.queries == plan.keys =>
+            {
                 let all = fused[0].forward(x);
                 let (turned, heads) = (spec.heads + spec.kv_heads, spec.heads + 2 * spec.kv_heads);
                 let all = match &sight.rotary {

@@ -30,6 +30,22 @@ impl Rotary {
         Self { rotated: 2 * frequencies.len(), cosines: table(f32::cos), sines: table(f32::sin) }
     }
 
+    /// These tables, with those of each position multiplied by what `scale` says of it.
+    pub fn scaled(&self, scale: impl Fn(usize) -> f32) -> Self {
+        let half = (self.rotated / 2).max(1);
+        let table = |table: &[f32]| table.iter().enumerate().map(|(i, x)| x * scale(i / half)).collect();
+        Self { rotated: self.rotated, cosines: table(&self.cosines), sines: table(&self.sines) }
+    }
+
+    /// Several tables that rotate as much of a head, one after the other: a position of the second comes as far behind as there are positions in
+    /// the first.
+    pub fn chained(tables: &[Self]) -> Self {
+        let rotated = tables.first().map_or(0, |first| first.rotated);
+        assert!(tables.iter().all(|table| table.rotated == rotated), "tables must rotate as much");
+        let all = |of: fn(&Self) -> &Arc<[f32]>| tables.iter().flat_map(|table| of(table).iter().copied()).collect();
+        Self { rotated, cosines: all(|table| &table.cosines), sines: all(|table| &table.sines) }
+    }
+
     /// Positions that there are tables for.
     pub fn positions(&self) -> usize {
         self.cosines.len() / (self.rotated / 2).max(1)

@@ -1,12 +1,12 @@
 //! The first Qwen (Bai et al. 2023): Llama with one matrix for queries, keys and values, and names of its own.
 //!
 //! transformers does not have it; its repositories bring code. What that code does to texts longer than `seq_length` (log-n scaling of queries,
-//! dynamic NTK), it does not do while it trains: texts are kept within that length, up to which both change nothing.
+//! dynamic NTK), it does not do while it trains, and no more is done here ([`Beyond`]).
 
 use super::{Architecture, Layout, Rule};
 use crate::{
     Result,
-    model::spec::{Activation, Bias, Config, Extras, LmHead, Norm, Residual, Spec},
+    model::spec::{Activation, Beyond, Bias, Config, Extras, LmHead, Norm, Residual, Spec},
 };
 
 // `w1(x) * silu(w2(x))`: the gate is the second.
@@ -34,7 +34,8 @@ fn spec(config: &Config) -> Result<Spec> {
     let bias = !config.flag_or("no_bias", true)?;
     let length = config.count_or("seq_length", 2048)?;
     let longest = config.count_or("max_position_embeddings", length)?;
-    let within = config.flag_or("use_dynamic_ntk", true)? || config.flag_or("use_logn_attn", true)?;
+    let (ntk, log_n) = (config.flag_or("use_dynamic_ntk", true)?, config.flag_or("use_logn_attn", true)?);
+    let beyond = Beyond { length, log_n, ntk };
     Ok(Spec {
         architecture: "qwen",
         vocab: config.count("vocab_size")?,
@@ -44,7 +45,7 @@ fn spec(config: &Config) -> Result<Spec> {
         kv_heads: heads,
         head_dim,
         inner: config.head_dim(both, 2)?,
-        max_positions: if within { longest.min(length) } else { longest },
+        max_positions: longest,
         causal: true,
         positions: config.rotary(head_dim, "rotary_emb_base", config.number_or("rotary_pct", 1.0)?)?,
         token_types: 0,
@@ -58,7 +59,7 @@ fn spec(config: &Config) -> Result<Spec> {
         bias: Bias { qkv: true, output: bias, mlp: bias },
         lm_head: if config.flag_or("tie_word_embeddings", false)? { LmHead::Tied } else { LmHead::Separate },
         initializer_range: config.number_or("initializer_range", 0.02)?,
-        extras: Extras::default(),
+        extras: Extras { beyond: Some(beyond), ..Extras::default() },
         config: config.values().clone(),
     })
 }
