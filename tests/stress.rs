@@ -236,7 +236,7 @@ fn every_training_of_a_stage_is_kept_for_itself() {
 
 #[test]
 fn a_run_without_memory_says_so() {
-    for at in ["command:300", "command:2000+", "command:5000+"] {
+    let refused = |at: &str| {
         let folder = tempfile::tempdir().unwrap();
         let output = command("run", folder.path()).env("W2S_REFUSE_ALLOCATION", at).output().unwrap();
         let said = text(&output);
@@ -246,8 +246,13 @@ fn a_run_without_memory_says_so() {
         let record =
             |name: &str| fs::read_to_string(folder.path().join(name).join("failures.jsonl")).unwrap_or_default();
         assert!([record("tiny"), record("grid")].concat().contains("out-of-memory"), "{at}");
-        whole(folder.path());
+        folder
+    };
+    for at in ["command:300", "command:2000+", "command:5000+"] {
+        whole(refused(at).path());
     }
+    // Two threads may be refused at once; neither may end the process while the other one records why.
+    (0..100).for_each(|_| drop(refused("command:2000+")));
 }
 
 #[test]

@@ -115,6 +115,7 @@ impl std::fmt::Write for Line {
 /// This needs no memory, and may be called in a signal handler.
 #[cfg(unix)]
 fn enter(message: std::fmt::Arguments) {
+    /// Several threads may find at once that there is no memory; the first one enters it.
     static BEGUN: AtomicBool = AtomicBool::new(false);
     static ENTERED: AtomicBool = AtomicBool::new(false);
     /// How many times somebody looks for what another thread enters.

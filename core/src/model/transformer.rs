@@ -445,8 +445,8 @@ impl Transformer {
         let positions = cache.positions();
         let [whole, near] = self.sights(cache.spans(), cache.rotaries());
         let plan = Plan { whole, near, distances: None, keys: positions.clone(), queries: positions, rows: None };
-        let plan = self.reaching(plan, &vec![1; ids.len()], cache.growths(), cache.longest());
         let tokens = Tokens { ids: ids.to_vec(), lengths: vec![1; ids.len()] };
+        let plan = self.reaching(plan, &tokens.lengths, cache.growths(), cache.longest());
         let mut x = self.embed(&tokens, &plan);
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &plan, &self.spec, Some(cache.layer(layer)));

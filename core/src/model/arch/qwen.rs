@@ -1,7 +1,7 @@
 //! The first Qwen (Bai et al. 2023): Llama with one matrix for queries, keys and values, and names of its own.
 //!
-//! transformers does not have it; its repositories bring code. What that code does to texts longer than `seq_length` (log-n scaling of queries,
-//! dynamic NTK), it does not do while it trains, and no more is done here ([`Beyond`]).
+//! transformers does not have it; its repositories bring code. That code takes texts longer than `seq_length` in another way (log-n scaling of
+//! queries, dynamic NTK), but not while it trains; so does this ([`Beyond`]).
 
 use super::{Architecture, Layout, Rule};
 use crate::{

@@ -1,5 +1,7 @@
 //! Texts longer than those of a model's pretraining ([`Beyond`]).
 
+use std::iter::repeat_n;
+
 use super::{Plan, Transformer};
 use crate::{model::spec::Beyond, ops};
 
@@ -10,10 +12,10 @@ impl Transformer {
         lengths.iter().map(growth).collect()
     }
 
-    /// A plan for sequences of which each has `rows` of the keys' rows and a growth of its own, at most at position `longest - 1`. Nothing changes up
-    /// to the length of the pretraining, nor while the model trains, which is on a device that keeps what gradients need.
+    /// A plan for sequences whose positions are below `longest`, each with so many `rows` of its tokens and a growth of its own. Nothing changes up to
+    /// the length of the pretraining, nor while the model trains, which is on a device that keeps what gradients need.
     ///
-    /// Each growth has tables of its own, and those of queries are multiplied, so queries and keys are told where theirs are.
+    /// Each growth has a table for keys and after it one for queries, whose rotations are multiplied too; positions become places in them.
     pub(super) fn reaching(&self, mut plan: Plan, rows: &[usize], growths: &[usize], longest: usize) -> Plan {
         let goes_beyond = |beyond: &Beyond| longest > beyond.length && !self.device().is_autodiff();
         let Some(beyond) = self.spec.extras.beyond.filter(goes_beyond) else { return plan };
@@ -26,14 +28,13 @@ impl Transformer {
             let keys = ops::Rotary::new(&frequencies, longest, 1.0);
             tables.extend([keys.clone(), keys.scaled(|position| beyond.scale(position))]);
         }
-        let table = |growth: &usize| 2 * kinds.iter().position(|kind| kind == growth).unwrap_or(0) * longest;
-        let shift = |positions: &mut [u32], rows: &mut dyn Iterator<Item = usize>, by: usize| {
-            let of_row = growths.iter().zip(rows).flat_map(|(growth, rows)| std::iter::repeat_n(table(growth), rows));
-            positions.iter_mut().zip(of_row).for_each(|(position, table)| *position += (table + by) as u32);
-        };
-        let every = plan.rows.is_none();
-        shift(&mut plan.queries, &mut rows.iter().map(|rows| if every { *rows } else { 1 }), longest);
-        shift(&mut plan.keys, &mut rows.iter().copied(), 0);
+        let start = |growth: &usize| 2 * kinds.iter().position(|kind| kind == growth).unwrap_or(0) * longest;
+        let of_sequences: Vec<usize> = growths.iter().map(start).collect();
+        let of_rows: Vec<usize> =
+            of_sequences.iter().zip(rows).flat_map(|(start, rows)| repeat_n(*start, *rows)).collect();
+        let of_queries = if plan.rows.is_some() { &of_sequences } else { &of_rows };
+        plan.queries.iter_mut().zip(of_queries).for_each(|(place, start)| *place += (start + longest) as u32);
+        plan.keys.iter_mut().zip(&of_rows).for_each(|(place, start)| *place += *start as u32);
         let rotary = Some(ops::Rotary::chained(&tables));
         (plan.whole.rotary, plan.near.rotary) = (rotary.clone(), rotary);
         plan
